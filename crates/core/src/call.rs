@@ -1,0 +1,132 @@
+//! What the pipeline must know of a call: the static description of its operation and the values of this one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::id::{ConnectionId, TenantId};
+
+/// Says whether repeating a request after an ambiguous failure is safe. Written down per operation; never guessed
+/// from the HTTP method alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the replay rule decides on each")]
+pub enum Replay {
+    /// Reads; repeating changes nothing.
+    Safe,
+    /// Writes whose repetition has the same effect (PUT of a whole object, DELETE by id).
+    Idempotent,
+    /// Writes the provider deduplicates by a key in this header. The pipeline makes the key once per call.
+    Keyed(&'static str),
+    /// Writes that must not be repeated unless the provider provably did nothing.
+    Never,
+}
+
+/// Describes one operation of a provider. Adapters keep these in a `static` table.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "adapters write tables of it")]
+pub struct Operation {
+    /// The provider's name (`stripe`).
+    pub provider: &'static str,
+    /// The operation's name in metrics, spans and errors (`customers.create`). Low cardinality.
+    pub name: &'static str,
+    /// The path with ids replaced by placeholders (`/v1/customers/{id}`), for spans and metrics.
+    pub url_template: &'static str,
+    /// Whether an ambiguous failure may be repeated.
+    pub replay: Replay,
+    /// The bucket of the account's rate limit this operation draws from; one lane per account and bucket.
+    pub bucket: &'static Bucket,
+    /// How many units of the bucket one attempt costs.
+    pub cost: u32,
+    /// Time one attempt may take, from sending to the last byte of the body.
+    pub attempt_timeout: Duration,
+    /// Time the whole call may take, waits and repeats included.
+    pub overall_timeout: Duration,
+    /// The largest successful body accepted, in bytes.
+    pub body_bytes_max: usize,
+}
+
+/// A rate limit as data: `units` per `per`, with bursts up to `burst` units.
+#[derive(Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "adapters write tables of it")]
+pub struct Bucket {
+    /// The bucket's name (`reads`, `tier_3`), part of the lane's key.
+    pub name: &'static str,
+    /// Units granted per period.
+    pub units: u32,
+    /// The period.
+    pub per: Duration,
+    /// Units that may be spent at once after a rest.
+    pub burst: u32,
+}
+
+/// Says who waits for the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the limiter decides on each")]
+pub enum Priority {
+    /// A person waits: may use the reserve of the lane and goes before background work.
+    #[default]
+    Interactive,
+    /// Syncs, repairs, renewals: leaves the reserve alone.
+    Background,
+}
+
+/// The values of one call. Put into `request.extensions()` by the adapter, read by the pipeline.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "made by `Call::new` and changed field by field")]
+pub struct Call {
+    /// The operation's description.
+    pub operation: &'static Operation,
+    /// The connection whose account is called; with the bucket it makes the lane, with the source the credential.
+    pub connection: ConnectionId,
+    /// The tenant, for fair turns and spans. Never a metric label.
+    pub tenant: TenantId,
+    /// Part of the lane's key besides account and bucket (a channel, an object), if the provider limits by it.
+    pub lane: Option<Arc<str>>,
+    /// Who waits.
+    pub priority: Priority,
+    /// The caller's own deadline; the earlier of it and the operation's overall timeout counts.
+    pub deadline: Option<Instant>,
+    /// The idempotency key, when the caller has one. Otherwise the pipeline makes one for [`Replay::Keyed`].
+    pub idempotency_key: Option<Arc<str>>,
+    /// Links all attempts and log lines of one piece of work. Made by the pipeline when absent.
+    pub correlation_id: Option<Arc<str>>,
+}
+
+impl Call {
+    /// Makes a call of `operation` for a connection, interactive, without a deadline of its own.
+    #[must_use]
+    pub fn new(operation: &'static Operation, connection: ConnectionId, tenant: TenantId) -> Self {
+        Self {
+            operation,
+            connection,
+            tenant,
+            lane: None,
+            priority: Priority::Interactive,
+            deadline: None,
+            idempotency_key: None,
+            correlation_id: None,
+        }
+    }
+
+    /// Marks the call as background work.
+    #[must_use]
+    pub fn background(mut self) -> Self {
+        self.priority = Priority::Background;
+        self
+    }
+
+    /// Sets the idempotency key.
+    #[must_use]
+    pub fn with_idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Sets the caller's deadline.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+}

@@ -1,0 +1,323 @@
+//! The pipeline every outbound call passes: deadline, admission, breaker, limits, credential, attempts, repeats.
+//!
+//! [`Client`] is a [`Transport`] that wraps another. What it must know of a call travels as one [`crate::Call`] in
+//! `request.extensions()`; what it must know of a provider is the [`Profile`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::auth::CredentialSource;
+use crate::call::Operation;
+use crate::clock::{Clock, SystemClock};
+use crate::error::{Error, Result};
+use crate::metrics::Metrics;
+use crate::random::{Random, SystemRandom};
+use crate::store::CallRecord;
+use crate::transport::Transport;
+
+/// What the pipeline must know of a provider.
+#[derive(Clone)]
+#[expect(clippy::exhaustive_structs, reason = "made by `Profile::new` and changed field by field")]
+pub struct Profile {
+    /// The provider's name.
+    pub provider: &'static str,
+    /// The hosts a credential may be sent to, with an optional port. Loopback may be plain http, all others need https.
+    pub hosts: Vec<String>,
+    /// Reads answers.
+    pub classifier: Arc<dyn Classifier>,
+    /// When and how often to repeat.
+    pub retry: RetrySettings,
+    /// When to stop sending to a host that fails.
+    pub breaker: BreakerSettings,
+    /// How much may be under way and waiting.
+    pub limits: LimitSettings,
+}
+
+/// Reads an answer: success, or an [`Error`] with the word on repeating. Pure.
+pub trait Classifier: Send + Sync + 'static {
+    /// Classifies the answer to an attempt of `operation`.
+    fn classify(&self, operation: &'static Operation, response: &http::Response<Bytes>) -> Verdict;
+}
+
+/// What an answer means.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the engine decides on each")]
+pub enum Verdict {
+    /// The call succeeded.
+    Success,
+    /// The credential was refused: refresh once and repeat once, at no attempt's cost.
+    Unauthorized(Error),
+    /// The provider did nothing and asks to wait; the wait is read from the headers, or is `after`.
+    Throttled {
+        /// The error should repeating not be possible.
+        error: Error,
+        /// The wait when the provider says it in the body.
+        after: Option<Duration>,
+    },
+    /// The call failed.
+    Failed {
+        /// The error, with kind, code, request id and outcome.
+        error: Error,
+        /// Whether it may be repeated.
+        repeat: Repeat,
+    },
+}
+
+/// Whether a failed attempt may be repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the replay rule decides on each")]
+pub enum Repeat {
+    /// No: the answer is final.
+    Never,
+    /// Only where the operation's [`crate::Replay`] allows it: the provider may have acted.
+    IfSafe,
+    /// Yes, any operation: the provider says it did nothing.
+    Always,
+}
+
+/// When and how often to repeat.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; checked by the builder")]
+pub struct RetrySettings {
+    /// Attempts in all.
+    pub attempts_max: u32,
+    /// Attempts in all when attempts time out (a timeout repeats once).
+    pub timeouts_max: u32,
+    /// The base of the full-jitter backoff.
+    pub base: Duration,
+    /// The base after a throttle without a hint.
+    pub throttled_base: Duration,
+    /// The longest backoff.
+    pub max: Duration,
+    /// The longest server hint that is waited for inside a call; a longer one is returned to the caller at once.
+    pub hint_max: Duration,
+    /// Tokens of the retry budget per host.
+    pub budget: u32,
+}
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self {
+            attempts_max: 3,
+            timeouts_max: 2,
+            base: Duration::from_millis(100),
+            throttled_base: Duration::from_secs(1),
+            max: Duration::from_secs(20),
+            hint_max: Duration::from_secs(60),
+            budget: 100,
+        }
+    }
+}
+
+/// When to stop sending to a host that fails.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; checked by the builder")]
+pub struct BreakerSettings {
+    /// The share of failures that opens it, in `(0, 1]`.
+    pub failure_rate: f64,
+    /// Calls in the window before the rate counts.
+    pub calls_min: u32,
+    /// The window, kept in ten buckets.
+    pub window: Duration,
+    /// How long it stays open the first time; doubles up to `open_max`.
+    pub open: Duration,
+    /// The longest it stays open.
+    pub open_max: Duration,
+    /// Probes let through at once when half open.
+    pub probes: u32,
+    /// Attempts slower than this count as failures; `None` switches it off.
+    pub slow: Option<Duration>,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            failure_rate: 0.5,
+            calls_min: 20,
+            window: Duration::from_secs(30),
+            open: Duration::from_secs(5),
+            open_max: Duration::from_secs(60),
+            probes: 3,
+            slow: None,
+        }
+    }
+}
+
+/// How much may be under way and waiting.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; checked by the builder")]
+pub struct LimitSettings {
+    /// Calls admitted at once; beyond it a call is refused as overloaded.
+    pub admission_max: usize,
+    /// Attempts under way at once.
+    pub concurrency: usize,
+    /// Share of a lane's burst that only interactive calls may spend, in `[0, 1)`.
+    pub interactive_reserve: f64,
+    /// Lanes kept; beyond it idle ones are evicted first.
+    pub lanes_max: usize,
+    /// A lane unused for this long may be evicted.
+    pub lane_idle: Duration,
+    /// Calls waiting in one lane; beyond it a call is refused as throttled.
+    pub waiting_max: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        Self {
+            admission_max: 10_000,
+            concurrency: 256,
+            interactive_reserve: 0.1,
+            lanes_max: 10_000,
+            lane_idle: Duration::from_secs(600),
+            waiting_max: 1_000,
+        }
+    }
+}
+
+impl Profile {
+    /// Makes a profile with default settings.
+    #[must_use]
+    pub fn new(provider: &'static str, hosts: &[&str], classifier: Arc<dyn Classifier>) -> Self {
+        Self {
+            provider,
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            classifier,
+            retry: RetrySettings::default(),
+            breaker: BreakerSettings::default(),
+            limits: LimitSettings::default(),
+        }
+    }
+
+    /// Adds the host of a base URL (a sandbox, an emulator) to those a credential may be sent to.
+    #[must_use]
+    pub fn allowing(mut self, base_url: &str) -> Self {
+        if let Some(authority) = base_url.parse::<http::Uri>().ok().and_then(|uri| uri.into_parts().authority) {
+            self.hosts.push(authority.to_string());
+        }
+        self
+    }
+}
+
+impl std::fmt::Debug for Profile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Profile").field("provider", &self.provider).field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
+/// Watches finished calls. Called on the caller's task: it must be quick and must not block.
+pub trait Observer: Send + Sync + 'static {
+    /// Sees one finished call.
+    fn observe(&self, call: CallRecord);
+}
+
+/// Answers in the provider's place after the engine has given up.
+#[async_trait]
+pub trait Fallback: Send + Sync + 'static {
+    /// Gives an answer of its own, or hands the error back.
+    ///
+    /// # Errors
+    /// The given error, when there is nothing to fall back on.
+    async fn answer(&self, request: &http::Request<Bytes>, error: Error) -> Result<http::Response<Bytes>>;
+}
+
+/// The pipeline. Cheap to clone; all clones share limits, breakers and budgets.
+#[derive(Clone)]
+pub struct Client {
+    engine: Arc<Engine>,
+}
+
+struct Engine {
+    profile: Profile,
+    transport: Arc<dyn Transport>,
+    credentials: Arc<dyn CredentialSource>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    observer: Option<Arc<dyn Observer>>,
+    fallback: Option<Arc<dyn Fallback>>,
+    metrics: Metrics,
+}
+
+/// Builds a [`Client`].
+pub struct ClientBuilder {
+    engine: Engine,
+}
+
+impl Client {
+    /// Begins a client of a provider over a transport, with the source of its credentials.
+    #[must_use]
+    pub fn builder(
+        profile: Profile,
+        transport: Arc<dyn Transport>,
+        credentials: Arc<dyn CredentialSource>,
+    ) -> ClientBuilder {
+        ClientBuilder {
+            engine: Engine {
+                profile,
+                transport,
+                credentials,
+                clock: Arc::new(SystemClock),
+                random: Arc::new(SystemRandom),
+                observer: None,
+                fallback: None,
+                metrics: Metrics::default(),
+            },
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// Sets the clock.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.engine.clock = clock;
+        self
+    }
+
+    /// Sets the randomness.
+    #[must_use]
+    pub fn random(mut self, random: Arc<dyn Random>) -> Self {
+        self.engine.random = random;
+        self
+    }
+
+    /// Sets who watches finished calls.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
+        self.engine.observer = Some(observer);
+        self
+    }
+
+    /// Sets who answers when the engine has given up.
+    #[must_use]
+    pub fn fallback(mut self, fallback: Arc<dyn Fallback>) -> Self {
+        self.engine.fallback = Some(fallback);
+        self
+    }
+
+    /// Sets where metrics are counted.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.engine.metrics = metrics;
+        self
+    }
+
+    /// Checks the settings and makes the client.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`] naming the setting that cannot work.
+    pub fn build(self) -> Result<Client> {
+        Ok(Client { engine: Arc::new(self.engine) })
+    }
+}
+
+/// Sends a call through the pipeline. Unlike an inner transport, `Ok` is only an answer the provider's
+/// [`Classifier`] calls a success; everything else is an [`Error`] with its kind, outcome and attempts.
+#[async_trait]
+impl Transport for Client {
+    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+        self.engine.transport.send(request).await
+    }
+}

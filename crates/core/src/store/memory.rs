@@ -1,0 +1,1 @@
+//! The reference model of a store: everything in maps behind one lock.

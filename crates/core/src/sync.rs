@@ -1,0 +1,227 @@
+//! Keeping a local copy in step: what an adapter lists, how a change is merged, and the driver of a run.
+//!
+//! Full sync, incremental sync and webhooks are one path: [`Change`]s merged by [`merge`] into the record store.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{ConnectionId, RecordId, StreamName, TenantId};
+use crate::webhook::Event;
+
+pub mod driver;
+pub mod merge;
+
+/// Describes one stream of a provider.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "adapters write tables of it")]
+pub struct StreamSpec {
+    /// The stream's name.
+    pub name: &'static str,
+    /// Whether it lists records or events.
+    pub kind: StreamKind,
+}
+
+/// Says what a stream's pages hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the driver decides on each")]
+pub enum StreamKind {
+    /// Records: merged into the record store; a full run tells what was deleted.
+    Records,
+    /// The provider's list of what it sent (Stripe's `/v1/events`): each page's events go through the inbox, where
+    /// those already received are duplicates and those that were missed are handled. This is the incremental feed
+    /// and the gap healing of such a provider in one.
+    Events,
+}
+
+/// An opaque position in a stream, made by the adapter and kept by the store.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// Takes the adapter's text.
+    #[must_use]
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Returns the adapter's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cursor({:?})", self.0)
+    }
+}
+
+/// When a state was true at the provider, by the provider's clock: at some moment in `[earliest, latest]`.
+///
+/// - A read's span runs from when it was sent to when it was answered: the answer's `Date` less the time the request
+///   took, to the end of the `Date`'s second. Our own clock does not matter, so it may jump.
+/// - An event's span is its `created`, in the provider's precision (a whole second at Stripe).
+/// - An exact version (a history id, a sequence number) is a span of one point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; `earliest <= latest` is kept by its makers")]
+pub struct Span {
+    /// The earliest moment, in milliseconds or the provider's own version number.
+    pub earliest: i64,
+    /// The latest moment, inclusive.
+    pub latest: i64,
+}
+
+impl Span {
+    /// Makes the span of a moment known to the whole second.
+    #[must_use]
+    pub fn second(at: Timestamp) -> Self {
+        let start = at.seconds().saturating_mul(1_000);
+        Self { earliest: start, latest: start.saturating_add(999) }
+    }
+
+    /// Makes the span of an exact version.
+    #[must_use]
+    pub fn exact(version: i64) -> Self {
+        Self { earliest: version, latest: version }
+    }
+
+    /// Makes the span of a read: answered at the provider's `date` (whole seconds) after `took`.
+    #[must_use]
+    pub fn read(date: Timestamp, took: Duration) -> Self {
+        let second = Self::second(date);
+        Self { earliest: Timestamp(second.earliest).minus(took).millis(), latest: second.latest }
+    }
+}
+
+/// One observation of one record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Change {
+    /// The stream.
+    pub stream: StreamName,
+    /// The record.
+    pub id: RecordId,
+    /// When the state was true at the provider.
+    pub span: Span,
+    /// The state.
+    pub state: State,
+}
+
+/// A record's state in an observation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the merge decides on each")]
+pub enum State {
+    /// The record exists; its JSON.
+    Present(Bytes),
+    /// The record was deleted at the provider, for good: a later observation does not revive it unless its span is
+    /// wholly later.
+    Deleted,
+    /// Something happened to the record and the observation does not say what: fetch it.
+    Unclear,
+}
+
+/// What one page of a stream holds.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Page {
+    /// The records ([`StreamKind::Records`]), in the provider's order.
+    pub changes: Vec<Change>,
+    /// The events ([`StreamKind::Events`]), oldest first.
+    pub events: Vec<Event>,
+    /// Where to go on.
+    pub next: Next,
+}
+
+/// Where a run goes on after a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the driver decides on each")]
+pub enum Next {
+    /// There is another page. A cursor equal to the one just used is an error of the adapter or provider.
+    More(Cursor),
+    /// The run is complete; `resume` is where the next incremental run starts, for streams that have one.
+    Done {
+        /// Where the next run starts.
+        resume: Option<Cursor>,
+    },
+}
+
+/// Where and for whom a source's requests go.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Site {
+    /// The base URL without a trailing slash.
+    pub base_url: String,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// The provider account to act for, where one credential serves many.
+    pub account: Option<String>,
+    /// How many records a page should hold; the adapter caps it at the provider's maximum.
+    pub page_size: u32,
+}
+
+/// The streams side of an adapter. All pure: requests out, answers in; the driver does the sending.
+///
+/// Requests carry a [`crate::Call`] (background) in their extensions. A non-2xx answer never reaches these functions:
+/// the pipeline has made it an error; an adapter whose provider says "cursor too old" classifies that answer as
+/// [`crate::ErrorKind::CursorExpired`].
+pub trait Source: Send + Sync {
+    /// Returns the streams, records first in the order they should be synced.
+    fn streams(&self) -> &'static [StreamSpec];
+
+    /// Makes the request for the page at `cursor`; `None` is the stream's beginning. For an events stream the
+    /// beginning is "from now on": its first page tells the newest position and holds no events.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`] for an unknown stream or a base URL that is not one.
+    fn request(&self, site: &Site, stream: &StreamName, cursor: Option<&Cursor>) -> Result<http::Request<Bytes>>;
+
+    /// Reads a page. `span` is when the answer's states were true.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Decode`] when the answer is not what the provider documents.
+    fn page(
+        &self,
+        stream: &StreamName,
+        cursor: Option<&Cursor>,
+        response: &http::Response<Bytes>,
+        span: Span,
+    ) -> Result<Page>;
+
+    /// Makes the request for one record.
+    ///
+    /// # Errors
+    /// As [`Source::request`].
+    fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<http::Request<Bytes>>;
+
+    /// Reads one record; a provider's "deleted" form gives [`State::Deleted`]. A 404 is turned into
+    /// [`State::Deleted`] by the driver.
+    ///
+    /// # Errors
+    /// As [`Source::page`].
+    fn fetched(
+        &self,
+        stream: &StreamName,
+        id: &RecordId,
+        response: &http::Response<Bytes>,
+        span: Span,
+    ) -> Result<Change>;
+
+    /// Tells whether events of this type concern any of the streams. `false` lets the hub store such an event as
+    /// ignored, when no handler wants it either.
+    fn concerns(&self, kind: &str) -> bool;
+
+    /// Turns an event into changes of records; empty when it concerns none of the streams.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Decode`] when the event is not what the provider documents.
+    fn apply(&self, event: &Event) -> Result<Vec<Change>>;
+}

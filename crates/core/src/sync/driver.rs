@@ -1,0 +1,1 @@
+//! Runs one sync: pages from the source, merged and committed one transaction each.

@@ -1,0 +1,89 @@
+//! The merge rule: one pure function that decides what an observation does to what is stored.
+//!
+//! Two orders are used. *Causal*: a read that started after the stored state was committed here saw that state or a
+//! later one; no clock is involved. *By span*: otherwise the provider's own time decides, and where two spans overlap
+//! nothing can be known from them, so the record is fetched (which is causal).
+
+use super::Span;
+
+/// What is stored of a record, as far as the rule needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct Stored {
+    /// When the stored state was true at the provider.
+    pub span: Span,
+    /// The stream's commit counter when it was last confirmed or changed here.
+    pub observed: u64,
+    /// Whether it is a tombstone.
+    pub deleted: bool,
+    /// The hash of its content; zero for a tombstone.
+    pub hash: u64,
+}
+
+/// An observation to merge, as far as the rule needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct Incoming {
+    /// When its state was true at the provider.
+    pub span: Span,
+    /// For a read: the stream's commit counter when the read started. `None` for an event.
+    pub read_since: Option<u64>,
+    /// What it says.
+    pub seen: Seen,
+}
+
+/// What an observation says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the rule decides on each")]
+pub enum Seen {
+    /// The record exists with content of this hash.
+    Present {
+        /// The content's hash.
+        hash: u64,
+    },
+    /// The record is deleted.
+    Deleted,
+    /// Something happened; fetch it.
+    Unclear,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: stores decide on each")]
+pub enum Verdict {
+    /// Store it; the feed gets a change.
+    Write,
+    /// The content is the same: move span and counter forward, no change in the feed.
+    Confirm,
+    /// It is older than what is stored: nothing changes.
+    Older,
+    /// It cannot be ordered against what is stored: fetch the record.
+    Fetch,
+}
+
+/// Decides what `incoming` does to `stored`.
+#[must_use]
+pub fn merge(stored: Option<Stored>, incoming: Incoming) -> Verdict {
+    let Some(stored) = stored else {
+        return match incoming.seen {
+            Seen::Unclear => Verdict::Fetch,
+            Seen::Present { .. } | Seen::Deleted => Verdict::Write,
+        };
+    };
+    let causal = incoming.read_since.is_some_and(|since| stored.observed <= since);
+    let later = causal || incoming.span.earliest > stored.span.latest;
+    let earlier = !causal && incoming.span.latest < stored.span.earliest;
+    if earlier {
+        return Verdict::Older;
+    }
+    match incoming.seen {
+        Seen::Unclear => Verdict::Fetch,
+        Seen::Deleted if stored.deleted => Verdict::Confirm,
+        Seen::Present { hash } if !stored.deleted && hash == stored.hash => Verdict::Confirm,
+        Seen::Present { .. } | Seen::Deleted if later => Verdict::Write,
+        // A tie: the deletion is the last thing that can have happened.
+        Seen::Deleted => Verdict::Write,
+        Seen::Present { .. } if stored.deleted => Verdict::Older,
+        Seen::Present { .. } => Verdict::Fetch,
+    }
+}

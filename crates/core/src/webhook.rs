@@ -1,0 +1,235 @@
+//! Inbound deliveries: raw bytes are verified first, and only what is verified can be parsed.
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+
+use crate::clock::Timestamp;
+use crate::error::{Error, Result};
+use crate::id::EventId;
+use crate::secret::Secret;
+
+pub mod hmac;
+pub mod standard;
+
+/// The default freshness window of a signed timestamp, in seconds, both ways.
+pub const TOLERANCE_SECONDS: i64 = 300;
+
+/// One inbound HTTP request exactly as it arrived.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct RawDelivery {
+    /// The method.
+    pub method: Method,
+    /// The full URL the provider posted to, as it signed it.
+    pub url: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The exact bytes of the body. Never parsed before [`Verified::check`].
+    pub body: Bytes,
+}
+
+impl RawDelivery {
+    /// Returns a header's only value as text.
+    ///
+    /// # Errors
+    /// [`Refusal::MissingHeader`] when absent, [`Refusal::DuplicateHeader`] when it stands more than once,
+    /// [`Refusal::Malformed`] when it is not visible ASCII.
+    pub fn header(&self, name: &'static str) -> std::result::Result<&str, Refusal> {
+        let mut values = self.headers.get_all(name).iter();
+        let value = values.next().ok_or(Refusal::MissingHeader(name))?;
+        if values.next().is_some() {
+            return Err(Refusal::DuplicateHeader(name));
+        }
+        value.to_str().map_err(|_| Refusal::Malformed("the signature header is not plain text"))
+    }
+}
+
+/// Says why a delivery was refused. Never holds an expected value, so it can be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No secret is configured for the endpoint; answered 503 so that the provider tries again later.
+    NoSecret,
+    /// A header the scheme needs is absent.
+    MissingHeader(&'static str),
+    /// A header that must be single stands more than once.
+    DuplicateHeader(&'static str),
+    /// The signature header cannot be read; the phrase says why.
+    Malformed(&'static str),
+    /// The signed timestamp is too old.
+    TooOld {
+        /// Seconds between the signed time and now.
+        age_seconds: i64,
+    },
+    /// The signed timestamp lies in the future beyond the window.
+    TooNew {
+        /// Seconds between now and the signed time.
+        ahead_seconds: i64,
+    },
+    /// No signature matches the body under any configured secret.
+    Mismatch,
+    /// The signature names a scheme this adapter does not accept.
+    UnknownScheme,
+}
+
+impl Refusal {
+    /// Returns the reason as it is written in metrics and JSON.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoSecret => "no_secret",
+            Self::MissingHeader(_) => "missing_header",
+            Self::DuplicateHeader(_) => "duplicate_header",
+            Self::Malformed(_) => "malformed",
+            Self::TooOld { .. } => "too_old",
+            Self::TooNew { .. } => "too_new",
+            Self::Mismatch => "mismatch",
+            Self::UnknownScheme => "unknown_scheme",
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoSecret => write!(f, "no signing secret is configured for this endpoint: add one"),
+            Self::MissingHeader(name) => write!(f, "the header {name} is missing: is a proxy removing it?"),
+            Self::DuplicateHeader(name) => write!(f, "the header {name} stands more than once"),
+            Self::Malformed(why) => write!(f, "{why}"),
+            Self::TooOld { age_seconds } => {
+                write!(f, "the signature is {age_seconds} s old: is this a replay, or is the clock wrong?")
+            }
+            Self::TooNew { ahead_seconds } => {
+                write!(f, "the signature lies {ahead_seconds} s in the future: is the clock wrong?")
+            }
+            Self::Mismatch => write!(
+                f,
+                "no signature matches: is the secret the one of this endpoint, and is the body unchanged on its way?"
+            ),
+            Self::UnknownScheme => write!(f, "the signature uses a scheme that is not accepted"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The webhook side of an adapter: two pure functions.
+pub trait Webhook: Send + Sync {
+    /// Checks the delivery's signature against each secret and its timestamp against `now`, both ways. Compares in
+    /// constant time and reads nothing of the body but its bytes.
+    ///
+    /// # Errors
+    /// The reason for refusing it.
+    fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> std::result::Result<(), Refusal>;
+
+    /// Splits a verified delivery into events and says what to answer.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Decode`] when the body is not what the provider documents.
+    fn events(&self, verified: &Verified) -> Result<Parsed>;
+}
+
+/// A delivery whose signature was checked. Only [`Verified::check`] makes one, so parsing first does not compile:
+///
+/// ```compile_fail
+/// use palisade_core::webhook::{RawDelivery, Verified};
+/// fn skip(delivery: RawDelivery) -> Verified {
+///     Verified { delivery, at: Default::default() }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Verified {
+    delivery: RawDelivery,
+    at: Timestamp,
+}
+
+impl Verified {
+    /// Verifies a delivery with the adapter's scheme.
+    ///
+    /// # Errors
+    /// The adapter's refusal; [`Refusal::NoSecret`] when `secrets` is empty or holds an empty one.
+    pub fn check(
+        webhook: &dyn Webhook,
+        delivery: RawDelivery,
+        secrets: &[Secret],
+        now: Timestamp,
+    ) -> std::result::Result<Self, Refusal> {
+        if secrets.is_empty() || secrets.iter().any(Secret::is_empty) {
+            return Err(Refusal::NoSecret);
+        }
+        webhook.verify(&delivery, secrets, now)?;
+        Ok(Self { delivery, at: now })
+    }
+
+    /// Returns the delivery.
+    #[must_use]
+    pub fn delivery(&self) -> &RawDelivery {
+        &self.delivery
+    }
+
+    /// Returns the exact bytes of the body.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.delivery.body
+    }
+
+    /// Returns when it was verified.
+    #[must_use]
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+}
+
+/// One fact inside a delivery, in the hub's envelope; `payload` is the provider's own JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Event {
+    /// The provider's own identifier; with the endpoint it is the dedupe key.
+    pub id: EventId,
+    /// The provider's event type (`invoice.paid`).
+    pub kind: String,
+    /// The provider account it belongs to, where one endpoint serves many.
+    pub account: Option<String>,
+    /// When it happened, by the provider's clock, in the provider's own precision.
+    pub created: Option<Timestamp>,
+    /// Events with the same key are handled one after another in order of arrival.
+    pub ordering_key: Option<String>,
+    /// The event's raw JSON.
+    pub payload: Bytes,
+}
+
+/// What a verified delivery holds and what to answer.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Parsed {
+    /// The answer once the events are durable.
+    pub reply: Reply,
+    /// The events, in the order they stand in the delivery.
+    pub events: Vec<Event>,
+}
+
+/// The answer to a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Reply {
+    /// The status, 2xx once accepted.
+    pub status: u16,
+    /// The content type, when there is a body.
+    pub content_type: Option<&'static str>,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// Returns the plain acknowledgement: 200 without a body.
+    #[must_use]
+    pub fn ok() -> Self {
+        Self { status: 200, content_type: None, body: Bytes::new() }
+    }
+}
+
+/// Makes the error of a body that is not what the provider documents.
+#[must_use]
+pub fn unreadable(provider: &'static str, why: &'static str) -> Error {
+    Error::new(crate::ErrorKind::Decode, why).during(provider, "webhook")
+}

@@ -1,0 +1,110 @@
+//! Standard Webhooks signatures (standardwebhooks.com): `v1,<base64 HMAC-SHA256 of id.timestamp.body>`.
+//!
+//! Used for what the hub forwards and for products that receive it; also a [`Webhook`] of its own for senders that
+//! follow the standard.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, unreadable};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::EventId;
+use crate::secret::Secret;
+
+/// The header with the message's id.
+pub const ID: &str = "webhook-id";
+/// The header with the signed time in whole seconds.
+pub const TIMESTAMP: &str = "webhook-timestamp";
+/// The header with one or more signatures, space separated.
+pub const SIGNATURE: &str = "webhook-signature";
+
+/// A sender that follows Standard Webhooks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StandardWebhook;
+
+/// Signs a message: the value for the [`SIGNATURE`] header. `None` when the secret is not `whsec_` + base64.
+#[must_use]
+pub fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
+    let code = code(secret, id, &timestamp.to_string(), body)?;
+    Some(format!("v1,{}", STANDARD.encode(code)))
+}
+
+fn code(secret: &Secret, id: &str, timestamp: &str, body: &[u8]) -> Option<[u8; hmac::CODE_BYTES]> {
+    let text = secret.expose();
+    let key = STANDARD.decode(text.strip_prefix("whsec_").unwrap_or(text)).ok()?;
+    Some(hmac::sha256(&key, &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]))
+}
+
+/// Checks a signed time in whole seconds against `now`, both ways, `tolerance` inclusive.
+///
+/// # Errors
+/// [`Refusal::Malformed`] when it is not a plain number, [`Refusal::TooOld`] or [`Refusal::TooNew`] outside.
+pub fn check_time(text: &str, now: Timestamp, tolerance_seconds: i64) -> std::result::Result<i64, Refusal> {
+    if text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()) {
+        return Err(Refusal::Malformed("the signed timestamp is not a whole number of seconds"));
+    }
+    let signed: i64 =
+        text.parse().map_err(|_| Refusal::Malformed("the signed timestamp is not a whole number of seconds"))?;
+    let age = now.seconds().saturating_sub(signed);
+    if age > tolerance_seconds {
+        return Err(Refusal::TooOld { age_seconds: age });
+    }
+    if age < -tolerance_seconds {
+        return Err(Refusal::TooNew { ahead_seconds: -age });
+    }
+    Ok(signed)
+}
+
+impl Webhook for StandardWebhook {
+    fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> std::result::Result<(), Refusal> {
+        let id = delivery.header(ID)?;
+        let timestamp = delivery.header(TIMESTAMP)?;
+        let signatures = delivery.header(SIGNATURE)?;
+        check_time(timestamp, now, TOLERANCE_SECONDS)?;
+        let given: Vec<[u8; hmac::CODE_BYTES]> = signatures
+            .split(' ')
+            .filter_map(|part| part.strip_prefix("v1,"))
+            .filter_map(|text| STANDARD.decode(text).ok()?.try_into().ok())
+            .collect();
+        if given.is_empty() {
+            return Err(Refusal::Malformed("the signature header has no v1 signature"));
+        }
+        for secret in secrets {
+            let expected = code(secret, id, timestamp, &delivery.body)
+                .ok_or(Refusal::Malformed("the configured secret is not whsec_ followed by base64"))?;
+            if given.iter().any(|code| hmac::equal(code, &expected)) {
+                return Ok(());
+            }
+        }
+        Err(Refusal::Mismatch)
+    }
+
+    fn events(&self, verified: &Verified) -> Result<Parsed> {
+        #[derive(serde::Deserialize)]
+        struct Envelope {
+            #[serde(rename = "type")]
+            kind: String,
+        }
+        let envelope: Envelope = serde_json::from_slice(verified.body())
+            .map_err(|_| unreadable("standard_webhooks", "the body is not a JSON object with a type"))?;
+        let id = verified
+            .delivery()
+            .header(ID)
+            .map_err(|_| unreadable("standard_webhooks", "the message id is not readable"))?;
+        let event = Event {
+            id: EventId::new(id),
+            kind: envelope.kind,
+            account: None,
+            created: verified
+                .delivery()
+                .header(TIMESTAMP)
+                .ok()
+                .and_then(|t| t.parse().ok())
+                .map(Timestamp::from_seconds),
+            ordering_key: None,
+            payload: verified.body().clone(),
+        };
+        Ok(Parsed { reply: Reply::ok(), events: vec![event] })
+    }
+}

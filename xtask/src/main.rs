@@ -1,0 +1,2 @@
+//! Workspace checks and chores.
+fn main(){}
