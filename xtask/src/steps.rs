@@ -1,0 +1,97 @@
+//! The steps of `check`, `ci`, `demo` and `bench`: cargo commands with the same features everywhere, so that nothing
+//! is built twice.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A step that failed says why in one line.
+pub(crate) type Step = Result<(), String>;
+
+/// Returns the workspace's root: xtask is always run from a checkout.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Tells whether this is a CI run, where nothing that can be installed may be skipped.
+pub(crate) fn is_ci() -> bool {
+    std::env::var_os("CI").is_some()
+}
+
+/// Makes a cargo command in the workspace.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(root()).stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end and prints how long it took.
+pub(crate) fn run(title: &str, command: &mut Command) -> Step {
+    println!("\n== {title}");
+    #[expect(clippy::disallowed_methods, reason = "xtask measures real time and has no runtime")]
+    let start = Instant::now();
+    let status = command.status().map_err(|e| format!("{title}: cannot start: {e}"))?;
+    println!("== {title}: {}", seconds(start.elapsed()));
+    if status.success() { Ok(()) } else { Err(format!("{title} failed ({status})")) }
+}
+
+/// Writes a duration as minutes and seconds.
+pub(crate) fn seconds(took: Duration) -> String {
+    let all = took.as_secs();
+    if all < 60 { format!("{:.1} s", took.as_secs_f64()) } else { format!("{} min {:02} s", all / 60, all % 60) }
+}
+
+/// Formatting, tidy, clippy and rustdoc.
+pub(crate) fn check() -> Step {
+    run("formatting", &mut cargo(&["fmt", "--all", "--check"]))?;
+    crate::tidy::run()?;
+    run("clippy", &mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(
+        "rustdoc",
+        cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--lib"])
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
+    )
+}
+
+/// Each crate as somebody who picks it alone would build it. Checked, not built: the features differ from the
+/// workspace's, and only names and types can break.
+fn alone() -> Step {
+    for (title, args) in [
+        ("core without its transport", &["-p", "palisade-core", "--no-default-features"][..]),
+        ("core with mocks", &["-p", "palisade-core", "--features", "mock"][..]),
+        ("stripe alone", &["-p", "palisade-stripe"][..]),
+        ("store without an engine", &["-p", "palisade-store", "--no-default-features"][..]),
+        ("emulator alone", &["-p", "palisade-emulator"][..]),
+    ] {
+        let mut all = vec!["check", "--locked"];
+        all.extend_from_slice(args);
+        run(title, &mut cargo(&all))?;
+    }
+    Ok(())
+}
+
+/// Everything a change must pass.
+pub(crate) fn ci() -> Step {
+    #[expect(clippy::disallowed_methods, reason = "xtask measures real time and has no runtime")]
+    let start = Instant::now();
+    check()?;
+    alone()?;
+    let tested = crate::tests::run_tests()?;
+    demo(&["--exit".to_owned()])?;
+    println!("\n== ci: {}", seconds(start.elapsed()));
+    tested.print()
+}
+
+/// The demo, with the binary and profile the tests have built.
+pub(crate) fn demo(args: &[String]) -> Step {
+    let mut command = cargo(&["run", "--locked", "--package", "palisade-hub", "--bin", "palisade", "--", "demo"]);
+    command.args(args).stdin(Stdio::inherit());
+    run("demo", &mut command)
+}
+
+/// The measurements.
+pub(crate) fn bench(names: &[String]) -> Step {
+    let mut command = cargo(&["bench", "--locked", "--package", "palisade-tests", "--bench", "bench", "--"]);
+    command.args(names);
+    run("bench", &mut command)
+}
