@@ -542,7 +542,7 @@ secrets = [{ env = "HOOK" }]
         check("credential = { env = \"KEY\" }", "api_key = \"sk_live_canary\"\ncredential = { env = \"KEY\" }", Some(10), &["unknown key \"api_key\""]);
         check("provider = \"stripe\"", "provider = \"stirpe\"", Some(9), &["no such provider"]);
         check("connection = \"acme-stripe\"", "connection = \"acme-stirpe\"", Some(14), &["did you mean \"acme-stripe\"?"]);
-        check("id = \"acme-stripe\"", "id = \"a/b\"", Some(7), &["letters"]);
+        check("tenant = \"acme\"", "tenant = \"a/b\"", Some(8), &["letters"]);
         check("credential", "base_url = \"http://example.com\"\ncredential", Some(10), &["https"]);
         check("credential", "base_url = \"https://u:p@example.com\"\ncredential", Some(10), &["https"]);
         check("[[endpoint]]", "[[endpoint", Some(11), &["not TOML"]);
