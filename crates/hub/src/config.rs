@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use palisade_core::store::EVENT_ATTEMPTS_MAX;
 use toml::de::DeTable;
 
 pub mod reader;
@@ -38,8 +39,8 @@ pub struct Config {
     pub log: Log,
     /// How much is done at once.
     pub workers: Workers,
-    /// How long things are kept.
-    pub retention: Retention,
+    /// How often streams are synced.
+    pub sync: Sync,
     /// The URLs providers post to.
     pub endpoints: Vec<Endpoint>,
     /// The accounts.
@@ -84,6 +85,8 @@ pub enum Admin {
 pub struct StoreAt {
     /// The SQLite file; its folder must exist.
     pub path: PathBuf,
+    /// How long handled events with their raw bodies, finished jobs and calls are kept.
+    pub retention: Duration,
 }
 
 /// What is logged and how.
@@ -104,18 +107,24 @@ pub struct Workers {
     pub events: usize,
     /// Tasks that run syncs and chores.
     pub background: usize,
+    /// Jobs under way at once per task.
+    pub concurrency: u32,
+    /// Attempts of an event before it is dead.
+    pub attempts_max: u32,
+    /// Time one handler may take for one event.
+    pub handler_timeout: Duration,
 }
 
-/// How long things are kept.
+/// How often streams are synced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
-pub struct Retention {
-    /// Handled and ignored events with their raw bodies.
-    pub events: Duration,
-    /// The call log.
-    pub calls: Duration,
-    /// Finished jobs.
-    pub jobs: Duration,
+pub struct Sync {
+    /// Time from one full run of a stream to the next.
+    pub full_every: Duration,
+    /// Time from one incremental run of a stream to the next.
+    pub incremental_every: Duration,
+    /// Records asked for per page.
+    pub page_size: u32,
 }
 
 /// A URL a provider posts to.
@@ -242,7 +251,7 @@ fn read_root(mut root: Section<'_, '_>, providers: &[&str]) -> Option<Config> {
     let master_key = read_vault(root.section("vault"));
     let log = read_log(root.section("log"));
     let workers = read_workers(root.section("workers"));
-    let retention = read_retention(root.section("retention"));
+    let sync = read_sync(root.section("sync"));
     let mut named = Vec::new();
     let mut connections = Vec::new();
     for section in root.sections("connection") {
@@ -253,7 +262,7 @@ fn read_root(mut root: Section<'_, '_>, providers: &[&str]) -> Option<Config> {
         read_endpoint(section, providers, &named, &mut endpoints);
     }
     root.finish();
-    Some(Config { server: server?, store: store?, master_key: master_key?, log, workers, retention, endpoints, connections })
+    Some(Config { server: server?, store: store?, master_key: master_key?, log, workers, sync, endpoints, connections })
 }
 
 fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
@@ -328,8 +337,9 @@ fn read_admin(section: &mut Section<'_, '_>, listen: Option<SocketAddr>) -> Opti
 
 fn read_store(mut section: Section<'_, '_>) -> Option<StoreAt> {
     let path = section.path("path").unwrap_or_else(|| PathBuf::from("palisade.db"));
+    let retention = section.duration("retention", HOUR..=3_650 * DAY).unwrap_or(30 * DAY);
     section.finish();
-    Some(StoreAt { path })
+    Some(StoreAt { path, retention })
 }
 
 fn read_vault(mut section: Section<'_, '_>) -> Option<SecretRef> {
@@ -355,16 +365,23 @@ fn read_workers(mut section: Section<'_, '_>) -> Workers {
     let count = |number: Option<u64>| number.and_then(|n| usize::try_from(n).ok()).unwrap_or(2);
     let events = count(section.number("events", 1..=64));
     let background = count(section.number("background", 1..=64));
+    let concurrency = small(section.number("concurrency", 1..=1_024), 64);
+    let attempts_max = small(section.number("attempts_max", 1..=u64::from(EVENT_ATTEMPTS_MAX)), EVENT_ATTEMPTS_MAX);
+    let handler_timeout = section.duration("handler_timeout", SECOND..=HOUR).unwrap_or(30 * SECOND);
     section.finish();
-    Workers { events, background }
+    Workers { events, background, concurrency, attempts_max, handler_timeout }
 }
 
-fn read_retention(mut section: Section<'_, '_>) -> Retention {
-    let events = section.duration("events", HOUR..=3_650 * DAY).unwrap_or(30 * DAY);
-    let calls = section.duration("calls", HOUR..=3_650 * DAY).unwrap_or(7 * DAY);
-    let jobs = section.duration("jobs", HOUR..=3_650 * DAY).unwrap_or(7 * DAY);
+fn read_sync(mut section: Section<'_, '_>) -> Sync {
+    let full_every = section.duration("full_every", 60 * SECOND..=3_650 * DAY).unwrap_or(7 * DAY);
+    let incremental_every = section.duration("incremental_every", SECOND..=365 * DAY).unwrap_or(900 * SECOND);
+    let page_size = small(section.number("page_size", 1..=10_000), 100);
     section.finish();
-    Retention { events, calls, jobs }
+    Sync { full_every, incremental_every, page_size }
+}
+
+fn small(number: Option<u64>, otherwise: u32) -> u32 {
+    number.and_then(|n| u32::try_from(n).ok()).unwrap_or(otherwise)
 }
 
 /// The longest name of an endpoint, connection or tenant, in characters.
