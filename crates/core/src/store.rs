@@ -2,6 +2,22 @@
 //!
 //! The durable stores pass the same suite as [`memory::MemoryStore`], step by step. All times are arguments. Every
 //! method is atomic: it happens wholly or not at all, and when it returns `Ok` it is durable.
+//!
+//! # What the numbers mean, the same in every store
+//! - Event rows, jobs and runs are numbered from 1 in the order they are stored; a number is never used again.
+//! - A stream's commit counter ([`StreamStatus::commits`]) grows by one with every commit that brings at least one
+//!   change for the stream (a page, a settlement, a [`Records::merge`]), whatever the changes do, and with a run's end
+//!   that deletes. All rows a commit writes or confirms get the new number as their `observed`.
+//! - A stream's feed number ([`StreamStatus::head`]) grows by one with every change whose verdict is
+//!   [`crate::sync::merge::Verdict::Write`], in the order of the changes, at the end of the commit; deletions of a
+//!   run's end follow in the order of the record ids. A record has only its newest number.
+//! - Changes of one commit are merged one after another, each against what the one before left.
+//! - [`crate::sync::merge::span_after`] gives the span a row has after a verdict, and
+//!   [`crate::sync::merge::content_hash`] its hash.
+//! - A write of a record that exists counts as updated; of one that does not, or that is a tombstone, as added (and
+//!   the feed shows it as [`ChangeKind::Added`] until it changes again; `first_seen` stays). A write of
+//!   [`crate::sync::State::Deleted`] counts as deleted, also for a record never seen: its tombstone is kept.
+//! - Texts are compared byte by byte.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +35,9 @@ pub mod memory;
 
 /// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
 pub const EVENT_ATTEMPTS_MAX: u32 = 20;
+
+/// Why a job is dead whose last attempt's worker never came back.
+pub const WORKER_LOST: &str = "the worker was lost in the last attempt";
 
 /// Identifies a stored event (not the provider's id).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -142,6 +161,9 @@ pub trait Inbox: Send + Sync {
     /// whatever else waits. Two events with the same endpoint and id are one, also within the batch. The answer has
     /// one entry per delivery and event, in order.
     ///
+    /// The job of an event: [`Work::Event`], lane `event/{connection}/{ordering key}` if it has an ordering key, no
+    /// unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] when the queue to the writer is full: nothing is stored, answer 503.
     /// [`ErrorKind::Store`] when the commit failed: nothing is stored.
@@ -160,7 +182,9 @@ pub trait Inbox: Send + Sync {
     async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32)
     -> Result<Vec<StoredEvent>>;
 
-    /// Puts a dead or handled event back to pending with a fresh job. `false` when there is none such.
+    /// Puts a dead or handled event back to pending with a fresh job, due `now` and otherwise as by
+    /// [`Inbox::append`]. `false` when there is none such (it waits, is ignored or is gone). Its reason stays until
+    /// the job ends.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
@@ -173,7 +197,8 @@ pub trait Inbox: Send + Sync {
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>>;
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
-    /// `before`. Returns how many went.
+    /// `before`, lowest rows first. Returns how many went. An event removed is no longer a duplicate when it comes
+    /// again, so the retention must be longer than any provider repeats.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
@@ -295,7 +320,7 @@ pub enum JobEnd {
         /// Why, in one phrase without payload.
         reason: String,
     },
-    /// Give the job back untouched (shutdown): the attempt is not counted.
+    /// Give the job back untouched (shutdown): the attempt is not counted, the moment it was due stays.
     Release,
     /// Give up.
     Dead {
@@ -369,34 +394,52 @@ pub enum Settled {
 #[async_trait]
 pub trait Jobs: Send + Sync {
     /// Adds jobs. A unique key already waiting or running gives the existing job; a waiting one is pulled forward to
-    /// the earlier of the two moments.
+    /// the earlier of the two moments. (Unique keys and lanes are shared by all queues.)
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>>;
 
-    /// Claims jobs that are due: ready ones and those whose lease ran out; by priority, then due time, then number;
-    /// at most one running per lane. A job whose attempts are used up when its lease runs out becomes dead instead
-    /// (its event too).
+    /// Claims jobs that are due (`run_at <= now`): ready ones and those whose lease ran out (`until <= now`); by
+    /// priority (highest first), then due time, then number.
+    ///
+    /// - A lane is blocked while one of its jobs is held, and by a job of it with a lower number that is due or that
+    ///   waits for another attempt. A job never tried that waits for a later moment (a schedule) blocks nothing. A
+    ///   claim takes at most one job of a lane.
+    /// - A job whose attempts are used up when its lease runs out becomes dead instead, all of them in the queue,
+    ///   whatever `max` says, and before anything is claimed: [`Jobs::settle`] says what follows.
+    /// - The attempt counts from the claim on; `fence` grows by one with every claim, from 1; `until` is
+    ///   `now + hold`.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>>;
 
-    /// Settles jobs; each is atomic by itself, all share one commit. One answer per settlement, in order.
-    /// For [`Work::Event`], the event's state follows: `Done` → done, `Dead` → dead.
+    /// Settles jobs, one after another; each is atomic by itself, all share one commit. One answer per settlement, in
+    /// order. A lease is good while the job is held under its fence, also past its `until` as long as no other claim
+    /// took it.
+    ///
+    /// Within one: the lease is checked, then the merges are made, then the effects, then the job ends, then `follow`
+    /// is added; the first of [`Settled::LeaseLost`], [`Settled::Fetch`] (all records that cannot be ordered, each
+    /// once, in order of appearance), [`Settled::EffectFailed`] is the answer and nothing of it is written.
+    ///
+    /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
+    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`], `Dead` fails
+    /// the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`] and the reason, at `now`.
+    /// `Retry` on the last attempt is `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>>;
 
-    /// Extends leases. `false` where the lease is lost.
+    /// Extends leases: the job is held until `until`, also if that is earlier than before. `false` where the lease is
+    /// lost.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn extend(&self, leases: Vec<Lease>, until: Timestamp) -> Result<Vec<bool>>;
 
-    /// Counts jobs waiting, running and dead per queue. Kept as counters or bounded by the live jobs.
+    /// Counts jobs waiting, running and dead, over all queues. Kept as counters or bounded by the live jobs.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
@@ -405,7 +448,8 @@ pub trait Jobs: Send + Sync {
     /// Waits until a job may be due in this process sooner than polling would find it. Spurious wake-ups are lawful.
     async fn wait_for_work(&self, queue: Queue);
 
-    /// Removes up to `limit` finished jobs that ended before `before`. Returns how many went.
+    /// Removes up to `limit` finished (done and dead) jobs that ended before `before`, lowest numbers first. Returns
+    /// how many went.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
@@ -675,35 +719,42 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`].
     async fn stream(&self, key: StreamKey) -> Result<StreamStatus>;
 
-    /// Lists the streams of a connection.
+    /// Lists the streams of a connection by name: those that had a run or a merge.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn streams(&self, connection: ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>>;
 
     /// Starts a run, or takes up the stream's unfinished one of the same mode (`resumed` grows). An unfinished run
-    /// of the other mode is failed first with [`ErrorKind::Cancelled`].
+    /// of the other mode is failed first with [`ErrorKind::Cancelled`]. A new incremental run begins at the stream's
+    /// cursor, a new full one at the beginning. A run taken up keeps its cursor and the commit counter it was first
+    /// started at.
     ///
     /// # Errors
     /// [`ErrorKind::LeaseLost`] when the lease is not ours; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run>;
 
-    /// Commits one page of a run.
+    /// Commits one page of a run: the changes are merged as a read, the deliveries appended, run and progress moved
+    /// on. When [`PageCommitted::fetch`] names any record, nothing was written.
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`]; [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
+    /// [`ErrorKind::LeaseLost`] when the lease is lost or the run is not running; [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted>;
 
-    /// Merges changes outside a page: a fetched record. Records that cannot be ordered are returned.
+    /// Merges changes outside a page: fetched records. Those that cannot be ordered are returned, each once; the
+    /// others are committed.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)>;
 
-    /// Ends a run.
+    /// Ends a run. `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
+    /// set; deletions count into the run. [`RunState::Review`] and `Failed` change nothing of the stream, except that
+    /// [`ErrorKind::CursorExpired`] forgets its cursor. `follow` is added in every case.
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`]; [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
+    /// [`ErrorKind::LeaseLost`] when the lease is lost or the run is not running; [`ErrorKind::Invalid`] when `state`
+    /// is neither `Done` nor `Failed`; [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
     async fn end_run(&self, end: RunEnd) -> Result<Run>;
 
     /// Lists runs, newest first.
@@ -828,12 +879,25 @@ pub trait Connections: Send + Sync {
     /// [`ErrorKind::Store`].
     async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>>;
 
-    /// Adds a data key for a tenant if it has none with that number; returns the tenant's newest key afterwards, so
-    /// that two processes agree on one.
+    /// Adds a data key for a tenant if it has none with that number; returns the tenant's newest key (the highest
+    /// number) afterwards, so that two processes agree on one.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey>;
+}
+
+/// Marks an active connection whose credential no longer works. Any other state stays.
+///
+/// # Errors
+/// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+pub async fn mark_needs_reconnect<S: Connections + ?Sized>(store: &S, id: &ConnectionId, reason: &str) -> Result<()> {
+    let Some(mut connection) = store.connection(id.clone()).await? else { return Ok(()) };
+    if connection.state != ConnectionState::Active {
+        return Ok(());
+    }
+    connection.state = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
+    store.put_connection(connection).await
 }
 
 // ---------------------------------------------------------------------------------------------------- call log
@@ -894,17 +958,36 @@ pub trait CallLog: Send + Sync {
     /// [`ErrorKind::Store`].
     async fn calls(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<CallRecord>>;
 
-    /// Counts a connection's calls since a moment, by the hour it lies in.
+    /// Counts a connection's calls since a moment, by the hour it lies in (the whole hour of `since` counts). Of the
+    /// errors those count that the provider or the network is to blame for: [`counts_as_error`].
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn call_counts(&self, connection: ConnectionId, since: Timestamp) -> Result<CallCounts>;
 
-    /// Removes up to `limit` calls that ended before `before`. Returns how many went.
+    /// Removes up to `limit` calls that ended before `before`, oldest first, and every hour of counts that was over by
+    /// then. Returns how many calls went.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64>;
+}
+
+/// Tells whether a failed call speaks against the provider or the network, rather than against the request, the
+/// credential or our own limits.
+#[must_use]
+pub fn counts_as_error(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Throttled
+            | ErrorKind::Timeout
+            | ErrorKind::Connect
+            | ErrorKind::Transport
+            | ErrorKind::Provider
+            | ErrorKind::Decode
+            | ErrorKind::BodyTooLarge
+            | ErrorKind::CircuitOpen
+    )
 }
 
 /// A whole store.

@@ -1,1 +1,419 @@
-//! The reference model of a store: everything in maps behind one lock.
+//! The reference model of a store: everything in maps behind one lock. What it does is what a durable store must do.
+//!
+//! It is the store of tests and of products that keep nothing. Effects are not executed: it keeps the committed ones
+//! ([`MemoryStore::effects`]), and a test may let one fail ([`MemoryStore::fail_effects`]).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use super::{
+    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, Effect, EventRow, EventState,
+    FeedEntry, Inbox, JobCounts, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
+    PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
+    StoredEvent, StreamKey, StreamStatus, WrappedKey, counts_as_error,
+};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ConnectionId, RecordId, StreamName, TenantId};
+
+mod inbox;
+mod jobs;
+mod records;
+
+use inbox::InboxModel;
+use jobs::JobsModel;
+use records::RecordsModel;
+
+/// Says why an effect fails, or lets it pass.
+type EffectHook = Arc<dyn Fn(&Effect) -> Option<String> + Send + Sync>;
+
+/// The in-memory store.
+#[derive(Default)]
+pub struct MemoryStore {
+    model: Mutex<Model>,
+    events_wake: Notify,
+    background_wake: Notify,
+}
+
+#[derive(Default)]
+struct Model {
+    inbox: InboxModel,
+    jobs: JobsModel,
+    records: RecordsModel,
+    effects: Vec<Effect>,
+    effect_hook: Option<EffectHook>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    credentials: HashMap<ConnectionId, SealedCredential>,
+    data_keys: HashMap<TenantId, BTreeMap<u64, WrappedKey>>,
+    calls: BTreeMap<u64, CallRecord>,
+    calls_logged: u64,
+    call_hours: BTreeMap<(ConnectionId, i64), CallCounts>,
+}
+
+const HOUR_MILLIS: i64 = 3_600_000;
+
+impl MemoryStore {
+    /// Makes an empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Returns the effects committed so far, in order.
+    #[must_use]
+    pub fn effects(&self) -> Vec<Effect> {
+        self.lock().effects.clone()
+    }
+
+    /// Lets effects fail from now on: those for which `hook` gives a phrase. For tests.
+    pub fn fail_effects(&self, hook: impl Fn(&Effect) -> Option<String> + Send + Sync + 'static) {
+        self.lock().effect_hook = Some(Arc::new(hook));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_all(&self) {
+        self.events_wake.notify_one();
+        self.background_wake.notify_one();
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let model = self.lock();
+        f.debug_struct("MemoryStore")
+            .field("events", &model.inbox.len())
+            .field("jobs", &model.jobs.counts())
+            .field("streams", &model.records.len())
+            .field("connections", &model.connections.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Model {
+    fn check_lease(&self, lease: Lease) -> Result<()> {
+        if self.jobs.holds(lease) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::LeaseLost, "another worker has the job by now"))
+    }
+
+    fn append(&mut self, deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>> {
+        deliveries
+            .into_iter()
+            .map(|delivery| {
+                let (appended, jobs) = self.inbox.append(delivery);
+                for job in jobs {
+                    self.jobs.enqueue(job);
+                }
+                appended
+            })
+            .collect()
+    }
+
+    /// Lets events and runs follow the jobs that ended.
+    fn follow(&mut self, ended: Vec<jobs::Followed>, now: Timestamp) {
+        for one in ended {
+            match one {
+                jobs::Followed::Event { row, state, reason } => self.inbox.set_state(row, state, reason),
+                jobs::Followed::DeadSync { key, mode, reason } => self.records.fail_run(&key, mode, reason, now),
+            }
+        }
+    }
+
+    fn settle(&mut self, settlement: Settlement) -> Settled {
+        let Settlement { lease, end, now, effects, merges, follow } = settlement;
+        if !self.jobs.holds(lease) {
+            return Settled::LeaseLost;
+        }
+        let staged = self.records.stage(&merges, now);
+        if !staged.fetch.is_empty() {
+            return Settled::Fetch(staged.fetch);
+        }
+        if let Some(hook) = &self.effect_hook
+            && let Some(why) = effects.iter().find_map(|effect| hook(effect))
+        {
+            return Settled::EffectFailed(why);
+        }
+        let counts = self.records.commit(staged);
+        self.effects.extend(effects);
+        let ended = self.jobs.end(lease, end, now);
+        self.follow(ended.into_iter().collect(), now);
+        for job in follow {
+            self.jobs.enqueue(job);
+        }
+        Settled::Committed(counts)
+    }
+}
+
+#[async_trait]
+impl Inbox for MemoryStore {
+    async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>> {
+        let appended = self.lock().append(deliveries);
+        self.events_wake.notify_one();
+        Ok(appended)
+    }
+
+    async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>> {
+        Ok(self.lock().inbox.event(row))
+    }
+
+    async fn events(
+        &self,
+        state: Option<EventState>,
+        before: Option<EventRow>,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>> {
+        Ok(self.lock().inbox.events(state, before, limit))
+    }
+
+    async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {
+        let job = {
+            let mut model = self.lock();
+            let job = model.inbox.replay(row, now);
+            job.map(|job| model.jobs.enqueue(job))
+        };
+        self.events_wake.notify_one();
+        Ok(job.is_some())
+    }
+
+    async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
+        Ok(self.lock().inbox.counts())
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().inbox.prune(before, limit))
+    }
+}
+
+#[async_trait]
+impl Jobs for MemoryStore {
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
+        let ids = {
+            let mut model = self.lock();
+            jobs.into_iter().map(|job| model.jobs.enqueue(job)).collect()
+        };
+        self.wake_all();
+        Ok(ids)
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
+        let mut model = self.lock();
+        let (claimed, dead) = model.jobs.claim(claim);
+        model.follow(dead, claim.now);
+        Ok(claimed)
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        let settled = {
+            let mut model = self.lock();
+            settlements.into_iter().map(|settlement| model.settle(settlement)).collect()
+        };
+        self.wake_all();
+        Ok(settled)
+    }
+
+    async fn extend(&self, leases: Vec<Lease>, until: Timestamp) -> Result<Vec<bool>> {
+        let mut model = self.lock();
+        Ok(leases.into_iter().map(|lease| model.jobs.extend(lease, until)).collect())
+    }
+
+    async fn job_counts(&self) -> Result<JobCounts> {
+        Ok(self.lock().jobs.counts())
+    }
+
+    async fn wait_for_work(&self, queue: Queue) {
+        match queue {
+            Queue::Events => self.events_wake.notified().await,
+            Queue::Background => self.background_wake.notified().await,
+        }
+    }
+
+    async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().jobs.prune(before, limit))
+    }
+}
+
+#[async_trait]
+impl Records for MemoryStore {
+    async fn stream(&self, key: StreamKey) -> Result<StreamStatus> {
+        Ok(self.lock().records.status(&key))
+    }
+
+    async fn streams(&self, connection: ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>> {
+        Ok(self.lock().records.streams(&connection))
+    }
+
+    async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run> {
+        let mut model = self.lock();
+        model.check_lease(lease)?;
+        Ok(model.records.start_run(key, mode, now))
+    }
+
+    async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
+        let committed = {
+            let mut model = self.lock();
+            model.check_lease(page.lease)?;
+            let key = model.records.running(page.run)?;
+            let merge = Merge { key, read_since: Some(page.read_since), changes: page.changes };
+            let staged = model.records.stage(&[merge], page.now);
+            if !staged.fetch.is_empty() {
+                let fetch = staged.fetch.into_iter().map(|(_, id)| id).collect();
+                return Ok(PageCommitted { fetch, ..PageCommitted::default() });
+            }
+            let counts = model.records.commit(staged);
+            let (mut events_new, mut events_duplicate) = (0, 0);
+            for appended in model.append(page.deliveries).into_iter().flatten() {
+                match appended {
+                    Appended::New(_) => events_new += 1,
+                    Appended::Duplicate(_) => events_duplicate += 1,
+                }
+            }
+            model.records.progress(page.run, page.next, counts, page.now);
+            PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate }
+        };
+        self.events_wake.notify_one();
+        Ok(committed)
+    }
+
+    async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
+        let mut model = self.lock();
+        let mut staged = model.records.stage(&merges, now);
+        let fetch = std::mem::take(&mut staged.fetch);
+        Ok((model.records.commit(staged), fetch))
+    }
+
+    async fn end_run(&self, end: RunEnd) -> Result<Run> {
+        let run = {
+            let mut model = self.lock();
+            model.check_lease(end.lease)?;
+            model.records.running(end.run)?;
+            let follow = end.follow.clone();
+            let run = model.records.end_run(end)?;
+            for job in follow {
+                model.jobs.enqueue(job);
+            }
+            run
+        };
+        self.background_wake.notify_one();
+        Ok(run)
+    }
+
+    async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
+        Ok(self.lock().records.runs(connection.as_ref(), limit))
+    }
+
+    async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {
+        Ok(self.lock().records.record(&key, &id))
+    }
+
+    async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
+        Ok(self.lock().records.changes(&key, after, limit))
+    }
+}
+
+#[async_trait]
+impl Connections for MemoryStore {
+    async fn put_connection(&self, connection: Connection) -> Result<()> {
+        self.lock().connections.insert(connection.id.clone(), connection);
+        Ok(())
+    }
+
+    async fn connection(&self, id: ConnectionId) -> Result<Option<Connection>> {
+        Ok(self.lock().connections.get(&id).cloned())
+    }
+
+    async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Connection>> {
+        let model = self.lock();
+        let all = model.connections.values();
+        Ok(all.filter(|one| after.as_ref().is_none_or(|after| one.id > *after)).take(limit as usize).cloned().collect())
+    }
+
+    async fn credential(&self, id: ConnectionId) -> Result<Option<SealedCredential>> {
+        Ok(self.lock().credentials.get(&id).cloned())
+    }
+
+    async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool> {
+        let mut model = self.lock();
+        let stored = model.credentials.get(&id).map_or(0, |stored| stored.generation);
+        if stored != expected {
+            return Ok(false);
+        }
+        model.credentials.insert(id, credential);
+        Ok(true)
+    }
+
+    async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>> {
+        let model = self.lock();
+        Ok(model.data_keys.get(&tenant).map(|keys| keys.values().rev().cloned().collect()).unwrap_or_default())
+    }
+
+    async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey> {
+        let mut model = self.lock();
+        let keys = model.data_keys.entry(tenant).or_default();
+        let newest = keys.last_key_value().map_or(key.id, |(newest, _)| key.id.max(*newest));
+        let given = key.clone();
+        keys.entry(key.id).or_insert(key);
+        Ok(keys.get(&newest).cloned().unwrap_or(given))
+    }
+}
+
+#[async_trait]
+impl CallLog for MemoryStore {
+    async fn log_calls(&self, calls: Vec<CallRecord>) -> Result<()> {
+        let mut model = self.lock();
+        for call in calls {
+            let hour = call.at.millis().div_euclid(HOUR_MILLIS);
+            let counts = model.call_hours.entry((call.connection.clone(), hour)).or_default();
+            counts.calls += 1;
+            counts.errors += u64::from(call.error.is_some_and(counts_as_error));
+            model.calls_logged += 1;
+            let number = model.calls_logged;
+            model.calls.insert(number, call);
+        }
+        Ok(())
+    }
+
+    async fn calls(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<CallRecord>> {
+        let model = self.lock();
+        let newest_first = model.calls.values().rev();
+        Ok(newest_first
+            .filter(|call| connection.as_ref().is_none_or(|wanted| call.connection == *wanted))
+            .take(limit as usize)
+            .cloned()
+            .collect())
+    }
+
+    async fn call_counts(&self, connection: ConnectionId, since: Timestamp) -> Result<CallCounts> {
+        let first = since.millis().div_euclid(HOUR_MILLIS);
+        let model = self.lock();
+        let mut sum = CallCounts::default();
+        for counts in model.call_hours.range((connection.clone(), first)..=(connection, i64::MAX)).map(|(_, c)| c) {
+            sum.calls += counts.calls;
+            sum.errors += counts.errors;
+        }
+        Ok(sum)
+    }
+
+    async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        let mut model = self.lock();
+        let mut old: Vec<_> =
+            model.calls.iter().filter(|(_, call)| call.at < before).map(|(n, c)| (c.at, *n)).collect();
+        old.sort_unstable();
+        old.truncate(limit as usize);
+        for (_, number) in &old {
+            model.calls.remove(number);
+        }
+        let first_kept = before.millis().div_euclid(HOUR_MILLIS);
+        model.call_hours.retain(|(_, hour), _| *hour >= first_kept);
+        Ok(old.len() as u64)
+    }
+}
+
+impl Store for MemoryStore {}

@@ -83,7 +83,28 @@ pub fn merge(stored: Option<Stored>, incoming: Incoming) -> Verdict {
         Seen::Present { .. } | Seen::Deleted if later => Verdict::Write,
         // A tie: the deletion is the last thing that can have happened.
         Seen::Deleted => Verdict::Write,
-        Seen::Present { .. } if stored.deleted => Verdict::Older,
+        // Also over a tombstone: it may come from a 404 or from a full run, and be older than this.
         Seen::Present { .. } => Verdict::Fetch,
     }
+}
+
+/// Returns the span a record has after `incoming` was written or confirmed over `stored`.
+///
+/// What is stored then was true at the later of two moments, one in each span, so both ends move forward and never
+/// back: a read answered by a machine whose clock is behind cannot open the door to an event older than what is
+/// stored.
+#[must_use]
+pub fn span_after(stored: Option<Stored>, incoming: Incoming) -> Span {
+    stored.map_or(incoming.span, |stored| Span {
+        earliest: stored.span.earliest.max(incoming.span.earliest),
+        latest: stored.span.latest.max(incoming.span.latest),
+    })
+}
+
+/// Returns the hash of a record's content that stores keep and compare: the first eight bytes of its SHA-256.
+#[must_use]
+pub fn content_hash(content: &[u8]) -> u64 {
+    use sha2::Digest;
+    let digest = sha2::Sha256::digest(content);
+    digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }

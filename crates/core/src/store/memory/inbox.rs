@@ -1,0 +1,164 @@
+//! The inbox of the model: deliveries, events, their dedupe keys and states.
+
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::id::{ConnectionId, EndpointId, EventId};
+use crate::store::{
+    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, NewJob, StoredEvent, Work,
+};
+use crate::webhook::Event;
+
+/// Deliveries and events.
+#[derive(Default)]
+pub(super) struct InboxModel {
+    deliveries: HashMap<u64, Kept>,
+    deliveries_stored: u64,
+    events: BTreeMap<EventRow, Row>,
+    events_stored: i64,
+    keys: HashMap<(EndpointId, EventId), EventRow>,
+}
+
+struct Kept {
+    endpoint: EndpointId,
+    connection: ConnectionId,
+    provider: String,
+    received_at: Timestamp,
+    body: Bytes,
+    events: u64,
+}
+
+struct Row {
+    delivery: u64,
+    event: NewEvent,
+    state: EventState,
+    reason: Option<String>,
+}
+
+impl InboxModel {
+    pub(super) fn len(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Stores a delivery; gives the answers and the jobs to add. A delivery of duplicates only is not kept.
+    pub(super) fn append(&mut self, delivery: NewDelivery) -> (Vec<Appended>, Vec<NewJob>) {
+        let number = self.deliveries_stored + 1;
+        let mut jobs = Vec::new();
+        let mut new = 0;
+        let mut appended = Vec::with_capacity(delivery.events.len());
+        for event in delivery.events {
+            let key = (delivery.endpoint.clone(), event.id.clone());
+            if let Some(row) = self.keys.get(&key) {
+                appended.push(Appended::Duplicate(*row));
+                continue;
+            }
+            self.events_stored += 1;
+            let row = EventRow(self.events_stored);
+            let state = if event.wanted { EventState::Pending } else { EventState::Ignored };
+            if event.wanted {
+                jobs.push(event_job(row, &delivery.connection, event.ordering_key.as_deref(), delivery.received_at));
+            }
+            self.keys.insert(key, row);
+            self.events.insert(row, Row { delivery: number, event, state, reason: None });
+            new += 1;
+            appended.push(Appended::New(row));
+        }
+        if new > 0 {
+            self.deliveries_stored = number;
+            let NewDelivery { endpoint, connection, provider, received_at, body, .. } = delivery;
+            let kept = Kept { endpoint, connection, provider, received_at, body, events: new };
+            self.deliveries.insert(number, kept);
+        }
+        (appended, jobs)
+    }
+
+    pub(super) fn event(&self, row: EventRow) -> Option<StoredEvent> {
+        let stored = self.events.get(&row)?;
+        let delivery = self.deliveries.get(&stored.delivery)?;
+        let event = stored.event.clone();
+        Some(StoredEvent {
+            row,
+            endpoint: delivery.endpoint.clone(),
+            connection: delivery.connection.clone(),
+            provider: delivery.provider.clone(),
+            event: Event {
+                id: event.id,
+                kind: event.kind,
+                account: event.account,
+                created: event.created,
+                ordering_key: event.ordering_key,
+                payload: event.payload.unwrap_or_else(|| delivery.body.clone()),
+            },
+            received_at: delivery.received_at,
+            state: stored.state,
+            reason: stored.reason.clone(),
+        })
+    }
+
+    pub(super) fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent> {
+        let newest_first = self.events.iter().rev();
+        newest_first
+            .filter(|(row, _)| before.is_none_or(|before| **row < before))
+            .filter(|(_, stored)| state.is_none_or(|state| stored.state == state))
+            .take(limit as usize)
+            .filter_map(|(row, _)| self.event(*row))
+            .collect()
+    }
+
+    pub(super) fn replay(&mut self, row: EventRow, now: Timestamp) -> Option<NewJob> {
+        let stored = self.events.get_mut(&row)?;
+        match stored.state {
+            EventState::Done | EventState::Dead => stored.state = EventState::Pending,
+            EventState::Pending | EventState::Ignored => return None,
+        }
+        let delivery = self.deliveries.get(&stored.delivery)?;
+        Some(event_job(row, &delivery.connection, stored.event.ordering_key.as_deref(), now))
+    }
+
+    pub(super) fn set_state(&mut self, row: EventRow, state: EventState, reason: Option<String>) {
+        if let Some(stored) = self.events.get_mut(&row) {
+            stored.state = state;
+            stored.reason = reason;
+        }
+    }
+
+    pub(super) fn counts(&self) -> BTreeMap<EventState, u64> {
+        let mut counts = BTreeMap::new();
+        for stored in self.events.values() {
+            *counts.entry(stored.state).or_default() += 1;
+        }
+        counts
+    }
+
+    pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let old = |stored: &Row| {
+            let finished = matches!(stored.state, EventState::Done | EventState::Ignored);
+            finished && self.deliveries.get(&stored.delivery).is_some_and(|delivery| delivery.received_at < before)
+        };
+        let gone: Vec<EventRow> =
+            self.events.iter().filter(|(_, stored)| old(stored)).map(|(row, _)| *row).take(limit as usize).collect();
+        for row in &gone {
+            let Some(stored) = self.events.remove(row) else { continue };
+            let Some(delivery) = self.deliveries.get_mut(&stored.delivery) else { continue };
+            self.keys.remove(&(delivery.endpoint.clone(), stored.event.id));
+            delivery.events -= 1;
+            if delivery.events == 0 {
+                self.deliveries.remove(&stored.delivery);
+            }
+        }
+        gone.len() as u64
+    }
+}
+
+fn event_job(row: EventRow, connection: &ConnectionId, ordering_key: Option<&str>, run_at: Timestamp) -> NewJob {
+    NewJob {
+        work: Work::Event { row },
+        lane: ordering_key.map(|key| format!("event/{connection}/{key}")),
+        unique: None,
+        priority: 0,
+        run_at,
+        attempts_max: EVENT_ATTEMPTS_MAX,
+    }
+}

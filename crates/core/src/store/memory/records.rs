@@ -1,0 +1,346 @@
+//! The records of the model: streams, the merge of changes, the feed, runs.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ConnectionId, RecordId, StreamName};
+use crate::store::{
+    ChangeKind, FeedEntry, Merge, MergeCounts, Record, Run, RunEnd, RunId, RunMode, RunState, StreamKey, StreamStatus,
+};
+use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
+use crate::sync::{Cursor, Span, State};
+
+/// Streams and runs.
+#[derive(Default)]
+pub(super) struct RecordsModel {
+    streams: BTreeMap<StreamKey, Stream>,
+    runs: BTreeMap<RunId, RunRow>,
+    runs_stored: i64,
+}
+
+#[derive(Default)]
+struct Stream {
+    status: StreamStatus,
+    rows: BTreeMap<RecordId, Row>,
+    feed: BTreeMap<u64, RecordId>,
+}
+
+#[derive(Clone)]
+struct Row {
+    span: Span,
+    observed: u64,
+    hash: u64,
+    data: Option<Bytes>,
+    seq: u64,
+    /// The feed number at which it (last) came to life.
+    appeared: u64,
+    first_seen: Timestamp,
+    changed_at: Timestamp,
+}
+
+struct RunRow {
+    run: Run,
+    /// The stream's commit counter when the run was first started.
+    began: u64,
+}
+
+/// Merges worked out and not yet committed.
+#[derive(Default)]
+pub(super) struct Staged {
+    streams: BTreeMap<StreamKey, StagedStream>,
+    counts: MergeCounts,
+    pub(super) fetch: Vec<(StreamKey, RecordId)>,
+}
+
+struct StagedStream {
+    commits: u64,
+    head: u64,
+    rows: BTreeMap<RecordId, Row>,
+}
+
+/// Deletions up to this number are always lawful.
+const GUARD_ROWS: u64 = 50;
+/// Deletions up to one in this many live records are always lawful (20 %).
+const GUARD_SHARE: u64 = 5;
+
+impl Row {
+    fn stored(&self) -> Stored {
+        Stored { span: self.span, observed: self.observed, deleted: self.data.is_none(), hash: self.hash }
+    }
+
+    fn record(&self, id: &RecordId) -> Record {
+        Record {
+            id: id.clone(),
+            data: self.data.clone(),
+            seq: self.seq,
+            first_seen: self.first_seen,
+            changed_at: self.changed_at,
+        }
+    }
+}
+
+impl RecordsModel {
+    pub(super) fn len(&self) -> usize {
+        self.streams.len()
+    }
+
+    pub(super) fn status(&self, key: &StreamKey) -> StreamStatus {
+        self.streams.get(key).map(|stream| stream.status.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn streams(&self, connection: &ConnectionId) -> Vec<(StreamName, StreamStatus)> {
+        let own = self.streams.iter().filter(|(key, _)| key.connection == *connection);
+        own.map(|(key, stream)| (key.stream.clone(), stream.status.clone())).collect()
+    }
+
+    /// Works out what merges do, each change against what the one before left.
+    pub(super) fn stage(&self, merges: &[Merge], now: Timestamp) -> Staged {
+        let mut staged = Staged::default();
+        for one in merges {
+            for change in &one.changes {
+                self.stage_change(&mut staged, one, &change.id, change.span, &change.state, now);
+            }
+        }
+        staged
+    }
+
+    fn stage_change(
+        &self,
+        staged: &mut Staged,
+        merged: &Merge,
+        id: &RecordId,
+        span: Span,
+        state: &State,
+        now: Timestamp,
+    ) {
+        let stream = self.streams.get(&merged.key);
+        let target = staged.streams.entry(merged.key.clone()).or_insert_with(|| {
+            let (commits, head) = stream.map_or((0, 0), |stream| (stream.status.commits, stream.status.head));
+            StagedStream { commits: commits + 1, head, rows: BTreeMap::new() }
+        });
+        let row = target.rows.get(id).or_else(|| stream.and_then(|stream| stream.rows.get(id))).cloned();
+        let (seen, hash, data) = match state {
+            State::Present(data) => {
+                let hash = content_hash(data);
+                (Seen::Present { hash }, hash, Some(data.clone()))
+            }
+            State::Deleted => (Seen::Deleted, 0, None),
+            State::Unclear => (Seen::Unclear, 0, None),
+        };
+        let incoming = Incoming { span, read_since: merged.read_since, seen };
+        let stored = row.as_ref().map(Row::stored);
+        let span = span_after(stored, incoming);
+        match merge(stored, incoming) {
+            Verdict::Fetch => {
+                let named = (merged.key.clone(), id.clone());
+                if !staged.fetch.contains(&named) {
+                    staged.fetch.push(named);
+                }
+            }
+            Verdict::Older => staged.counts.older += 1,
+            Verdict::Confirm => {
+                staged.counts.unchanged += 1;
+                if let Some(row) = row {
+                    target.rows.insert(id.clone(), Row { span, observed: target.commits, ..row });
+                }
+            }
+            Verdict::Write => {
+                target.head += 1;
+                let seq = target.head;
+                let lived = row.as_ref().is_some_and(|row| row.data.is_some());
+                match (&data, lived) {
+                    (None, _) => staged.counts.deleted += 1,
+                    (Some(_), true) => staged.counts.updated += 1,
+                    (Some(_), false) => staged.counts.added += 1,
+                }
+                let appeared = row.as_ref().filter(|_| lived).map_or(seq, |row| row.appeared);
+                let first_seen = row.map_or(now, |row| row.first_seen);
+                let observed = target.commits;
+                let row = Row { span, observed, hash, data, seq, appeared, first_seen, changed_at: now };
+                target.rows.insert(id.clone(), row);
+            }
+        }
+    }
+
+    pub(super) fn commit(&mut self, staged: Staged) -> MergeCounts {
+        for (key, change) in staged.streams {
+            let stream = self.streams.entry(key).or_default();
+            stream.status.commits = change.commits;
+            stream.status.head = change.head;
+            for (id, row) in change.rows {
+                stream.put(id, row);
+            }
+        }
+        staged.counts
+    }
+
+    pub(super) fn start_run(&mut self, key: StreamKey, mode: RunMode, now: Timestamp) -> Run {
+        let running = |row: &&mut RunRow| row.run.key == key && row.run.state == RunState::Running;
+        if let Some(row) = self.runs.values_mut().find(running) {
+            if row.run.mode == mode {
+                row.run.resumed += 1;
+                return row.run.clone();
+            }
+            fail(&mut row.run, "a run of the other mode took its place", now);
+        }
+        let status = &self.streams.entry(key.clone()).or_default().status;
+        self.runs_stored += 1;
+        let run = Run {
+            id: RunId(self.runs_stored),
+            key,
+            mode,
+            state: RunState::Running,
+            cursor: match mode {
+                RunMode::Full => None,
+                RunMode::Incremental => status.cursor.clone(),
+            },
+            pages: 0,
+            counts: MergeCounts::default(),
+            resumed: 0,
+            started_at: now,
+            progressed_at: now,
+            finished_at: None,
+        };
+        self.runs.insert(run.id, RunRow { run: run.clone(), began: status.commits });
+        run
+    }
+
+    /// Returns the stream of a running run.
+    pub(super) fn running(&self, id: RunId) -> Result<StreamKey> {
+        match self.runs.get(&id) {
+            Some(row) if row.run.state == RunState::Running => Ok(row.run.key.clone()),
+            Some(_) | None => Err(Error::new(ErrorKind::LeaseLost, "the run has ended by now")),
+        }
+    }
+
+    pub(super) fn progress(&mut self, id: RunId, next: Option<Cursor>, counts: MergeCounts, now: Timestamp) {
+        if let Some(RunRow { run, .. }) = self.runs.get_mut(&id) {
+            run.cursor = next;
+            run.pages += 1;
+            run.counts += counts;
+            run.progressed_at = now;
+        }
+    }
+
+    /// Fails the unfinished run of a stream whose job is dead.
+    pub(super) fn fail_run(&mut self, key: &StreamKey, mode: RunMode, reason: String, now: Timestamp) {
+        for RunRow { run, .. } in self.runs.values_mut() {
+            if run.key == *key && run.mode == mode && run.state == RunState::Running {
+                fail(run, reason.clone(), now);
+            }
+        }
+    }
+
+    pub(super) fn end_run(&mut self, end: RunEnd) -> Result<Run> {
+        let Some(row) = self.runs.get_mut(&end.run) else {
+            return Err(Error::new(ErrorKind::LeaseLost, "there is no such run"));
+        };
+        let stream = self.streams.entry(row.run.key.clone()).or_default();
+        match &end.state {
+            RunState::Running | RunState::Review { .. } => {
+                return Err(Error::new(ErrorKind::Invalid, "a run ends as done or failed"));
+            }
+            RunState::Failed { kind, .. } => {
+                if *kind == ErrorKind::CursorExpired {
+                    stream.status.cursor = None;
+                }
+                row.run.state = end.state;
+            }
+            RunState::Done => {
+                let unseen = match row.run.mode {
+                    RunMode::Full => stream.unseen(row.began),
+                    RunMode::Incremental => Vec::new(),
+                };
+                let deletions = unseen.len() as u64;
+                let many = deletions > GUARD_ROWS && deletions * GUARD_SHARE > stream.status.records;
+                row.run.state = if many && !end.allow_mass_delete {
+                    RunState::Review { deletions }
+                } else {
+                    stream.delete(unseen, end.span, end.now);
+                    row.run.counts.deleted += deletions;
+                    stream.status.fresh_at = Some(end.now);
+                    if row.run.mode == RunMode::Full {
+                        stream.status.full_at = Some(end.now);
+                    }
+                    if end.resume.is_some() {
+                        stream.status.cursor = end.resume;
+                    }
+                    RunState::Done
+                };
+            }
+        }
+        row.run.finished_at = Some(end.now);
+        Ok(row.run.clone())
+    }
+
+    pub(super) fn runs(&self, connection: Option<&ConnectionId>, limit: u32) -> Vec<Run> {
+        let newest_first = self.runs.values().rev().map(|row| &row.run);
+        newest_first
+            .filter(|run| connection.is_none_or(|wanted| run.key.connection == *wanted))
+            .take(limit as usize)
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn record(&self, key: &StreamKey, id: &RecordId) -> Option<Record> {
+        self.streams.get(key)?.rows.get(id).map(|row| row.record(id))
+    }
+
+    pub(super) fn changes(&self, key: &StreamKey, after: u64, limit: u32) -> Vec<FeedEntry> {
+        let Some(stream) = self.streams.get(key) else { return Vec::new() };
+        let Some(first) = after.checked_add(1) else { return Vec::new() };
+        let entry = |id: &RecordId| {
+            let row = stream.rows.get(id)?;
+            let kind = match (&row.data, row.appeared == row.seq) {
+                (None, _) => ChangeKind::Deleted,
+                (Some(_), true) => ChangeKind::Added,
+                (Some(_), false) => ChangeKind::Updated,
+            };
+            Some(FeedEntry { kind, record: row.record(id) })
+        };
+        stream.feed.range(first..).take(limit as usize).filter_map(|(_, id)| entry(id)).collect()
+    }
+}
+
+impl Stream {
+    fn put(&mut self, id: RecordId, row: Row) {
+        self.status.records += u64::from(row.data.is_some());
+        let (seq, lives) = (row.seq, id.clone());
+        if let Some(old) = self.rows.insert(id, row) {
+            self.status.records -= u64::from(old.data.is_some());
+            self.feed.remove(&old.seq);
+        }
+        self.feed.insert(seq, lives);
+    }
+
+    /// Returns the live records that nothing wrote or confirmed since a commit, by id.
+    fn unseen(&self, since: u64) -> Vec<RecordId> {
+        let unseen = self.rows.iter().filter(|(_, row)| row.data.is_some() && row.observed <= since);
+        unseen.map(|(id, _)| id.clone()).collect()
+    }
+
+    fn delete(&mut self, ids: Vec<RecordId>, read: Option<Span>, now: Timestamp) {
+        if ids.is_empty() {
+            return;
+        }
+        self.status.commits += 1;
+        let observed = self.status.commits;
+        for id in ids {
+            let Some(row) = self.rows.get(&id).cloned() else { continue };
+            self.status.head += 1;
+            let seq = self.status.head;
+            let latest = read.map_or(row.span.latest, |read| read.latest.max(row.span.latest));
+            let span = Span { earliest: row.span.earliest, latest };
+            let tombstone = Row { span, observed, hash: 0, data: None, seq, appeared: seq, changed_at: now, ..row };
+            self.put(id, tombstone);
+        }
+    }
+}
+
+fn fail(run: &mut Run, reason: impl Into<String>, now: Timestamp) {
+    run.state = RunState::Failed { kind: ErrorKind::Cancelled, reason: reason.into() };
+    run.finished_at = Some(now);
+}

@@ -1,0 +1,348 @@
+//! The demo: one story against an emulated provider that misbehaves, checked against the provider's truth at its end.
+//!
+//! Everything in it is the real thing: the emulator listens on loopback, the hub runs on SQLite in a folder, and what
+//! goes wrong goes wrong on the wire.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_core::auth::Scheme;
+use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::random::SystemRandom;
+use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
+use palisade_core::sync::StreamKind;
+use palisade_core::transport::HttpTransport;
+use palisade_core::worker::{Handled, WorkerSettings, handler};
+use palisade_core::{ConnectionId, Error, ErrorKind, Random, Result, Secret, StreamName, TenantId, Transport};
+use palisade_emulator::stripe as emulated;
+use palisade_store::{SqliteConfig, SqliteStore};
+use palisade_stripe::StripeProvider;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+mod consumer;
+mod faults;
+mod progress;
+mod report;
+mod verdict;
+mod writes;
+
+pub use progress::Progress;
+pub use report::{Calls, Deliveries, Promise, ProviderSide, Report, StreamTruth};
+
+use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, Settings};
+use crate::serve::{ServeSettings, serve};
+use consumer::Consumer;
+
+/// The name of the endpoint and of the connection.
+const CONNECTION: &str = "acme-stripe";
+const ENDPOINT: &str = "stripe";
+/// How long the story waits for quiet before it calls that a broken promise.
+const QUIET_WITHIN: Duration = Duration::from_secs(180);
+/// How often the story looks.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How the story is told.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Story {
+    /// Repeats a run: identifiers, contents, faults and mutations follow from it.
+    pub seed: u64,
+    /// Customers at the provider before the story begins.
+    pub customers: usize,
+    /// Events that happen while it runs, each sent as a signed webhook.
+    pub webhooks: u64,
+    /// Where the hub listens.
+    pub listen: SocketAddr,
+    /// Where the database stands.
+    pub folder: PathBuf,
+}
+
+/// A story that was told: the report, and the hub still serving its status page.
+#[derive(Debug)]
+pub struct Told {
+    /// What happened.
+    pub report: Report,
+    /// Where the status page is.
+    pub address: SocketAddr,
+    stage: Stage,
+}
+
+impl Told {
+    /// Ends it: stops the hub, closes the store, stops the emulator.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when the store cannot be closed cleanly.
+    pub async fn end(self) -> Result<()> {
+        self.stage.end().await
+    }
+}
+
+/// What the story plays on.
+#[derive(Debug)]
+struct Stage {
+    emulator: emulated::Stripe,
+    store: SqliteStore,
+    hub: Hub,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<usize>,
+    runner: JoinHandle<Result<()>>,
+}
+
+/// Tells the story.
+///
+/// # Errors
+/// [`ErrorKind::Config`] when the address cannot be listened on; [`ErrorKind::Store`] when the folder cannot be used.
+/// A promise that does not hold is no error: it is in the report.
+pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
+    let began = Instant::now();
+    progress.say("starting the emulator and the hub");
+    let listener = TcpListener::bind(story.listen).await.map_err(|e| {
+        Error::new(ErrorKind::Config, format!("cannot listen on {}: take another with --listen", story.listen))
+            .with_source(e)
+    })?;
+    let address = listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
+    let mut stage = set(story, listener).await?;
+    let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
+    let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), None, &["*"]);
+
+    faults::throw(&stage.emulator);
+    let consumer = Consumer::follow(Arc::clone(stage.hub.store()), keys());
+    let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?));
+    let mutations = tokio::spawn(mutate(stage.emulator.clone(), story.clone(), progress.clone()));
+
+    let pages_at_kill = kill_workers_in_mid_run(&mut stage, story, progress).await?;
+    let _ = mutations.await;
+    let written = writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))?;
+    progress.say("waiting for late deliveries");
+    faults::calm(&stage.emulator);
+    stage.emulator.drain_webhooks().await;
+
+    progress.say("healing what never arrived");
+    let stored_before_healing = counts(&stage).await?.0;
+    let quiet = heal(&stage, progress).await?;
+    progress.say("comparing with the provider's truth");
+    let copies = consumer.finish().await?;
+    let seen = verdict::Seen { story, stage: &stage, copies, written, pages_at_kill, stored_before_healing, quiet };
+    let report = verdict::judge(seen, began.elapsed()).await?;
+    progress.done();
+    Ok(Told { report, address, stage })
+}
+
+/// The streams of records the story compares.
+fn keys() -> Vec<StreamKey> {
+    let provider = StripeProvider::new();
+    let source = palisade_core::Provider::source(&provider);
+    let streams = source.map(palisade_core::sync::Source::streams).unwrap_or_default();
+    streams
+        .iter()
+        .filter(|spec| spec.kind == StreamKind::Records)
+        .map(|spec| StreamKey { connection: ConnectionId::new(CONNECTION), stream: StreamName::new(spec.name) })
+        .collect()
+}
+
+fn secret(seed: u64) -> String {
+    format!("whsec_demo_{seed:016x}")
+}
+
+/// Sets the stage: an emulator with data, a store, a hub that serves and works.
+async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
+    let emulator = emulated::Stripe::start(emulated::StripeConfig { seed: story.seed, ..Default::default() })
+        .await
+        .map_err(|e| Error::new(ErrorKind::Config, "the emulator cannot listen on loopback").with_source(e))?;
+    emulator.populate(&emulated::Seed {
+        customers: story.customers,
+        products: 20,
+        prices: 40,
+        subscriptions: story.customers / 20,
+        invoices: story.customers / 12,
+        charges: story.customers / 30,
+        customer_bytes: 1_024,
+        ..Default::default()
+    });
+    let store = SqliteStore::open(SqliteConfig::new(story.folder.join("palisade.db"))).await?;
+    store.execute(statement("CREATE TABLE IF NOT EXISTS effect (event TEXT NOT NULL)")).await?;
+    let mut key = [0; 32];
+    SystemRandom.fill(&mut key);
+    let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build()?);
+    let hub = Hub::builder()
+        .provider(StripeProvider::new().attempt_timeout_max(Duration::from_secs(2)))
+        .store(Arc::new(store.clone()))
+        .transport(transport)
+        .master_key(Arc::new(LocalMasterKey::new("demo", key)))
+        .connection(ConnectionConfig {
+            id: ConnectionId::new(CONNECTION),
+            tenant: TenantId::new("acme"),
+            provider: "stripe".to_owned(),
+            account: None,
+            base_url: Some(emulator.base_url().to_owned()),
+            credential: Scheme::Bearer(Secret::new(emulator.api_key())),
+        })
+        .endpoint(EndpointConfig {
+            name: ENDPOINT.to_owned(),
+            provider: "stripe".to_owned(),
+            connection: ConnectionId::new(CONNECTION),
+            secrets: vec![Secret::new(secret(story.seed))],
+        })
+        .on(
+            "*",
+            handler(|event, context| {
+                Box::pin(async move {
+                    let id = Value::Text(event.event.id.as_str().to_owned());
+                    context.effect("INSERT INTO effect (event) VALUES (?1)", vec![id]);
+                    Handled::Done
+                })
+            }),
+        )
+        .settings(Settings {
+            access: Access::Loopback,
+            metrics_open: true,
+            worker: WorkerSettings {
+                hold: Duration::from_secs(3),
+                retry_base: Duration::from_millis(200),
+                retry_max: Duration::from_secs(5),
+                poll: Duration::from_millis(100),
+                ..WorkerSettings::default()
+            },
+            ..Settings::default()
+        })
+        .build()?;
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped.clone()));
+    let runner = tokio::spawn(hub.runner().run(stopped));
+    Ok(Stage { emulator, store, hub, stop, server, runner })
+}
+
+impl Stage {
+    async fn end(self) -> Result<()> {
+        let _ = self.stop.send(true);
+        let _ = self.runner.await;
+        let _ = self.server.await;
+        self.emulator.shutdown().await;
+        self.store.close().await
+    }
+
+    /// Reads one number from the product's own tables.
+    async fn number(&self, sql: &str) -> Result<u64> {
+        let rows = self.store.query(sql, vec![]).await?;
+        match rows.first().and_then(|row| row.first()) {
+            Some(Value::Integer(n)) => Ok(u64::try_from(*n).unwrap_or(0)),
+            _ => Ok(0),
+        }
+    }
+}
+
+fn statement(sql: &str) -> Effect {
+    Effect { sql: sql.to_owned(), values: vec![] }
+}
+
+/// The typed client of the story's own calls, over the hub's pipeline.
+fn client(hub: &Hub, emulator: &emulated::Stripe) -> Result<palisade_stripe::Stripe> {
+    let client = hub.client("stripe").ok_or_else(|| Error::new(ErrorKind::Config, "the hub has no Stripe client"))?;
+    palisade_stripe::Stripe::new(Arc::new(client.clone()), ConnectionId::new(CONNECTION), TenantId::new("acme"))
+        .with_base_url(emulator.base_url())
+}
+
+/// Lets things happen at the provider, until as many events were sent as the story wants.
+async fn mutate(emulator: emulated::Stripe, story: Story, progress: Progress) {
+    use rand::SeedableRng;
+    let mut dice = rand::rngs::StdRng::seed_from_u64(story.seed);
+    let first = emulator.ledger().events_created;
+    loop {
+        let happened = emulator.ledger().events_created - first;
+        progress.events(happened, story.webhooks);
+        if happened >= story.webhooks {
+            return;
+        }
+        for _ in 0..4 {
+            emulator.random_mutation(&mut dice);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Waits until the customers' full run is half-way, kills every worker where it stands, and starts new ones.
+/// Returns how many pages that run had committed when its workers died.
+async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<u64> {
+    let half = u64::try_from(story.customers / 2).unwrap_or(0);
+    let deadline = Instant::now() + QUIET_WITHIN;
+    let pages = loop {
+        let run = full_run(stage, "customers").await?;
+        let (records, pages) = run.as_ref().map_or((0, 0), |run| (run.counts.added, run.pages));
+        progress.customers(records, story.customers as u64);
+        if records >= half || Instant::now() > deadline {
+            break pages;
+        }
+        sleep(LOOK).await;
+    };
+    progress.say("killing the workers in mid-run");
+    stage.runner.abort();
+    let _ = (&mut stage.runner).await;
+    stage.runner = tokio::spawn(stage.hub.runner().run(stage.stop.subscribe()));
+    while Instant::now() < deadline {
+        let run = full_run(stage, "customers").await?;
+        if let Some(run) = &run {
+            progress.customers(run.counts.added, story.customers as u64);
+            if run.state != RunState::Running {
+                break;
+            }
+        }
+        sleep(LOOK).await;
+    }
+    Ok(pages)
+}
+
+async fn full_run(stage: &Stage, stream: &str) -> Result<Option<Run>> {
+    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), 100).await?;
+    Ok(runs.into_iter().find(|run| run.key.stream.as_str() == stream && run.mode == RunMode::Full))
+}
+
+/// Events stored and events still pending.
+async fn counts(stage: &Stage) -> Result<(u64, u64)> {
+    let counts = stage.hub.store().event_counts().await?;
+    let pending = counts.get(&EventState::Pending).copied().unwrap_or(0);
+    Ok((counts.values().sum(), pending))
+}
+
+/// Walks the provider's list of events until nothing is missing, pending or running. Returns whether it became quiet.
+async fn heal(stage: &Stage, progress: &Progress) -> Result<bool> {
+    let deadline = Instant::now() + QUIET_WITHIN;
+    let connection = ConnectionId::new(CONNECTION);
+    let events = StreamName::new(palisade_stripe::sync::EVENTS);
+    // Twice: the second walk proves that the first left nothing.
+    for _ in 0..2 {
+        let before = finished_runs(stage).await?;
+        stage.hub.worker().sync_now(&connection, &events, RunMode::Incremental).await?;
+        loop {
+            let (stored, pending) = counts(stage).await?;
+            progress.pending(stored, pending);
+            let running = stage.hub.store().runs(Some(connection.clone()), 100).await?;
+            let running = running.iter().any(|run| run.state == RunState::Running);
+            if pending == 0 && !running && finished_runs(stage).await? > before {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Ok(false);
+            }
+            sleep(LOOK).await;
+        }
+    }
+    Ok(true)
+}
+
+/// Counts the finished walks of the provider's list.
+async fn finished_runs(stage: &Stage) -> Result<usize> {
+    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), 1_000).await?;
+    Ok(runs
+        .iter()
+        .filter(|run| run.key.stream.as_str() == palisade_stripe::sync::EVENTS && run.state == RunState::Done)
+        .count())
+}
+
+/// A stream's live records by id, as parsed JSON.
+type Copy = BTreeMap<String, serde_json::Value>;

@@ -1,0 +1,58 @@
+//! The moving line of the demo, on standard error, so that `--json` stays clean on standard output.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// One line that says what is going on. Silent when standard error is not a terminal.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    bar: ProgressBar,
+}
+
+impl Progress {
+    /// Draws on standard error.
+    #[must_use]
+    pub fn on_terminal() -> Self {
+        let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} [{bar:28}] {msg}") {
+            bar.set_style(style.progress_chars("━╸ "));
+        }
+        Self { bar }
+    }
+
+    /// Draws nothing.
+    #[must_use]
+    pub fn silent() -> Self {
+        Self { bar: ProgressBar::hidden() }
+    }
+
+    pub(super) fn say(&self, what: &'static str) {
+        self.bar.set_message(what);
+        self.bar.tick();
+        tracing::info!(step = what, "demo");
+    }
+
+    pub(super) fn customers(&self, stored: u64, all: u64) {
+        self.bar.set_length(all);
+        self.bar.set_position(stored);
+        self.bar.set_message(format!("full sync: {stored} of {all} customers"));
+    }
+
+    pub(super) fn events(&self, happened: u64, all: u64) {
+        if self.bar.position() >= self.bar.length().unwrap_or(0) {
+            self.bar.set_length(all);
+            self.bar.set_position(happened);
+            self.bar.set_message(format!("{happened} of {all} events happened at the provider"));
+        }
+        self.bar.tick();
+    }
+
+    pub(super) fn pending(&self, stored: u64, pending: u64) {
+        self.bar.set_length(stored);
+        self.bar.set_position(stored.saturating_sub(pending));
+        self.bar.set_message(format!("{pending} events to handle"));
+    }
+
+    pub(super) fn done(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,184 @@
+//! What the demo found: a report as JSON for programs, as tables and a verdict for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{Cell, CellAlignment, Table};
+use serde::Serialize;
+
+/// Everything the demo measured and every promise it checked.
+#[derive(Clone, Debug, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Report {
+    /// Whether every promise held.
+    pub held: bool,
+    /// The seed that repeats this run.
+    pub seed: u64,
+    /// How long the story took, in milliseconds.
+    pub took_ms: u64,
+    /// Each promise with what was seen.
+    pub promises: Vec<Promise>,
+    /// Outbound calls, as the hub counted them.
+    pub calls: Calls,
+    /// What the provider saw and did.
+    pub provider: ProviderSide,
+    /// Inbound deliveries, as the hub counted them.
+    pub deliveries: Deliveries,
+    /// Each stream against the provider's truth.
+    pub streams: BTreeMap<String, StreamTruth>,
+    /// Pages read again because a worker died.
+    pub pages_read_again: u64,
+}
+
+/// One promise and its evidence.
+#[derive(Clone, Debug, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Promise {
+    /// What is promised.
+    pub promise: &'static str,
+    /// Whether it held.
+    pub held: bool,
+    /// What was seen.
+    pub seen: String,
+}
+
+/// Outbound calls.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Calls {
+    /// Calls made.
+    pub calls: u64,
+    /// Attempts sent.
+    pub attempts: u64,
+    /// Calls that failed in the end.
+    pub failed: u64,
+    /// Waits for a limit or a `Retry-After`.
+    pub rate_limit_waits: u64,
+    /// Times the breaker opened.
+    pub breaker_trips: u64,
+}
+
+/// What the provider saw and did.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct ProviderSide {
+    /// Requests that arrived.
+    pub requests: u64,
+    /// Faults it threw, by kind.
+    pub faults: BTreeMap<String, u64>,
+    /// Requests that came before a `Retry-After` had passed.
+    pub early_after_retry_after: u64,
+    /// Idempotency keys that came back with another body.
+    pub keys_reused: u64,
+    /// The most requests in one second.
+    pub peak_per_second: u64,
+}
+
+/// Inbound deliveries and events.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Deliveries {
+    /// Events that happened at the provider.
+    pub happened: u64,
+    /// Deliveries answered 2xx.
+    pub accepted: u64,
+    /// Of these, repeated ones that changed nothing.
+    pub duplicate: u64,
+    /// Deliveries refused for their signature.
+    pub rejected: u64,
+    /// Deliveries the provider never sent.
+    pub lost: u64,
+    /// Events found missing and healed from the provider's list.
+    pub healed: u64,
+    /// Events handled.
+    pub handled: u64,
+    /// Effects the handler wrote to the same database.
+    pub effects: u64,
+    /// Events given up.
+    pub dead: u64,
+}
+
+/// One stream against the provider's truth.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct StreamTruth {
+    /// Records at the provider.
+    pub truth: u64,
+    /// Live records here.
+    pub stored: u64,
+    /// Missing here, surplus here, or with other content.
+    pub differ: u64,
+    /// Pages of the full run.
+    pub pages: u64,
+    /// How often the full run was taken up again.
+    pub resumed: u64,
+}
+
+impl Report {
+    /// Writes the report for people.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let c = &self.calls;
+        let d = &self.deliveries;
+        let p = &self.provider;
+        let _ = writeln!(text, "{}", pairs("Calls out", &[
+            ("calls", c.calls),
+            ("attempts", c.attempts),
+            ("failed in the end", c.failed),
+            ("waits for a limit or Retry-After", c.rate_limit_waits),
+            ("breaker trips", c.breaker_trips),
+        ]));
+        let mut thrown: Vec<(&str, u64)> = p.faults.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
+        thrown.insert(0, ("requests that arrived", p.requests));
+        thrown.push(("most in one second", p.peak_per_second));
+        let _ = writeln!(text, "{}", pairs("What the provider threw", &thrown));
+        let _ = writeln!(text, "{}", pairs("Webhooks in", &[
+            ("events that happened", d.happened),
+            ("deliveries accepted", d.accepted),
+            ("  of these duplicates", d.duplicate),
+            ("deliveries rejected (forged)", d.rejected),
+            ("deliveries lost on the way", d.lost),
+            ("events healed from the list", d.healed),
+            ("events handled", d.handled),
+            ("effects written", d.effects),
+            ("dead letters", d.dead),
+        ]));
+        let _ = writeln!(text, "{}", self.streams_table());
+        for promise in &self.promises {
+            let mark = if promise.held { "✓" } else { "✗" };
+            let _ = writeln!(text, "{mark} {}: {}", promise.promise, promise.seen);
+        }
+        let verdict = if self.held { "Every promise held." } else { "A PROMISE DID NOT HOLD." };
+        let seconds = self.took_ms as f64 / 1_000.0;
+        let _ = writeln!(text, "\n{verdict} {seconds:.1} s. Repeat with: palisade demo --seed {}", self.seed);
+        text
+    }
+
+    fn streams_table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_preset(UTF8_BORDERS_ONLY);
+        table.set_header(["Records", "at the provider", "here", "differ", "pages", "resumed"]);
+        for (name, s) in &self.streams {
+            let mut row = vec![Cell::new(name)];
+            row.extend([s.truth, s.stored, s.differ, s.pages, s.resumed].map(number));
+            table.add_row(row);
+        }
+        table
+    }
+}
+
+fn pairs(title: &str, rows: &[(&str, u64)]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_BORDERS_ONLY);
+    table.set_header([title, ""]);
+    for (name, n) in rows {
+        table.add_row([Cell::new(name), number(*n)]);
+    }
+    table
+}
+
+fn number(n: u64) -> Cell {
+    Cell::new(n).set_alignment(CellAlignment::Right)
+}

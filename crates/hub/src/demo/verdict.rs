@@ -1,0 +1,193 @@
+//! Compares what the hub holds with the provider's truth, and says of each promise whether it held.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use palisade_core::Result;
+use palisade_core::store::{EventState, RunMode, RunState};
+
+use super::consumer::Followed;
+use super::report::{Calls, Deliveries, Promise, ProviderSide, Report, StreamTruth};
+use super::writes::Written;
+use super::{Stage, Story};
+
+/// What the story has seen.
+pub(super) struct Seen<'a> {
+    pub(super) story: &'a Story,
+    pub(super) stage: &'a Stage,
+    pub(super) copies: BTreeMap<String, Followed>,
+    pub(super) written: Written,
+    pub(super) pages_at_kill: u64,
+    pub(super) stored_before_healing: u64,
+    pub(super) quiet: bool,
+}
+
+/// Judges the story.
+pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
+    let ledger = seen.stage.emulator.ledger();
+    let streams = compare(&seen).await?;
+    let deliveries = deliveries(&seen).await?;
+    let (written, unknown, wrong) = seen.written.against(&seen.stage.emulator);
+    let calls = calls(&seen);
+    let provider = ProviderSide {
+        requests: ledger.requests,
+        faults: ledger.faults.iter().map(|(kind, n)| (kind.clone(), *n)).collect(),
+        early_after_retry_after: ledger.early_after_retry_after,
+        keys_reused: ledger.keys_reused,
+        peak_per_second: ledger.peak_per_second,
+    };
+    let differ: u64 = streams.values().map(|s| s.differ).sum();
+    let truth: u64 = streams.values().map(|s| s.truth).sum();
+    let backwards: u64 = seen.copies.values().map(|followed| followed.backwards).sum();
+    let entries: u64 = seen.copies.values().map(|followed| followed.entries).sum();
+    let resumed: u64 = streams.values().map(|s| s.resumed).sum();
+    let acked_missing = acknowledged_but_missing(&seen, &ledger.webhooks.acked_events).await?;
+    let pages_read_again = pages_read_again(&seen, &streams);
+    let promises = vec![
+        Promise {
+            promise: "Nothing acknowledged is lost",
+            held: acked_missing == 0 && deliveries.dead == 0 && seen.quiet,
+            seen: format!("{} deliveries acknowledged, {acked_missing} of their events missing", deliveries.accepted),
+        },
+        Promise {
+            promise: "An effect in the same database happens once",
+            held: deliveries.effects == deliveries.handled && deliveries.handled == deliveries.happened,
+            seen: format!(
+                "{} events happened, {} handled, {} effects",
+                deliveries.happened, deliveries.handled, deliveries.effects
+            ),
+        },
+        Promise {
+            promise: "Nothing forged gets in",
+            held: ledger.webhooks.forged_accepted == 0 && deliveries.rejected >= ledger.webhooks.forged,
+            seen: format!("{} forged, {} accepted", ledger.webhooks.forged, ledger.webhooks.forged_accepted),
+        },
+        Promise {
+            promise: "The records equal the provider's",
+            held: differ == 0 && seen.quiet,
+            seen: format!("{truth} records, {differ} differ"),
+        },
+        Promise {
+            promise: "The change feed has no gap and never goes backwards",
+            held: backwards == 0 && differ == 0,
+            seen: format!("{entries} entries followed live, {backwards} out of order"),
+        },
+        Promise {
+            promise: "A killed worker's run goes on where it was",
+            held: resumed >= 1 && pages_read_again <= 1,
+            seen: format!("taken up {resumed} times, {pages_read_again} pages read again"),
+        },
+        Promise {
+            promise: "No attempt before Retry-After",
+            held: provider.early_after_retry_after == 0,
+            seen: format!("{} early", provider.early_after_retry_after),
+        },
+        Promise {
+            promise: "No write is repeated that may have happened",
+            held: wrong == 0 && provider.keys_reused == 0,
+            seen: format!("{written} writes done once, {unknown} reported as unknown, {wrong} told wrongly"),
+        },
+    ];
+    Ok(Report {
+        held: promises.iter().all(|promise| promise.held),
+        seed: seen.story.seed,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        promises,
+        calls,
+        provider,
+        deliveries,
+        streams,
+        pages_read_again,
+    })
+}
+
+/// The feed's copy of each stream against the provider's truth.
+async fn compare(seen: &Seen<'_>) -> Result<BTreeMap<String, StreamTruth>> {
+    let runs = seen.stage.hub.store().runs(None, 1_000).await?;
+    let mut streams = BTreeMap::new();
+    for key in super::keys() {
+        let name = key.stream.as_str();
+        let truth = seen.stage.emulator.truth(name);
+        let empty = Followed::default();
+        let here = &seen.copies.get(name).unwrap_or(&empty).copy;
+        let missing_or_other = truth.iter().filter(|(id, value)| here.get(*id) != Some(value)).count();
+        let surplus = here.keys().filter(|id| !truth.contains_key(*id)).count();
+        let full: Vec<_> = runs
+            .iter()
+            .filter(|run| run.key == key && run.mode == RunMode::Full && run.state == RunState::Done)
+            .collect();
+        streams.insert(
+            name.to_owned(),
+            StreamTruth {
+                truth: truth.len() as u64,
+                stored: here.len() as u64,
+                differ: (missing_or_other + surplus) as u64,
+                pages: full.iter().map(|run| run.pages).sum(),
+                resumed: full.iter().map(|run| u64::from(run.resumed)).sum(),
+            },
+        );
+    }
+    Ok(streams)
+}
+
+async fn deliveries(seen: &Seen<'_>) -> Result<Deliveries> {
+    let ledger = seen.stage.emulator.ledger();
+    let counts = seen.stage.hub.store().event_counts().await?;
+    let count = |state: EventState| counts.get(&state).copied().unwrap_or(0);
+    let stored: u64 = counts.values().sum();
+    let effects = seen.stage.number("SELECT count(*) FROM effect").await?;
+    let once = seen.stage.number("SELECT count(DISTINCT event) FROM effect").await?;
+    Ok(Deliveries {
+        happened: ledger.events_created,
+        accepted: ledger.webhooks.acked,
+        duplicate: ledger.webhooks.acked.saturating_sub(seen.stored_before_healing),
+        rejected: ledger.webhooks.responses_by_status.get(&401).copied().unwrap_or(0),
+        lost: ledger.webhooks.dropped,
+        healed: stored.saturating_sub(seen.stored_before_healing),
+        handled: count(EventState::Done),
+        effects: if once == effects { effects } else { effects.max(once + 1) },
+        dead: count(EventState::Dead),
+    })
+}
+
+/// Events the provider got a 2xx for that the inbox does not hold.
+async fn acknowledged_but_missing(
+    seen: &Seen<'_>,
+    acked: &std::collections::BTreeSet<String>,
+) -> Result<u64> {
+    let mut held = std::collections::BTreeSet::new();
+    let mut before = None;
+    loop {
+        let page = seen.stage.hub.store().events(None, before, 1_000).await?;
+        let Some(last) = page.last() else { break };
+        before = Some(last.row);
+        held.extend(page.into_iter().map(|event| event.event.id.as_str().to_owned()));
+    }
+    Ok(acked.iter().filter(|id| !held.contains(*id)).count() as u64)
+}
+
+/// Pages of the customers' run that were asked for more than once because its worker died.
+fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) -> u64 {
+    let pages = streams.get("customers").map_or(0, |s| s.pages);
+    let least = (seen.story.customers as u64).div_ceil(u64::from(palisade_core::worker::WorkerSettings::default().page_size));
+    // Created meanwhile, customers stand before the first page and add none; so what is over the least was read again.
+    if pages >= seen.pages_at_kill { pages.saturating_sub(least) } else { seen.pages_at_kill }
+}
+
+/// The hub's own counts, read from its metrics as an operator would.
+fn calls(seen: &Seen<'_>) -> Calls {
+    let text = seen.stage.hub.metrics_text();
+    let sum = |name: &str| -> u64 {
+        text.lines()
+            .filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum::<f64>() as u64
+    };
+    Calls {
+        calls: sum("palisade_calls_total"),
+        attempts: sum("palisade_attempts_total"),
+        failed: sum("palisade_call_errors_total"),
+        rate_limit_waits: sum("palisade_rate_limit_waits_total"),
+        breaker_trips: sum("palisade_breaker_trips_total"),
+    }
+}
