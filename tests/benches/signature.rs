@@ -4,10 +4,11 @@ use std::hint::black_box;
 
 use axum::body::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use palisade_core::webhook::standard::{self, StandardWebhook};
 use palisade_core::webhook::{RawDelivery, Webhook, hmac as codes};
 use palisade_core::{Secret, Timestamp};
+use palisade_stripe::webhook::{SIGNATURE, StripeWebhook};
 use sha2::Sha256;
 
 use crate::harness::{Spread, rounds, thread_cpu};
@@ -26,7 +27,7 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
     let standard_secret = Secret::new("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     let standard = standard(&body, &standard_secret);
     let (stripe_secrets, standard_secrets) = ([stripe_secret.clone()], [standard_secret]);
-    let stripe_scheme = palisade_stripe::webhook::StripeWebhook::default();
+    let stripe_scheme = StripeWebhook;
     let now = Timestamp::from_seconds(NOW);
     let mut bare = || {
         each(|| {
@@ -57,7 +58,7 @@ fn each(mut call: impl FnMut()) -> f64 {
     (thread_cpu() - start).as_nanos() as f64 / CALLS as f64
 }
 
-fn delivery(body: &Bytes, headers: &[(&'static str, String)]) -> RawDelivery {
+fn delivery(body: &Bytes, headers: &[(&'static HeaderName, String)]) -> RawDelivery {
     // What else a delivery carries: a lookup among few headers would flatter us.
     let mut all = HeaderMap::new();
     for (name, value) in [
@@ -78,7 +79,7 @@ fn delivery(body: &Bytes, headers: &[(&'static str, String)]) -> RawDelivery {
 
 fn stripe(body: &Bytes, secret: &Secret) -> RawDelivery {
     let code = codes::sha256(secret.expose().as_bytes(), &[NOW.to_string().as_bytes(), b".", body]);
-    delivery(body, &[("stripe-signature", format!("t={NOW},v1={}", codes::to_lower_hex(&code)))])
+    delivery(body, &[(&SIGNATURE, format!("t={NOW},v1={}", codes::to_lower_hex(&code)))])
 }
 
 fn standard(body: &Bytes, secret: &Secret) -> RawDelivery {
@@ -86,9 +87,9 @@ fn standard(body: &Bytes, secret: &Secret) -> RawDelivery {
     delivery(
         body,
         &[
-            (standard::ID, "msg_1".to_owned()),
-            (standard::TIMESTAMP, NOW.to_string()),
-            (standard::SIGNATURE, signature),
+            (&standard::ID, "msg_1".to_owned()),
+            (&standard::TIMESTAMP, NOW.to_string()),
+            (&standard::SIGNATURE, signature),
         ],
     )
 }

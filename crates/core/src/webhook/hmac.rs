@@ -1,8 +1,8 @@
 //! HMAC-SHA256 for signature schemes: one keyed state per secret, constant-time comparison.
 
-use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use subtle::ConstantTimeEq;
 
 /// The length of an HMAC-SHA256 code in bytes.
 pub const CODE_BYTES: usize = 32;
@@ -23,20 +23,23 @@ pub fn sha256(key: &[u8], parts: &[&[u8]]) -> [u8; CODE_BYTES] {
 /// Compares two codes in constant time.
 #[must_use]
 pub fn equal(a: &[u8; CODE_BYTES], b: &[u8; CODE_BYTES]) -> bool {
-    equal_bytes(a, b)
-}
-
-/// Compares in constant time for equal lengths.
-#[must_use]
-pub fn equal_bytes(a: &[u8], b: &[u8]) -> bool {
-    verify_slices_are_equal(a, b).is_ok()
+    equal_texts(a, b)
 }
 
 /// Compares a code with its lower-case hexadecimal text in constant time, without reading the text first: it is the
 /// code that is written out. Upper case never matches: no provider sends it.
 #[must_use]
 pub fn matches_lower_hex(code: &[u8; CODE_BYTES], text: &str) -> bool {
-    equal_bytes(&lower_hex(code), text.as_bytes())
+    text.as_bytes().try_into().is_ok_and(|text| equal_texts(&lower_hex(code), text))
+}
+
+/// Compares in constant time, eight bytes at a time: a fifth of what byte by byte takes.
+pub(super) fn equal_texts<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
+    let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let words = a_words.iter().zip(b_words).fold(a_rest.ct_eq(b_rest), |equal, (a, b)| {
+        equal & u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b))
+    });
+    words.into()
 }
 
 /// Arithmetic instead of a table: no memory access depends on the code, and a loop of it becomes vector instructions.

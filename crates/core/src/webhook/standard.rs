@@ -5,6 +5,7 @@
 
 use base64::engine::general_purpose::STANDARD;
 use base64::{DecodeSliceError, Engine};
+use http::HeaderName;
 use zeroize::Zeroizing;
 
 use super::{Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, unreadable};
@@ -14,11 +15,11 @@ use crate::id::EventId;
 use crate::secret::Secret;
 
 /// The header with the message's id.
-pub const ID: &str = "webhook-id";
+pub static ID: HeaderName = HeaderName::from_static("webhook-id");
 /// The header with the signed time in whole seconds.
-pub const TIMESTAMP: &str = "webhook-timestamp";
+pub static TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 /// The header with one or more signatures, space separated.
-pub const SIGNATURE: &str = "webhook-signature";
+pub static SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// The length of a code in base64.
 const TEXT_BYTES: usize = hmac::CODE_BYTES.div_ceil(3) * 4;
@@ -71,11 +72,15 @@ pub fn check_time(text: &str, now: Timestamp, tolerance_seconds: i64) -> std::re
     Ok(signed)
 }
 
+fn is_text(expected: &[u8; TEXT_BYTES], text: &str) -> bool {
+    text.as_bytes().try_into().is_ok_and(|text| hmac::equal_texts(expected, text))
+}
+
 impl Webhook for StandardWebhook {
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> std::result::Result<(), Refusal> {
-        let id = delivery.header(ID)?;
-        let timestamp = delivery.header(TIMESTAMP)?;
-        let signatures = delivery.header(SIGNATURE)?;
+        let id = delivery.header(&ID)?;
+        let timestamp = delivery.header(&TIMESTAMP)?;
+        let signatures = delivery.header(&SIGNATURE)?;
         check_time(timestamp, now, TOLERANCE_SECONDS)?;
         let given = || signatures.split(' ').filter_map(|part| part.strip_prefix("v1,"));
         if !given().any(|text| text.len() == TEXT_BYTES) {
@@ -87,7 +92,7 @@ impl Webhook for StandardWebhook {
             // A code has one text, so that comparing texts is comparing codes.
             let mut expected_text = [0; TEXT_BYTES];
             let written = STANDARD.encode_slice(expected, &mut expected_text);
-            if written == Ok(TEXT_BYTES) && given().any(|text| hmac::equal_bytes(&expected_text, text.as_bytes())) {
+            if written == Ok(TEXT_BYTES) && given().any(|text| is_text(&expected_text, text)) {
                 return Ok(());
             }
         }
@@ -104,7 +109,7 @@ impl Webhook for StandardWebhook {
             .map_err(|_| unreadable("standard_webhooks", "the body is not a JSON object with a type"))?;
         let id = verified
             .delivery()
-            .header(ID)
+            .header(&ID)
             .map_err(|_| unreadable("standard_webhooks", "the message id is not readable"))?;
         let event = Event {
             id: EventId::new(id),
@@ -112,7 +117,7 @@ impl Webhook for StandardWebhook {
             account: None,
             created: verified
                 .delivery()
-                .header(TIMESTAMP)
+                .header(&TIMESTAMP)
                 .ok()
                 .and_then(|t| t.parse().ok())
                 .map(Timestamp::from_seconds),
