@@ -887,6 +887,19 @@ pub trait Connections: Send + Sync {
     async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey>;
 }
 
+/// Marks an active connection whose credential no longer works. Any other state stays.
+///
+/// # Errors
+/// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+pub async fn mark_needs_reconnect<S: Connections + ?Sized>(store: &S, id: &ConnectionId, reason: &str) -> Result<()> {
+    let Some(mut connection) = store.connection(id.clone()).await? else { return Ok(()) };
+    if connection.state != ConnectionState::Active {
+        return Ok(());
+    }
+    connection.state = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
+    store.put_connection(connection).await
+}
+
 // ---------------------------------------------------------------------------------------------------- call log
 
 /// One finished call, as the observer saw it. No URL, no body, no header.
