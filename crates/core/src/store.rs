@@ -991,4 +991,15 @@ pub fn counts_as_error(kind: ErrorKind) -> bool {
 }
 
 /// A whole store.
-pub trait Store: Inbox + Jobs + Records + Connections + CallLog + std::fmt::Debug + 'static {}
+#[async_trait]
+pub trait Store: Inbox + Jobs + Records + Connections + CallLog + std::fmt::Debug + 'static {
+    /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
+    /// durable store commits something; this default runs a removal that finds nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`], as any other write.
+    async fn probe(&self, now: Timestamp) -> Result<()> {
+        let _ = now;
+        self.prune_calls(Timestamp(i64::MIN), 1).await.map(drop)
+    }
+}
