@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use palisade_core::store::{Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, Queue, StoredEvent};
+use palisade_core::store::{
+    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, Queue, StoredEvent,
+};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -18,7 +20,7 @@ pub(super) const COMMAND_BYTES: usize = 256;
 const STATES: [EventState; 4] = [EventState::Pending, EventState::Done, EventState::Ignored, EventState::Dead];
 
 /// The number a state is stored as.
-pub(super) fn number(state: EventState) -> usize {
+pub(super) fn number(state: EventState) -> u8 {
     match state {
         EventState::Pending => 0,
         EventState::Done => 1,
@@ -27,8 +29,8 @@ pub(super) fn number(state: EventState) -> usize {
     }
 }
 
-fn state(number: i64) -> Result<EventState, Error> {
-    usize::try_from(number).ok().and_then(|at| STATES.get(at).copied()).ok_or_else(|| unreadable("event state"))
+fn state(number: u8) -> Result<EventState, Error> {
+    STATES.get(usize::from(number)).copied().ok_or_else(|| unreadable("event state"))
 }
 
 /// Roughly how many bytes the deliveries hold in memory.
@@ -100,12 +102,7 @@ const INSERT: &str = "INSERT INTO palisade_event (id, state, received_at, create
      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
      ON CONFLICT (endpoint, event_id) DO NOTHING";
 
-fn append_event(
-    tx: &mut Tx<'_>,
-    delivery: &NewDelivery,
-    event: &NewEvent,
-    kept: &Kept<'_>,
-) -> Result<Appended, Fault> {
+fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept: &Kept<'_>) -> Result<Appended, Fault> {
     let row = tx.tally.event_last + 1;
     let state = number(if event.wanted { EventState::Pending } else { EventState::Ignored });
     let inserted = tx.prepare(INSERT)?.execute(params![
@@ -145,7 +142,7 @@ fn add_job(
     ordering_key: Option<&str>,
     run_at: Timestamp,
 ) -> Result<(), Fault> {
-    let lane = ordering_key.map(|key| palisade_core::store::event_lane(connection, key));
+    let lane = ordering_key.map(|key| format!("event/{connection}/{key}"));
     jobs::insert(
         tx,
         &jobs::Insert {
@@ -162,73 +159,81 @@ fn add_job(
     Ok(())
 }
 
-fn count(tally: &mut Tally, state: usize, by: i64) {
-    if let Some(counter) = tally.events.get_mut(state) {
+fn count(tally: &mut Tally, state: u8, by: i64) {
+    if let Some(counter) = tally.events.get_mut(usize::from(state)) {
         *counter += by;
     }
 }
 
-/// Moves an event to a state, if it is still there. `reason` replaces the old one when given.
+/// Moves an event to a state with its reason, if it is still there.
 pub(super) fn set_state(tx: &mut Tx<'_>, row: i64, to: EventState, reason: Option<&str>) -> Result<(), Fault> {
     let to = number(to);
-    let from: Option<usize> = tx
-        .prepare("SELECT state FROM palisade_event WHERE id = ?1")?
-        .query_one([row], |row| row.get(0))
-        .optional()?;
+    let from: Option<u8> =
+        tx.prepare("SELECT state FROM palisade_event WHERE id = ?1")?.query_one([row], |row| row.get(0)).optional()?;
     let Some(from) = from else { return Ok(()) };
-    match reason {
-        None if from == to => return Ok(()),
-        None => tx.prepare("UPDATE palisade_event SET state = ?2 WHERE id = ?1")?.execute(params![row, to])?,
-        Some(reason) => tx
-            .prepare("UPDATE palisade_event SET state = ?2, reason = ?3 WHERE id = ?1")?
-            .execute(params![row, to, reason])?,
-    };
+    tx.prepare("UPDATE palisade_event SET state = ?2, reason = ?3 WHERE id = ?1")?.execute(params![row, to, reason])?;
     count(&mut tx.tally, from, -1);
     count(&mut tx.tally, to, 1);
     Ok(())
 }
 
-/// Notes why an event is tried again.
-pub(super) fn set_reason(tx: &Tx<'_>, row: i64, reason: &str) -> Result<(), Fault> {
-    tx.prepare("UPDATE palisade_event SET reason = ?2 WHERE id = ?1")?.execute(params![row, reason])?;
-    Ok(())
-}
-
 pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, Fault> {
     let found = tx
-        .prepare("SELECT connection, ordering_key FROM palisade_event WHERE id = ?1 AND state IN (1, 3)")?
-        .query_one([row], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))
+        .prepare("SELECT connection, ordering_key, state FROM palisade_event WHERE id = ?1 AND state IN (1, 3)")?
+        .query_one([row], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, u8>(2)?)))
         .optional()?;
-    let Some((connection, ordering_key)) = found else { return Ok(false) };
-    set_state(tx, row, EventState::Pending, None)?;
-    jobs::forget_dead(tx, row)?;
+    let Some((connection, ordering_key, from)) = found else { return Ok(false) };
+    tx.prepare("UPDATE palisade_event SET state = 0 WHERE id = ?1")?.execute([row])?;
+    count(&mut tx.tally, from, -1);
+    count(&mut tx.tally, number(EventState::Pending), 1);
     add_job(tx, row, &connection, ordering_key.as_deref(), now)?;
     Ok(true)
 }
 
 pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
-    let mut gone = 0;
-    let mut deliveries = Vec::new();
-    {
-        let mut statement = tx.prepare(
-            "DELETE FROM palisade_event WHERE id IN (SELECT id FROM palisade_event \
-             WHERE state IN (1, 2) AND received_at < ?1 ORDER BY received_at, id LIMIT ?2) RETURNING state, delivery",
-        )?;
-        let mut rows = statement.query(params![before.millis(), limit])?;
-        while let Some(row) = rows.next()? {
-            count(&mut tx.tally, row.get(0)?, -1);
-            deliveries.extend(row.get::<_, Option<i64>>(1)?);
-            gone += 1;
+    let rows = prunable(
+        tx,
+        "SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
+         WHERE state IN (1, 2) AND received_at < ?1 LIMIT ?2",
+        "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 2) AND received_at < ?1 ORDER BY id LIMIT ?2",
+        before,
+        limit,
+    )?;
+    for row in &rows {
+        let (state, delivery) = tx
+            .prepare("DELETE FROM palisade_event WHERE id = ?1 RETURNING state, delivery")?
+            .query_row([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+        count(&mut tx.tally, state, -1);
+        if let Some(delivery) = delivery {
+            tx.prepare(
+                "DELETE FROM palisade_delivery WHERE id = ?1 \
+                 AND NOT EXISTS (SELECT 1 FROM palisade_event WHERE delivery = ?1)",
+            )?
+            .execute([delivery])?;
         }
     }
-    for delivery in deliveries {
-        tx.prepare(
-            "DELETE FROM palisade_delivery WHERE id = ?1 \
-             AND NOT EXISTS (SELECT 1 FROM palisade_event WHERE delivery = ?1)",
-        )?
-        .execute([delivery])?;
+    Ok(rows.len() as u64)
+}
+
+/// Finds up to `limit` rows to prune, lowest first. `by_time` finds all there are by an index when they are few (so
+/// that looking in vain costs nothing); only when there are more, `by_id` walks the table from its oldest row.
+pub(super) fn prunable(
+    tx: &Tx<'_>,
+    by_time: &str,
+    by_id: &str,
+    before: Timestamp,
+    limit: u32,
+) -> Result<Vec<i64>, Fault> {
+    let find = |sql: &str, limit: i64| {
+        tx.prepare(sql)?
+            .query_map(params![before.millis(), limit], |row| row.get::<_, i64>(0))?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let found = find(by_time, i64::from(limit) + 1)?;
+    if found.len() as u64 <= u64::from(limit) {
+        return Ok(found);
     }
-    Ok(gone)
+    Ok(find(by_id, i64::from(limit))?)
 }
 
 // ------------------------------------------------------------------------------------------------------ reading
@@ -284,5 +289,6 @@ pub(super) fn events(
 
 pub(super) fn counts(connection: &Connection) -> Result<BTreeMap<EventState, u64>, Fault> {
     let tally = Tally::read(connection)?;
-    Ok(STATES.into_iter().zip(tally.events).map(|(state, count)| (state, count.unsigned_abs())).collect())
+    let counts = STATES.into_iter().zip(tally.events).map(|(state, count)| (state, count.unsigned_abs()));
+    Ok(counts.filter(|(_, count)| *count > 0).collect())
 }

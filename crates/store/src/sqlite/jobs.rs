@@ -1,17 +1,20 @@
 //! The one job table.
 //!
-//! Of a lane's unfinished jobs only the one with the smallest number is ready or running; the others wait in a state
-//! of their own until it has ended. So a claim never walks past blocked jobs, however long a lane is, and two jobs of
-//! a lane cannot run at once.
+//! A job of a lane that is certain to be blocked whenever it is due waits in a state of its own ([`BEHIND`]), so that
+//! a claim does not walk past it however long the lane is. It is certain when the lane's lowest unfinished job is due
+//! no later, or waits for another attempt: both last until that job ends, and then [`promote`] looks again. Any other
+//! job of a lane is ready, and the claim asks the lane itself ([`is_blocked`]).
 
 use palisade_core::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, LEASE_RAN_OUT, Lease, MergeCounts, NewJob, Queue,
-    Settled, Settlement, Work,
+    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, NewJob, Queue, Settled, Settlement,
+    WORKER_LOST, Work,
 };
 use palisade_core::{Error, ErrorKind, Timestamp};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
+use super::records::Staged;
 use super::writer::{Tally, Tx};
 use super::{inbox, product, records};
 
@@ -19,11 +22,8 @@ const READY: i64 = 0;
 const RUNNING: i64 = 1;
 const DONE: i64 = 2;
 const DEAD: i64 = 3;
-/// Waits behind another job of its lane.
+/// Waits behind the lowest job of its lane.
 const BEHIND: i64 = 4;
-
-/// Most expired leases one claim buries, so that a claim is bounded; the next claim takes the rest.
-const BURY_MAX: u32 = 1_000;
 
 fn queue_number(queue: Queue) -> i64 {
     match queue {
@@ -34,6 +34,13 @@ fn queue_number(queue: Queue) -> i64 {
 
 fn queue_of(number: i64) -> Queue {
     if number == 0 { Queue::Events } else { Queue::Background }
+}
+
+/// Roughly how many bytes a settlement holds in memory.
+pub(super) fn bytes(settlement: &Settlement) -> usize {
+    let merges: usize = settlement.merges.iter().map(|merge| records::bytes(&merge.changes)).sum();
+    let effects: usize = settlement.effects.iter().map(product::bytes).sum();
+    merges + effects + inbox::COMMAND_BYTES
 }
 
 /// A job to insert, borrowed.
@@ -49,11 +56,9 @@ pub(super) struct Insert<'j> {
 }
 
 pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> {
-    let blocked = match job.lane {
+    let behind = match job.lane {
         None => false,
-        Some(lane) => tx
-            .prepare("SELECT 1 FROM palisade_job WHERE lane = ?1 AND finished_at IS NULL LIMIT 1")?
-            .exists([lane])?,
+        Some(lane) => lowest(tx, lane)?.is_some_and(|lowest| lowest.tried || lowest.run_at <= job.run_at.millis()),
     };
     let id = tx.tally.job_last + 1;
     tx.prepare(
@@ -62,7 +67,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
     )?
     .execute(params![
         id,
-        if blocked { BEHIND } else { READY },
+        if behind { BEHIND } else { READY },
         queue_number(job.queue),
         job.priority,
         job.run_at.millis(),
@@ -74,10 +79,57 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
     ])?;
     tx.tally.job_last = id;
     tx.tally.jobs_waiting += 1;
-    if !blocked {
+    if !behind {
         tx.wake(job.queue);
     }
     Ok(JobId(id))
+}
+
+/// The unfinished job of a lane with the smallest number.
+struct Lowest {
+    id: i64,
+    queue: i64,
+    run_at: i64,
+    /// It waits for another attempt.
+    tried: bool,
+}
+
+fn lowest(tx: &Tx<'_>, lane: &str) -> Result<Option<Lowest>, Fault> {
+    let found = tx
+        .prepare(
+            "SELECT id, queue, run_at, state <> 1 AND attempt > 0 FROM palisade_job \
+             WHERE lane = ?1 AND finished_at IS NULL ORDER BY id LIMIT 1",
+        )?
+        .query_one([lane], |row| {
+            Ok(Lowest { id: row.get(0)?, queue: row.get(1)?, run_at: row.get(2)?, tried: row.get(3)? })
+        })
+        .optional()?;
+    Ok(found)
+}
+
+/// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
+fn promote(tx: &mut Tx<'_>, lane: &str) -> Result<(), Fault> {
+    let Some(lowest) = lowest(tx, lane)? else { return Ok(()) };
+    tx.prepare("UPDATE palisade_job SET state = 0 WHERE id = ?1 AND state = 4")?.execute([lowest.id])?;
+    tx.prepare("UPDATE palisade_job SET state = 0 WHERE lane = ?1 AND state = 4 AND run_at < ?2")?
+        .execute(params![lane, lowest.run_at])?;
+    tx.wake(queue_of(lowest.queue));
+    Ok(())
+}
+
+/// Tells whether another job of the lane keeps `id` from running at `now`.
+fn is_blocked(tx: &Tx<'_>, lane: &str, id: i64, now: Timestamp) -> Result<bool, Fault> {
+    let held = tx
+        .prepare("SELECT 1 FROM palisade_job WHERE lane = ?1 AND state = 1 AND lease_until > ?3 AND id <> ?2 LIMIT 1")?
+        .exists(params![lane, id, now.millis()])?;
+    let lower = || {
+        tx.prepare(
+            "SELECT 1 FROM palisade_job WHERE lane = ?1 AND finished_at IS NULL AND id < ?2 \
+             AND (state = 1 OR run_at <= ?3 OR attempt > 0) LIMIT 1",
+        )?
+        .exists(params![lane, id, now.millis()])
+    };
+    Ok(held || lower()?)
 }
 
 /// Adds a job, or pulls the one with its unique key forward.
@@ -91,7 +143,7 @@ pub(super) fn enqueue(tx: &mut Tx<'_>, job: &NewJob) -> Result<JobId, Fault> {
             .optional()?;
         if let Some((id, state, run_at, queue)) = there {
             if state != RUNNING && job.run_at.millis() < run_at {
-                tx.prepare("UPDATE palisade_job SET run_at = ?2 WHERE id = ?1")?
+                tx.prepare("UPDATE palisade_job SET run_at = ?2, state = 0 WHERE id = ?1")?
                     .execute(params![id, job.run_at.millis()])?;
                 tx.wake(queue_of(queue));
             }
@@ -135,7 +187,8 @@ struct Due {
 pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Fault> {
     let queue = queue_number(claim.queue);
     bury_expired(tx, queue, claim.now)?;
-    let mut due = expired(tx, queue, claim)?;
+    let mut due = Vec::new();
+    expired(tx, queue, claim, &mut due)?;
     ready(tx, queue, claim, &mut due)?;
     due.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.run_at, job.id));
     due.truncate(usize::try_from(claim.max).unwrap_or(usize::MAX));
@@ -145,32 +198,39 @@ pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Faul
 /// Buries jobs whose lease ran out in their last attempt.
 fn bury_expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<(), Fault> {
     let spent = tx
-        .prepare(
-            "SELECT id, queue, lane, event FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
-             AND attempt >= attempts_max ORDER BY id LIMIT ?3",
-        )?
-        .query_map(params![queue, now.millis(), BURY_MAX], |row| {
-            Ok(Held { id: row.get(0)?, lane: row.get(2)?, event: row.get(3)?, attempt: 0, attempts_max: 0 })
-        })?
+        .prepare(&format!(
+            "SELECT {HELD} FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
+             AND attempt >= attempts_max ORDER BY id"
+        ))?
+        .query_map(params![queue, now.millis()], Held::read)?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     for job in spent {
-        finish(tx, &job, Some(LEASE_RAN_OUT), now)?;
+        finish(tx, &job, Some(WORKER_LOST), now)?;
     }
     Ok(())
 }
 
-fn expired(tx: &Tx<'_>, queue: i64, claim: &Claim) -> Result<Vec<Due>, Fault> {
+/// Finds jobs whose lease ran out, the most urgent first.
+fn expired(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(), Fault> {
     let mut statement = tx.prepare(
-        "SELECT priority, run_at, id FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
-         AND attempt < attempts_max ORDER BY priority DESC, run_at, id LIMIT ?3",
+        "SELECT priority, run_at, id, lane FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
+         ORDER BY priority DESC, run_at, id",
     )?;
-    let found = statement.query_map(params![queue, claim.now.millis(), claim.max], |row| {
-        Ok(Due { priority: row.get(0)?, run_at: row.get(1)?, id: row.get(2)?, expired: true })
-    })?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    let mut rows = statement.query(params![queue, claim.now.millis()])?;
+    let mut left = claim.max;
+    while left > 0
+        && let Some(row) = rows.next()?
+    {
+        let job = Due { priority: row.get(0)?, run_at: row.get(1)?, id: row.get(2)?, expired: true };
+        if is_free(tx, row.get_ref(3)?, job.id, claim.now)? {
+            due.push(job);
+            left -= 1;
+        }
+    }
+    Ok(())
 }
 
-/// Finds due jobs priority by priority, so that jobs of a later time are never walked.
+/// Finds ready jobs that are due, priority by priority, so that jobs of a later time are never walked.
 fn ready(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(), Fault> {
     let mut above = i64::MAX;
     let mut left = claim.max;
@@ -181,16 +241,28 @@ fn ready(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(
         let Some(priority) = priority else { return Ok(()) };
         above = priority;
         let mut statement = tx.prepare(
-            "SELECT run_at, id FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND run_at <= ?3 \
-             ORDER BY run_at, id LIMIT ?4",
+            "SELECT run_at, id, lane FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 \
+             AND run_at <= ?3 ORDER BY run_at, id",
         )?;
-        let mut rows = statement.query(params![queue, priority, claim.now.millis(), left])?;
-        while let Some(row) = rows.next()? {
-            due.push(Due { priority, run_at: row.get(0)?, id: row.get(1)?, expired: false });
-            left -= 1;
+        let mut rows = statement.query(params![queue, priority, claim.now.millis()])?;
+        while left > 0
+            && let Some(row) = rows.next()?
+        {
+            let job = Due { priority, run_at: row.get(0)?, id: row.get(1)?, expired: false };
+            if is_free(tx, row.get_ref(2)?, job.id, claim.now)? {
+                due.push(job);
+                left -= 1;
+            }
         }
     }
     Ok(())
+}
+
+fn is_free(tx: &Tx<'_>, lane: ValueRef<'_>, id: i64, now: Timestamp) -> Result<bool, Fault> {
+    match lane.as_str_or_null().map_err(|_| unreadable("lane"))? {
+        Some(lane) => Ok(!is_blocked(tx, lane, id, now)?),
+        None => Ok(true),
+    }
 }
 
 fn take(tx: &mut Tx<'_>, job: Due, claim: &Claim) -> Result<Claimed, Fault> {
@@ -233,24 +305,30 @@ struct Held {
     event: Option<i64>,
     attempt: i64,
     attempts_max: i64,
+    queue: i64,
+}
+
+/// The columns of [`Held::read`].
+const HELD: &str = "id, lane, event, attempt, attempts_max, queue";
+
+impl Held {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            lane: row.get(1)?,
+            event: row.get(2)?,
+            attempt: row.get(3)?,
+            attempts_max: row.get(4)?,
+            queue: row.get(5)?,
+        })
+    }
 }
 
 /// Reads the job if the lease still holds it.
 fn held(tx: &Tx<'_>, lease: Lease) -> Result<Option<Held>, Fault> {
     let found = tx
-        .prepare(
-            "SELECT id, lane, event, attempt, attempts_max FROM palisade_job \
-             WHERE id = ?1 AND fence = ?2 AND state = 1",
-        )?
-        .query_one(params![lease.job.0, lease.fence], |row| {
-            Ok(Held {
-                id: row.get(0)?,
-                lane: row.get(1)?,
-                event: row.get(2)?,
-                attempt: row.get(3)?,
-                attempts_max: row.get(4)?,
-            })
-        })
+        .prepare(&format!("SELECT {HELD} FROM palisade_job WHERE id = ?1 AND fence = ?2 AND state = 1"))?
+        .query_one(params![lease.job.0, lease.fence], Held::read)
         .optional()?;
     Ok(found)
 }
@@ -265,33 +343,28 @@ pub(super) fn require(tx: &Tx<'_>, lease: Lease) -> Result<(), Fault> {
 
 pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled, Fault> {
     let Some(job) = held(tx, settlement.lease)? else { return Ok(Settled::LeaseLost) };
-    if settlement.effects.is_empty() && settlement.merges.is_empty() {
-        // Nothing here can be refused half-way.
-        return end_with(tx, &job, settlement, MergeCounts::default());
+    let staged = Staged::new(tx, &settlement.merges, settlement.now)?;
+    if !staged.fetch.is_empty() {
+        return Ok(Settled::Fetch(staged.fetch()));
     }
-    tx.nested(
-        |tx| {
-            for effect in &settlement.effects {
-                if let Err(phrase) = product::run(tx, effect)? {
-                    return Ok(Settled::EffectFailed(phrase));
-                }
+    let commit = |tx: &mut Tx<'_>| {
+        let counts = staged.commit(tx)?;
+        for effect in &settlement.effects {
+            if let Err(phrase) = product::run(tx, effect)? {
+                return Ok(Settled::EffectFailed(phrase));
             }
-            let (counts, fetch) = records::merge_all(tx, &settlement.merges, settlement.now)?;
-            if !fetch.is_empty() {
-                return Ok(Settled::Fetch(fetch));
-            }
-            end_with(tx, &job, settlement, counts)
-        },
-        |settled| matches!(settled, Settled::Committed(_)),
-    )
-}
-
-fn end_with(tx: &mut Tx<'_>, job: &Held, settlement: &Settlement, counts: MergeCounts) -> Result<Settled, Fault> {
-    end(tx, job, &settlement.end, settlement.now)?;
-    for follow in &settlement.follow {
-        enqueue(tx, follow)?;
+        }
+        end(tx, &job, &settlement.end, settlement.now)?;
+        for follow in &settlement.follow {
+            enqueue(tx, follow)?;
+        }
+        Ok(Settled::Committed(counts))
+    };
+    if settlement.effects.is_empty() {
+        // Nothing is left that could be refused half-way.
+        return commit(tx);
     }
-    Ok(Settled::Committed(counts))
+    tx.nested(commit, |settled| matches!(settled, Settled::Committed(_)))
 }
 
 fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), Fault> {
@@ -301,58 +374,54 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
         JobEnd::Retry { at, reason } => {
             if let Some(event) = job.event {
-                inbox::set_reason(tx, event, reason)?;
+                inbox::set_state(tx, event, EventState::Pending, Some(reason))?;
             }
             tx.prepare(
                 "UPDATE palisade_job SET state = 0, lease_until = NULL, run_at = ?2, reason = ?3 WHERE id = ?1",
             )?
             .execute(params![job.id, at.millis(), reason])?;
-            waits_again(tx);
+            waits_again(tx, job);
             Ok(())
         }
         JobEnd::Release => {
-            let queue: i64 = tx
-                .prepare(
-                    "UPDATE palisade_job SET state = 0, lease_until = NULL, attempt = attempt - 1 WHERE id = ?1 \
-                     RETURNING queue",
-                )?
-                .query_row([job.id], |row| row.get(0))?;
-            waits_again(tx);
-            tx.wake(queue_of(queue));
+            tx.prepare("UPDATE palisade_job SET state = 0, lease_until = NULL, attempt = attempt - 1 WHERE id = ?1")?
+                .execute([job.id])?;
+            waits_again(tx, job);
             Ok(())
         }
     }
 }
 
-fn waits_again(tx: &mut Tx<'_>) {
+fn waits_again(tx: &mut Tx<'_>, job: &Held) {
     tx.tally.jobs_running -= 1;
     tx.tally.jobs_waiting += 1;
+    tx.wake(queue_of(job.queue));
 }
 
-/// Ends a running job for good (dead when there is a reason), its event with it, and lets the next of its lane go.
+/// Ends a running job for good (dead when there is a reason) with what follows its end elsewhere.
 fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Result<(), Fault> {
-    tx.prepare(
-        "UPDATE palisade_job SET state = ?2, lease_until = NULL, finished_at = ?3, reason = coalesce(?4, reason) \
-         WHERE id = ?1",
-    )?
-    .execute(params![job.id, if dead.is_some() { DEAD } else { DONE }, now.millis(), dead])?;
+    let work: Option<String> = tx
+        .prepare(
+            "UPDATE palisade_job SET state = ?2, lease_until = NULL, finished_at = ?3, reason = coalesce(?4, reason) \
+             WHERE id = ?1 RETURNING work",
+        )?
+        .query_row(params![job.id, if dead.is_some() { DEAD } else { DONE }, now.millis(), dead], |row| row.get(0))?;
     tx.tally.jobs_running -= 1;
-    if dead.is_some() {
+    if let Some(reason) = dead {
         tx.tally.jobs_dead += 1;
+        if let Some(work) = work
+            && let Work::Sync { key, mode } = serde_json::from_str(&work).map_err(|_| unreadable("job"))?
+        {
+            records::fail_run(tx, &key, mode, reason, now)?;
+        }
     }
     if let Some(event) = job.event {
         inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead)?;
     }
-    let Some(lane) = &job.lane else { return Ok(()) };
-    let next = tx
-        .prepare("SELECT id, queue FROM palisade_job WHERE lane = ?1 AND finished_at IS NULL ORDER BY id LIMIT 1")?
-        .query_one([lane], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
-        .optional()?;
-    if let Some((id, queue)) = next {
-        tx.prepare("UPDATE palisade_job SET state = 0 WHERE id = ?1 AND state = 4")?.execute([id])?;
-        tx.wake(queue_of(queue));
+    match &job.lane {
+        Some(lane) => promote(tx, lane),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 pub(super) fn extend(tx: &Tx<'_>, lease: Lease, until: Timestamp) -> Result<bool, Fault> {
@@ -362,27 +431,21 @@ pub(super) fn extend(tx: &Tx<'_>, lease: Lease, until: Timestamp) -> Result<bool
     Ok(extended == 1)
 }
 
-/// Removes the dead jobs of an event that is replayed: they are no longer given up.
-pub(super) fn forget_dead(tx: &mut Tx<'_>, event: i64) -> Result<(), Fault> {
-    let gone = tx.prepare("DELETE FROM palisade_job WHERE event = ?1 AND state = 3")?.execute([event])?;
-    tx.tally.jobs_dead -= i64::try_from(gone).unwrap_or(0);
-    Ok(())
-}
-
 pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
-    let mut statement = tx.prepare(
-        "DELETE FROM palisade_job WHERE id IN (SELECT id FROM palisade_job WHERE finished_at IS NOT NULL \
-         AND finished_at < ?1 ORDER BY finished_at, id LIMIT ?2) RETURNING state",
+    let rows = inbox::prunable(
+        tx,
+        "SELECT id FROM palisade_job INDEXED BY palisade_job_finished \
+         WHERE finished_at IS NOT NULL AND finished_at < ?1 LIMIT ?2",
+        "SELECT id FROM palisade_job NOT INDEXED WHERE finished_at < ?1 ORDER BY id LIMIT ?2",
+        before,
+        limit,
     )?;
-    let mut rows = statement.query(params![before.millis(), limit])?;
-    let mut gone = 0;
-    while let Some(row) = rows.next()? {
-        gone += 1;
-        if row.get::<_, i64>(0)? == DEAD {
-            tx.tally.jobs_dead -= 1;
-        }
+    for row in &rows {
+        let state: i64 =
+            tx.prepare("DELETE FROM palisade_job WHERE id = ?1 RETURNING state")?.query_row([row], |row| row.get(0))?;
+        tx.tally.jobs_dead -= i64::from(state == DEAD);
     }
-    Ok(gone)
+    Ok(rows.len() as u64)
 }
 
 pub(super) fn counts(connection: &Connection) -> Result<JobCounts, Fault> {

@@ -49,6 +49,16 @@ fn refused(action: &AuthAction<'_>) -> bool {
     }
 }
 
+/// Roughly how many bytes an effect holds in memory.
+pub(super) fn bytes(effect: &Effect) -> usize {
+    let value = |value: &Value| match value {
+        Value::Null | Value::Integer(_) | Value::Real(_) => 8,
+        Value::Text(text) => text.len(),
+        Value::Blob(bytes) => bytes.len(),
+    };
+    effect.sql.len() + effect.values.iter().map(value).sum::<usize>()
+}
+
 /// Runs one effect. The inner error is the effect's own fault, in one phrase without its values.
 pub(super) fn run(tx: &Tx<'_>, effect: &Effect) -> Result<Result<u64, String>, Fault> {
     match attempt(tx, effect) {

@@ -65,10 +65,7 @@ impl Readers {
     }
 }
 
-fn snapshot<T>(
-    connection: &Connection,
-    read: impl FnOnce(&Connection) -> std::result::Result<T, Fault>,
-) -> Result<T> {
+fn snapshot<T>(connection: &Connection, read: impl FnOnce(&Connection) -> std::result::Result<T, Fault>) -> Result<T> {
     let answer = (|| {
         let tx = connection.unchecked_transaction()?;
         let answer = read(&tx)?;

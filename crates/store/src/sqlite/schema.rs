@@ -24,8 +24,7 @@ struct Migration {
 }
 
 /// In order; never changed once released (their checksums are kept in the file), only added to.
-const MIGRATIONS: &[Migration] =
-    &[Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") }];
+const MIGRATIONS: &[Migration] = &[Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") }];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
      name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT";
@@ -47,10 +46,8 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     };
     recognise(connection, path, &named)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES).map_err(named)?;
-    retry_busy(|| {
-        connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map(drop)
-    })
-    .map_err(named)?;
+    retry_busy(|| connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map(drop))
+        .map_err(named)?;
     connection
         .execute_batch(&format!("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"))
         .map_err(named)?;
@@ -141,9 +138,19 @@ fn migrate(connection: &mut Connection, path: &Path, named: &dyn Fn(rusqlite::Er
     tx.commit().map_err(named)
 }
 
+/// Limits the size of the database file.
+pub(super) fn limit(connection: &Connection, bytes: Option<u64>) -> rusqlite::Result<()> {
+    /// SQLite's own maximum of pages.
+    const PAGES_MAX: u64 = 4_294_967_294;
+    let page: u64 = connection.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    let pages = bytes.map_or(PAGES_MAX, |bytes| (bytes / page.max(1)).clamp(1, PAGES_MAX));
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+}
+
 /// Touches the root of every table of ours, so that a truncated or overwritten file is found at the start.
 fn probe(connection: &Connection) -> rusqlite::Result<()> {
-    let mut tables = connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'palisade_*'")?;
+    let mut tables =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'palisade_*'")?;
     let names = tables.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
     for name in names {
         let quoted = name.replace('"', "\"\"");

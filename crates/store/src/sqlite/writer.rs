@@ -242,6 +242,10 @@ impl<'c> Tx<'c> {
         self.connection.prepare_cached(sql)
     }
 
+    pub(super) fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
     pub(super) fn last_rowid(&self) -> i64 {
         self.connection.last_insert_rowid()
     }
@@ -341,8 +345,10 @@ impl Writer {
             self.commit(batch);
         }
         drop(ending);
-        let checkpointed =
-            self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())).map_err(super::error::store_error);
+        let checkpointed = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .map_err(super::error::store_error);
         self.connection.flush_prepared_statement_cache();
         let shut = self.connection.close().map_err(|(_, error)| super::error::store_error(error));
         // Nobody waits when the store was dropped without being closed.
