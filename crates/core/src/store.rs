@@ -887,6 +887,19 @@ pub trait Connections: Send + Sync {
     async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey>;
 }
 
+/// Marks an active connection whose credential no longer works. Any other state stays.
+///
+/// # Errors
+/// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+pub async fn mark_needs_reconnect<S: Connections + ?Sized>(store: &S, id: &ConnectionId, reason: &str) -> Result<()> {
+    let Some(mut connection) = store.connection(id.clone()).await? else { return Ok(()) };
+    if connection.state != ConnectionState::Active {
+        return Ok(());
+    }
+    connection.state = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
+    store.put_connection(connection).await
+}
+
 // ---------------------------------------------------------------------------------------------------- call log
 
 /// One finished call, as the observer saw it. No URL, no body, no header.
@@ -978,4 +991,15 @@ pub fn counts_as_error(kind: ErrorKind) -> bool {
 }
 
 /// A whole store.
-pub trait Store: Inbox + Jobs + Records + Connections + CallLog + std::fmt::Debug + 'static {}
+#[async_trait]
+pub trait Store: Inbox + Jobs + Records + Connections + CallLog + std::fmt::Debug + 'static {
+    /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
+    /// durable store commits something; this default runs a removal that finds nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`], as any other write.
+    async fn probe(&self, now: Timestamp) -> Result<()> {
+        let _ = now;
+        self.prune_calls(Timestamp(i64::MIN), 1).await.map(drop)
+    }
+}

@@ -18,7 +18,12 @@ use crate::random::Random;
 use crate::store::{Connection, Queue, RunMode, Store};
 use crate::transport::Transport;
 
+mod engine;
 mod handler;
+mod job;
+mod schedule;
+
+use schedule::When;
 
 pub use handler::{Context, Handled, Handler, handler};
 
@@ -251,20 +256,13 @@ impl Worker {
     /// Tells whether a handler or one of the provider's streams wants events of this type.
     #[must_use]
     pub fn wants(&self, provider: &str, kind: &str) -> bool {
-        let inner = &self.inner;
-        inner.routes.iter().any(|route| route.provider == provider && route.kind.matches(kind))
-            || inner
-                .providers
-                .get(provider)
-                .and_then(|plugged| plugged.provider.source())
-                .is_some_and(|source| source.concerns(kind))
+        self.inner.wants(provider, kind)
     }
 
-    /// Works on a queue until `stop` is true, then finishes or gives back what it holds. Store errors are waited
+    /// Works on a queue until `stop` is true or its sender is gone, then finishes or gives back what it holds. Store errors are waited
     /// out. Dropping the future is lawful at any moment: what it held is claimed again when its lease runs out.
-    pub async fn run(&self, queue: Queue, mut stop: watch::Receiver<bool>) {
-        let _ = queue;
-        let _ = stop.wait_for(|stop| *stop).await;
+    pub async fn run(&self, queue: Queue, stop: watch::Receiver<bool>) {
+        engine::Engine::run(&self.inner, queue, stop).await;
     }
 
     /// Claims, runs and settles one batch; returns how many jobs it claimed. For tests and stories.
@@ -272,8 +270,7 @@ impl Worker {
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`] from the claim.
     pub async fn step(&self, queue: Queue) -> Result<usize> {
-        let _ = queue;
-        Ok(0)
+        engine::Engine::step(&self.inner, queue).await
     }
 
     /// Enqueues the first runs of a connection's streams. For a connection that was there before (a reconnect) it
@@ -282,7 +279,15 @@ impl Worker {
     /// # Errors
     /// [`ErrorKind::Config`] for a provider that is not built in; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn connect(&self, connection: &Connection) -> Result<()> {
-        let _ = connection;
+        let inner = &self.inner;
+        let Some(plugged) = inner.providers.get(connection.provider.as_str()) else {
+            let provider = &connection.provider;
+            return Err(Error::new(ErrorKind::Config, format!("the provider {provider} is not built in")));
+        };
+        if let Some(source) = plugged.provider.source() {
+            let jobs = inner.connection_jobs(source, &connection.id, When::Now).await?;
+            inner.store.enqueue(jobs).await?;
+        }
         Ok(())
     }
 
@@ -291,7 +296,8 @@ impl Worker {
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<()> {
-        let _ = (connection, stream, mode);
+        let key = schedule::stream_key(connection, stream.as_str());
+        self.inner.store.enqueue(vec![self.inner.sync_job(&key, mode, When::Now)]).await?;
         Ok(())
     }
 
@@ -299,6 +305,29 @@ impl Worker {
     #[must_use]
     pub fn progress(&self) -> Progress {
         *self.inner.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn wants(&self, provider: &str, kind: &str) -> bool {
+        let source = self.providers.get(provider).and_then(|plugged| plugged.provider.source());
+        self.routes.iter().any(|route| route.wants(provider, kind))
+            || source.is_some_and(|source| source.concerns(kind))
+    }
+
+    fn note_progress(&self, queue: Queue) {
+        let now = Some(self.clock.now());
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match queue {
+            Queue::Events => progress.events = now,
+            Queue::Background => progress.background = now,
+        }
+    }
+}
+
+impl Route {
+    fn wants(&self, provider: &str, kind: &str) -> bool {
+        self.provider == provider && self.kind.matches(kind)
     }
 }
 

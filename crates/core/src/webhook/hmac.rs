@@ -1,8 +1,8 @@
 //! HMAC-SHA256 for signature schemes: one keyed state per secret, constant-time comparison.
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use subtle::ConstantTimeEq;
 
 /// The length of an HMAC-SHA256 code in bytes.
 pub const CODE_BYTES: usize = 32;
@@ -23,7 +23,33 @@ pub fn sha256(key: &[u8], parts: &[&[u8]]) -> [u8; CODE_BYTES] {
 /// Compares two codes in constant time.
 #[must_use]
 pub fn equal(a: &[u8; CODE_BYTES], b: &[u8; CODE_BYTES]) -> bool {
-    a.ct_eq(b).into()
+    equal_bytes(a, b)
+}
+
+/// Compares in constant time for equal lengths.
+#[must_use]
+pub fn equal_bytes(a: &[u8], b: &[u8]) -> bool {
+    verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Compares a code with its lower-case hexadecimal text in constant time, without reading the text first: it is the
+/// code that is written out. Upper case never matches: no provider sends it.
+#[must_use]
+pub fn matches_lower_hex(code: &[u8; CODE_BYTES], text: &str) -> bool {
+    equal_bytes(&lower_hex(code), text.as_bytes())
+}
+
+/// Arithmetic instead of a table: no memory access depends on the code, and a loop of it becomes vector instructions.
+fn digit(nibble: u8) -> u8 {
+    nibble + if nibble > 9 { b'a' - 10 } else { b'0' }
+}
+
+fn lower_hex(code: &[u8; CODE_BYTES]) -> [u8; CODE_BYTES * 2] {
+    let mut text = [0; CODE_BYTES * 2];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(code) {
+        *pair = [digit(byte >> 4), digit(byte & 15)];
+    }
+    text
 }
 
 /// Reads lower-case hexadecimal of exactly one code. Upper case is refused: no provider sends it.
@@ -48,12 +74,8 @@ pub fn from_lower_hex(text: &str) -> Option<[u8; CODE_BYTES]> {
     Some(code)
 }
 
-/// Writes a code as lower-case hexadecimal.
+/// Writes bytes as lower-case hexadecimal.
 #[must_use]
-pub fn to_lower_hex(code: &[u8]) -> String {
-    use std::fmt::Write;
-    code.iter().fold(String::with_capacity(code.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+pub fn to_lower_hex(bytes: &[u8]) -> String {
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).map(char::from).collect()
 }

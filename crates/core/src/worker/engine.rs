@@ -1,0 +1,407 @@
+//! The loop of a worker: claim, run, settle in batches, renew; one queue, no hidden tasks.
+//!
+//! Everything under way is a future in one set, so that dropping the loop drops all of it, and a handler that waits
+//! holds up nobody. At most one claim, one settling and one renewal are under way at a time; jobs that finish
+//! meanwhile share the next settling.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, Abortable, BoxFuture};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use crate::error::{Error, Result};
+use crate::id::RecordId;
+use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Settled, Settlement, StreamKey};
+use crate::sync::driver::FETCH_ROUNDS_MAX;
+
+use super::Inner;
+use super::job::{Attempt, Prepared};
+
+/// Time from one look over the schedules to the next.
+const SCHEDULES_EVERY: Duration = Duration::from_secs(3_600);
+/// The longest wait after an error of the store.
+const STORE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A moment that does not come.
+const NEVER: Duration = Duration::from_secs(86_400 * 365);
+
+/// Why a job comes again whose code panicked. The panic's own text may hold data.
+const PANICKED: &str = "the adapter panicked";
+
+/// Something under way has come to its end.
+enum Step {
+    Claimed(u32, Result<Vec<Claimed>>),
+    Prepared(JobId, Prepared),
+    Settled(Vec<Settlement>, Result<Vec<Settled>>),
+    Extended(Vec<Lease>, Result<Vec<bool>>),
+    Ensured(Result<()>),
+}
+
+/// A job this loop holds.
+struct Held {
+    lease: Lease,
+    attempt: Attempt,
+    abort: AbortHandle,
+    rounds: u32,
+}
+
+pub(super) struct Engine<'a> {
+    worker: &'a Inner,
+    queue: Queue,
+    stop: watch::Receiver<bool>,
+    steps: FuturesUnordered<BoxFuture<'a, Step>>,
+    held: HashMap<JobId, Held>,
+    ready: Vec<Settlement>,
+    claiming: bool,
+    settling: bool,
+    extending: bool,
+    /// Nothing was due at the last look.
+    idle_until: Option<Instant>,
+    extend_at: Instant,
+    ensure_at: Option<Instant>,
+    /// The store failed: nothing is asked of it before.
+    store_again_at: Instant,
+    store_failures: u32,
+    /// Until when running jobs may finish.
+    stopping: Option<Instant>,
+    gave_back: bool,
+    /// For one step: how many claims are left.
+    claims_left: Option<u32>,
+    claimed: usize,
+    claim_error: Option<Error>,
+}
+
+impl<'a> Engine<'a> {
+    fn new(worker: &'a Inner, queue: Queue, stop: watch::Receiver<bool>) -> Self {
+        let now = Instant::now();
+        Self {
+            worker,
+            queue,
+            stop,
+            steps: FuturesUnordered::new(),
+            held: HashMap::new(),
+            ready: Vec::new(),
+            claiming: false,
+            settling: false,
+            extending: false,
+            idle_until: None,
+            extend_at: now,
+            ensure_at: (queue == Queue::Background).then_some(now),
+            store_again_at: now,
+            store_failures: 0,
+            stopping: None,
+            gave_back: false,
+            claims_left: None,
+            claimed: 0,
+            claim_error: None,
+        }
+    }
+
+    /// Works until the stop, then finishes or gives back what is held.
+    pub(super) async fn run(worker: &'a Inner, queue: Queue, stop: watch::Receiver<bool>) {
+        Self::new(worker, queue, stop).drive().await;
+    }
+
+    /// Claims once and finishes what was claimed.
+    pub(super) async fn step(worker: &'a Inner, queue: Queue) -> Result<usize> {
+        let (_never, stop) = watch::channel(false);
+        let mut engine = Self::new(worker, queue, stop);
+        engine.claims_left = Some(1);
+        engine.ensure_at = None;
+        engine.drive().await;
+        engine.claim_error.map_or(Ok(engine.claimed), Err)
+    }
+
+    async fn drive(&mut self) {
+        loop {
+            while let Some(Some(step)) = self.steps.next().now_or_never() {
+                self.take(step);
+            }
+            if self.begin() {
+                continue;
+            }
+            if self.steps.is_empty() && self.ready.is_empty() && self.is_over() {
+                return;
+            }
+            let (idle, stopping) = (self.idle_until, self.stopping);
+            let claims = idle.is_some() && stopping.is_none() && self.claims_left.is_none();
+            let ensures = self.ensure_at.filter(|_| stopping.is_none());
+            let store_again = self.store_again_at;
+            let waits_for_store = store_again > Instant::now();
+            let far = Instant::now() + NEVER;
+            tokio::select! {
+                Some(step) = self.steps.next() => self.take(step),
+                () = asked(&mut self.stop), if stopping.is_none() => {
+                    self.stopping = Some(Instant::now() + self.worker.settings.grace);
+                }
+                () = self.worker.store.wait_for_work(self.queue), if claims => self.idle_until = None,
+                () = sleep_until(idle.unwrap_or(far)), if claims => self.idle_until = None,
+                () = sleep_until(ensures.unwrap_or(far)), if ensures.is_some() => {}
+                () = sleep_until(self.extend_at), if !self.held.is_empty() && !self.extending => {}
+                () = sleep_until(store_again), if waits_for_store => {}
+                () = sleep_until(stopping.unwrap_or(far)), if stopping.is_some() => {
+                    if self.gave_back {
+                        // The store does not even take back what is held: the leases run out by themselves.
+                        return;
+                    }
+                    self.give_back();
+                }
+            }
+        }
+    }
+
+    /// Whether nothing new will be begun.
+    fn is_over(&self) -> bool {
+        let no_claims = self.stopping.is_some() || self.claims_left == Some(0);
+        no_claims && self.held.is_empty() && !self.claiming && !self.settling
+    }
+
+    /// Begins what can begin. Returns whether anything did.
+    fn begin(&mut self) -> bool {
+        let now = Instant::now();
+        let mut begun = false;
+        if !self.extending && !self.held.is_empty() && self.extend_at <= now {
+            self.begin_extend(now);
+            begun = true;
+        }
+        if self.store_again_at > now {
+            return begun;
+        }
+        if !self.settling && !self.ready.is_empty() {
+            self.begin_settle();
+            begun = true;
+        }
+        if self.stopping.is_some() {
+            return begun;
+        }
+        if self.ensure_at.is_some_and(|at| at <= now) {
+            self.ensure_at = Some(now + SCHEDULES_EVERY);
+            let worker = self.worker;
+            self.steps.push(async move { Step::Ensured(worker.ensure_schedules().await) }.boxed());
+            begun = true;
+        }
+        let free = (self.worker.settings.concurrency as usize).saturating_sub(self.held.len());
+        let may = self.claims_left != Some(0) && self.idle_until.is_none();
+        if !self.claiming && may && free > 0 {
+            self.begin_claim(free);
+            begun = true;
+        }
+        begun
+    }
+
+    fn begin_claim(&mut self, free: usize) {
+        self.claiming = true;
+        let (worker, queue) = (self.worker, self.queue);
+        let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
+        let claim = Claim { now: worker.clock.now(), hold: worker.settings.hold, max, queue };
+        self.steps.push(async move { Step::Claimed(max, worker.store.claim(claim).await) }.boxed());
+    }
+
+    fn begin_settle(&mut self) {
+        self.settling = true;
+        let worker = self.worker;
+        let settlements = std::mem::take(&mut self.ready);
+        let settle = async move {
+            let settled = worker.store.settle(settlements.clone()).await;
+            Step::Settled(settlements, settled)
+        };
+        self.steps.push(settle.boxed());
+    }
+
+    fn begin_extend(&mut self, now: Instant) {
+        self.extending = true;
+        let worker = self.worker;
+        self.extend_at = now + worker.settings.hold / 3;
+        let leases: Vec<Lease> = self.held.values().map(|held| held.lease).collect();
+        let until = worker.clock.now().plus(worker.settings.hold);
+        let extend = async move {
+            let kept = worker.store.extend(leases.clone(), until).await;
+            Step::Extended(leases, kept)
+        };
+        self.steps.push(extend.boxed());
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Claimed(max, claimed) => self.take_claimed(max, claimed),
+            Step::Prepared(_, Prepared::Settle(settlement)) => self.ready.push(*settlement),
+            Step::Prepared(job, Prepared::Lost) => {
+                self.held.remove(&job);
+            }
+            Step::Settled(settlements, settled) => self.take_settled(settlements, settled),
+            Step::Extended(leases, kept) => self.take_extended(&leases, kept),
+            Step::Ensured(Ok(())) => self.idle_until = None,
+            Step::Ensured(Err(error)) => {
+                tracing::warn!(%error, "the schedules could not be looked over");
+                self.ensure_at = Some(Instant::now() + STORE_WAIT_MAX);
+            }
+        }
+    }
+
+    fn take_claimed(&mut self, max: u32, claimed: Result<Vec<Claimed>>) {
+        self.claiming = false;
+        if let Some(left) = &mut self.claims_left {
+            *left -= 1;
+        }
+        let claimed = match claimed {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                self.store_failed(&error);
+                self.claim_error = Some(error);
+                return;
+            }
+        };
+        self.store_answered();
+        if claimed.len() < max as usize {
+            // Nothing more is due, or the rest waits in its lane for what is held.
+            self.idle_until = Some(Instant::now() + self.worker.settings.poll);
+        }
+        if self.held.is_empty() {
+            self.extend_at = Instant::now() + self.worker.settings.hold / 3;
+        }
+        self.claimed += claimed.len();
+        for one in claimed {
+            if self.stopping.is_some() {
+                // Claimed while the stop came: not started, so given back.
+                let (abort, _) = AbortHandle::new_pair();
+                let attempt = self.worker.attempt(&one);
+                let held = Held { lease: one.lease, attempt, abort, rounds: 0 };
+                self.held.insert(one.lease.job, held);
+                self.ready.push(self.worker.settlement(one.lease, JobEnd::Release));
+            } else {
+                self.start(one);
+            }
+        }
+    }
+
+    fn start(&mut self, claimed: Claimed) {
+        let (worker, stop) = (self.worker, self.stop.clone());
+        let (lease, attempt) = (claimed.lease, worker.attempt(&claimed));
+        self.hold(lease, attempt, 0, async move { worker.work(claimed, attempt, stop).await }.boxed());
+    }
+
+    /// Puts a job's future into the set, so that it can be aborted by its job.
+    fn hold(&mut self, lease: Lease, attempt: Attempt, rounds: u32, job: BoxFuture<'a, Prepared>) {
+        let (abort, registration) = AbortHandle::new_pair();
+        self.held.insert(lease.job, Held { lease, attempt, abort, rounds });
+        let worker = self.worker;
+        let job = Abortable::new(AssertUnwindSafe(job).catch_unwind(), registration).map(move |prepared| {
+            let prepared = match prepared {
+                Ok(Ok(prepared)) => prepared,
+                Ok(Err(_)) => Prepared::Settle(Box::new(worker.retry(lease, attempt, None, PANICKED.to_owned()))),
+                Err(_) => Prepared::Settle(Box::new(worker.settlement(lease, JobEnd::Release))),
+            };
+            Step::Prepared(lease.job, prepared)
+        });
+        self.steps.push(job.boxed());
+    }
+
+    fn take_settled(&mut self, settlements: Vec<Settlement>, settled: Result<Vec<Settled>>) {
+        self.settling = false;
+        let settled = match settled {
+            Ok(settled) => settled,
+            Err(error) => {
+                self.store_failed(&error);
+                self.ready.extend(settlements);
+                return;
+            }
+        };
+        self.store_answered();
+        // A lane may be free now, or a job that follows be due.
+        self.idle_until = None;
+        for (settlement, settled) in settlements.into_iter().zip(settled) {
+            let job = settlement.lease.job;
+            match settled {
+                Settled::Committed(_) => {
+                    self.held.remove(&job);
+                    tell(&settlement);
+                }
+                Settled::LeaseLost => {
+                    self.held.remove(&job);
+                    tracing::warn!(job = job.0, "the lease was lost: another worker has the job");
+                }
+                Settled::Fetch(ids) => self.resolve(settlement, ids),
+                Settled::EffectFailed(why) => {
+                    let Some(attempt) = self.held.get(&job).map(|held| held.attempt) else { continue };
+                    let reason = format!("an effect failed: {why}");
+                    self.ready.push(self.worker.retry(settlement.lease, attempt, None, reason));
+                }
+            }
+        }
+    }
+
+    /// Fetches what a settlement could not order, and settles again.
+    fn resolve(&mut self, settlement: Settlement, ids: Vec<(StreamKey, RecordId)>) {
+        let lease = settlement.lease;
+        let Some(held) = self.held.get(&lease.job) else { return };
+        let (attempt, rounds) = (held.attempt, held.rounds + 1);
+        if rounds > FETCH_ROUNDS_MAX {
+            let reason = "its records kept changing while they were fetched".to_owned();
+            self.ready.push(self.worker.retry(lease, attempt, None, reason));
+            return;
+        }
+        let worker = self.worker;
+        let fetch = async move { Prepared::Settle(Box::new(worker.resolve(settlement, attempt, ids).await)) };
+        self.hold(lease, attempt, rounds, fetch.boxed());
+    }
+
+    fn take_extended(&mut self, leases: &[Lease], kept: Result<Vec<bool>>) {
+        self.extending = false;
+        match kept {
+            Ok(kept) => {
+                for (lease, kept) in leases.iter().zip(kept) {
+                    // One settled meanwhile is not held any more, and its lease is lost by right.
+                    let Some(held) = self.held.get(&lease.job).filter(|held| held.lease == *lease && !kept) else {
+                        continue;
+                    };
+                    tracing::warn!(job = lease.job.0, "the lease was lost: its work is dropped");
+                    held.abort.abort();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be renewed");
+                self.extend_at = self.extend_at.min(Instant::now() + self.worker.settings.hold / 12);
+            }
+        }
+    }
+
+    /// The grace is over: what still runs is dropped and given back.
+    fn give_back(&mut self) {
+        for held in self.held.values() {
+            held.abort.abort();
+        }
+        self.gave_back = true;
+        self.stopping = Some(Instant::now() + self.worker.settings.grace);
+    }
+
+    fn store_answered(&mut self) {
+        self.store_failures = 0;
+        self.worker.note_progress(self.queue);
+    }
+
+    fn store_failed(&mut self, error: &Error) {
+        tracing::warn!(%error, "the store did not answer");
+        let wait = Duration::from_millis(100).saturating_mul(1 << self.store_failures.min(12)).min(STORE_WAIT_MAX);
+        self.store_failures += 1;
+        self.store_again_at = Instant::now() + wait;
+    }
+}
+
+/// Waits until the stop is asked for, or nobody is left to ask.
+async fn asked(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Logs a settlement that is not simply done.
+fn tell(settlement: &Settlement) {
+    let job = settlement.lease.job.0;
+    match &settlement.end {
+        JobEnd::Done | JobEnd::Release => tracing::debug!(job, "settled"),
+        JobEnd::Retry { reason, .. } => tracing::info!(job, reason, "comes again"),
+        JobEnd::Dead { reason } => tracing::warn!(job, reason, "dead"),
+    }
+}

@@ -1,0 +1,359 @@
+//! What one job does, up to its settlement: an event through streams and handlers, a sync, the removal of old rows.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{ConnectionId, RecordId};
+use crate::store::{
+    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NewJob, RunMode, Settlement,
+    StoredEvent, StreamKey, Work, mark_needs_reconnect,
+};
+use crate::sync::driver::{Driver, Ended, Task};
+use crate::sync::{Change, Site, Source, StreamKind};
+
+use super::schedule::{When, stream_key};
+use super::{Context, Handled, Inner, Plugged};
+
+/// Rows removed in one commit.
+const PRUNED_AT_ONCE: u32 = 1_000;
+
+/// What a job has come to.
+pub(super) enum Prepared {
+    /// To be settled.
+    Settle(Box<Settlement>),
+    /// Another worker has the job: nothing to settle.
+    Lost,
+}
+
+/// Which attempt of a job this is.
+#[derive(Clone, Copy)]
+pub(super) struct Attempt {
+    number: u32,
+    max: u32,
+    /// The longest wait before the next.
+    wait_max: Duration,
+}
+
+/// Where a connection's work happens.
+struct Place<'a> {
+    connection: Connection,
+    plugged: &'a Plugged,
+    source: Option<&'a dyn Source>,
+    site: Site,
+}
+
+/// Why a job cannot go on.
+enum Stop {
+    /// For good, with the reason.
+    Dead(String),
+    /// For now.
+    Retry { after: Option<Duration>, reason: String },
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Retry { after: error.retry_after(), reason: phrase(&error) }
+    }
+}
+
+/// The phrase of an error that is kept with a job: what we say, without the provider's own text.
+fn phrase(error: &Error) -> String {
+    match error.operation() {
+        Some(operation) => format!("{operation}: {} ({})", error.message(), error.kind().as_str()),
+        None => format!("{} ({})", error.message(), error.kind().as_str()),
+    }
+}
+
+impl Inner {
+    /// Runs a claimed job up to its settlement.
+    pub(super) async fn work(&self, claimed: Claimed, attempt: Attempt, stop: watch::Receiver<bool>) -> Prepared {
+        let Claimed { lease, work, .. } = claimed;
+        let done = match work {
+            Work::Event { row } => self.event(row, attempt.number).await,
+            Work::Sync { key, mode } => match self.sync(lease, &key, mode, stop).await {
+                Ok(Synced::Ended(follow)) => Ok(Settling { follow, ..Settling::default() }),
+                Ok(Synced::Stopped) => return Prepared::settle(self.settlement(lease, JobEnd::Release)),
+                Ok(Synced::Lost) => return Prepared::Lost,
+                Err(stop) => Err(stop),
+            },
+            Work::Retention => self.retention(&stop).await,
+        };
+        let settlement = match done {
+            Ok(Settling { effects, merges, follow }) => {
+                Settlement { effects, merges, follow, ..self.settlement(lease, JobEnd::Done) }
+            }
+            Err(Stop::Dead(reason)) => self.settlement(lease, JobEnd::Dead { reason }),
+            Err(Stop::Retry { after, reason }) => self.retry(lease, attempt, after, reason),
+        };
+        Prepared::settle(settlement)
+    }
+
+    /// Makes a settlement that only ends the job.
+    pub(super) fn settlement(&self, lease: Lease, end: JobEnd) -> Settlement {
+        let now = self.clock.now();
+        Settlement { lease, end, now, effects: Vec::new(), merges: Vec::new(), follow: Vec::new() }
+    }
+
+    /// Tells which attempt a claim is, and of how many.
+    pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
+        let (max, wait_max) = match claimed.work {
+            Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
+            Work::Sync { .. } | Work::Retention => (u32::MAX, self.settings.incremental_every),
+        };
+        Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
+    }
+
+    /// Makes the settlement of a job that comes again, after the given time or by the schedule; or that is dead when
+    /// this was its last attempt.
+    pub(super) fn retry(&self, lease: Lease, attempt: Attempt, after: Option<Duration>, reason: String) -> Settlement {
+        if attempt.number >= attempt.max {
+            return self.settlement(lease, JobEnd::Dead { reason });
+        }
+        let wait = after.unwrap_or_else(|| {
+            let doubled = self.settings.retry_base.saturating_mul(1 << attempt.number.saturating_sub(1).min(30));
+            let whole = doubled.min(attempt.wait_max);
+            whole.mul_f64(0.5 + self.random.unit() / 2.0)
+        });
+        let at = self.clock.now().plus(wait);
+        self.settlement(lease, JobEnd::Retry { at, reason })
+    }
+
+    async fn place(&self, id: &ConnectionId) -> Result<Place<'_>, Stop> {
+        let Some(connection) = self.store.connection(id.clone()).await? else {
+            return Err(Stop::Dead(format!("the connection {id} is not known: connect it and replay")));
+        };
+        let Some(plugged) = self.providers.get(connection.provider.as_str()) else {
+            let provider = &connection.provider;
+            return Err(Stop::Dead(format!("the provider {provider} is not built in: add it and replay")));
+        };
+        let base = connection.base_url.as_deref().unwrap_or(plugged.provider.manifest().base_url);
+        let site = Site {
+            base_url: base.trim_end_matches('/').to_owned(),
+            connection: connection.id.clone(),
+            tenant: connection.tenant.clone(),
+            account: connection.account.clone(),
+            page_size: self.settings.page_size,
+        };
+        Ok(Place { source: plugged.provider.source(), plugged, connection, site })
+    }
+
+    // ---------------------------------------------------------------------------------------------- events
+
+    async fn event(&self, row: EventRow, attempt: u32) -> Result<Settling, Stop> {
+        let Some(event) = self.store.event(row).await? else {
+            return Err(Stop::Dead("the event was removed".to_owned()));
+        };
+        let place = self.place(&event.connection).await?;
+        let merges = match place.source {
+            Some(source) if source.concerns(&event.event.kind) => {
+                let changes = source
+                    .apply(&event.event)
+                    .map_err(|error| Stop::Dead(format!("the event cannot be read: {}", phrase(&error))))?;
+                by_stream(&event.connection, changes)
+            }
+            Some(_) | None => Vec::new(),
+        };
+        let effects = self.handlers(&event, &place, attempt).await?;
+        Ok(Settling { effects, merges, follow: Vec::new() })
+    }
+
+    /// Calls every handler that wants the event, in order; the first that does not finish decides.
+    async fn handlers(&self, event: &StoredEvent, place: &Place<'_>, attempt: u32) -> Result<Vec<Effect>, Stop> {
+        let mut context = Context {
+            attempt,
+            key: format!("{}/{}/{}", event.provider, event.endpoint, event.event.id),
+            effects: Vec::new(),
+            transport: place.plugged.transport.clone(),
+            site: place.site.clone(),
+        };
+        let provider = place.connection.provider.as_str();
+        for route in self.routes.iter().filter(|route| route.wants(provider, &event.event.kind)) {
+            let handling = AssertUnwindSafe(async { route.handler.handle(event, &mut context).await }).catch_unwind();
+            let handled = match tokio::time::timeout(self.settings.handler_timeout, handling).await {
+                Ok(Ok(handled)) => handled,
+                // The panic's own text may hold the event's data.
+                Ok(Err(_)) => Handled::Retry { after: None, reason: "the handler panicked".to_owned() },
+                Err(_) => {
+                    let seconds = self.settings.handler_timeout.as_secs_f64();
+                    Handled::Retry { after: None, reason: format!("the handler did not finish in {seconds} s") }
+                }
+            };
+            match handled {
+                Handled::Done => {}
+                Handled::Retry { after, reason } => return Err(Stop::Retry { after, reason }),
+                Handled::Reject { reason } => return Err(Stop::Dead(reason)),
+            }
+        }
+        Ok(context.effects)
+    }
+
+    /// Fetches the records a settlement could not order, and puts their reads in the place of what the event said.
+    pub(super) async fn resolve(
+        &self,
+        mut settlement: Settlement,
+        attempt: Attempt,
+        ids: Vec<(StreamKey, RecordId)>,
+    ) -> Settlement {
+        match self.fetch(&ids).await {
+            Ok(fetched) => {
+                for merge in &mut settlement.merges {
+                    merge.changes.retain(|change| !ids.iter().any(|(key, id)| *key == merge.key && *id == change.id));
+                }
+                settlement.merges.retain(|merge| !merge.changes.is_empty());
+                settlement.merges.extend(fetched);
+                Settlement { now: self.clock.now(), ..settlement }
+            }
+            Err(Stop::Dead(reason)) => self.settlement(settlement.lease, JobEnd::Dead { reason }),
+            Err(Stop::Retry { after, reason }) => self.retry(settlement.lease, attempt, after, reason),
+        }
+    }
+
+    async fn fetch(&self, ids: &[(StreamKey, RecordId)]) -> Result<Vec<Merge>, Stop> {
+        let Some((key, _)) = ids.first() else { return Ok(Vec::new()) };
+        let place = self.place(&key.connection).await?;
+        let Some(source) = place.source else {
+            return Err(Stop::Dead("the provider's records cannot be fetched".to_owned()));
+        };
+        match self.driver(&place, source).fetch(ids).await {
+            Ok(merges) => Ok(merges),
+            Err(error) => {
+                self.note_refusal(&place.connection.id, &error).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn driver<'a>(&'a self, place: &'a Place<'_>, source: &'a dyn Source) -> Driver<'a> {
+        Driver {
+            store: self.store.as_ref(),
+            clock: self.clock.as_ref(),
+            source,
+            transport: place.plugged.transport.as_ref(),
+            site: &place.site,
+        }
+    }
+
+    /// Marks a connection whose credential the provider refused.
+    async fn note_refusal(&self, id: &ConnectionId, error: &Error) -> Result<()> {
+        if error.kind() == ErrorKind::Auth {
+            mark_needs_reconnect(self.store.as_ref(), id, error.message()).await?;
+        }
+        Ok(())
+    }
+
+    // ---------------------------------------------------------------------------------------------- syncs
+
+    async fn sync(
+        &self,
+        lease: Lease,
+        key: &StreamKey,
+        mode: RunMode,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Synced, Stop> {
+        let place = self.place(&key.connection).await?;
+        let spec = place.source.and_then(|source| {
+            let spec = source.streams().iter().find(|spec| spec.name == key.stream.as_str())?;
+            Some((source, spec))
+        });
+        let Some((source, spec)) = spec else {
+            return Err(Stop::Dead(format!("the provider has no stream {}", key.stream)));
+        };
+        let mode = if spec.kind == StreamKind::Events { RunMode::Incremental } else { mode };
+        match place.connection.state {
+            ConnectionState::Active => {}
+            // Its turn comes again, in case it is active by then.
+            ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
+                return Ok(Synced::Ended(vec![self.sync_job(key, mode, When::Next)]));
+            }
+            ConnectionState::Disconnected => return Ok(Synced::Ended(Vec::new())),
+        }
+        let provider = place.connection.provider.as_str();
+        let resync = match spec.kind {
+            StreamKind::Events => self.full_runs(source, &key.connection),
+            StreamKind::Records => vec![self.sync_job(key, RunMode::Full, When::Now)],
+        };
+        let task = Task {
+            lease,
+            key: key.clone(),
+            mode,
+            provider,
+            endpoint: (self.endpoint_of)(&key.connection),
+            wants: &|kind| self.wants(provider, kind),
+            resync,
+            allow_mass_delete: false,
+            stop,
+        };
+        match self.driver(&place, source).run(&task).await {
+            Ended::Finished(_) => Ok(Synced::Ended(self.next_jobs(source, key, mode).await?)),
+            Ended::Failed(error) => {
+                tracing::warn!(connection = %key.connection, stream = %key.stream, %error, "the run failed");
+                self.note_refusal(&key.connection, &error).await?;
+                let mut next = self.sync_job(key, mode, When::Next);
+                if error.kind() == ErrorKind::CursorExpired {
+                    next.run_at = match spec.kind {
+                        // The position is read anew at once, and the full runs follow it.
+                        StreamKind::Events => self.clock.now(),
+                        // A full run whose own cursor went stale begins again, but not in a tight circle.
+                        StreamKind::Records => self.clock.now().plus(self.settings.incremental_every),
+                    };
+                }
+                Ok(Synced::Ended(vec![next]))
+            }
+            Ended::Later(error) => {
+                let after = error.retry_after();
+                Err(Stop::Retry { after, reason: phrase(&error) })
+            }
+            Ended::Stopped => Ok(Synced::Stopped),
+            Ended::LeaseLost => Ok(Synced::Lost),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- chores
+
+    async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Settling, Stop> {
+        let before = self.clock.now().minus(self.settings.retention);
+        let all = u64::from(PRUNED_AT_ONCE);
+        while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        Ok(Settling { follow: vec![self.retention_job()], ..Settling::default() })
+    }
+}
+
+/// What a job that ended well brings to its settlement.
+#[derive(Default)]
+struct Settling {
+    effects: Vec<Effect>,
+    merges: Vec<Merge>,
+    follow: Vec<NewJob>,
+}
+
+/// How a sync job ended, other than with an error.
+enum Synced {
+    Ended(Vec<NewJob>),
+    Stopped,
+    Lost,
+}
+
+impl Prepared {
+    fn settle(settlement: Settlement) -> Self {
+        Self::Settle(Box::new(settlement))
+    }
+}
+
+/// Groups an event's changes by stream, in order.
+fn by_stream(connection: &ConnectionId, changes: Vec<Change>) -> Vec<Merge> {
+    let mut merges: Vec<Merge> = Vec::new();
+    for change in changes {
+        let key = stream_key(connection, change.stream.as_str());
+        match merges.iter_mut().find(|merge| merge.key == key) {
+            Some(merge) => merge.changes.push(change),
+            None => merges.push(Merge { key, read_since: None, changes: vec![change] }),
+        }
+    }
+    merges
+}

@@ -1,0 +1,107 @@
+//! The binary `palisade`: arguments in, one clear sentence and an exit code out.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod doctor;
+mod emulate;
+mod serve;
+mod signal;
+mod verify;
+
+/// The fence between a product and the third-party APIs it depends on.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the hub.
+    Serve(serve::Arguments),
+    /// Runs an offline stand-in for a provider.
+    #[command(subcommand)]
+    Emulate(emulate::Provider),
+    /// Says why a webhook signature is valid or not.
+    Verify(verify::Arguments),
+    /// Checks that everything the hub needs is in place.
+    Doctor(doctor::Arguments),
+}
+
+/// Why a command ended without success: what to tell, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    text: String,
+}
+
+impl Failure {
+    /// The answer of the command is "no"; it has said why on its own.
+    pub(crate) fn negative() -> Self {
+        Self { code: 1, text: String::new() }
+    }
+
+    /// The arguments, the configuration or a secret are wrong.
+    pub(crate) fn usage(text: impl Into<String>) -> Self {
+        Self { code: 2, text: text.into() }
+    }
+
+    /// The machine refuses: port, disk, database, permissions.
+    pub(crate) fn machine(text: impl Into<String>) -> Self {
+        Self { code: 3, text: text.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Runs the command line and returns its exit code: 0 done, 1 the answer is no, 2 wrong arguments or configuration,
+/// 3 the machine refuses.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors: clap prints them to stdout and says so in the code.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    let done = match arguments.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Emulate(provider) => emulate::run(provider),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.text.is_empty() {
+                let _ = writeln!(std::io::stderr().lock(), "palisade: {failure}");
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Writes one line to stdout. A reader that went away is not our failure.
+pub(crate) fn say(line: impl fmt::Display) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Makes the runtime of a command.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::machine(format!("the runtime cannot start: {error}")))
+}

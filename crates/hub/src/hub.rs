@@ -1,0 +1,513 @@
+//! What a product embeds: providers, a store and handlers put together into a router and a runner.
+//!
+//! Building a hub opens nothing, reads nothing and spawns nothing; [`Hub::runner`] gives the future that does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use axum::Router;
+use palisade_core::auth::vault::{MasterKey, Vault, VaultCredentials};
+use palisade_core::auth::Scheme;
+use palisade_core::client::Client;
+use palisade_core::clock::SystemClock;
+use palisade_core::metrics::Metrics;
+use palisade_core::random::SystemRandom;
+use palisade_core::store::{Connection, ConnectionState, Store};
+use palisade_core::worker::{Handler, Worker, WorkerSettings};
+use palisade_core::{
+    Clock, ConnectionId, EndpointId, Error, ErrorKind, Provider, Random, Result, Secret, TenantId, Transport,
+};
+
+use crate::calls::CallQueue;
+use crate::metrics::HubMetrics;
+use crate::routes;
+use crate::routes::status::Probe;
+use crate::runner::Runner;
+use crate::unreadable::{self, RejectUnreadable};
+
+/// The shortest admin token accepted, in characters: long enough that guessing is hopeless.
+pub const TOKEN_CHARS_MIN: usize = 16;
+
+/// A URL a provider posts to: `POST /webhooks/{name}`.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; checked by the builder")]
+pub struct EndpointConfig {
+    /// The last part of its path.
+    pub name: String,
+    /// The provider that posts.
+    pub provider: String,
+    /// The connection its events belong to.
+    pub connection: ConnectionId,
+    /// The signing secrets; several while one is rotated, none answers 503.
+    pub secrets: Vec<Secret>,
+}
+
+/// One tenant's account at a provider, put into the store when the hub starts.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; checked by the builder")]
+pub struct ConnectionConfig {
+    /// Its identifier.
+    pub id: ConnectionId,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// The provider.
+    pub provider: String,
+    /// The account at the provider, for account headers and people.
+    pub account: Option<String>,
+    /// Another base URL than the provider's: a sandbox, an emulator.
+    pub base_url: Option<String>,
+    /// What authenticates it; sealed before it is stored.
+    pub credential: Scheme,
+}
+
+/// Who may see the operations page and the API.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the guard decides on each")]
+pub enum Access {
+    /// Nobody: both answer 403.
+    #[default]
+    Closed,
+    /// Whoever sends the token, or logged in with it.
+    Token(Secret),
+    /// Whoever names a loopback host: for a listener on loopback.
+    Loopback,
+    /// Everybody: the product that mounts the router has checked who asks.
+    Trusted,
+}
+
+/// How the hub works. The defaults suit a small one.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; checked by the builder")]
+pub struct Settings {
+    /// Who may see the operations page and the API.
+    pub access: Access,
+    /// Whether `/metrics` answers without the above.
+    pub metrics_open: bool,
+    /// The URL the world reaches the router at, without a trailing slash; otherwise the `Host` header is taken.
+    pub public_url: Option<String>,
+    /// The largest body of a delivery, in bytes.
+    pub body_bytes_max: usize,
+    /// How long a request may take, from its head to the answer.
+    pub request_timeout: Duration,
+    /// Tasks that handle events.
+    pub event_workers: usize,
+    /// Tasks that run syncs and chores.
+    pub background_workers: usize,
+    /// How each of them works.
+    pub worker: WorkerSettings,
+    /// Finished calls that may wait to be logged; more are dropped and counted.
+    pub call_log_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            access: Access::Closed,
+            metrics_open: false,
+            public_url: None,
+            body_bytes_max: 1024 * 1024,
+            request_timeout: Duration::from_secs(30),
+            event_workers: 2,
+            background_workers: 2,
+            worker: WorkerSettings::default(),
+            call_log_max: 8_192,
+        }
+    }
+}
+
+/// The runtime of it all. Cheap to clone; clones are the same hub.
+#[derive(Clone)]
+pub struct Hub {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What routes and runner share.
+pub(crate) struct Shared {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) providers: BTreeMap<&'static str, Arc<dyn Provider>>,
+    pub(crate) clients: BTreeMap<&'static str, Client>,
+    pub(crate) endpoints: BTreeMap<String, EndpointConfig>,
+    pub(crate) connections: Vec<ConnectionConfig>,
+    pub(crate) vault: Vault,
+    pub(crate) worker: Worker,
+    pub(crate) metrics: HubMetrics,
+    pub(crate) calls: Arc<CallQueue>,
+    pub(crate) settings: Settings,
+    pub(crate) probe: Probe,
+    /// Worker tasks alive.
+    pub(crate) workers_alive: AtomicUsize,
+}
+
+/// Builds a [`Hub`].
+pub struct HubBuilder {
+    store: Option<Arc<dyn Store>>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    transport: Option<Arc<dyn Transport>>,
+    master_key: Option<Arc<dyn MasterKey>>,
+    providers: Vec<Arc<dyn Provider>>,
+    endpoints: Vec<EndpointConfig>,
+    connections: Vec<ConnectionConfig>,
+    handlers: Vec<(Option<String>, String, Arc<dyn Handler>)>,
+    metrics: Metrics,
+    settings: Settings,
+}
+
+impl HubBuilder {
+    /// Adds a provider.
+    #[must_use]
+    pub fn provider(mut self, provider: impl Provider) -> Self {
+        self.providers.push(Arc::new(provider));
+        self
+    }
+
+    /// Adds a provider that is shared already.
+    #[must_use]
+    pub fn shared_provider(mut self, provider: Arc<dyn Provider>) -> Self {
+        self.providers.push(provider);
+        self
+    }
+
+    /// Sets the store. It must be given.
+    #[must_use]
+    pub fn store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Sets the clock; the machine's otherwise.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the randomness of waits and correlation ids; the operating system's otherwise.
+    #[must_use]
+    pub fn random(mut self, random: Arc<dyn Random>) -> Self {
+        self.random = random;
+        self
+    }
+
+    /// Sets the transport under every provider's pipeline. It must be given.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transport = Some(transport);
+        self
+    }
+
+    /// Sets the key that seals credentials. It must be given.
+    #[must_use]
+    pub fn master_key(mut self, key: Arc<dyn MasterKey>) -> Self {
+        self.master_key = Some(key);
+        self
+    }
+
+    /// Adds an endpoint.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: EndpointConfig) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// Adds a connection.
+    #[must_use]
+    pub fn connection(mut self, connection: ConnectionConfig) -> Self {
+        self.connections.push(connection);
+        self
+    }
+
+    /// Registers a handler for events of a type, of every provider: exact (`invoice.paid`), a prefix (`invoice.*`)
+    /// or `*` for all. Every handler that matches is called, in order of registration.
+    #[must_use]
+    pub fn on(mut self, kind: impl Into<String>, handler: impl Handler) -> Self {
+        self.handlers.push((None, kind.into(), Arc::new(handler)));
+        self
+    }
+
+    /// Registers a handler for events of one provider only.
+    #[must_use]
+    pub fn on_provider(
+        mut self,
+        provider: impl Into<String>,
+        kind: impl Into<String>,
+        handler: impl Handler,
+    ) -> Self {
+        self.handlers.push((Some(provider.into()), kind.into(), Arc::new(handler)));
+        self
+    }
+
+    /// Sets where the drivers' metrics are counted, to share them with the rest of the product.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Sets how the hub works.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Checks everything and makes the hub.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] naming what is missing, given twice or cannot work.
+    pub fn build(self) -> Result<Hub> {
+        check_settings(&self.settings)?;
+        let store = self.store.ok_or_else(|| wrong("a hub needs a store"))?;
+        let transport = self.transport.ok_or_else(|| wrong("a hub needs a transport"))?;
+        let master_key = self.master_key.ok_or_else(|| wrong("a hub needs a master key to seal credentials with"))?;
+        let providers = plug(self.providers)?;
+        check_connections(&providers, &self.connections)?;
+        let endpoints = check_endpoints(&providers, &self.connections, self.endpoints)?;
+        let vault = Vault::new(Arc::clone(&store), master_key, Arc::clone(&self.random));
+        let credentials = Arc::new(VaultCredentials::new(vault.clone()));
+        let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
+        let calls = CallQueue::new(self.settings.call_log_max);
+
+        let mut clients = BTreeMap::new();
+        let mut worker = Worker::builder(Arc::clone(&store), Arc::clone(&self.clock), Arc::clone(&self.random))
+            .settings(self.settings.worker.clone())
+            .endpoints(endpoint_of(&endpoints));
+        for (name, provider) in &providers {
+            let mut profile = provider.profile();
+            for connection in self.connections.iter().filter(|connection| connection.provider == *name) {
+                if let Some(base_url) = &connection.base_url {
+                    profile = profile.allowing(base_url);
+                }
+            }
+            let client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&credentials) as _)
+                .clock(Arc::clone(&self.clock))
+                .random(Arc::clone(&self.random))
+                .observer(Arc::clone(&calls) as _)
+                .metrics(self.metrics.clone())
+                .build()?;
+            worker = worker
+                .provider(Arc::clone(provider), Arc::new(client.clone()))
+                .on(*name, unreadable::KIND, RejectUnreadable);
+            clients.insert(*name, client);
+        }
+        for (provider, kind, handler) in self.handlers {
+            let targets: Vec<&str> = match &provider {
+                Some(provider) if !providers.contains_key(provider.as_str()) => {
+                    return Err(wrong(format!("a handler names the provider {provider}, which is not part of the hub")));
+                }
+                Some(provider) => vec![provider],
+                None => providers.keys().copied().collect(),
+            };
+            for target in targets {
+                worker = worker.on(target, kind.as_str(), Arc::clone(&handler));
+            }
+        }
+        let shared = Shared {
+            store,
+            clock: self.clock,
+            providers,
+            clients,
+            endpoints,
+            connections: self.connections,
+            vault,
+            worker: worker.build()?,
+            metrics,
+            calls,
+            settings: self.settings,
+            probe: Probe::default(),
+            workers_alive: AtomicUsize::new(0),
+        };
+        Ok(Hub { shared: Arc::new(shared) })
+    }
+}
+
+fn wrong(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    Error::new(ErrorKind::Config, what)
+}
+
+fn check_settings(settings: &Settings) -> Result<()> {
+    if let Access::Token(token) = &settings.access
+        && token.expose().chars().count() < TOKEN_CHARS_MIN
+    {
+        return Err(wrong(format!("the admin token must have at least {TOKEN_CHARS_MIN} characters")));
+    }
+    if settings.body_bytes_max == 0 || settings.request_timeout.is_zero() {
+        return Err(wrong("body_bytes_max and request_timeout must be more than nothing"));
+    }
+    if settings.event_workers == 0 || settings.background_workers == 0 || settings.call_log_max == 0 {
+        return Err(wrong("event_workers, background_workers and call_log_max must be at least 1"));
+    }
+    Ok(())
+}
+
+fn plug(list: Vec<Arc<dyn Provider>>) -> Result<BTreeMap<&'static str, Arc<dyn Provider>>> {
+    let mut providers = BTreeMap::new();
+    for provider in list {
+        let name = provider.manifest().name;
+        if providers.insert(name, provider).is_some() {
+            return Err(wrong(format!("the provider {name} is given twice")));
+        }
+    }
+    Ok(providers)
+}
+
+fn check_connections(
+    providers: &BTreeMap<&'static str, Arc<dyn Provider>>,
+    connections: &[ConnectionConfig],
+) -> Result<()> {
+    for (i, connection) in connections.iter().enumerate() {
+        let id = &connection.id;
+        if !providers.contains_key(connection.provider.as_str()) {
+            return Err(wrong(format!("connection {id} names a provider that is not part of the hub")));
+        }
+        if connections.iter().take(i).any(|other| other.id == *id) {
+            return Err(wrong(format!("connection {id} is given twice")));
+        }
+    }
+    Ok(())
+}
+
+fn check_endpoints(
+    providers: &BTreeMap<&'static str, Arc<dyn Provider>>,
+    connections: &[ConnectionConfig],
+    list: Vec<EndpointConfig>,
+) -> Result<BTreeMap<String, EndpointConfig>> {
+    let mut endpoints = BTreeMap::new();
+    for endpoint in list {
+        let name = endpoint.name.clone();
+        let provider = providers.get(endpoint.provider.as_str());
+        if provider.is_none_or(|provider| provider.webhook().is_none()) {
+            return Err(wrong(format!("endpoint {name} names a provider that is not part of the hub or has no webhooks")));
+        }
+        // A connection given at run time is not known here; one that is known must be of the same provider.
+        let known = connections.iter().find(|connection| connection.id == endpoint.connection);
+        if known.is_some_and(|connection| connection.provider != endpoint.provider) {
+            return Err(wrong(format!("endpoint {name} and its connection are of different providers")));
+        }
+        if endpoints.insert(name.clone(), endpoint).is_some() {
+            return Err(wrong(format!("endpoint {name} is given twice")));
+        }
+    }
+    Ok(endpoints)
+}
+
+/// Says where a connection's webhooks arrive: its first endpoint by name, or one that bears its own id.
+fn endpoint_of(
+    endpoints: &BTreeMap<String, EndpointConfig>,
+) -> impl Fn(&ConnectionId) -> EndpointId + Send + Sync + use<> {
+    let mut map: BTreeMap<ConnectionId, EndpointId> = BTreeMap::new();
+    for endpoint in endpoints.values() {
+        map.entry(endpoint.connection.clone()).or_insert_with(|| EndpointId::new(endpoint.name.as_str()));
+    }
+    move |connection| map.get(connection).cloned().unwrap_or_else(|| EndpointId::new(connection.as_str()))
+}
+
+impl Hub {
+    /// Begins a hub.
+    #[must_use]
+    pub fn builder() -> HubBuilder {
+        HubBuilder {
+            store: None,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            transport: None,
+            master_key: None,
+            providers: Vec::new(),
+            endpoints: Vec::new(),
+            connections: Vec::new(),
+            handlers: Vec::new(),
+            metrics: Metrics::default(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// Gives the routes, to be mounted anywhere: webhooks, health, metrics, the operations page and the API.
+    pub fn router(&self) -> Router {
+        routes::router(Arc::clone(&self.shared))
+    }
+
+    /// Gives the runner of workers and chores.
+    #[must_use]
+    pub fn runner(&self) -> Runner {
+        Runner::new(self.clone())
+    }
+
+    /// Returns the store.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.shared.store
+    }
+
+    /// Returns the pipeline to a provider, for calls of the product's own.
+    #[must_use]
+    pub fn client(&self, provider: &str) -> Option<&Client> {
+        self.shared.clients.get(provider)
+    }
+
+    /// Returns the worker that knows the handlers.
+    #[must_use]
+    pub fn worker(&self) -> &Worker {
+        &self.shared.worker
+    }
+
+    /// Puts a connection into the store, seals its credential if it changed, and enqueues its first runs if it is
+    /// new or was waiting for a reconnect. Doing it again changes nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the connection's id is taken by another tenant or provider, or its base URL was
+    /// not given to the builder; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn connect(&self, config: &ConnectionConfig) -> Result<()> {
+        let shared = &self.shared;
+        let known = shared.store.connection(config.id.clone()).await?;
+        if let Some(known) = &known
+            && (known.tenant != config.tenant || known.provider != config.provider)
+        {
+            return Err(wrong(format!(
+                "connection {} is stored for tenant {} at {}: give the other one an id of its own",
+                config.id, known.tenant, known.provider
+            )));
+        }
+        let fresh = shared.vault.put_if_changed(&config.tenant, &config.id, &config.credential).await?;
+        let state = match &known {
+            Some(known) if !fresh => known.state.clone(),
+            _ => ConnectionState::Active,
+        };
+        let connection = Connection {
+            id: config.id.clone(),
+            tenant: config.tenant.clone(),
+            provider: config.provider.clone(),
+            account: config.account.clone(),
+            base_url: config.base_url.clone(),
+            state,
+            created_at: known.as_ref().map_or_else(|| shared.clock.now(), |known| known.created_at),
+        };
+        let new = known.is_none() || fresh;
+        if known.as_ref() != Some(&connection) {
+            shared.store.put_connection(connection.clone()).await?;
+        }
+        if new {
+            tracing::info!(connection = %connection.id, provider = connection.provider, "connected");
+            shared.worker.connect(&connection).await?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub")
+            .field("providers", &self.shared.providers.keys())
+            .field("endpoints", &self.shared.endpoints.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for HubBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

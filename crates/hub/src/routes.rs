@@ -1,0 +1,204 @@
+//! The hub's HTTP side: one router, one envelope around every answer, one form of error.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::Serialize;
+
+use crate::hub::Shared;
+
+pub(crate) mod admin;
+pub(crate) mod api;
+pub(crate) mod pages;
+pub(crate) mod status;
+pub(crate) mod webhooks;
+
+/// What a browser may load and do on our pages: our own style sheet and our own forms, no script at all.
+const CONTENT_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+);
+
+/// Makes the router.
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    let guarded = Router::new()
+        .route("/", get(pages::operations))
+        .route("/actions/events/{row}/replay", post(pages::replay))
+        .route("/actions/connections/{id}/sync", post(pages::sync))
+        .route("/api/v1/health", get(api::health))
+        .route("/api/v1/connections", get(api::connections))
+        .route("/api/v1/connections/{id}", get(api::connection))
+        .route("/api/v1/connections/{id}/sync", post(api::sync))
+        .route("/api/v1/events", get(api::events))
+        .route("/api/v1/events/{row}", get(api::event))
+        .route("/api/v1/events/{row}/replay", post(api::replay))
+        .route("/api/v1/runs", get(api::runs))
+        .route("/api/v1/jobs", get(api::jobs))
+        .route("/api/v1/calls", get(api::calls))
+        .route("/api/v1/records/{connection}/{stream}", get(api::records))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), admin::guard));
+    Router::new()
+        .route("/webhooks/{endpoint}", post(webhooks::receive))
+        .route("/healthz", get(status::healthz))
+        .route("/readyz", get(status::readyz))
+        .route("/metrics", get(status::metrics))
+        .route("/login", get(admin::login_page).post(admin::login))
+        .route("/logout", post(admin::logout))
+        .route("/style.css", get(pages::style))
+        .merge(guarded)
+        .fallback(not_found)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), envelope))
+        .with_state(shared)
+}
+
+async fn not_found() -> Problem {
+    Problem::new(StatusCode::NOT_FOUND, "not_found", "there is nothing at this address", "check the path")
+}
+
+async fn wrong_method() -> Problem {
+    Problem::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        "this address does not take this method",
+        "webhooks are POSTed, pages and the API are read with GET, actions are POSTed",
+    )
+}
+
+/// Bounds every request in size and time and puts the security headers on every answer.
+async fn envelope(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let mut response = if length.is_some_and(|length| length > shared.settings.body_bytes_max as u64) {
+        let webhook = request.uri().path().contains("/webhooks/");
+        if webhook { webhooks::too_large_announced(&shared, request.uri().path()) } else { too_large(&shared) }
+    } else {
+        let answer = tokio::time::timeout(shared.settings.request_timeout, next.run(request));
+        answer.await.unwrap_or_else(|_| {
+            Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "timeout",
+                "the request did not arrive or could not be answered in time",
+                "send it again",
+            )
+            .retry_after(1)
+            .into_response()
+        })
+    };
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("content-security-policy"), CONTENT_POLICY);
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    headers.insert(HeaderName::from_static("x-frame-options"), HeaderValue::from_static("DENY"));
+    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The answer to a body over the cap.
+pub(crate) fn too_large(shared: &Shared) -> Response {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "body_too_large",
+        format!("the body is larger than {} bytes", shared.settings.body_bytes_max),
+        "raise server.body_bytes_max if such bodies are expected",
+    )
+    .into_response()
+}
+
+/// An error as it is answered: `{"error":{"kind","message","next"}}`.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    message: Cow<'static, str>,
+    next: Cow<'static, str>,
+    retry_after: Option<u64>,
+}
+
+impl Problem {
+    pub(crate) fn new(
+        status: StatusCode,
+        kind: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        next: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self { status, kind, message: message.into(), next: next.into(), retry_after: None }
+    }
+
+    /// Sets after how many seconds another try makes sense.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Makes the answer to a store that is busy or failed. The cause goes to the log.
+    pub(crate) fn store(error: &palisade_core::Error) -> Self {
+        tracing::error!(%error, "the store did not do what was asked");
+        let after = error.retry_after().unwrap_or(Duration::from_secs(1)).as_secs().max(1);
+        let message = match error.kind() {
+            palisade_core::ErrorKind::Overloaded => "the store is busy",
+            _ => "the store could not do this; nothing was changed",
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.kind().as_str(), message, "send it again").retry_after(after)
+    }
+
+    /// Makes the answer to a request that is itself wrong.
+    pub(crate) fn invalid(message: impl Into<Cow<'static, str>>, next: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", message, next)
+    }
+
+    /// Makes the answer to a request for something that does not exist.
+    pub(crate) fn missing(what: &'static str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", what, "check the identifier")
+    }
+
+    /// Makes the answer for a query or path that cannot be read.
+    pub(crate) fn unreadable_address() -> Self {
+        Self::invalid("the address cannot be read", "check the path and the query parameters")
+    }
+}
+
+impl From<palisade_core::Error> for Problem {
+    fn from(error: palisade_core::Error) -> Self {
+        Self::store(&error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            error: Inner<'a>,
+        }
+        #[derive(Serialize)]
+        struct Inner<'a> {
+            kind: &'a str,
+            message: &'a str,
+            next: &'a str,
+        }
+        let body = Body { error: Inner { kind: self.kind, message: &self.message, next: &self.next } };
+        let mut response = (self.status, json(&body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        response
+    }
+}
+
+/// Writes a value as a JSON answer.
+pub(crate) fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response(),
+        Err(error) => {
+            // Our own messages always serialise; kept as an answer rather than a panic.
+            tracing::error!(%error, "an answer could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! The operations page and the login form: server-rendered, no script, complete without a style sheet.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{OriginalUri, Path, RawQuery, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use axum::http::{HeaderMap, Uri};
+use axum::response::{Html, IntoResponse, Response};
+use maud::{DOCTYPE, Markup, html};
+use palisade_core::health::Overall;
+use palisade_core::store::{CallRecord, EventRow, Run, RunMode, RunState, StoredEvent};
+use palisade_core::{ConnectionId, Timestamp};
+
+use super::Problem;
+use super::admin::redirect;
+use crate::hub::{Access, Shared};
+use crate::overview::{self, ConnectionView, Overview};
+use crate::time;
+
+/// How often the page loads itself anew, in seconds.
+const REFRESH_SECONDS: u32 = 10;
+
+const STYLE: &str = include_str!("style.css");
+
+/// Serves the style sheet. It holds nothing of anybody.
+pub(crate) async fn style() -> Response {
+    let kind = HeaderValue::from_static("text/css; charset=utf-8");
+    let cache = HeaderValue::from_static("public, max-age=3600");
+    ([(CONTENT_TYPE, kind), (CACHE_CONTROL, cache)], STYLE).into_response()
+}
+
+/// Returns the path the router is mounted at, without a trailing slash.
+pub(crate) fn base(original: &Uri, inner: &Uri) -> String {
+    let whole = original.path().trim_end_matches('/');
+    whole.strip_suffix(inner.path().trim_end_matches('/')).unwrap_or_default().to_owned()
+}
+
+/// Shows the operations page.
+pub(crate) async fn operations(
+    State(shared): State<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    RawQuery(query): RawQuery,
+    uri: Uri,
+) -> Response {
+    let paused = query.as_deref() == Some("refresh=off");
+    match overview::overview(&shared).await {
+        Ok(overview) => {
+            let logout = matches!(shared.settings.access, Access::Token(_));
+            page(&base(&original, &uri), &overview, paused, logout).into_response()
+        }
+        Err(error) => Problem::store(&error).into_response(),
+    }
+}
+
+/// Replays one event and returns to the page.
+pub(crate) async fn replay(
+    State(shared): State<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    row: Result<Path<i64>, PathRejection>,
+    uri: Uri,
+) -> Response {
+    let Ok(Path(row)) = row else { return Problem::unreadable_address().into_response() };
+    match shared.store.replay(EventRow(row), shared.clock.now()).await {
+        Ok(true) => redirect(&format!("{}/", base(&original, &uri))),
+        Ok(false) => Problem::missing("there is no such event to replay").into_response(),
+        Err(error) => Problem::store(&error).into_response(),
+    }
+}
+
+/// Brings a connection's syncs forward and returns to the page.
+pub(crate) async fn sync(
+    State(shared): State<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Response {
+    let Ok(Path(id)) = id else { return Problem::unreadable_address().into_response() };
+    match overview::sync_all(&shared, &ConnectionId::from(id), RunMode::Incremental).await {
+        Ok(_) => redirect(&format!("{}/", base(&original, &uri))),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn document(base: &str, title: &str, refresh: bool, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                @if refresh { meta http-equiv="refresh" content=(REFRESH_SECONDS); }
+                title { (title) }
+                link rel="stylesheet" href={ (base) "/style.css" };
+            }
+            body { (body) }
+        }
+    }
+}
+
+/// Shows the login form.
+pub(crate) fn login(base: &str, wrong: bool) -> Html<String> {
+    let body = html! {
+        main.login {
+            h1 { "Palisade" }
+            p { "Enter the admin token of this hub." }
+            @if wrong { p.alert role="alert" { "That is not the token. It stands where " code { "server.admin_token" } " points." } }
+            form method="post" action={ (base) "/login" } {
+                label for="token" { "Admin token" }
+                input #token name="token" type="password" autocomplete="current-password" required autofocus;
+                button type="submit" { "Log in" }
+            }
+        }
+    };
+    Html(document(base, "Log in · Palisade", false, &body).into_string())
+}
+
+fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<String> {
+    let now = overview.now;
+    let body = html! {
+        header {
+            h1 { "Palisade" span { "Operations" } }
+            nav {
+                span.muted { "as of " (time::clock(now)) " UTC" }
+                @if paused { a href={ (base) "/" } { "refresh by itself" } }
+                @else { a href={ (base) "/?refresh=off" } { "stop refreshing" } }
+                @if logout { form method="post" action={ (base) "/logout" } { button.quiet type="submit" { "Log out" } } }
+            }
+        }
+        main {
+            (verdict(overview))
+            (connections(base, overview))
+            (inbox(base, overview))
+            (runs(&overview.runs, now))
+            (calls(&overview.calls, now))
+        }
+        footer.muted { "The same facts as JSON: " a href={ (base) "/api/v1/health" } { "/api/v1/health" } }
+    };
+    let title = if overview.attention() > 0 { format!("({}) Operations · Palisade", overview.attention()) } else { "Operations · Palisade".to_owned() };
+    Html(document(base, &title, !paused, &body).into_string())
+}
+
+fn verdict(overview: &Overview) -> Markup {
+    let attention = overview.attention();
+    html! {
+        @if !overview.not_ready.is_empty() {
+            section.banner.bad role="status" {
+                h2 { "The hub is not ready" }
+                ul { @for reason in &overview.not_ready { li { (reason) } } }
+            }
+        } @else if attention > 0 {
+            section.banner.warn role="status" {
+                h2 { (attention) @if attention == 1 { " thing needs" } @else { " things need" } " somebody" }
+                p { "Each says below who must act and what comes next." }
+            }
+        } @else {
+            section.banner.good role="status" {
+                h2 { "Everything is in order" }
+                p { "Nobody has to do anything." }
+            }
+        }
+    }
+}
+
+fn connections(base: &str, overview: &Overview) -> Markup {
+    html! {
+        section {
+            h2 { "Connections" span.count { (overview.connections.len()) @if overview.more_connections { "+" } } }
+            @if overview.connections.is_empty() {
+                p.empty { "There is no connection yet. Add a " code { "[[connection]]" } " to the configuration and start again." }
+            }
+            div.cards { @for connection in &overview.connections { (card(base, connection, overview.now)) } }
+        }
+    }
+}
+
+fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
+    let health = &view.health;
+    let tone = match health.overall {
+        Overall::Healthy => "good",
+        Overall::Degraded => "warn",
+        Overall::Down => "bad",
+    };
+    html! {
+        article.card class=(tone) {
+            header {
+                h3 { (view.connection.id) }
+                span.state class=(tone) { (health.state.title()) }
+            }
+            p.muted { (view.title) " · tenant " (view.connection.tenant)
+                @if let Some(account) = &view.connection.account { " · " (account) } }
+            p { (health.summary) }
+            dl {
+                dt { "Who must act" } dd { (health.who.title()) }
+                dt { "Next" } dd { (health.next) }
+                dt { "Fresh" } dd { (match view.fresh_at { Some(at) => ago(at, now), None => html! { "not synced yet" } }) }
+                dt { "Last 24 h" } dd { (view.calls.calls) " calls, " (view.calls.errors) " failed" }
+            }
+            @if !view.streams.is_empty() {
+                table {
+                    thead { tr { th { "Stream" } th.number { "Records" } th { "Last run" } } }
+                    tbody { @for (name, status) in &view.streams { tr {
+                        td { (name) }
+                        td.number { (grouped(status.records)) }
+                        td { (match status.fresh_at { Some(at) => ago(at, now), None => html! { "–" } }) }
+                    } } }
+                }
+            }
+            form method="post" action={ (base) "/actions/connections/" (view.connection.id) "/sync" } {
+                button.quiet type="submit" { "Sync now" }
+            }
+        }
+    }
+}
+
+fn inbox(base: &str, overview: &Overview) -> Markup {
+    let counts = &overview.events;
+    let jobs = &overview.jobs;
+    html! {
+        section {
+            h2 { "Inbox" }
+            div.figures {
+                (figure("waiting", counts.pending, false))
+                (figure("handled", counts.done, false))
+                (figure("ignored", counts.ignored, false))
+                (figure("dead letters", counts.dead, counts.dead > 0))
+                (figure("jobs waiting", jobs.waiting, false))
+                (figure("jobs running", jobs.running, false))
+                (figure("jobs given up", jobs.dead, jobs.dead > 0))
+            }
+            @if !overview.dead.is_empty() {
+                h3 { "Dead letters" }
+                p.muted { "Given up after their attempts and kept. Mend the cause, then replay." }
+                div.scroll { table {
+                    thead { tr { th { "Event" } th { "Type" } th { "Connection" } th { "Arrived" } th { "Why" } th {} } }
+                    tbody { @for event in &overview.dead { (dead_row(base, event, overview.now)) } }
+                } }
+            }
+        }
+    }
+}
+
+fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
+    html! { tr {
+        td { a href={ (base) "/api/v1/events/" (event.row.0) } { (event.event.id) } }
+        td { (event.event.kind) }
+        td { (event.connection) }
+        td { (ago(event.received_at, now)) }
+        td.reason { (event.reason.as_deref().unwrap_or("–")) }
+        td { form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } } }
+    } }
+}
+
+fn runs(runs: &[Run], now: Timestamp) -> Markup {
+    html! {
+        section {
+            h2 { "Runs" }
+            @if runs.is_empty() { p.empty { "No sync has run yet." } }
+            @else { div.scroll { table {
+                thead { tr { th { "Stream" } th { "Connection" } th { "Mode" } th { "State" } th.number { "Pages" } th.number { "Added" } th.number { "Changed" } th.number { "Deleted" } th { "Began" } th { "Progress" } } }
+                tbody { @for run in runs { tr {
+                    td { (run.key.stream) }
+                    td { (run.key.connection) }
+                    td { (match run.mode { RunMode::Full => "full", RunMode::Incremental => "incremental" }) }
+                    td { (run_state(run)) }
+                    td.number { (grouped(run.pages)) }
+                    td.number { (grouped(run.counts.added)) }
+                    td.number { (grouped(run.counts.updated)) }
+                    td.number { (grouped(run.counts.deleted)) }
+                    td { (ago(run.started_at, now)) }
+                    td { (ago(run.progressed_at, now)) @if run.resumed > 0 { " · resumed " (run.resumed) "×" } }
+                } } }
+            } } }
+        }
+    }
+}
+
+fn run_state(run: &Run) -> Markup {
+    html! {
+        @match &run.state {
+            RunState::Running => span.state { "running" },
+            RunState::Done => span.state.good { "done" },
+            RunState::Review { deletions } => { span.state.warn { "review" } " would delete " (grouped(*deletions)) },
+            RunState::Failed { kind, reason } => { span.state.bad { "failed" } " " (kind.as_str()) ": " (reason) },
+        }
+    }
+}
+
+fn calls(calls: &[CallRecord], now: Timestamp) -> Markup {
+    html! {
+        section {
+            h2 { "Recent calls" }
+            @if calls.is_empty() { p.empty { "No call was made yet." } }
+            @else { div.scroll { table {
+                thead { tr { th { "When" } th { "Operation" } th { "Connection" } th { "Result" } th.number { "Attempts" } th.number { "Took" } th { "Request" } } }
+                tbody { @for call in calls { tr {
+                    td { (ago(call.at, now)) }
+                    td { (call.provider) " " (call.operation) }
+                    td { (call.connection) }
+                    td { (call_result(call)) }
+                    td.number { (call.attempts) }
+                    td.number { (time::milliseconds(call.duration_us)) }
+                    td.muted { (call.request_id.as_deref().unwrap_or("–")) }
+                } } }
+            } } }
+        }
+    }
+}
+
+fn call_result(call: &CallRecord) -> Markup {
+    html! {
+        @match call.error {
+            Some(kind) => { span.state.bad { (kind.as_str()) } @if let Some(status) = call.status { " " (status) } },
+            None => { span.state.good { "ok" } @if let Some(status) = call.status { " " (status) } },
+        }
+    }
+}
+
+fn figure(name: &str, value: u64, bad: bool) -> Markup {
+    html! { div.figure.bad[bad] { strong { (grouped(value)) } span { (name) } } }
+}
+
+fn ago(at: Timestamp, now: Timestamp) -> Markup {
+    html! { time datetime=(time::rfc3339(at)) title=(time::rfc3339(at)) { (time::ago(at, now)) } }
+}
+
+/// Writes a number with thin spaces between thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push('\u{2009}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_is_where_the_router_is_mounted() {
+        for (original, inner, expected) in [
+            ("/", "/", ""),
+            ("/login", "/login", ""),
+            ("/ops", "/", "/ops"),
+            ("/ops/", "/", "/ops"),
+            ("/ops/login", "/login", "/ops"),
+            ("/a/b/actions/events/1/replay", "/actions/events/1/replay", "/a/b"),
+        ] {
+            let uri = |text: &str| text.parse::<Uri>().unwrap();
+            assert_eq!(base(&uri(original), &uri(inner)), expected, "{original}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!(grouped(0), "0");
+        assert_eq!(grouped(999), "999");
+        assert_eq!(grouped(1_234_567), "1\u{2009}234\u{2009}567");
+    }
+}

@@ -1,0 +1,207 @@
+//! `POST /webhooks/{endpoint}`: verify, split, append durably, then acknowledge. In this order and no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{OriginalUri, Path, Request, State};
+use axum::http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use palisade_core::EndpointId;
+use palisade_core::store::{Appended, NewDelivery, NewEvent};
+use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified};
+use tokio::time::Instant;
+
+use super::{Problem, too_large};
+use crate::hub::{EndpointConfig, Shared};
+use crate::metrics::Delivered;
+use crate::unreadable;
+
+/// The headers kept with a delivery, for replay and support. None of them is a credential or a signature.
+const KEPT_HEADERS: [&str; 7] =
+    ["content-type", "user-agent", "date", "x-request-id", "traceparent", "webhook-id", "webhook-timestamp"];
+/// The longest header value kept, in bytes.
+const KEPT_VALUE_BYTES_MAX: usize = 256;
+
+/// How a delivery ended, for the answer and the count.
+struct Ended {
+    result: Delivered,
+    response: Response,
+}
+
+impl Ended {
+    fn new(result: Delivered, response: impl IntoResponse) -> Self {
+        Self { result, response: response.into_response() }
+    }
+}
+
+/// Receives one delivery.
+pub(crate) async fn receive(
+    State(shared): State<Arc<Shared>>,
+    name: Result<Path<String>, PathRejection>,
+    OriginalUri(uri): OriginalUri,
+    request: Request,
+) -> Response {
+    let started = Instant::now();
+    let endpoint = name.ok().and_then(|Path(name)| shared.endpoints.get(&name));
+    let Some(endpoint) = endpoint else { return unknown_endpoint() };
+    let (parts, body) = request.into_parts();
+    let ended = match read(&shared, endpoint, body).await {
+        Err(ended) => ended,
+        Ok(body) => {
+            let url = url_of(&shared, &parts.headers, uri.path_and_query().map_or("", |path| path.as_str()));
+            let raw = RawDelivery { method: parts.method, url, headers: parts.headers, body };
+            deliver(&shared, endpoint, raw).await
+        }
+    };
+    shared.metrics.delivered(&endpoint.name, ended.result, started.elapsed());
+    ended.response
+}
+
+fn unknown_endpoint() -> Response {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "unknown_endpoint",
+        "no endpoint has this name",
+        "check the last part of the URL that is entered at the provider",
+    )
+    .into_response()
+}
+
+/// Answers a delivery whose announced length is over the cap, before a byte of it is read.
+pub(crate) fn too_large_announced(shared: &Shared, path: &str) -> Response {
+    let name = path.rsplit_once("/webhooks/").map_or("", |(_, name)| name);
+    match shared.endpoints.get(name) {
+        None => unknown_endpoint(),
+        Some(endpoint) => {
+            shared.metrics.delivered(&endpoint.name, Delivered::TooLarge, Duration::ZERO);
+            too_large(shared)
+        }
+    }
+}
+
+/// Reads the body under the cap. Endpoints without a secret are answered before it.
+async fn read(shared: &Shared, endpoint: &EndpointConfig, body: Body) -> Result<Bytes, Ended> {
+    if endpoint.secrets.is_empty() {
+        return Err(refused(shared, endpoint, Refusal::NoSecret));
+    }
+    match Limited::new(body, shared.settings.body_bytes_max).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            Err(Ended::new(Delivered::TooLarge, too_large(shared)))
+        }
+        Err(_) => {
+            let problem = Problem::invalid("the body broke off", "send it again");
+            Err(Ended::new(Delivered::Broken, problem))
+        }
+    }
+}
+
+fn refused(shared: &Shared, endpoint: &EndpointConfig, refusal: Refusal) -> Ended {
+    // The reason goes to the log and the metrics; whoever forges a delivery learns nothing from the answer.
+    tracing::warn!(endpoint = endpoint.name, reason = refusal.as_str(), detail = %refusal, "a delivery was refused");
+    shared.metrics.refused(&endpoint.name, refusal.as_str());
+    let problem = match refusal {
+        Refusal::NoSecret => Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_secret",
+            "this endpoint has no signing secret yet",
+            "configure the endpoint's secret; the provider sends the delivery again",
+        )
+        .retry_after(60),
+        _ => Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "bad_signature",
+            "the signature is not valid",
+            "see the hub's log, or try it with `palisade verify`",
+        ),
+    };
+    Ended::new(Delivered::Refused, problem)
+}
+
+/// Verifies, splits and appends one delivery.
+async fn deliver(shared: &Shared, endpoint: &EndpointConfig, raw: RawDelivery) -> Ended {
+    let webhook = shared.providers.get(endpoint.provider.as_str()).and_then(|provider| provider.webhook());
+    let Some(webhook) = webhook else { return Ended::new(Delivered::Refused, unknown_endpoint()) };
+    let verified = match Verified::check(webhook, raw, &endpoint.secrets, shared.clock.now()) {
+        Ok(verified) => verified,
+        Err(refusal) => return refused(shared, endpoint, refusal),
+    };
+    let (result, reply, events) = match webhook.events(&verified) {
+        Ok(Parsed { reply, events }) => {
+            let events = events.into_iter().map(|event| new_event(shared, endpoint, verified.body(), event)).collect();
+            (Delivered::Accepted, reply, events)
+        }
+        Err(error) => {
+            tracing::error!(endpoint = endpoint.name, %error, "a signed delivery cannot be read; kept as a dead letter");
+            (Delivered::Unreadable, Reply::ok(), vec![unreadable::event(verified.body())])
+        }
+    };
+    let count = events.len();
+    if count == 0 {
+        // A handshake: there is nothing to keep.
+        return Ended::new(result, answer(reply));
+    }
+    let delivery = NewDelivery {
+        endpoint: EndpointId::new(endpoint.name.as_str()),
+        connection: endpoint.connection.clone(),
+        provider: endpoint.provider.clone(),
+        received_at: verified.at(),
+        headers: kept(&verified.delivery().headers),
+        body: verified.body().clone(),
+        events,
+    };
+    match shared.store.append(vec![delivery]).await {
+        Ok(appended) => {
+            let duplicates =
+                appended.iter().flatten().filter(|one| matches!(one, Appended::Duplicate(_))).count();
+            tracing::debug!(endpoint = endpoint.name, events = count, duplicates, "a delivery was stored");
+            let result = if duplicates == count { Delivered::Duplicate } else { result };
+            Ended::new(result, answer(reply))
+        }
+        Err(error) => Ended::new(Delivered::Unstored, Problem::store(&error)),
+    }
+}
+
+fn new_event(shared: &Shared, endpoint: &EndpointConfig, body: &Bytes, event: Event) -> NewEvent {
+    NewEvent {
+        wanted: shared.worker.wants(&endpoint.provider, &event.kind),
+        id: event.id,
+        kind: event.kind,
+        account: event.account,
+        created: event.created,
+        ordering_key: event.ordering_key,
+        payload: (event.payload != *body).then_some(event.payload),
+    }
+}
+
+fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
+    let value = |name: &str| headers.get(name)?.to_str().ok().filter(|text| text.len() <= KEPT_VALUE_BYTES_MAX);
+    KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), value(name)?.to_owned()))).collect()
+}
+
+/// Returns the URL as the provider signed it: the configured public address, or what the request names.
+fn url_of(shared: &Shared, headers: &HeaderMap, path: &str) -> String {
+    match &shared.settings.public_url {
+        Some(base) => format!("{base}{path}"),
+        None => {
+            let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+            format!("http://{host}{path}")
+        }
+    }
+}
+
+fn answer(reply: Reply) -> Response {
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+    let mut response = (status, reply.body).into_response();
+    match reply.content_type {
+        Some(kind) => response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind)),
+        None => response.headers_mut().remove(CONTENT_TYPE),
+    };
+    response
+}
+

@@ -1,0 +1,121 @@
+//! Serves a router on a listener with bounds on everything a stranger controls: connections, header bytes, header
+//! count, and the time a header may take. Stops gracefully and drops what is left after the grace.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+/// The largest request head, in bytes: far above what any provider sends, far below what hurts.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// The most headers a request may have.
+const HEADERS_MAX: usize = 100;
+/// How long a request's head may take to arrive, also the longest an idle connection is kept.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait after a failed `accept` (out of file descriptors) before the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bounds of a server.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; any value is valid")]
+pub struct ServeSettings {
+    /// Connections open at once; more wait to be accepted.
+    pub connections_max: usize,
+    /// How long a shutdown waits for requests under way.
+    pub grace: Duration,
+}
+
+impl Default for ServeSettings {
+    fn default() -> Self {
+        Self { connections_max: 1_024, grace: Duration::from_secs(20) }
+    }
+}
+
+/// Serves until `stop` is true: then accepts nothing more, lets requests under way finish within the grace, and
+/// closes the rest. Returns how many connections had to be closed. Dropping the future closes all at once.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: ServeSettings,
+    mut stop: watch::Receiver<bool>,
+) -> usize {
+    let slots = Arc::new(Semaphore::new(settings.connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let Some((stream, slot)) = accepted else { continue };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            connection(stream, router, stop).await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(settings.grace, drained).await.is_err() {
+        let left = connections.len();
+        connections.shutdown().await;
+        return left;
+    }
+    0
+}
+
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended: Result<(), hyper::Error> = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.as_mut().await
+        }
+    };
+    if let Err(error) = ended {
+        // A client that goes away, is too slow or sends no HTTP is its own problem.
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// States that the router never fails by itself: hyper needs no error path.
+const _: fn() = || {
+    fn infallible<S: tower::Service<http::Request<axum::body::Body>, Error = Infallible>>() {}
+    infallible::<Router>();
+};

@@ -1,0 +1,91 @@
+//! Moments as people and machines read them. Pure.
+
+use palisade_core::Timestamp;
+
+/// Writes a moment as `2026-01-31T12:00:00Z`.
+pub(crate) fn rfc3339(at: Timestamp) -> String {
+    let seconds = at.seconds();
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (year, month, day) = civil(days);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+}
+
+/// Writes the time of day as `12:00:00`.
+pub(crate) fn clock(at: Timestamp) -> String {
+    let of_day = at.seconds().rem_euclid(86_400);
+    format!("{:02}:{:02}:{:02}", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+}
+
+/// Returns the date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days.saturating_add(719_468);
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// Writes how long ago a moment was, or how far ahead.
+pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
+    let seconds = now.millis().saturating_sub(at.millis()).div_euclid(1_000);
+    let span = |n: i64| match n {
+        n if n < 60 => format!("{n} s"),
+        n if n < 3_600 => format!("{} min", n / 60),
+        n if n < 86_400 => format!("{} h", n / 3_600),
+        n => format!("{} days", n / 86_400),
+    };
+    match seconds {
+        0..=1 => "just now".to_owned(),
+        n if n < 0 => format!("in {}", span(n.saturating_neg())),
+        n => format!("{} ago", span(n)),
+    }
+}
+
+/// Writes microseconds as milliseconds.
+pub(crate) fn milliseconds(us: u64) -> String {
+    match us {
+        us if us < 10_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
+        us => format!("{} ms", us / 1_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_767_225_600, "2026-01-01T00:00:00Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+        ] {
+            assert_eq!(rfc3339(Timestamp::from_seconds(seconds)), expected);
+        }
+        // Nothing a store could hold makes it panic.
+        let _ = (rfc3339(Timestamp(i64::MAX)), rfc3339(Timestamp(i64::MIN)));
+    }
+
+    #[test]
+    fn ages_are_told_in_their_largest_unit() {
+        let now = Timestamp::from_seconds(1_000_000);
+        for (age, expected) in [
+            (0, "just now"),
+            (5, "5 s ago"),
+            (119, "1 min ago"),
+            (7_200, "2 h ago"),
+            (200_000, "2 days ago"),
+            (-90, "in 1 min"),
+        ] {
+            assert_eq!(ago(Timestamp::from_seconds(1_000_000 - age), now), expected);
+        }
+        let _ = (ago(Timestamp(i64::MIN), Timestamp(i64::MAX)), ago(Timestamp(i64::MAX), Timestamp(i64::MIN)));
+    }
+}
