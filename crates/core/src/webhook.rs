@@ -1,7 +1,7 @@
 //! Inbound deliveries: raw bytes are verified first, and only what is verified can be parsed.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
@@ -34,8 +34,9 @@ impl RawDelivery {
     /// # Errors
     /// [`Refusal::MissingHeader`] when absent, [`Refusal::DuplicateHeader`] when it stands more than once,
     /// [`Refusal::Malformed`] when it is not visible ASCII.
-    pub fn header(&self, name: &'static str) -> std::result::Result<&str, Refusal> {
+    pub fn header(&self, name: &'static HeaderName) -> std::result::Result<&str, Refusal> {
         let mut values = self.headers.get_all(name).iter();
+        let name = name.as_str();
         let value = values.next().ok_or(Refusal::MissingHeader(name))?;
         if values.next().is_some() {
             return Err(Refusal::DuplicateHeader(name));

@@ -74,6 +74,9 @@ impl Failure {
 
     /// Gives the whole response body.
     pub(crate) fn body(&self) -> Value {
+        if self.error.get("error_description").is_some() {
+            return self.error.clone(); // OAuth's errors are flat.
+        }
         let mut map = Map::new();
         map.insert("error".to_owned(), self.error.clone());
         Value::Object(map)

@@ -164,7 +164,10 @@ mod tests {
         check("items[0][price]=p1&items[1][price]=p2", json!({"items": [{"price": "p1"}, {"price": "p2"}]}));
         check("expand[]=a&expand[]=b.c", json!({"expand": ["a", "b.c"]}));
         check("expand%5B0%5D=a&expand%5B1%5D=b", json!({"expand": ["a", "b"]}));
-        check("items[][price]=a&items[][quantity]=1&items[][price]=b", json!({"items": [{"price": "a"}, {"quantity": "1", "price": "b"}]}));
+        check(
+            "items[][price]=a&items[][quantity]=1&items[][price]=b",
+            json!({"items": [{"price": "a", "quantity": "1"}, {"price": "b"}]}),
+        );
         check("name=&a+b=c+d", json!({"name": "", "a b": "c d"}));
         check("created%5Bgte%5D=5&created[lt]=9", json!({"created": {"gte": "5", "lt": "9"}}));
         check("metadata[x]=1&metadata[2]=3", json!({"metadata": {"x": "1", "2": "3"}}));

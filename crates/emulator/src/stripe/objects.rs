@@ -3,6 +3,11 @@
 //! Field lists follow what the official SDKs' type files name and what the strict Rust models of async-stripe
 //! 1.0.0-rc.10 require; the unit tests hold the required lists. Older shapes are made from these in `shape.rs`.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "reading a JSON value by name never panics, and writes go to objects made here"
+)]
+
 use serde_json::{Map, Value, json};
 
 /// Adds fields that are `null` until someone sets them.
@@ -30,7 +35,18 @@ pub(crate) fn customer(id: &str, created: i64) -> Value {
             "invoice_settings": { "custom_fields": null, "default_payment_method": null, "footer": null, "rendering_options": null },
             "livemode": false, "metadata": {}, "next_invoice_sequence": 1, "preferred_locales": [], "tax_exempt": "none",
         }),
-        &["address", "currency", "default_source", "description", "discount", "email", "name", "phone", "shipping", "test_clock"],
+        &[
+            "address",
+            "currency",
+            "default_source",
+            "description",
+            "discount",
+            "email",
+            "name",
+            "phone",
+            "shipping",
+            "test_clock",
+        ],
     )
 }
 
@@ -41,7 +57,16 @@ pub(crate) fn product(id: &str, name: &str, created: i64) -> Value {
             "id": id, "object": "product", "active": true, "created": created, "images": [], "livemode": false,
             "marketing_features": [], "metadata": {}, "name": name, "type": "service", "updated": created,
         }),
-        &["default_price", "description", "package_dimensions", "shippable", "statement_descriptor", "tax_code", "unit_label", "url"],
+        &[
+            "default_price",
+            "description",
+            "package_dimensions",
+            "shippable",
+            "statement_descriptor",
+            "tax_code",
+            "unit_label",
+            "url",
+        ],
     )
 }
 
@@ -78,7 +103,14 @@ pub(crate) fn plan(price: &Value) -> Value {
 }
 
 /// Makes one item of a subscription.
-pub(crate) fn subscription_item(id: &str, subscription: &str, price: &Value, quantity: i64, period: (i64, i64), created: i64) -> Value {
+pub(crate) fn subscription_item(
+    id: &str,
+    subscription: &str,
+    price: &Value,
+    quantity: i64,
+    period: (i64, i64),
+    created: i64,
+) -> Value {
     json!({
         "id": id, "object": "subscription_item", "billing_thresholds": null, "created": created,
         "current_period_start": period.0, "current_period_end": period.1, "discounts": [], "metadata": {},
@@ -87,7 +119,14 @@ pub(crate) fn subscription_item(id: &str, subscription: &str, price: &Value, qua
 }
 
 /// Makes a subscription with its items.
-pub(crate) fn subscription(id: &str, customer: &str, currency: &str, items: Vec<Value>, status: &str, created: i64) -> Value {
+pub(crate) fn subscription(
+    id: &str,
+    customer: &str,
+    currency: &str,
+    items: Vec<Value>,
+    status: &str,
+    created: i64,
+) -> Value {
     nulls(
         json!({
             "id": id, "object": "subscription",
@@ -104,11 +143,30 @@ pub(crate) fn subscription(id: &str, customer: &str, currency: &str, items: Vec<
             "trial_settings": { "end_behavior": { "missing_payment_method": "create_invoice" } },
         }),
         &[
-            "application", "application_fee_percent", "billing_cycle_anchor_config", "billing_thresholds", "cancel_at", "canceled_at",
-            "customer_account", "days_until_due", "default_payment_method", "default_source", "description", "ended_at",
-            "latest_invoice", "next_pending_invoice_item_invoice", "on_behalf_of", "pause_collection",
-            "pending_invoice_item_interval", "pending_setup_intent", "pending_update", "schedule", "test_clock",
-            "transfer_data", "trial_end", "trial_start",
+            "application",
+            "application_fee_percent",
+            "billing_cycle_anchor_config",
+            "billing_thresholds",
+            "cancel_at",
+            "canceled_at",
+            "customer_account",
+            "days_until_due",
+            "default_payment_method",
+            "default_source",
+            "description",
+            "ended_at",
+            "latest_invoice",
+            "next_pending_invoice_item_invoice",
+            "on_behalf_of",
+            "pause_collection",
+            "pending_invoice_item_interval",
+            "pending_setup_intent",
+            "pending_update",
+            "schedule",
+            "test_clock",
+            "transfer_data",
+            "trial_end",
+            "trial_start",
         ],
     )
 }
@@ -151,11 +209,33 @@ pub(crate) fn invoice(id: &str, bill: Bill<'_>, created: i64) -> Value {
             "total_excluding_tax": total, "total_pretax_credit_amounts": [], "total_taxes": [],
         }),
         &[
-            "account_tax_ids", "application", "automatically_finalizes_at", "custom_fields", "customer_account", "customer_shipping",
-            "default_payment_method", "default_source", "description", "due_date", "effective_at", "footer", "from_invoice",
-            "hosted_invoice_url", "invoice_pdf", "last_finalization_error", "latest_revision", "next_payment_attempt", "number",
-            "on_behalf_of", "receipt_number", "rendering", "shipping_cost", "shipping_details", "statement_descriptor",
-            "test_clock", "webhooks_delivered_at",
+            "account_tax_ids",
+            "application",
+            "automatically_finalizes_at",
+            "custom_fields",
+            "customer_account",
+            "customer_shipping",
+            "default_payment_method",
+            "default_source",
+            "description",
+            "due_date",
+            "effective_at",
+            "footer",
+            "from_invoice",
+            "hosted_invoice_url",
+            "invoice_pdf",
+            "last_finalization_error",
+            "latest_revision",
+            "next_payment_attempt",
+            "number",
+            "on_behalf_of",
+            "receipt_number",
+            "rendering",
+            "shipping_cost",
+            "shipping_details",
+            "statement_descriptor",
+            "test_clock",
+            "webhooks_delivered_at",
         ],
     )
 }
@@ -184,7 +264,15 @@ pub(crate) fn invoice_line(id: &str, invoice: &str, item: &Value, amount: i64, p
 }
 
 /// Makes a line that stands alone, billed by `POST /v1/invoiceitems`.
-pub(crate) fn invoice_item_line(id: &str, invoice: &str, item: &str, amount: i64, currency: &str, text: &Value, at: i64) -> Value {
+pub(crate) fn invoice_item_line(
+    id: &str,
+    invoice: &str,
+    item: &str,
+    amount: i64,
+    currency: &str,
+    text: &Value,
+    at: i64,
+) -> Value {
     json!({
         "id": id, "object": "line_item", "amount": amount, "currency": currency, "description": text,
         "discount_amounts": [], "discountable": true, "discounts": [], "invoice": invoice, "livemode": false, "metadata": {},
@@ -210,7 +298,14 @@ pub(crate) fn invoice_payment(id: &str, invoice: &Value, intent: &str) -> Value 
 }
 
 /// Makes a payment intent that still needs a payment method.
-pub(crate) fn payment_intent(id: &str, secret: &str, amount: i64, currency: &str, customer: Value, created: i64) -> Value {
+pub(crate) fn payment_intent(
+    id: &str,
+    secret: &str,
+    amount: i64,
+    currency: &str,
+    customer: Value,
+    created: i64,
+) -> Value {
     nulls(
         json!({
             "id": id, "object": "payment_intent", "amount": amount, "amount_capturable": 0, "amount_details": { "tip": {} },
@@ -221,10 +316,28 @@ pub(crate) fn payment_intent(id: &str, secret: &str, amount: i64, currency: &str
             "payment_method_types": ["card"], "status": "requires_payment_method",
         }),
         &[
-            "application", "application_fee_amount", "canceled_at", "cancellation_reason", "customer_account", "description",
-            "last_payment_error", "latest_charge", "next_action", "on_behalf_of", "payment_method",
-            "payment_method_configuration_details", "processing", "receipt_email", "review", "setup_future_usage", "shipping",
-            "source", "statement_descriptor", "statement_descriptor_suffix", "transfer_data", "transfer_group",
+            "application",
+            "application_fee_amount",
+            "canceled_at",
+            "cancellation_reason",
+            "customer_account",
+            "description",
+            "last_payment_error",
+            "latest_charge",
+            "next_action",
+            "on_behalf_of",
+            "payment_method",
+            "payment_method_configuration_details",
+            "processing",
+            "receipt_email",
+            "review",
+            "setup_future_usage",
+            "shipping",
+            "source",
+            "statement_descriptor",
+            "statement_descriptor_suffix",
+            "transfer_data",
+            "transfer_group",
         ],
     )
 }
@@ -239,8 +352,18 @@ pub(crate) fn setup_intent(id: &str, secret: &str, customer: &str, created: i64)
             "payment_method_types": ["card"], "status": "requires_payment_method", "usage": "off_session",
         }),
         &[
-            "application", "cancellation_reason", "customer_account", "description", "flow_directions", "last_setup_error",
-            "latest_attempt", "mandate", "next_action", "on_behalf_of", "payment_method", "single_use_mandate",
+            "application",
+            "cancellation_reason",
+            "customer_account",
+            "description",
+            "flow_directions",
+            "last_setup_error",
+            "latest_attempt",
+            "mandate",
+            "next_action",
+            "on_behalf_of",
+            "payment_method",
+            "single_use_mandate",
         ],
     )
 }
@@ -268,7 +391,15 @@ fn billing_details() -> Value {
 }
 
 /// Makes a charge that went through.
-pub(crate) fn charge(id: &str, intent: Value, amount: i64, currency: &str, customer: Value, method: Value, created: i64) -> Value {
+pub(crate) fn charge(
+    id: &str,
+    intent: Value,
+    amount: i64,
+    currency: &str,
+    customer: Value,
+    method: Value,
+    created: i64,
+) -> Value {
     nulls(
         json!({
             "id": id, "object": "charge", "amount": amount, "amount_captured": amount, "amount_refunded": 0,
@@ -295,9 +426,24 @@ pub(crate) fn charge(id: &str, intent: Value, amount: i64, currency: &str, custo
             "receipt_url": format!("https://pay.stripe.com/receipts/payment/{id}"), "refunded": false, "status": "succeeded",
         }),
         &[
-            "application", "application_fee", "application_fee_amount", "description", "failure_balance_transaction",
-            "failure_code", "failure_message", "on_behalf_of", "radar_options", "receipt_email", "receipt_number", "review",
-            "shipping", "source", "source_transfer", "statement_descriptor", "statement_descriptor_suffix", "transfer_data",
+            "application",
+            "application_fee",
+            "application_fee_amount",
+            "description",
+            "failure_balance_transaction",
+            "failure_code",
+            "failure_message",
+            "on_behalf_of",
+            "radar_options",
+            "receipt_email",
+            "receipt_number",
+            "review",
+            "shipping",
+            "source",
+            "source_transfer",
+            "statement_descriptor",
+            "statement_descriptor_suffix",
+            "transfer_data",
             "transfer_group",
         ],
     )
@@ -332,11 +478,37 @@ pub(crate) fn session(id: &str, mode: &str, currency: Value, total: Value, creat
             "url": format!("https://checkout.stripe.com/c/pay/{id}"),
         }),
         &[
-            "after_expiration", "allow_promotion_codes", "billing_address_collection", "cancel_url", "client_reference_id",
-            "client_secret", "consent", "consent_collection", "currency_conversion", "customer", "customer_account",
-            "customer_creation", "customer_details", "customer_email", "discounts", "invoice", "invoice_creation", "locale",
-            "payment_intent", "payment_link", "payment_method_collection", "permissions", "recovered_from", "saved_payment_method_options",
-            "setup_intent", "shipping_address_collection", "shipping_cost", "submit_type", "subscription", "success_url", "wallet_options",
+            "after_expiration",
+            "allow_promotion_codes",
+            "billing_address_collection",
+            "cancel_url",
+            "client_reference_id",
+            "client_secret",
+            "consent",
+            "consent_collection",
+            "currency_conversion",
+            "customer",
+            "customer_account",
+            "customer_creation",
+            "customer_details",
+            "customer_email",
+            "discounts",
+            "invoice",
+            "invoice_creation",
+            "locale",
+            "payment_intent",
+            "payment_link",
+            "payment_method_collection",
+            "permissions",
+            "recovered_from",
+            "saved_payment_method_options",
+            "setup_intent",
+            "shipping_address_collection",
+            "shipping_cost",
+            "submit_type",
+            "subscription",
+            "success_url",
+            "wallet_options",
         ],
     )
 }
@@ -357,7 +529,12 @@ pub(crate) fn account(id: &str) -> Value {
         "controller": { "type": "account" }, "country": "US", "created": 1_700_000_000, "default_currency": "usd",
         "details_submitted": true, "email": "owner@example.com",
         "external_accounts": list(&format!("/v1/accounts/{id}/external_accounts"), Vec::new()),
-        "metadata": {}, "payouts_enabled": true, "settings": { "dashboard": { "display_name": "Emulated account", "timezone": "Etc/UTC" } },
+        "metadata": {}, "payouts_enabled": true, "settings": {
+            "branding": { "icon": null, "logo": null, "primary_color": null, "secondary_color": null },
+            "card_payments": { "statement_descriptor_prefix": null, "statement_descriptor_prefix_kana": null, "statement_descriptor_prefix_kanji": null },
+            "dashboard": { "display_name": "Emulated account", "timezone": "Etc/UTC" },
+            "payments": { "statement_descriptor": null, "statement_descriptor_kana": null, "statement_descriptor_kanji": null },
+        },
         "type": "standard",
     })
 }
@@ -415,9 +592,15 @@ mod tests {
     fn every_object_has_what_strict_models_require() {
         let customer = customer("cus_1", 5);
         check(&customer, "id object created livemode");
-        check(&product("prod_1", "Tea", 5), "active created id images livemode marketing_features metadata name type updated");
+        check(
+            &product("prod_1", "Tea", 5),
+            "active created id images livemode marketing_features metadata name type updated",
+        );
         let price = monthly();
-        check(&price, "active billing_scheme created currency id livemode metadata product type recurring.interval recurring.interval_count recurring.usage_type");
+        check(
+            &price,
+            "active billing_scheme created currency id livemode metadata product type recurring.interval recurring.interval_count recurring.usage_type",
+        );
         let item = subscription_item("si_1", "sub_1", &price, 1, (5, 9), 5);
         let subscription = subscription("sub_1", "cus_1", "usd", vec![item.clone()], "active", 5);
         check(
@@ -430,7 +613,14 @@ mod tests {
              items.data.0.plan.livemode items.data.0.plan.usage_type items.data.0.price.id items.data.0.subscription",
         );
         let line = invoice_line("il_1", "in_1", &item, 900, (5, 9));
-        let bill = Bill { customer: &customer, subscription: Some("sub_1"), reason: "manual", currency: "usd", lines: vec![line], period: (5, 9) };
+        let bill = Bill {
+            customer: &customer,
+            subscription: Some("sub_1"),
+            reason: "manual",
+            currency: "usd",
+            lines: vec![line],
+            period: (5, 9),
+        };
         let invoice = invoice("in_1", bill, 5);
         check(
             &invoice,
@@ -443,20 +633,29 @@ mod tests {
              parent.type parent.subscription_details.subscription lines.data.0.parent.type \
              lines.data.0.parent.subscription_item_details.proration lines.data.0.parent.subscription_item_details.subscription_item",
         );
-        check(&invoice_payment("inpay_1", &invoice, "pi_1"), "amount_requested created currency id invoice is_default livemode payment.type status status_transitions");
+        check(
+            &invoice_payment("inpay_1", &invoice, "pi_1"),
+            "amount_requested created currency id invoice is_default livemode payment.type status status_transitions",
+        );
         check(
             &payment_intent("pi_1", "s", 900, "usd", Value::Null, 5),
             "amount amount_capturable amount_received capture_method confirmation_method created currency id livemode metadata payment_method_types status",
         );
         check(&setup_intent("seti_1", "s", "cus_1", 5), "created id livemode payment_method_types status usage");
-        check(&payment_method("pm_1", "4242", Value::Null, 5), "billing_details created id livemode type card.brand card.exp_month card.exp_year card.funding card.last4");
+        check(
+            &payment_method("pm_1", "4242", Value::Null, 5),
+            "billing_details created id livemode type card.brand card.exp_month card.exp_year card.funding card.last4",
+        );
         let charge = charge("ch_1", json!("pi_1"), 900, "usd", Value::Null, Value::Null, 5);
         check(
             &charge,
             "amount amount_captured amount_refunded billing_details captured created currency disputed id livemode metadata paid refunded \
              status outcome.type payment_method_details.type payment_method_details.card.exp_month payment_method_details.card.exp_year",
         );
-        check(&refund("re_1", &charge, 900, Value::Null, 5), "amount created currency id destination_details.type destination_details.card.type");
+        check(
+            &refund("re_1", &charge, 900, Value::Null, 5),
+            "amount created currency id destination_details.type destination_details.card.type",
+        );
         check(
             &session("cs_1", "payment", json!("usd"), json!(900), 5),
             "automatic_tax.enabled created custom_fields custom_text expires_at id livemode mode payment_method_types payment_status \
@@ -467,7 +666,8 @@ mod tests {
     #[test]
     fn changes_name_what_was_before() {
         let before = json!({ "name": "a", "metadata": { "x": "1", "y": "2" }, "list": [1], "same": 1 });
-        let after = json!({ "name": "b", "metadata": { "x": "1", "y": "3", "z": "4" }, "list": [1, 2], "same": 1, "new": 1 });
+        let after =
+            json!({ "name": "b", "metadata": { "x": "1", "y": "3", "z": "4" }, "list": [1, 2], "same": 1, "new": 1 });
         let expected = json!({ "name": "a", "metadata": { "y": "2", "z": null }, "list": [1], "new": null });
         assert_eq!(Value::Object(changes(&before, &after)), expected);
     }

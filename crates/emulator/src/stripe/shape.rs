@@ -1,5 +1,10 @@
 //! Turns the stored newest shape into what an API version shows, and expands what the caller asked for.
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "reading a JSON value by name never panics, and writes go to objects made here"
+)]
+
 use serde_json::{Value, json};
 
 use super::error::Failure;
@@ -45,8 +50,7 @@ pub(crate) fn render(account: &Account, row: &Row, era: Era) -> Value {
 
 /// Tells whether the stored bytes are what this version shows.
 pub(crate) fn is_stored_shape(kind: Kind, era: Era) -> bool {
-    era == Era::Basil
-        || !matches!(kind, Kind::Subscription | Kind::Invoice | Kind::PaymentIntent | Kind::Charge)
+    era == Era::Basil || !matches!(kind, Kind::Subscription | Kind::Invoice | Kind::PaymentIntent | Kind::Charge)
 }
 
 /// Changes the newest shape into an older one, in place.
@@ -103,7 +107,10 @@ fn classic_invoice(account: &Account, value: &mut Value, links: &Links) {
     for name in ["tax", "discount", "quote", "application_fee_amount", "transfer_data"] {
         value[name] = Value::Null;
     }
-    drop_fields(value, &["parent", "confirmation_secret", "payments", "total_taxes", "amount_overpaid", "customer_account"]);
+    drop_fields(
+        value,
+        &["parent", "confirmation_secret", "payments", "total_taxes", "amount_overpaid", "customer_account"],
+    );
     if let Some(lines) = value.pointer_mut("/lines/data").and_then(Value::as_array_mut) {
         for line in lines {
             let price = line
@@ -115,7 +122,8 @@ fn classic_invoice(account: &Account, value: &mut Value, links: &Links) {
             line["price"] = price;
             let from_subscription = line["subscription"].is_string();
             line["type"] = json!(if from_subscription { "subscription" } else { "invoiceitem" });
-            line["subscription_item"] = line.pointer("/parent/subscription_item_details/subscription_item").cloned().unwrap_or(Value::Null);
+            line["subscription_item"] =
+                line.pointer("/parent/subscription_item_details/subscription_item").cloned().unwrap_or(Value::Null);
             line["proration"] = json!(false);
             line["tax_amounts"] = json!([]);
             line["tax_rates"] = json!([]);
@@ -139,6 +147,36 @@ pub(crate) fn expand(account: &Account, value: &mut Value, paths: &[String], era
             .param("expand"));
         }
         walk(account, value, &parts, path, era)?;
+    }
+    Ok(())
+}
+
+/// Judges expansions by type alone, before an operation runs: a refused one must not leave a write behind.
+///
+/// # Errors
+/// Refuses a path that names a field which cannot be expanded in this version.
+pub(crate) fn check_expand(object: &str, paths: &[String], era: Era) -> Result<(), Failure> {
+    for path in paths {
+        let mut object = object;
+        for name in path.split('.') {
+            if !is_expandable(object, name, era) {
+                // Inner objects (`items`, `parent`, …) lead on to types that only the data shows.
+                let inner = matches!(
+                    name,
+                    "data" | "items" | "lines" | "parent" | "invoice_settings" | "price" | "plan" | "payment"
+                );
+                if inner { break } else { return Err(refused(path)) }
+            }
+            object = match name {
+                "latest_invoice" => "invoice",
+                "latest_charge" => "charge",
+                "default_payment_method" => "payment_method",
+                "pending_setup_intent" => "setup_intent",
+                "default_price" => "price",
+                "subscriptions" | "refunds" | "payments" | "line_items" | "sources" => break,
+                other => other,
+            };
+        }
     }
     Ok(())
 }
@@ -171,7 +209,8 @@ fn walk(account: &Account, node: &mut Value, parts: &[&str], path: &str, era: Er
     match child {
         Value::String(id) if expandable => {
             let Some(row) = Kind::of_id(id).and_then(|kind| account.row(kind, id)) else {
-                let gone = Kind::of_id(id).filter(|kind| account.table_ref(*kind).is_some_and(|table| table.was_deleted(id)));
+                let gone =
+                    Kind::of_id(id).filter(|kind| account.table_ref(*kind).is_some_and(|table| table.was_deleted(id)));
                 if let Some(kind) = gone {
                     *child = objects::deleted(&id.clone(), kind.facts().1);
                 }
@@ -182,7 +221,9 @@ fn walk(account: &Account, node: &mut Value, parts: &[&str], path: &str, era: Er
         }
         Value::Object(_) | Value::Array(_) if !rest.is_empty() || expandable => walk(account, child, rest, path, era),
         Value::Null if expandable || !rest.is_empty() => Ok(()),
-        _ => Err(refused(path)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            Err(refused(path))
+        }
     }
 }
 
@@ -197,7 +238,9 @@ fn include(account: &Account, node: &mut Value, object: &str, name: &str, era: E
                 .and_then(|intent| account.row(Kind::PaymentIntent, intent))
                 .map(Row::value);
             node[name] = match (name, intent) {
-                ("confirmation_secret", Some(intent)) => json!({ "client_secret": intent["client_secret"], "type": "payment_intent" }),
+                ("confirmation_secret", Some(intent)) => {
+                    json!({ "client_secret": intent["client_secret"], "type": "payment_intent" })
+                }
                 ("confirmation_secret", None) => Value::Null,
                 (_, intent) => {
                     let payments = intent.iter().map(|intent| {
@@ -209,16 +252,25 @@ fn include(account: &Account, node: &mut Value, object: &str, name: &str, era: E
             };
         }
         ("customer", "subscriptions", _) => {
-            node[name] = objects::list(&format!("/v1/customers/{id}/subscriptions"), children(account, Kind::Subscription, "customer", &id, era));
+            node[name] = objects::list(
+                &format!("/v1/customers/{id}/subscriptions"),
+                children(account, Kind::Subscription, "customer", &id, era),
+            );
         }
         ("customer", "sources" | "tax_ids", _) => {
             node[name] = objects::list(&format!("/v1/customers/{id}/{name}"), Vec::new());
         }
         ("charge", "refunds", _) => {
-            node[name] = objects::list(&format!("/v1/charges/{id}/refunds"), children(account, Kind::Refund, "charge", &id, era));
+            node[name] = objects::list(
+                &format!("/v1/charges/{id}/refunds"),
+                children(account, Kind::Refund, "charge", &id, era),
+            );
         }
         ("checkout.session", "line_items", _) => {
-            let lines = account.row(Kind::Session, &id).and_then(|row| row.link("line_items")).and_then(|text| serde_json::from_str(text).ok());
+            let lines = account
+                .row(Kind::Session, &id)
+                .and_then(|row| row.link("line_items"))
+                .and_then(|text| serde_json::from_str(text).ok());
             node[name] = objects::list(&format!("/v1/checkout/sessions/{id}/line_items"), lines.unwrap_or_default());
         }
         _ => {}
@@ -243,30 +295,67 @@ fn is_expandable(object: &str, name: &str, era: Era) -> bool {
         "plan" => matches!(name, "product"),
         "subscription" => matches!(
             name,
-            "customer" | "default_payment_method" | "default_source" | "latest_invoice" | "pending_setup_intent" | "schedule" | "application"
-                | "on_behalf_of" | "discounts" | "test_clock"
+            "customer"
+                | "default_payment_method"
+                | "default_source"
+                | "latest_invoice"
+                | "pending_setup_intent"
+                | "schedule"
+                | "application"
+                | "on_behalf_of"
+                | "discounts"
+                | "test_clock"
         ),
         "invoice" => {
             matches!(
                 name,
-                "customer" | "default_payment_method" | "default_source" | "account_tax_ids" | "discounts" | "on_behalf_of" | "latest_revision"
-                    | "application" | "test_clock"
+                "customer"
+                    | "default_payment_method"
+                    | "default_source"
+                    | "account_tax_ids"
+                    | "discounts"
+                    | "on_behalf_of"
+                    | "latest_revision"
+                    | "application"
+                    | "test_clock"
             ) || (classic && matches!(name, "payment_intent" | "subscription" | "charge" | "quote"))
                 || (!classic && matches!(name, "confirmation_secret" | "payments"))
         }
         "payment_intent" => {
-            matches!(name, "customer" | "latest_charge" | "payment_method" | "application" | "on_behalf_of" | "review" | "source")
-                || (classic && name == "invoice")
+            matches!(
+                name,
+                "customer" | "latest_charge" | "payment_method" | "application" | "on_behalf_of" | "review" | "source"
+            ) || (classic && name == "invoice")
         }
-        "setup_intent" => matches!(name, "customer" | "payment_method" | "latest_attempt" | "mandate" | "application" | "on_behalf_of"),
+        "setup_intent" => matches!(
+            name,
+            "customer" | "payment_method" | "latest_attempt" | "mandate" | "application" | "on_behalf_of"
+        ),
         "payment_method" => matches!(name, "customer"),
         "charge" => {
-            matches!(name, "customer" | "payment_intent" | "balance_transaction" | "application" | "refunds" | "review" | "on_behalf_of")
-                || (classic && name == "invoice")
+            matches!(
+                name,
+                "customer"
+                    | "payment_intent"
+                    | "balance_transaction"
+                    | "application"
+                    | "refunds"
+                    | "review"
+                    | "on_behalf_of"
+            ) || (classic && name == "invoice")
         }
         "refund" => matches!(name, "charge" | "payment_intent" | "balance_transaction" | "transfer_reversal"),
         "checkout.session" => {
-            matches!(name, "customer" | "subscription" | "invoice" | "payment_intent" | "setup_intent" | "line_items" | "payment_link")
+            matches!(
+                name,
+                "customer"
+                    | "subscription"
+                    | "invoice"
+                    | "payment_intent"
+                    | "setup_intent"
+                    | "line_items"
+                    | "payment_link"
+            )
         }
         "line_item" => !classic && name == "subscription",
         "invoice_payment" => matches!(name, "invoice"),

@@ -179,16 +179,16 @@ impl Table {
         &self,
         older: Option<Place>,
         newer: Option<Place>,
-    ) -> Box<dyn DoubleEndedIterator<Item = (&Place, &(Arc<str>, Row))> + '_> {
-        if let (Some(older), Some(newer)) = (older, newer) {
-            if older >= newer {
-                return Box::new(std::iter::empty());
-            }
+    ) -> Box<dyn DoubleEndedIterator<Item = &Row> + '_> {
+        if let (Some(older), Some(newer)) = (older, newer)
+            && older >= newer
+        {
+            return Box::new(std::iter::empty());
         }
-        Box::new(self.rows.range((
-            older.map_or(Bound::Unbounded, Bound::Excluded),
-            newer.map_or(Bound::Unbounded, Bound::Excluded),
-        )))
+        let rows = self
+            .rows
+            .range((older.map_or(Bound::Unbounded, Bound::Excluded), newer.map_or(Bound::Unbounded, Bound::Excluded)));
+        Box::new(rows.map(|(_, (_, row))| row))
     }
 }
 
@@ -302,9 +302,7 @@ impl Endpoint {
     /// Tells whether this endpoint wants the event of that account.
     pub(crate) fn wants(&self, account: &str, own: &str, kind: &str) -> bool {
         let scope = if self.connect { account != own } else { account == self.account };
-        self.enabled
-            && scope
-            && self.enabled_events.iter().any(|pattern| matches_pattern(pattern, kind))
+        self.enabled && scope && self.enabled_events.iter().any(|pattern| matches_pattern(pattern, kind))
     }
 }
 
@@ -340,7 +338,8 @@ pub(crate) struct World {
     pub(crate) frozen: Option<i64>,
     pub(crate) cursors_survive_deletion: bool,
     pub(crate) events_created: u64,
-    pub(crate) codes: HashMap<String, String>,
+    /// OAuth codes and tokens with the account each stands for.
+    pub(crate) grants: HashMap<String, String>,
     sequence: u64,
     dice: u64,
 }
@@ -361,7 +360,7 @@ impl World {
             frozen: None,
             cursors_survive_deletion: false,
             events_created: 0,
-            codes: HashMap::new(),
+            grants: HashMap::new(),
             sequence: 0,
             dice: seed,
         }
@@ -453,8 +452,8 @@ mod tests {
         table.insert("a", (10, 1), row("1"));
         table.insert("b", (10, 2), row("2"));
         table.insert("c", (9, 3), row("3"));
-        let newest: Vec<_> = table.between(None, None).rev().map(|(_, (id, _))| id.to_string()).collect();
-        assert_eq!(newest, ["b", "a", "c"]);
+        let newest: Vec<_> = table.between(None, None).rev().map(|row| row.json.clone()).collect();
+        assert_eq!(newest, ["2", "1", "3"]);
         assert!(table.remove("a").is_some());
         assert!(table.was_deleted("a"));
         assert_eq!(table.place("a", false), None);

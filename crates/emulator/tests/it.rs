@@ -1,0 +1,16 @@
+//! Drives the emulator from outside: in memory with paused time, and over real sockets with reqwest.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "tests may panic"
+)]
+
+mod stripe {
+    mod api;
+    mod behaviour;
+    mod sockets;
+    mod support;
+    mod webhooks;
+}

@@ -1,0 +1,362 @@
+//! The embedded store: one SQLite file, one writer, a few readers.
+//!
+//! | room | what stands there |
+//! |---|---|
+//! | `schema` | how a file is recognised, made and migrated |
+//! | `writer` | the one writing thread with its bounded queue and group commit |
+//! | `readers` | read-only connections on blocking threads |
+//! | `inbox` `jobs` `records` `connections` `calls` | the statements, one room per trait |
+//! | `product` | a product's own statements, kept away from our tables |
+//!
+//! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
+//! counters afresh; another process's jobs are found by polling.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use palisade_core::store::{
+    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections, Effect, EventRow,
+    EventState, FeedEntry, Inbox, JobCounts, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
+    PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
+    StoredEvent, StreamKey, StreamStatus, Value, WrappedKey,
+};
+use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Result, StreamName, TenantId, Timestamp};
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
+
+use readers::Readers;
+use writer::{Bells, Inlet, Writer};
+
+mod calls;
+mod connections;
+mod error;
+mod inbox;
+mod jobs;
+mod product;
+mod readers;
+mod records;
+mod schema;
+mod writer;
+
+/// How to open a [`SqliteStore`].
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "settings; any value is valid")]
+pub struct SqliteConfig {
+    /// The database file; made when absent. Its folder must exist on a local disk (not NFS or SMB).
+    pub path: PathBuf,
+    /// Reads under way at once.
+    pub readers: usize,
+    /// How long a write waits for another process that holds the file.
+    pub busy_timeout: Duration,
+    /// Commands queued to the writer before callers are refused.
+    pub queue_max: usize,
+    /// Payload bytes queued to the writer before callers are refused.
+    pub queue_bytes_max: usize,
+    /// The size in bytes the database file may grow to (the WAL beside it not counted); writes beyond it fail as on
+    /// a full disk. `None` sets no limit.
+    pub size_bytes_max: Option<u64>,
+}
+
+impl SqliteConfig {
+    /// Returns the defaults for a file: 4 readers, 5 s for another process, 4,096 commands or 64 MiB queued, no size
+    /// limit.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            readers: 4,
+            busy_timeout: Duration::from_secs(5),
+            queue_max: 4_096,
+            queue_bytes_max: 64 << 20,
+            size_bytes_max: None,
+        }
+    }
+}
+
+/// The durable store in one SQLite file. Cheap to clone; clones share one writer.
+///
+/// Every write is answered after the commit it is part of has reached the disk (`synchronous=FULL`). Dropping the last
+/// clone commits what is queued; [`SqliteStore::close`] also waits for it.
+#[derive(Clone)]
+pub struct SqliteStore {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: SqliteConfig,
+    inlet: Arc<Inlet>,
+    readers: Arc<Readers>,
+    bells: Arc<Bells>,
+    closed: Mutex<Option<oneshot::Receiver<Result<()>>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.inlet.close();
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("path", &self.inner.config.path).finish_non_exhaustive()
+    }
+}
+
+impl SqliteStore {
+    /// Opens the file, makes or upgrades its tables and starts the writer. Blocks for the time that takes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the file was made by a newer program (both versions are named);
+    /// [`ErrorKind::Store`] when it is damaged, another program's, or cannot be written: the text says what to do.
+    pub fn open(config: SqliteConfig) -> Result<Self> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&config.path, flags).map_err(|error| {
+            let why = error::failure(&error).to_error();
+            Error::new(ErrorKind::Store, format!("{}: {}", config.path.display(), why.message())).with_source(error)
+        })?;
+        schema::tune(&connection, config.busy_timeout).map_err(error::store_error)?;
+        schema::prepare(&mut connection, &config.path)?;
+        schema::limit(&connection, config.size_bytes_max).map_err(error::store_error)?;
+        let product = Arc::new(AtomicBool::new(false));
+        product::guard(&mut connection, &product).map_err(error::store_error)?;
+
+        let inlet = Arc::new(Inlet::new(config.queue_max, config.queue_bytes_max));
+        let bells = Arc::new(Bells::default());
+        let readers = Arc::new(Readers::new(config.path.clone(), config.busy_timeout, config.readers));
+        let (ended, closed) = oneshot::channel();
+        let writer = Writer { connection, product, inlet: inlet.clone(), bells: bells.clone() };
+        std::thread::Builder::new()
+            .name("palisade-writer".to_owned())
+            .spawn(move || writer.run(ended))
+            .map_err(|error| Error::new(ErrorKind::Store, "the writer thread cannot be started").with_source(error))?;
+        let closed = Mutex::new(Some(closed));
+        Ok(Self { inner: Arc::new(Inner { config, inlet, readers, bells, closed }) })
+    }
+
+    /// Commits what is queued, moves the WAL into the database and closes the file. Everything asked afterwards, of
+    /// any clone, is an error. A second call returns at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when the file could not be closed cleanly; nothing committed is lost by that.
+    pub async fn close(&self) -> Result<()> {
+        let inner = &self.inner;
+        inner.inlet.close();
+        let closed = inner.closed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(closed) = closed else { return Ok(()) };
+        inner.readers.close(inner.config.readers).await;
+        closed.await.unwrap_or_else(|_| Err(Error::new(ErrorKind::Store, "the writer thread had stopped")))
+    }
+
+    /// Writes to the product's own tables, in one durable commit with whatever else waits. Returns the rows changed.
+    /// The store's own tables (`palisade_…`), transactions and pragmas are refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the statement itself fails: nothing is written; [`ErrorKind::Store`],
+    /// [`ErrorKind::Overloaded`].
+    pub async fn execute(&self, effect: Effect) -> Result<u64> {
+        let bytes = product::bytes(&effect) + inbox::COMMAND_BYTES;
+        self.inner
+            .inlet
+            .write(bytes, move |tx| {
+                let ran = tx.nested(|tx| product::run(tx, &effect), std::result::Result::is_ok)?;
+                ran.map_err(|phrase| Error::new(ErrorKind::Invalid, phrase).into())
+            })
+            .await
+    }
+
+    /// Reads rows with a product's own query, in a snapshot that holds every commit answered so far. It cannot write.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    pub async fn query(&self, sql: impl Into<String>, values: Vec<Value>) -> Result<Vec<Vec<Value>>> {
+        let sql = sql.into();
+        self.inner.readers.read(move |connection| product::query(connection, &sql, &values)).await
+    }
+
+    /// Checks the whole file; costs a reading of all of it. Empty when all is well, else SQLite's findings.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when the file cannot even be read.
+    pub async fn check(&self) -> Result<Vec<String>> {
+        self.inner.readers.read(|connection| Ok(schema::integrity(connection)?)).await
+    }
+
+    /// Changes the size the database file may grow to ([`SqliteConfig::size_bytes_max`]).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn set_size_max(&self, bytes: Option<u64>) -> Result<()> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| Ok(schema::limit(tx.connection(), bytes)?)).await
+    }
+}
+
+#[async_trait]
+impl Inbox for SqliteStore {
+    async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>> {
+        self.inner.inlet.write(inbox::bytes(&deliveries), move |tx| inbox::append(tx, &deliveries)).await
+    }
+
+    async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>> {
+        self.inner.readers.read(move |connection| inbox::event(connection, row)).await
+    }
+
+    async fn events(
+        &self,
+        state: Option<EventState>,
+        before: Option<EventRow>,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>> {
+        self.inner.readers.read(move |connection| inbox::events(connection, state, before, limit)).await
+    }
+
+    async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::replay(tx, row.0, now)).await
+    }
+
+    async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
+        self.inner.readers.read(inbox::counts).await
+    }
+
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Jobs for SqliteStore {
+    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
+        let bytes = jobs.len() * inbox::COMMAND_BYTES;
+        let run = move |tx: &mut writer::Tx<'_>| jobs.iter().map(|job| jobs::enqueue(tx, job)).collect();
+        self.inner.inlet.write(bytes, run).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| jobs::claim(tx, &claim)).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        let bytes = settlements.iter().map(jobs::bytes).sum();
+        let run = move |tx: &mut writer::Tx<'_>| settlements.iter().map(|one| jobs::settle(tx, one)).collect();
+        self.inner.inlet.write(bytes, run).await
+    }
+
+    async fn extend(&self, leases: Vec<Lease>, until: Timestamp) -> Result<Vec<bool>> {
+        let run = move |tx: &mut writer::Tx<'_>| leases.iter().map(|lease| jobs::extend(tx, *lease, until)).collect();
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn job_counts(&self) -> Result<JobCounts> {
+        self.inner.readers.read(jobs::counts).await
+    }
+
+    async fn wait_for_work(&self, queue: Queue) {
+        match queue {
+            Queue::Events => self.inner.bells.events.notified().await,
+            Queue::Background => self.inner.bells.background.notified().await,
+        }
+    }
+
+    async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| jobs::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Records for SqliteStore {
+    async fn stream(&self, key: StreamKey) -> Result<StreamStatus> {
+        self.inner.readers.read(move |connection| records::stream(connection, &key)).await
+    }
+
+    async fn streams(&self, connection: ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>> {
+        self.inner.readers.read(move |reader| records::streams(reader, &connection)).await
+    }
+
+    async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run> {
+        let run = move |tx: &mut writer::Tx<'_>| records::start_run(tx, lease, &key, mode, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
+        let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries);
+        self.inner.inlet.write(bytes, move |tx| records::commit_page(tx, &page)).await
+    }
+
+    async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
+        let bytes = merges.iter().map(|merge| records::bytes(&merge.changes)).sum();
+        self.inner.inlet.write(bytes, move |tx| records::merge_outside(tx, &merges, now)).await
+    }
+
+    async fn end_run(&self, end: RunEnd) -> Result<Run> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| records::end_run(tx, &end)).await
+    }
+
+    async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
+        self.inner.readers.read(move |reader| records::runs(reader, connection.as_ref(), limit)).await
+    }
+
+    async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {
+        self.inner.readers.read(move |connection| records::record(connection, &key, &id)).await
+    }
+
+    async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
+        self.inner.readers.read(move |connection| records::changes(connection, &key, after, limit)).await
+    }
+}
+
+#[async_trait]
+impl Connections for SqliteStore {
+    async fn put_connection(&self, connection: Account) -> Result<()> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put(tx, &connection)).await
+    }
+
+    async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {
+        self.inner.readers.read(move |connection| connections::one(connection, &id)).await
+    }
+
+    async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Account>> {
+        self.inner.readers.read(move |connection| connections::list(connection, after.as_ref(), limit)).await
+    }
+
+    async fn credential(&self, id: ConnectionId) -> Result<Option<SealedCredential>> {
+        self.inner.readers.read(move |connection| connections::credential(connection, &id)).await
+    }
+
+    async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool> {
+        let run = move |tx: &mut writer::Tx<'_>| connections::put_credential(tx, &id, expected, &credential);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>> {
+        self.inner.readers.read(move |connection| connections::data_keys(connection, &tenant)).await
+    }
+
+    async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::add_data_key(tx, &tenant, &key)).await
+    }
+}
+
+#[async_trait]
+impl CallLog for SqliteStore {
+    async fn log_calls(&self, calls: Vec<CallRecord>) -> Result<()> {
+        self.inner.inlet.write(calls.len() * calls::CALL_BYTES, move |tx| calls::log(tx, &calls)).await
+    }
+
+    async fn calls(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<CallRecord>> {
+        self.inner.readers.read(move |reader| calls::list(reader, connection.as_ref(), limit)).await
+    }
+
+    async fn call_counts(&self, connection: ConnectionId, since: Timestamp) -> Result<CallCounts> {
+        self.inner.readers.read(move |reader| calls::counts(reader, &connection, since)).await
+    }
+
+    async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| calls::prune(tx, before, limit)).await
+    }
+}
+
+impl Store for SqliteStore {}

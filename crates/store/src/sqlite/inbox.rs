@@ -1,0 +1,294 @@
+//! Deliveries and their events. The hot path of a webhook: two rows (event and job) per delivery.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use palisade_core::store::{
+    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, Queue, StoredEvent,
+};
+use palisade_core::webhook::Event;
+use palisade_core::{Error, ErrorKind, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::error::{Fault, unreadable};
+use super::jobs;
+use super::writer::{Tally, Tx};
+
+/// Fixed bytes counted per queued command beside its payload.
+pub(super) const COMMAND_BYTES: usize = 256;
+
+const STATES: [EventState; 4] = [EventState::Pending, EventState::Done, EventState::Ignored, EventState::Dead];
+
+/// The number a state is stored as.
+pub(super) fn number(state: EventState) -> u8 {
+    match state {
+        EventState::Pending => 0,
+        EventState::Done => 1,
+        EventState::Ignored => 2,
+        EventState::Dead => 3,
+    }
+}
+
+fn state(number: u8) -> Result<EventState, Error> {
+    STATES.get(usize::from(number)).copied().ok_or_else(|| unreadable("event state"))
+}
+
+/// Roughly how many bytes the deliveries hold in memory.
+pub(super) fn bytes(deliveries: &[NewDelivery]) -> usize {
+    deliveries
+        .iter()
+        .map(|delivery| {
+            let events: usize =
+                delivery.events.iter().map(|event| event.payload.as_ref().map_or(0, Bytes::len) + COMMAND_BYTES).sum();
+            delivery.body.len() + events + COMMAND_BYTES
+        })
+        .sum()
+}
+
+pub(super) fn append(tx: &mut Tx<'_>, deliveries: &[NewDelivery]) -> Result<Vec<Vec<Appended>>, Fault> {
+    deliveries.iter().map(|delivery| append_one(tx, delivery)).collect()
+}
+
+/// Where the bytes of an event are kept.
+struct Kept<'d> {
+    delivery: Option<i64>,
+    headers: Option<&'d str>,
+    payload: Option<&'d [u8]>,
+}
+
+fn append_one(tx: &mut Tx<'_>, delivery: &NewDelivery) -> Result<Vec<Appended>, Fault> {
+    let headers = headers_json(&delivery.headers)?;
+    // A delivery that is one event, or that has nothing of its own, needs no row of its own.
+    let alone = match delivery.events.as_slice() {
+        [only] => only.payload.is_none(),
+        _ => delivery.body.is_empty() && delivery.headers.is_empty(),
+    };
+    let mut appended = Vec::with_capacity(delivery.events.len());
+    if alone {
+        for event in &delivery.events {
+            let payload = event.payload.as_ref().unwrap_or(&delivery.body);
+            let kept = Kept { delivery: None, headers: headers.as_deref(), payload: Some(payload) };
+            appended.push(append_event(tx, delivery, event, &kept)?);
+        }
+        return Ok(appended);
+    }
+    if delivery.events.is_empty() {
+        return Ok(appended);
+    }
+    tx.prepare("INSERT INTO palisade_delivery (headers, body) VALUES (?1, ?2)")?
+        .execute(params![headers, &delivery.body[..]])?;
+    let row = tx.last_rowid();
+    for event in &delivery.events {
+        let kept = Kept { delivery: Some(row), headers: None, payload: event.payload.as_deref() };
+        appended.push(append_event(tx, delivery, event, &kept)?);
+    }
+    if appended.iter().all(|one| matches!(one, Appended::Duplicate(_))) {
+        tx.prepare("DELETE FROM palisade_delivery WHERE id = ?1")?.execute([row])?;
+    }
+    Ok(appended)
+}
+
+fn headers_json(headers: &[(String, String)]) -> Result<Option<String>, Error> {
+    if headers.is_empty() {
+        return Ok(None);
+    }
+    serde_json::to_string(headers)
+        .map(Some)
+        .map_err(|error| Error::new(ErrorKind::Store, "the headers cannot be written as JSON").with_source(error))
+}
+
+const INSERT: &str = "INSERT INTO palisade_event (id, state, received_at, created, delivery, endpoint, event_id, \
+     connection, provider, kind, account, ordering_key, headers, payload) \
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
+     ON CONFLICT (endpoint, event_id) DO NOTHING";
+
+fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept: &Kept<'_>) -> Result<Appended, Fault> {
+    let row = tx.tally.event_last + 1;
+    let state = number(if event.wanted { EventState::Pending } else { EventState::Ignored });
+    let inserted = tx.prepare(INSERT)?.execute(params![
+        row,
+        state,
+        delivery.received_at.millis(),
+        event.created.map(Timestamp::millis),
+        kept.delivery,
+        delivery.endpoint.as_str(),
+        event.id.as_str(),
+        delivery.connection.as_str(),
+        delivery.provider,
+        event.kind,
+        event.account,
+        event.ordering_key,
+        kept.headers,
+        kept.payload,
+    ])?;
+    if inserted == 0 {
+        let there = tx
+            .prepare("SELECT id FROM palisade_event WHERE endpoint = ?1 AND event_id = ?2")?
+            .query_one(params![delivery.endpoint.as_str(), event.id.as_str()], |row| row.get(0))?;
+        return Ok(Appended::Duplicate(EventRow(there)));
+    }
+    tx.tally.event_last = row;
+    count(&mut tx.tally, state, 1);
+    if event.wanted {
+        add_job(tx, row, delivery.connection.as_str(), event.ordering_key.as_deref(), delivery.received_at)?;
+    }
+    Ok(Appended::New(EventRow(row)))
+}
+
+fn add_job(
+    tx: &mut Tx<'_>,
+    row: i64,
+    connection: &str,
+    ordering_key: Option<&str>,
+    run_at: Timestamp,
+) -> Result<(), Fault> {
+    let lane = ordering_key.map(|key| format!("event/{connection}/{key}"));
+    jobs::insert(
+        tx,
+        &jobs::Insert {
+            queue: Queue::Events,
+            event: Some(row),
+            work: None,
+            lane: lane.as_deref(),
+            unique: None,
+            priority: 0,
+            run_at,
+            attempts_max: EVENT_ATTEMPTS_MAX,
+        },
+    )?;
+    Ok(())
+}
+
+fn count(tally: &mut Tally, state: u8, by: i64) {
+    if let Some(counter) = tally.events.get_mut(usize::from(state)) {
+        *counter += by;
+    }
+}
+
+/// Moves an event to a state with its reason, if it is still there.
+pub(super) fn set_state(tx: &mut Tx<'_>, row: i64, to: EventState, reason: Option<&str>) -> Result<(), Fault> {
+    let to = number(to);
+    let from: Option<u8> =
+        tx.prepare("SELECT state FROM palisade_event WHERE id = ?1")?.query_one([row], |row| row.get(0)).optional()?;
+    let Some(from) = from else { return Ok(()) };
+    tx.prepare("UPDATE palisade_event SET state = ?2, reason = ?3 WHERE id = ?1")?.execute(params![row, to, reason])?;
+    count(&mut tx.tally, from, -1);
+    count(&mut tx.tally, to, 1);
+    Ok(())
+}
+
+pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, Fault> {
+    let found = tx
+        .prepare("SELECT connection, ordering_key, state FROM palisade_event WHERE id = ?1 AND state IN (1, 3)")?
+        .query_one([row], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, u8>(2)?)))
+        .optional()?;
+    let Some((connection, ordering_key, from)) = found else { return Ok(false) };
+    tx.prepare("UPDATE palisade_event SET state = 0 WHERE id = ?1")?.execute([row])?;
+    count(&mut tx.tally, from, -1);
+    count(&mut tx.tally, number(EventState::Pending), 1);
+    add_job(tx, row, &connection, ordering_key.as_deref(), now)?;
+    Ok(true)
+}
+
+pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let rows = prunable(
+        tx,
+        "SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
+         WHERE state IN (1, 2) AND received_at < ?1 LIMIT ?2",
+        "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 2) AND received_at < ?1 ORDER BY id LIMIT ?2",
+        before,
+        limit,
+    )?;
+    for row in &rows {
+        let (state, delivery) = tx
+            .prepare("DELETE FROM palisade_event WHERE id = ?1 RETURNING state, delivery")?
+            .query_row([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?)))?;
+        count(&mut tx.tally, state, -1);
+        if let Some(delivery) = delivery {
+            tx.prepare(
+                "DELETE FROM palisade_delivery WHERE id = ?1 \
+                 AND NOT EXISTS (SELECT 1 FROM palisade_event WHERE delivery = ?1)",
+            )?
+            .execute([delivery])?;
+        }
+    }
+    Ok(rows.len() as u64)
+}
+
+/// Finds up to `limit` rows to prune, lowest first. `by_time` finds all there are by an index when they are few (so
+/// that looking in vain costs nothing); only when there are more, `by_id` walks the table from its oldest row.
+pub(super) fn prunable(
+    tx: &Tx<'_>,
+    by_time: &str,
+    by_id: &str,
+    before: Timestamp,
+    limit: u32,
+) -> Result<Vec<i64>, Fault> {
+    let find = |sql: &str, limit: i64| {
+        tx.prepare(sql)?
+            .query_map(params![before.millis(), limit], |row| row.get::<_, i64>(0))?
+            .collect::<rusqlite::Result<Vec<_>>>()
+    };
+    let found = find(by_time, i64::from(limit) + 1)?;
+    if found.len() as u64 <= u64::from(limit) {
+        return Ok(found);
+    }
+    Ok(find(by_id, i64::from(limit))?)
+}
+
+// ------------------------------------------------------------------------------------------------------ reading
+
+const SELECT: &str = "SELECT e.id, e.endpoint, e.connection, e.provider, e.event_id, e.kind, e.account, e.created, \
+     e.ordering_key, coalesce(e.payload, d.body), e.received_at, e.state, e.reason \
+     FROM palisade_event e LEFT JOIN palisade_delivery d ON d.id = e.delivery";
+
+fn stored(row: &Row<'_>) -> Result<StoredEvent, Fault> {
+    let text = |column: usize| row.get::<_, String>(column);
+    Ok(StoredEvent {
+        row: EventRow(row.get(0)?),
+        endpoint: text(1)?.into(),
+        connection: text(2)?.into(),
+        provider: text(3)?,
+        event: Event {
+            id: text(4)?.into(),
+            kind: text(5)?,
+            account: row.get(6)?,
+            created: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+            ordering_key: row.get(8)?,
+            payload: row.get::<_, Option<Vec<u8>>>(9)?.unwrap_or_default().into(),
+        },
+        received_at: Timestamp(row.get(10)?),
+        state: state(row.get(11)?)?,
+        reason: row.get(12)?,
+    })
+}
+
+pub(super) fn event(connection: &Connection, row: EventRow) -> Result<Option<StoredEvent>, Fault> {
+    let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE e.id = ?1"))?;
+    let mut rows = statement.query([row.0])?;
+    rows.next()?.map(stored).transpose()
+}
+
+pub(super) fn events(
+    connection: &Connection,
+    wanted: Option<EventState>,
+    before: Option<EventRow>,
+    limit: u32,
+) -> Result<Vec<StoredEvent>, Fault> {
+    // The state stands in the text, not as a value, so that the partial index of a rare state is used.
+    let only = wanted.map_or_else(String::new, |state| format!(" AND e.state = {}", number(state)));
+    let sql = format!("{SELECT} WHERE e.id < ?1{only} ORDER BY e.id DESC LIMIT ?2");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let mut rows = statement.query(params![before.map_or(i64::MAX, |row| row.0), limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(stored(row)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn counts(connection: &Connection) -> Result<BTreeMap<EventState, u64>, Fault> {
+    let tally = Tally::read(connection)?;
+    let counts = STATES.into_iter().zip(tally.events).map(|(state, count)| (state, count.unsigned_abs()));
+    Ok(counts.filter(|(_, count)| *count > 0).collect())
+}

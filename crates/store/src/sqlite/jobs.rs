@@ -1,0 +1,458 @@
+//! The one job table.
+//!
+//! A job of a lane that is certain to be blocked whenever it is due waits in a state of its own ([`BEHIND`]), so that
+//! a claim does not walk past it however long the lane is. It is certain when the lane's lowest unfinished job is due
+//! no later, or waits for another attempt: both last until that job ends, and then [`promote`] looks again. Any other
+//! job of a lane is ready, and the claim asks the lane itself ([`is_blocked`]).
+
+use palisade_core::store::{
+    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, NewJob, Queue, Settled, Settlement,
+    WORKER_LOST, Work,
+};
+use palisade_core::{Error, ErrorKind, Timestamp};
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::error::{Fault, unreadable};
+use super::records::Staged;
+use super::writer::{Tally, Tx};
+use super::{inbox, product, records};
+
+const READY: i64 = 0;
+const RUNNING: i64 = 1;
+const DONE: i64 = 2;
+const DEAD: i64 = 3;
+/// Waits behind the lowest job of its lane.
+const BEHIND: i64 = 4;
+
+fn queue_number(queue: Queue) -> i64 {
+    match queue {
+        Queue::Events => 0,
+        Queue::Background => 1,
+    }
+}
+
+fn queue_of(number: i64) -> Queue {
+    if number == 0 { Queue::Events } else { Queue::Background }
+}
+
+/// Roughly how many bytes a settlement holds in memory.
+pub(super) fn bytes(settlement: &Settlement) -> usize {
+    let merges: usize = settlement.merges.iter().map(|merge| records::bytes(&merge.changes)).sum();
+    let effects: usize = settlement.effects.iter().map(product::bytes).sum();
+    merges + effects + inbox::COMMAND_BYTES
+}
+
+/// A job to insert, borrowed.
+pub(super) struct Insert<'j> {
+    pub(super) queue: Queue,
+    pub(super) event: Option<i64>,
+    pub(super) work: Option<&'j str>,
+    pub(super) lane: Option<&'j str>,
+    pub(super) unique: Option<&'j str>,
+    pub(super) priority: i32,
+    pub(super) run_at: Timestamp,
+    pub(super) attempts_max: u32,
+}
+
+pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> {
+    let behind = match job.lane {
+        None => false,
+        Some(lane) => lowest(tx, lane)?.is_some_and(|lowest| lowest.tried || lowest.run_at <= job.run_at.millis()),
+    };
+    let id = tx.tally.job_last + 1;
+    tx.prepare(
+        "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, event, lane, unique_key, work) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?
+    .execute(params![
+        id,
+        if behind { BEHIND } else { READY },
+        queue_number(job.queue),
+        job.priority,
+        job.run_at.millis(),
+        job.attempts_max,
+        job.event,
+        job.lane,
+        job.unique,
+        job.work,
+    ])?;
+    tx.tally.job_last = id;
+    tx.tally.jobs_waiting += 1;
+    if !behind {
+        tx.wake(job.queue);
+    }
+    Ok(JobId(id))
+}
+
+/// The unfinished job of a lane with the smallest number.
+struct Lowest {
+    id: i64,
+    queue: i64,
+    run_at: i64,
+    /// It waits for another attempt.
+    tried: bool,
+}
+
+fn lowest(tx: &Tx<'_>, lane: &str) -> Result<Option<Lowest>, Fault> {
+    let found = tx
+        .prepare(
+            "SELECT id, queue, run_at, state <> 1 AND attempt > 0 FROM palisade_job \
+             WHERE lane = ?1 AND finished_at IS NULL ORDER BY id LIMIT 1",
+        )?
+        .query_one([lane], |row| {
+            Ok(Lowest { id: row.get(0)?, queue: row.get(1)?, run_at: row.get(2)?, tried: row.get(3)? })
+        })
+        .optional()?;
+    Ok(found)
+}
+
+/// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
+fn promote(tx: &mut Tx<'_>, lane: &str) -> Result<(), Fault> {
+    let Some(lowest) = lowest(tx, lane)? else { return Ok(()) };
+    tx.prepare("UPDATE palisade_job SET state = 0 WHERE id = ?1 AND state = 4")?.execute([lowest.id])?;
+    tx.prepare("UPDATE palisade_job SET state = 0 WHERE lane = ?1 AND state = 4 AND run_at < ?2")?
+        .execute(params![lane, lowest.run_at])?;
+    tx.wake(queue_of(lowest.queue));
+    Ok(())
+}
+
+/// Tells whether another job of the lane keeps `id` from running at `now`.
+fn is_blocked(tx: &Tx<'_>, lane: &str, id: i64, now: Timestamp) -> Result<bool, Fault> {
+    let held = tx
+        .prepare("SELECT 1 FROM palisade_job WHERE lane = ?1 AND state = 1 AND lease_until > ?3 AND id <> ?2 LIMIT 1")?
+        .exists(params![lane, id, now.millis()])?;
+    let lower = || {
+        tx.prepare(
+            "SELECT 1 FROM palisade_job WHERE lane = ?1 AND finished_at IS NULL AND id < ?2 \
+             AND (state = 1 OR run_at <= ?3 OR attempt > 0) LIMIT 1",
+        )?
+        .exists(params![lane, id, now.millis()])
+    };
+    Ok(held || lower()?)
+}
+
+/// Adds a job, or pulls the one with its unique key forward.
+pub(super) fn enqueue(tx: &mut Tx<'_>, job: &NewJob) -> Result<JobId, Fault> {
+    if let Some(key) = &job.unique {
+        let there = tx
+            .prepare("SELECT id, state, run_at, queue FROM palisade_job WHERE unique_key = ?1 AND finished_at IS NULL")?
+            .query_one([key], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
+            })
+            .optional()?;
+        if let Some((id, state, run_at, queue)) = there {
+            if state != RUNNING && job.run_at.millis() < run_at {
+                tx.prepare("UPDATE palisade_job SET run_at = ?2, state = 0 WHERE id = ?1")?
+                    .execute(params![id, job.run_at.millis()])?;
+                tx.wake(queue_of(queue));
+            }
+            return Ok(JobId(id));
+        }
+    }
+    let (event, work) = match &job.work {
+        Work::Event { row } => (Some(row.0), None),
+        other => (
+            None,
+            Some(serde_json::to_string(other).map_err(|error| {
+                Error::new(ErrorKind::Store, "the work of a job cannot be written as JSON").with_source(error)
+            })?),
+        ),
+    };
+    insert(
+        tx,
+        &Insert {
+            queue: job.work.queue(),
+            event,
+            work: work.as_deref(),
+            lane: job.lane.as_deref(),
+            unique: job.unique.as_deref(),
+            priority: job.priority,
+            run_at: job.run_at,
+            attempts_max: job.attempts_max,
+        },
+    )
+}
+
+// -------------------------------------------------------------------------------------------------------- claim
+
+#[derive(Clone, Copy)]
+struct Due {
+    priority: i64,
+    run_at: i64,
+    id: i64,
+    expired: bool,
+}
+
+pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Fault> {
+    let queue = queue_number(claim.queue);
+    bury_expired(tx, queue, claim.now)?;
+    let mut due = Vec::new();
+    expired(tx, queue, claim, &mut due)?;
+    ready(tx, queue, claim, &mut due)?;
+    due.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.run_at, job.id));
+    due.truncate(usize::try_from(claim.max).unwrap_or(usize::MAX));
+    due.into_iter().map(|job| take(tx, job, claim)).collect()
+}
+
+/// Buries jobs whose lease ran out in their last attempt.
+fn bury_expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<(), Fault> {
+    let spent = tx
+        .prepare(&format!(
+            "SELECT {HELD} FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
+             AND attempt >= attempts_max ORDER BY id"
+        ))?
+        .query_map(params![queue, now.millis()], Held::read)?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    for job in spent {
+        finish(tx, &job, Some(WORKER_LOST), now)?;
+    }
+    Ok(())
+}
+
+/// Finds jobs whose lease ran out, the most urgent first.
+fn expired(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(), Fault> {
+    let mut statement = tx.prepare(
+        "SELECT priority, run_at, id, lane FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
+         ORDER BY priority DESC, run_at, id",
+    )?;
+    let mut rows = statement.query(params![queue, claim.now.millis()])?;
+    let mut left = claim.max;
+    while left > 0
+        && let Some(row) = rows.next()?
+    {
+        let job = Due { priority: row.get(0)?, run_at: row.get(1)?, id: row.get(2)?, expired: true };
+        if is_free(tx, row.get_ref(3)?, job.id, claim.now)? {
+            due.push(job);
+            left -= 1;
+        }
+    }
+    Ok(())
+}
+
+/// Finds ready jobs that are due, priority by priority, so that jobs of a later time are never walked.
+fn ready(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(), Fault> {
+    let mut above = i64::MAX;
+    let mut left = claim.max;
+    while left > 0 {
+        let priority: Option<i64> = tx
+            .prepare("SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2")?
+            .query_one(params![queue, above], |row| row.get(0))?;
+        let Some(priority) = priority else { return Ok(()) };
+        above = priority;
+        let mut statement = tx.prepare(
+            "SELECT run_at, id, lane FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 \
+             AND run_at <= ?3 ORDER BY run_at, id",
+        )?;
+        let mut rows = statement.query(params![queue, priority, claim.now.millis()])?;
+        while left > 0
+            && let Some(row) = rows.next()?
+        {
+            let job = Due { priority, run_at: row.get(0)?, id: row.get(1)?, expired: false };
+            if is_free(tx, row.get_ref(2)?, job.id, claim.now)? {
+                due.push(job);
+                left -= 1;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_free(tx: &Tx<'_>, lane: ValueRef<'_>, id: i64, now: Timestamp) -> Result<bool, Fault> {
+    match lane.as_str_or_null().map_err(|_| unreadable("lane"))? {
+        Some(lane) => Ok(!is_blocked(tx, lane, id, now)?),
+        None => Ok(true),
+    }
+}
+
+fn take(tx: &mut Tx<'_>, job: Due, claim: &Claim) -> Result<Claimed, Fault> {
+    let until = claim.now.plus(claim.hold);
+    let mut statement = tx.prepare(
+        "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
+         WHERE id = ?1 RETURNING fence, attempt, attempts_max, event, work",
+    )?;
+    let claimed = {
+        let mut rows = statement.query(params![job.id, until.millis()])?;
+        let row = rows.next()?.ok_or_else(|| unreadable("job"))?;
+        let work = match row.get::<_, Option<i64>>(3)? {
+            Some(event) => Work::Event { row: EventRow(event) },
+            None => serde_json::from_str(row.get_ref(4)?.as_str().map_err(|_| unreadable("job"))?)
+                .map_err(|_| unreadable("job"))?,
+        };
+        Claimed {
+            lease: Lease { job: JobId(job.id), fence: row.get(0)? },
+            attempt: row.get(1)?,
+            attempts_max: row.get(2)?,
+            work,
+            until,
+        }
+    };
+    // An UPDATE … RETURNING is done when its statement is reset.
+    drop(statement);
+    if !job.expired {
+        tx.tally.jobs_waiting -= 1;
+        tx.tally.jobs_running += 1;
+    }
+    Ok(claimed)
+}
+
+// ------------------------------------------------------------------------------------------------------- settle
+
+/// A running job as far as ending it needs.
+struct Held {
+    id: i64,
+    lane: Option<String>,
+    event: Option<i64>,
+    attempt: i64,
+    attempts_max: i64,
+    queue: i64,
+}
+
+/// The columns of [`Held::read`].
+const HELD: &str = "id, lane, event, attempt, attempts_max, queue";
+
+impl Held {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            lane: row.get(1)?,
+            event: row.get(2)?,
+            attempt: row.get(3)?,
+            attempts_max: row.get(4)?,
+            queue: row.get(5)?,
+        })
+    }
+}
+
+/// Reads the job if the lease still holds it.
+fn held(tx: &Tx<'_>, lease: Lease) -> Result<Option<Held>, Fault> {
+    let found = tx
+        .prepare(&format!("SELECT {HELD} FROM palisade_job WHERE id = ?1 AND fence = ?2 AND state = 1"))?
+        .query_one(params![lease.job.0, lease.fence], Held::read)
+        .optional()?;
+    Ok(found)
+}
+
+/// Refuses when the lease is another worker's by now.
+pub(super) fn require(tx: &Tx<'_>, lease: Lease) -> Result<(), Fault> {
+    match held(tx, lease)? {
+        Some(_) => Ok(()),
+        None => Err(Error::new(ErrorKind::LeaseLost, "the job is another worker's by now: nothing was written").into()),
+    }
+}
+
+pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled, Fault> {
+    let Some(job) = held(tx, settlement.lease)? else { return Ok(Settled::LeaseLost) };
+    let staged = Staged::new(tx, &settlement.merges, settlement.now)?;
+    if !staged.fetch.is_empty() {
+        return Ok(Settled::Fetch(staged.fetch()));
+    }
+    let commit = |tx: &mut Tx<'_>| {
+        let counts = staged.commit(tx)?;
+        for effect in &settlement.effects {
+            if let Err(phrase) = product::run(tx, effect)? {
+                return Ok(Settled::EffectFailed(phrase));
+            }
+        }
+        end(tx, &job, &settlement.end, settlement.now)?;
+        for follow in &settlement.follow {
+            enqueue(tx, follow)?;
+        }
+        Ok(Settled::Committed(counts))
+    };
+    if settlement.effects.is_empty() {
+        // Nothing is left that could be refused half-way.
+        return commit(tx);
+    }
+    tx.nested(commit, |settled| matches!(settled, Settled::Committed(_)))
+}
+
+fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), Fault> {
+    match how {
+        JobEnd::Done => finish(tx, job, None, now),
+        JobEnd::Dead { reason } => finish(tx, job, Some(reason), now),
+        JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
+        JobEnd::Retry { at, reason } => {
+            if let Some(event) = job.event {
+                inbox::set_state(tx, event, EventState::Pending, Some(reason))?;
+            }
+            tx.prepare(
+                "UPDATE palisade_job SET state = 0, lease_until = NULL, run_at = ?2, reason = ?3 WHERE id = ?1",
+            )?
+            .execute(params![job.id, at.millis(), reason])?;
+            waits_again(tx, job);
+            Ok(())
+        }
+        JobEnd::Release => {
+            tx.prepare("UPDATE palisade_job SET state = 0, lease_until = NULL, attempt = attempt - 1 WHERE id = ?1")?
+                .execute([job.id])?;
+            waits_again(tx, job);
+            Ok(())
+        }
+    }
+}
+
+fn waits_again(tx: &mut Tx<'_>, job: &Held) {
+    tx.tally.jobs_running -= 1;
+    tx.tally.jobs_waiting += 1;
+    tx.wake(queue_of(job.queue));
+}
+
+/// Ends a running job for good (dead when there is a reason) with what follows its end elsewhere.
+fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Result<(), Fault> {
+    let work: Option<String> = tx
+        .prepare(
+            "UPDATE palisade_job SET state = ?2, lease_until = NULL, finished_at = ?3, reason = coalesce(?4, reason) \
+             WHERE id = ?1 RETURNING work",
+        )?
+        .query_row(params![job.id, if dead.is_some() { DEAD } else { DONE }, now.millis(), dead], |row| row.get(0))?;
+    tx.tally.jobs_running -= 1;
+    if let Some(reason) = dead {
+        tx.tally.jobs_dead += 1;
+        if let Some(work) = work
+            && let Work::Sync { key, mode } = serde_json::from_str(&work).map_err(|_| unreadable("job"))?
+        {
+            records::fail_run(tx, &key, mode, reason, now)?;
+        }
+    }
+    if let Some(event) = job.event {
+        inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead)?;
+    }
+    match &job.lane {
+        Some(lane) => promote(tx, lane),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn extend(tx: &Tx<'_>, lease: Lease, until: Timestamp) -> Result<bool, Fault> {
+    let extended = tx
+        .prepare("UPDATE palisade_job SET lease_until = ?3 WHERE id = ?1 AND fence = ?2 AND state = 1")?
+        .execute(params![lease.job.0, lease.fence, until.millis()])?;
+    Ok(extended == 1)
+}
+
+pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let rows = inbox::prunable(
+        tx,
+        "SELECT id FROM palisade_job INDEXED BY palisade_job_finished \
+         WHERE finished_at IS NOT NULL AND finished_at < ?1 LIMIT ?2",
+        "SELECT id FROM palisade_job NOT INDEXED WHERE finished_at < ?1 ORDER BY id LIMIT ?2",
+        before,
+        limit,
+    )?;
+    for row in &rows {
+        let state: i64 =
+            tx.prepare("DELETE FROM palisade_job WHERE id = ?1 RETURNING state")?.query_row([row], |row| row.get(0))?;
+        tx.tally.jobs_dead -= i64::from(state == DEAD);
+    }
+    Ok(rows.len() as u64)
+}
+
+pub(super) fn counts(connection: &Connection) -> Result<JobCounts, Fault> {
+    let tally = Tally::read(connection)?;
+    Ok(JobCounts {
+        waiting: tally.jobs_waiting.unsigned_abs(),
+        running: tally.jobs_running.unsigned_abs(),
+        dead: tally.jobs_dead.unsigned_abs(),
+    })
+}

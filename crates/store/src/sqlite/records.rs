@@ -1,0 +1,641 @@
+//! Records, the change feed and runs.
+//!
+//! A merge has two steps: [`Staged::new`] only reads and decides by the merge rule, [`Staged::commit`] writes. What
+//! cannot be ordered is thus known before anything is written, and no savepoint is needed.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use palisade_core::store::{
+    Appended, ChangeKind, FeedEntry, Lease, Merge, MergeCounts, PageCommit, PageCommitted, Record, Run, RunEnd, RunId,
+    RunMode, RunState, StreamKey, StreamStatus,
+};
+use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
+use palisade_core::sync::{Change, Cursor, Span, State};
+use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, StreamName, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::error::{Fault, unreadable};
+use super::writer::Tx;
+use super::{inbox, jobs};
+
+/// Deletions up to this number are always lawful.
+const GUARD_ROWS: u64 = 50;
+/// Deletions up to one in this many live records are always lawful (20 %).
+const GUARD_SHARE: u64 = 5;
+
+/// Roughly how many bytes the changes hold in memory.
+pub(super) fn bytes(changes: &[Change]) -> usize {
+    let one = |change: &Change| match &change.state {
+        State::Present(data) => data.len(),
+        State::Deleted | State::Unclear => 0,
+    };
+    changes.iter().map(|change| one(change) + inbox::COMMAND_BYTES).sum()
+}
+
+// ------------------------------------------------------------------------------------------------------ merging
+
+/// Merges worked out and not yet written.
+pub(super) struct Staged<'m> {
+    streams: Vec<StagedStream<'m>>,
+    counts: MergeCounts,
+    /// What cannot be ordered, each record once.
+    pub(super) fetch: Vec<(&'m StreamKey, &'m RecordId)>,
+    now: Timestamp,
+}
+
+struct StagedStream<'m> {
+    key: &'m StreamKey,
+    id: Option<i64>,
+    commits: u64,
+    head: u64,
+    live: i64,
+    rows: Vec<StagedRow<'m>>,
+    /// Where a record stands in `rows`.
+    places: HashMap<&'m str, usize>,
+}
+
+struct StagedRow<'m> {
+    id: Option<i64>,
+    record: &'m RecordId,
+    /// What the rule sees of it for the next change of the same commit.
+    stored: Stored,
+    written: Option<Written<'m>>,
+}
+
+struct Written<'m> {
+    seq: u64,
+    revised: bool,
+    data: Option<&'m Bytes>,
+}
+
+impl<'m> Staged<'m> {
+    /// Works out what merges do, each change against what the one before left.
+    pub(super) fn new(tx: &Tx<'_>, merges: &'m [Merge], now: Timestamp) -> Result<Self, Fault> {
+        let mut staged = Self { streams: Vec::new(), counts: MergeCounts::default(), fetch: Vec::new(), now };
+        for one in merges {
+            staged.add(tx, &one.key, one.read_since, &one.changes)?;
+        }
+        Ok(staged)
+    }
+
+    /// Works out one read of one stream.
+    pub(super) fn read(
+        tx: &Tx<'_>,
+        key: &'m StreamKey,
+        since: u64,
+        changes: &'m [Change],
+        now: Timestamp,
+    ) -> Result<Self, Fault> {
+        let mut staged = Self { streams: Vec::new(), counts: MergeCounts::default(), fetch: Vec::new(), now };
+        staged.add(tx, key, Some(since), changes)?;
+        Ok(staged)
+    }
+
+    fn add(
+        &mut self,
+        tx: &Tx<'_>,
+        key: &'m StreamKey,
+        read_since: Option<u64>,
+        changes: &'m [Change],
+    ) -> Result<(), Fault> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let place = match self.streams.iter().position(|stream| stream.key == key) {
+            Some(place) => place,
+            None => {
+                self.streams.push(StagedStream::load(tx, key, changes.len())?);
+                self.streams.len() - 1
+            }
+        };
+        let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
+        let mut find = tx.prepare(
+            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
+             WHERE stream = ?1 AND ext_id = ?2",
+        )?;
+        for change in changes {
+            let place = stream.places.get(change.id.as_str()).copied();
+            let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id) {
+                (Some(row), _) => (row.id, Some(row.stored)),
+                (None, Some(of)) => match find.query_one(params![of, change.id.as_str()], stored).optional()? {
+                    Some((id, stored)) => (Some(id), Some(stored)),
+                    None => (None, None),
+                },
+                (None, None) => (None, None),
+            };
+            let verdict = stream.stage(change, read_since, place, id, stored);
+            match verdict {
+                Decided::Fetch => {
+                    if !self.fetch.iter().any(|(of, record)| *of == key && **record == change.id) {
+                        self.fetch.push((key, &change.id));
+                    }
+                }
+                Decided::Older => self.counts.older += 1,
+                Decided::Confirmed => self.counts.unchanged += 1,
+                Decided::Deleted => self.counts.deleted += 1,
+                Decided::Updated => self.counts.updated += 1,
+                Decided::Added => self.counts.added += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns what cannot be ordered.
+    pub(super) fn fetch(&self) -> Vec<(StreamKey, RecordId)> {
+        self.fetch.iter().map(|(key, record)| ((*key).clone(), (*record).clone())).collect()
+    }
+
+    /// Writes what was worked out.
+    pub(super) fn commit(&self, tx: &Tx<'_>) -> Result<MergeCounts, Fault> {
+        for stream in &self.streams {
+            stream.commit(tx, self.now)?;
+        }
+        Ok(self.counts)
+    }
+}
+
+enum Decided {
+    Fetch,
+    Older,
+    Confirmed,
+    Deleted,
+    Updated,
+    Added,
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
+    let stored = Stored {
+        observed: row.get::<_, i64>(1)?.cast_unsigned(),
+        span: Span { earliest: row.get(2)?, latest: row.get(3)? },
+        hash: row.get::<_, i64>(4)?.cast_unsigned(),
+        deleted: row.get(5)?,
+    };
+    Ok((row.get(0)?, stored))
+}
+
+impl<'m> StagedStream<'m> {
+    fn load(tx: &Tx<'_>, key: &'m StreamKey, changes: usize) -> Result<Self, Fault> {
+        let found = tx
+            .prepare("SELECT id, commits, head FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+            .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+            })
+            .optional()?;
+        let (id, commits, head) = found.map_or((None, 0, 0), |(id, commits, head)| (Some(id), commits, head));
+        Ok(Self {
+            key,
+            id,
+            commits: commits.cast_unsigned() + 1,
+            head: head.cast_unsigned(),
+            live: 0,
+            rows: Vec::with_capacity(changes),
+            places: HashMap::with_capacity(changes),
+        })
+    }
+
+    fn stage(
+        &mut self,
+        change: &'m Change,
+        read_since: Option<u64>,
+        place: Option<usize>,
+        id: Option<i64>,
+        stored: Option<Stored>,
+    ) -> Decided {
+        let (seen, hash, data) = match &change.state {
+            State::Present(data) => {
+                let hash = content_hash(data);
+                (Seen::Present { hash }, hash, Some(data))
+            }
+            State::Deleted => (Seen::Deleted, 0, None),
+            State::Unclear => (Seen::Unclear, 0, None),
+        };
+        let incoming = Incoming { span: change.span, read_since, seen };
+        let verdict = merge(stored, incoming);
+        let span = span_after(stored, incoming);
+        let lived = stored.is_some_and(|stored| !stored.deleted);
+        let (decided, after, written) = match (verdict, stored) {
+            (Verdict::Fetch, _) => return Decided::Fetch,
+            (Verdict::Older, _) | (Verdict::Confirm, None) => return Decided::Older,
+            (Verdict::Confirm, Some(stored)) => {
+                (Decided::Confirmed, Stored { span, observed: self.commits, ..stored }, None)
+            }
+            (Verdict::Write, _) => {
+                self.head += 1;
+                self.live += i64::from(data.is_some()) - i64::from(lived);
+                let decided = match (data, lived) {
+                    (None, _) => Decided::Deleted,
+                    (Some(_), true) => Decided::Updated,
+                    (Some(_), false) => Decided::Added,
+                };
+                let after = Stored { span, observed: self.commits, deleted: data.is_none(), hash };
+                (decided, after, Some(Written { seq: self.head, revised: lived, data }))
+            }
+        };
+        match place.and_then(|place| self.rows.get_mut(place)) {
+            Some(row) => {
+                row.stored = after;
+                row.written = written.or_else(|| row.written.take());
+            }
+            None => {
+                self.places.insert(change.id.as_str(), self.rows.len());
+                self.rows.push(StagedRow { id, record: &change.id, stored: after, written });
+            }
+        }
+        decided
+    }
+
+    fn commit(&self, tx: &Tx<'_>, now: Timestamp) -> Result<(), Fault> {
+        let stream = match self.id {
+            Some(id) => id,
+            None => stream_row(tx, self.key)?,
+        };
+        let mut insert = tx.prepare(
+            "INSERT INTO palisade_record (stream, ext_id, seq, observed, earliest, latest, hash, deleted, revised, \
+             first_seen, changed_at, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?10, ?11)",
+        )?;
+        let mut update = tx.prepare(
+            "UPDATE palisade_record SET seq = ?2, observed = ?3, earliest = ?4, latest = ?5, hash = ?6, deleted = ?7, \
+             revised = ?8, changed_at = ?9, data = ?10 WHERE id = ?1",
+        )?;
+        let mut confirm =
+            tx.prepare("UPDATE palisade_record SET observed = ?2, earliest = ?3, latest = ?4 WHERE id = ?1")?;
+        for row in &self.rows {
+            let Stored { span, observed, deleted, hash } = row.stored;
+            let (observed, hash) = (observed.cast_signed(), hash.cast_signed());
+            match (row.id, &row.written) {
+                (None, Some(Written { seq, revised, data })) => insert.execute(params![
+                    stream,
+                    row.record.as_str(),
+                    seq.cast_signed(),
+                    observed,
+                    span.earliest,
+                    span.latest,
+                    hash,
+                    deleted,
+                    revised,
+                    now.millis(),
+                    data.map(|data| &data[..]),
+                ])?,
+                (Some(id), Some(Written { seq, revised, data })) => update.execute(params![
+                    id,
+                    seq.cast_signed(),
+                    observed,
+                    span.earliest,
+                    span.latest,
+                    hash,
+                    deleted,
+                    revised,
+                    now.millis(),
+                    data.map(|data| &data[..]),
+                ])?,
+                (Some(id), None) => confirm.execute(params![id, observed, span.earliest, span.latest])?,
+                // Only a record that is stored, or written here before, can be confirmed.
+                (None, None) => 0,
+            };
+        }
+        tx.prepare("UPDATE palisade_stream SET commits = ?2, head = ?3, records = records + ?4 WHERE id = ?1")?
+            .execute(params![stream, self.commits.cast_signed(), self.head.cast_signed(), self.live])?;
+        Ok(())
+    }
+}
+
+/// Returns the stream's row, making it when the stream is new.
+fn stream_row(tx: &Tx<'_>, key: &StreamKey) -> Result<i64, Fault> {
+    let names = params![key.connection.as_str(), key.stream.as_str()];
+    let found = tx
+        .prepare("SELECT id FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+        .query_one(names, |row| row.get(0))
+        .optional()?;
+    if let Some(id) = found {
+        return Ok(id);
+    }
+    tx.prepare("INSERT INTO palisade_stream (connection, name) VALUES (?1, ?2)")?.execute(names)?;
+    Ok(tx.last_rowid())
+}
+
+pub(super) fn merge_outside(
+    tx: &Tx<'_>,
+    merges: &[Merge],
+    now: Timestamp,
+) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>), Fault> {
+    let staged = Staged::new(tx, merges, now)?;
+    Ok((staged.commit(tx)?, staged.fetch()))
+}
+
+// --------------------------------------------------------------------------------------------------------- runs
+
+/// The columns of [`run`].
+const RUN: &str = "id, connection, name, mode, state, cursor, pages, added, updated, deleted, unchanged, older, \
+     resumed, started_at, progressed_at, finished_at";
+
+fn mode_number(mode: RunMode) -> i64 {
+    match mode {
+        RunMode::Full => 0,
+        RunMode::Incremental => 1,
+    }
+}
+
+fn state_json(state: &RunState) -> Result<String, Error> {
+    serde_json::to_string(state)
+        .map_err(|error| Error::new(ErrorKind::Store, "a run's state cannot be written as JSON").with_source(error))
+}
+
+fn run(row: &Row<'_>) -> Result<Run, Fault> {
+    let text = |column: usize| row.get::<_, String>(column);
+    let count = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    Ok(Run {
+        id: RunId(row.get(0)?),
+        key: StreamKey { connection: text(1)?.into(), stream: text(2)?.into() },
+        mode: if row.get::<_, i64>(3)? == 0 { RunMode::Full } else { RunMode::Incremental },
+        state: serde_json::from_str(&text(4)?).map_err(|_| unreadable("run state"))?,
+        cursor: row.get::<_, Option<String>>(5)?.map(Cursor::new),
+        pages: count(6)?,
+        counts: MergeCounts {
+            added: count(7)?,
+            updated: count(8)?,
+            deleted: count(9)?,
+            unchanged: count(10)?,
+            older: count(11)?,
+        },
+        resumed: row.get(12)?,
+        started_at: Timestamp(row.get(13)?),
+        progressed_at: Timestamp(row.get(14)?),
+        finished_at: row.get::<_, Option<i64>>(15)?.map(Timestamp),
+    })
+}
+
+fn read_run(connection: &Tx<'_>, id: i64) -> Result<Run, Fault> {
+    let mut statement = connection.prepare(&format!("SELECT {RUN} FROM palisade_run WHERE id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    run(rows.next()?.ok_or_else(|| unreadable("run"))?)
+}
+
+/// What a running run is bound to.
+struct Running {
+    stream: i64,
+    key: StreamKey,
+    full: bool,
+    began: i64,
+}
+
+fn running(tx: &Tx<'_>, id: RunId) -> Result<Running, Fault> {
+    tx.prepare("SELECT stream, connection, name, mode, began FROM palisade_run WHERE id = ?1 AND finished_at IS NULL")?
+        .query_one([id.0], |row| {
+            let key =
+                StreamKey { connection: row.get::<_, String>(1)?.into(), stream: row.get::<_, String>(2)?.into() };
+            Ok(Running { stream: row.get(0)?, key, full: row.get::<_, i64>(3)? == 0, began: row.get(4)? })
+        })
+        .optional()?
+        .ok_or_else(|| Error::new(ErrorKind::LeaseLost, "the run has ended by now: nothing was written").into())
+}
+
+pub(super) fn start_run(
+    tx: &Tx<'_>,
+    lease: Lease,
+    key: &StreamKey,
+    mode: RunMode,
+    now: Timestamp,
+) -> Result<Run, Fault> {
+    jobs::require(tx, lease)?;
+    let stream = stream_row(tx, key)?;
+    let live = tx
+        .prepare("SELECT id, mode FROM palisade_run WHERE stream = ?1 AND finished_at IS NULL")?
+        .query_one([stream], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    if let Some((id, other)) = live {
+        if other == mode_number(mode) {
+            tx.prepare("UPDATE palisade_run SET resumed = resumed + 1 WHERE id = ?1")?.execute([id])?;
+            return read_run(tx, id);
+        }
+        cancel(tx, id, "a run of the other mode took its place", now)?;
+    }
+    tx.prepare(
+        "INSERT INTO palisade_run (stream, connection, name, mode, state, cursor, started_at, progressed_at, began) \
+         SELECT id, connection, name, ?2, ?3, CASE WHEN ?2 = 1 THEN cursor END, ?4, ?4, commits \
+         FROM palisade_stream WHERE id = ?1",
+    )?
+    .execute(params![stream, mode_number(mode), state_json(&RunState::Running)?, now.millis()])?;
+    read_run(tx, tx.last_rowid())
+}
+
+fn cancel(tx: &Tx<'_>, run: i64, reason: &str, now: Timestamp) -> Result<(), Fault> {
+    let state = state_json(&RunState::Failed { kind: ErrorKind::Cancelled, reason: reason.to_owned() })?;
+    tx.prepare("UPDATE palisade_run SET state = ?2, finished_at = ?3 WHERE id = ?1")?.execute(params![
+        run,
+        state,
+        now.millis()
+    ])?;
+    Ok(())
+}
+
+/// Fails the unfinished run of a stream whose job is dead.
+pub(super) fn fail_run(tx: &Tx<'_>, key: &StreamKey, mode: RunMode, reason: &str, now: Timestamp) -> Result<(), Fault> {
+    let live = tx
+        .prepare(
+            "SELECT r.id FROM palisade_run r JOIN palisade_stream s ON s.id = r.stream \
+             WHERE s.connection = ?1 AND s.name = ?2 AND r.finished_at IS NULL AND r.mode = ?3",
+        )?
+        .query_one(params![key.connection.as_str(), key.stream.as_str(), mode_number(mode)], |row| row.get(0))
+        .optional()?;
+    live.map_or(Ok(()), |run| cancel(tx, run, reason, now))
+}
+
+pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageCommitted, Fault> {
+    jobs::require(tx, page.lease)?;
+    let run = running(tx, page.run)?;
+    let staged = Staged::read(tx, &run.key, page.read_since, &page.changes, page.now)?;
+    if !staged.fetch.is_empty() {
+        let fetch = staged.fetch.iter().map(|(_, record)| (*record).clone()).collect();
+        return Ok(PageCommitted { fetch, ..PageCommitted::default() });
+    }
+    let counts = staged.commit(tx)?;
+    let (mut events_new, mut events_duplicate) = (0, 0);
+    for appended in inbox::append(tx, &page.deliveries)?.into_iter().flatten() {
+        match appended {
+            Appended::New(_) => events_new += 1,
+            Appended::Duplicate(_) => events_duplicate += 1,
+        }
+    }
+    let MergeCounts { added, updated, deleted, unchanged, older } = counts;
+    tx.prepare(
+        "UPDATE palisade_run SET cursor = ?2, pages = pages + 1, progressed_at = ?3, added = added + ?4, \
+         updated = updated + ?5, deleted = deleted + ?6, unchanged = unchanged + ?7, older = older + ?8 WHERE id = ?1",
+    )?
+    .execute(params![
+        page.run.0,
+        page.next.as_ref().map(Cursor::as_str),
+        page.now.millis(),
+        added.cast_signed(),
+        updated.cast_signed(),
+        deleted.cast_signed(),
+        unchanged.cast_signed(),
+        older.cast_signed(),
+    ])?;
+    Ok(PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate })
+}
+
+pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
+    jobs::require(tx, end.lease)?;
+    let run = running(tx, end.run)?;
+    let (state, deleted) = match &end.state {
+        RunState::Running | RunState::Review { .. } => {
+            return Err(Error::new(ErrorKind::Invalid, "a run ends as done or failed").into());
+        }
+        RunState::Failed { kind, .. } => {
+            if *kind == ErrorKind::CursorExpired {
+                tx.prepare("UPDATE palisade_stream SET cursor = NULL WHERE id = ?1")?.execute([run.stream])?;
+            }
+            (end.state.clone(), 0)
+        }
+        RunState::Done => finish_run(tx, end, &run)?,
+    };
+    tx.prepare("UPDATE palisade_run SET state = ?2, finished_at = ?3, deleted = deleted + ?4 WHERE id = ?1")?
+        .execute(params![end.run.0, state_json(&state)?, end.now.millis(), deleted.cast_signed()])?;
+    for follow in &end.follow {
+        jobs::enqueue(tx, follow)?;
+    }
+    read_run(tx, end.run.0)
+}
+
+/// Deletes what a full run did not see, unless that is too much, and moves the stream on.
+fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64), Fault> {
+    let unseen = if run.full { unseen(tx, run)? } else { Vec::new() };
+    let deletions = unseen.len() as u64;
+    let records: i64 =
+        tx.prepare("SELECT records FROM palisade_stream WHERE id = ?1")?.query_one([run.stream], |row| row.get(0))?;
+    let many = deletions > GUARD_ROWS && deletions.saturating_mul(GUARD_SHARE) > records.cast_unsigned();
+    if many && !end.allow_mass_delete {
+        return Ok((RunState::Review { deletions }, 0));
+    }
+    delete(tx, run.stream, &unseen, end)?;
+    tx.prepare(
+        "UPDATE palisade_stream SET fresh_at = ?2, full_at = CASE WHEN ?3 THEN ?2 ELSE full_at END, \
+         cursor = coalesce(?4, cursor) WHERE id = ?1",
+    )?
+    .execute(params![run.stream, end.now.millis(), run.full, end.resume.as_ref().map(Cursor::as_str)])?;
+    Ok((RunState::Done, deletions))
+}
+
+/// Returns the live records that nothing wrote or confirmed since the run was first started, by record id, each with
+/// the end of its span.
+fn unseen(tx: &Tx<'_>, run: &Running) -> Result<Vec<(i64, i64)>, Fault> {
+    // By the feed's index the rows are met about in the order they lie in the file.
+    let mut statement = tx.prepare(
+        "SELECT id, latest FROM palisade_record INDEXED BY palisade_record_seq \
+         WHERE stream = ?1 AND deleted = 0 AND observed <= ?2 ORDER BY ext_id",
+    )?;
+    let found = statement.query_map(params![run.stream, run.began], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], end: &RunEnd) -> Result<(), Fault> {
+    if unseen.is_empty() {
+        return Ok(());
+    }
+    let count = i64::try_from(unseen.len()).unwrap_or(i64::MAX);
+    let (observed, head): (i64, i64) = tx
+        .prepare(
+            "UPDATE palisade_stream SET commits = commits + 1, head = head + ?2, records = records - ?2 WHERE id = ?1 \
+             RETURNING commits, head",
+        )?
+        .query_row(params![stream, count], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut tombstone = tx.prepare(
+        "UPDATE palisade_record SET deleted = 1, data = NULL, hash = 0, seq = ?2, observed = ?3, latest = ?4, \
+         changed_at = ?5 WHERE id = ?1",
+    )?;
+    for (seq, (id, latest)) in (head - count + 1..).zip(unseen) {
+        let latest = end.span.map_or(*latest, |read| read.latest.max(*latest));
+        tombstone.execute(params![id, seq, observed, latest, end.now.millis()])?;
+    }
+    Ok(())
+}
+
+// ------------------------------------------------------------------------------------------------------ reading
+
+/// The columns of [`status`].
+const STATUS: &str = "cursor, commits, head, records, full_at, fresh_at, name";
+
+fn status(row: &Row<'_>) -> rusqlite::Result<StreamStatus> {
+    Ok(StreamStatus {
+        cursor: row.get::<_, Option<String>>(0)?.map(Cursor::new),
+        commits: row.get::<_, i64>(1)?.cast_unsigned(),
+        head: row.get::<_, i64>(2)?.cast_unsigned(),
+        records: row.get::<_, i64>(3)?.cast_unsigned(),
+        full_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
+        fresh_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
+    })
+}
+
+pub(super) fn stream(connection: &Connection, key: &StreamKey) -> Result<StreamStatus, Fault> {
+    let found = connection
+        .prepare_cached(&format!("SELECT {STATUS} FROM palisade_stream WHERE connection = ?1 AND name = ?2"))?
+        .query_one(params![key.connection.as_str(), key.stream.as_str()], status)
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+pub(super) fn streams(connection: &Connection, of: &ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>, Fault> {
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {STATUS} FROM palisade_stream WHERE connection = ?1 ORDER BY name"))?;
+    let found = statement.query_map([of.as_str()], |row| Ok((row.get::<_, String>(6)?.into(), status(row)?)))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn runs(connection: &Connection, of: Option<&ConnectionId>, limit: u32) -> Result<Vec<Run>, Fault> {
+    let only = if of.is_some() { "WHERE connection = ?1" } else { "WHERE ?1 IS NULL" };
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {RUN} FROM palisade_run {only} ORDER BY id DESC LIMIT ?2"))?;
+    let mut rows = statement.query(params![of.map(ConnectionId::as_str), limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(run(row)?);
+    }
+    Ok(found)
+}
+
+/// The columns of [`record_of`].
+const RECORD: &str = "r.ext_id, r.data, r.seq, r.first_seen, r.changed_at, r.deleted, r.revised";
+
+fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
+    Ok(Record {
+        id: row.get::<_, String>(0)?.into(),
+        data: row.get::<_, Option<Vec<u8>>>(1)?.map(Bytes::from),
+        seq: row.get::<_, i64>(2)?.cast_unsigned(),
+        first_seen: Timestamp(row.get(3)?),
+        changed_at: Timestamp(row.get(4)?),
+    })
+}
+
+pub(super) fn record(connection: &Connection, key: &StreamKey, id: &RecordId) -> Result<Option<Record>, Fault> {
+    let found = connection
+        .prepare_cached(&format!(
+            "SELECT {RECORD} FROM palisade_stream s JOIN palisade_record r ON r.stream = s.id \
+             WHERE s.connection = ?1 AND s.name = ?2 AND r.ext_id = ?3"
+        ))?
+        .query_one(params![key.connection.as_str(), key.stream.as_str(), id.as_str()], record_of)
+        .optional()?;
+    Ok(found)
+}
+
+pub(super) fn changes(
+    connection: &Connection,
+    key: &StreamKey,
+    after: u64,
+    limit: u32,
+) -> Result<Vec<FeedEntry>, Fault> {
+    let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {RECORD} FROM palisade_stream s JOIN palisade_record r ON r.stream = s.id \
+         WHERE s.connection = ?1 AND s.name = ?2 AND r.seq > ?3 ORDER BY r.seq LIMIT ?4"
+    ))?;
+    let found = statement.query_map(params![key.connection.as_str(), key.stream.as_str(), after, limit], |row| {
+        let kind = match (row.get(5)?, row.get(6)?) {
+            (true, _) => ChangeKind::Deleted,
+            (false, false) => ChangeKind::Added,
+            (false, true) => ChangeKind::Updated,
+        };
+        Ok(FeedEntry { kind, record: record_of(row)? })
+    })?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}

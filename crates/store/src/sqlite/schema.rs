@@ -1,0 +1,179 @@
+//! How a database file is recognised, made and brought up to this version.
+
+use std::path::Path;
+
+use palisade_core::{Error, ErrorKind, Result};
+use rusqlite::{Connection, ErrorCode, params};
+use sha2::{Digest, Sha256};
+
+use super::error::{failure, store_error};
+
+/// Marks a database file as Palisade's in its header: "Pals" as a number.
+pub(super) const APPLICATION_ID: i32 = 0x5061_6c73;
+/// Measured best of 4, 8 and 16 KiB for group commits; only effective when the file is made.
+const PAGE_BYTES: u32 = 16 * 1024;
+/// Pages in the WAL at which a commit moves it into the database: 16 MiB, kept allocated between checkpoints because
+/// overwriting is an order of magnitude cheaper to sync than appending.
+const CHECKPOINT_PAGES: u32 = 1_000;
+/// Statements kept prepared per connection: more than this crate has.
+const STATEMENTS_MAX: usize = 128;
+
+struct Migration {
+    name: &'static str,
+    sql: &'static str,
+}
+
+/// In order; never changed once released (their checksums are kept in the file), only added to.
+const MIGRATIONS: &[Migration] = &[Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") }];
+
+const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
+     name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT";
+
+/// Sets what every connection of ours needs.
+pub(super) fn tune(connection: &Connection, busy: std::time::Duration) -> rusqlite::Result<()> {
+    connection.busy_timeout(busy)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768;")
+}
+
+/// Makes or checks the file behind the writing connection and brings its tables up to this version.
+pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
+    let named = |error: rusqlite::Error| {
+        let why = failure(&error).to_error();
+        Error::new(ErrorKind::Store, format!("{}: {}", path.display(), why.message()))
+            .with_retryable(why.is_retryable())
+            .with_source(error)
+    };
+    recognise(connection, path, &named)?;
+    connection.pragma_update(None, "page_size", PAGE_BYTES).map_err(named)?;
+    retry_busy(|| connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map(drop))
+        .map_err(named)?;
+    connection
+        .execute_batch(&format!("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"))
+        .map_err(named)?;
+    migrate(connection, path, &named)?;
+    probe(connection).map_err(named)
+}
+
+/// Setting the journal mode does not wait for a lock by itself, and a second process may be doing the same.
+fn retry_busy(mut action: impl FnMut() -> rusqlite::Result<()>) -> rusqlite::Result<()> {
+    for _ in 0..100 {
+        match action() {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                std::thread::park_timeout(std::time::Duration::from_millis(10));
+            }
+            other => return other,
+        }
+    }
+    action()
+}
+
+fn recognise(connection: &Connection, path: &Path, named: &dyn Fn(rusqlite::Error) -> Error) -> Result<()> {
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(named);
+    let application = number("PRAGMA application_id")?;
+    let version = number("PRAGMA user_version")?;
+    if application == i64::from(APPLICATION_ID) {
+        return newer(path, version);
+    }
+    let tables = number("SELECT count(*) FROM sqlite_schema")?;
+    if application != 0 || tables != 0 {
+        return Err(Error::new(
+            ErrorKind::Store,
+            format!(
+                "{}: the file is another program's database: name another file, or move this one away",
+                path.display()
+            ),
+        )
+        .with_retryable(false));
+    }
+    Ok(())
+}
+
+fn newer(path: &Path, version: i64) -> Result<()> {
+    let ours = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if version <= ours {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Config,
+        format!(
+            "{}: the database has version {version} and this program knows versions up to {ours}: run the newer \
+             program, or restore a backup made before the upgrade",
+            path.display()
+        ),
+    ))
+}
+
+fn migrate(connection: &mut Connection, path: &Path, named: &dyn Fn(rusqlite::Error) -> Error) -> Result<()> {
+    let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).map_err(named)?;
+    // Another process may have been first: what counts is what stands in the file under the lock.
+    let version = tx.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).map_err(named)?;
+    newer(path, version)?;
+    tx.execute_batch(MIGRATION_TABLE).map_err(named)?;
+    for (number, migration) in (1_i64..).zip(MIGRATIONS) {
+        let checksum = hex(&Sha256::digest(migration.sql.as_bytes()));
+        if number <= version {
+            let kept: String = tx
+                .query_row("SELECT checksum FROM palisade_migration WHERE version = ?1", [number], |row| row.get(0))
+                .map_err(named)?;
+            if kept != checksum {
+                return Err(Error::new(
+                    ErrorKind::Config,
+                    format!(
+                        "{}: migration {} was applied in another form than this program has: run the program that \
+                         made the database",
+                        path.display(),
+                        migration.name
+                    ),
+                ));
+            }
+            continue;
+        }
+        tx.execute_batch(migration.sql).map_err(named)?;
+        tx.execute("INSERT INTO palisade_migration VALUES (?1, ?2, ?3)", params![number, migration.name, checksum])
+            .map_err(named)?;
+        tx.pragma_update(None, "user_version", number).map_err(named)?;
+    }
+    tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(named)?;
+    tx.commit().map_err(named)
+}
+
+/// Limits the size of the database file.
+pub(super) fn limit(connection: &Connection, bytes: Option<u64>) -> rusqlite::Result<()> {
+    /// SQLite's own maximum of pages.
+    const PAGES_MAX: u64 = 4_294_967_294;
+    let page: u64 = connection.query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    let pages = bytes.map_or(PAGES_MAX, |bytes| (bytes / page.max(1)).clamp(1, PAGES_MAX));
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+}
+
+/// Touches the root of every table of ours, so that a truncated or overwritten file is found at the start.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    let mut tables =
+        connection.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name GLOB 'palisade_*'")?;
+    let names = tables.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
+    for name in names {
+        let quoted = name.replace('"', "\"\"");
+        connection.prepare(&format!("SELECT 1 FROM \"{quoted}\" LIMIT 1"))?.exists([])?;
+    }
+    Ok(())
+}
+
+/// Runs SQLite's own full check; empty when all is well.
+pub(super) fn integrity(connection: &Connection) -> Result<Vec<String>> {
+    let mut check = connection.prepare("PRAGMA integrity_check").map_err(store_error)?;
+    let lines = check
+        .query_map([], |row| row.get::<_, String>(0))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .map_err(store_error)?;
+    Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

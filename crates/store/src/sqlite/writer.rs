@@ -1,0 +1,415 @@
+//! The one writer: a thread that commits everything queued while its last commit ran.
+//!
+//! A commit is optimistic: its commands run one after another in one transaction. A command that fails by its own
+//! fault is taken out, the transaction is rolled back and the rest runs again, so one failing command never takes the
+//! others with it, and the usual commit pays for no savepoint. A fault of the surroundings (disk full, I/O, a COMMIT
+//! that fails) fails every command of the commit: nobody is told "stored" who is not.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use palisade_core::store::Queue;
+use palisade_core::{Error, ErrorKind, Result};
+use rusqlite::{CachedStatement, Connection, params};
+use tokio::sync::{Notify, oneshot};
+
+use super::error::{Failure, Fault, failure, is_environment};
+
+/// Most commands in one commit: bounds how long the first of them waits for the last.
+const BATCH_COMMANDS_MAX: usize = 512;
+/// Most payload bytes in one commit: bounds the WAL it writes at once. A single larger command goes alone.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// What a refused caller is told to wait: several commits go by in it.
+const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Most workers woken by one commit.
+const WAKE_MAX: u32 = 64;
+
+/// One command to the writer.
+pub(super) trait Write: Send {
+    /// Runs inside the transaction; may run again after a rollback.
+    fn run(&mut self, tx: &mut Tx<'_>) -> std::result::Result<(), rusqlite::Error>;
+    /// Tells the caller, after the commit or its failure.
+    fn answer(self: Box<Self>, failed: Option<&Failure>);
+}
+
+struct Command<T, F> {
+    run: F,
+    outcome: Option<Result<T>>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Write for Command<T, F>
+where
+    T: Send,
+    F: FnMut(&mut Tx<'_>) -> std::result::Result<T, Fault> + Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>) -> std::result::Result<(), rusqlite::Error> {
+        self.outcome = Some(match (self.run)(tx) {
+            Ok(value) => Ok(value),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Sql(error)) => return Err(error),
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failed: Option<&Failure>) {
+        let outcome = match (failed, self.outcome) {
+            (None, Some(outcome)) => outcome,
+            (Some(failure), _) => Err(failure.to_error()),
+            (None, None) => Err(stopped()),
+        };
+        // A caller that went away is no longer interested; what it asked for is committed all the same.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(ErrorKind::Store, "the store is closed: open it again").with_retryable(false)
+}
+
+// ------------------------------------------------------------------------------------------------------- queue
+
+struct Waiting {
+    commands: VecDeque<(usize, Box<dyn Write>)>,
+    bytes: usize,
+    closed: bool,
+    asleep: bool,
+}
+
+/// The bounded queue to the writer.
+pub(super) struct Inlet {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    commands_max: usize,
+    bytes_max: usize,
+}
+
+impl std::fmt::Debug for Inlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inlet").field("commands_max", &self.commands_max).finish_non_exhaustive()
+    }
+}
+
+impl Inlet {
+    pub(super) fn new(commands_max: usize, bytes_max: usize) -> Self {
+        Self {
+            waiting: Mutex::new(Waiting { commands: VecDeque::new(), bytes: 0, closed: false, asleep: false }),
+            filled: Condvar::new(),
+            commands_max,
+            bytes_max,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing that can panic runs under the lock, and a queue is whole after every statement.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Queues a command of about `bytes` and waits for its commit.
+    pub(super) async fn write<T, F>(&self, bytes: usize, run: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> std::result::Result<T, Fault> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        self.push(bytes, Box::new(Command { run, outcome: None, reply }))?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn push(&self, bytes: usize, command: Box<dyn Write>) -> Result<()> {
+        let mut waiting = self.lock();
+        if waiting.closed {
+            return Err(stopped());
+        }
+        let full = waiting.commands.len() >= self.commands_max
+            || (waiting.bytes.saturating_add(bytes) > self.bytes_max && !waiting.commands.is_empty());
+        if full {
+            return Err(Error::new(ErrorKind::Overloaded, "the queue to the database is full: nothing was stored")
+                .with_retry_after(Some(OVERLOADED_RETRY_AFTER)));
+        }
+        waiting.bytes = waiting.bytes.saturating_add(bytes);
+        waiting.commands.push_back((bytes, command));
+        if waiting.asleep {
+            waiting.asleep = false;
+            self.filled.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Takes the next commit's commands; waits for one. `None` when closed and drained.
+    fn take(&self) -> Option<Vec<Box<dyn Write>>> {
+        let mut waiting = self.lock();
+        while waiting.commands.is_empty() {
+            if waiting.closed {
+                return None;
+            }
+            waiting.asleep = true;
+            waiting = self.filled.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut batch = Vec::with_capacity(waiting.commands.len().min(BATCH_COMMANDS_MAX));
+        let mut total = 0_usize;
+        while let Some((bytes, command)) = waiting.commands.pop_front() {
+            if !batch.is_empty() && (batch.len() >= BATCH_COMMANDS_MAX || total.saturating_add(bytes) > BATCH_BYTES_MAX)
+            {
+                waiting.commands.push_front((bytes, command));
+                break;
+            }
+            total = total.saturating_add(bytes);
+            batch.push(command);
+        }
+        waiting.bytes = waiting.bytes.saturating_sub(total);
+        Some(batch)
+    }
+
+    /// Refuses new commands; those queued are still committed.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.filled.notify_one();
+    }
+
+    fn abandon(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.commands.clear();
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- transaction
+
+/// Counters and the newest ids: read at the beginning of each transaction (another process may have moved them),
+/// written once at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) event_last: i64,
+    pub(super) job_last: i64,
+    /// By the number of [`palisade_core::store::EventState`]: pending, done, ignored, dead.
+    pub(super) events: [i64; 4],
+    pub(super) jobs_waiting: i64,
+    pub(super) jobs_running: i64,
+    pub(super) jobs_dead: i64,
+}
+
+const TALLY_READ: &str = "SELECT event_last, job_last, events_pending, events_done, events_ignored, events_dead, \
+     jobs_waiting, jobs_running, jobs_dead FROM palisade_tally WHERE id = 1";
+const TALLY_WRITE: &str = "UPDATE palisade_tally SET event_last = ?1, job_last = ?2, events_pending = ?3, \
+     events_done = ?4, events_ignored = ?5, events_dead = ?6, jobs_waiting = ?7, jobs_running = ?8, jobs_dead = ?9 \
+     WHERE id = 1";
+
+impl Tally {
+    pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached(TALLY_READ)?.query_one([], |row| {
+            Ok(Self {
+                event_last: row.get(0)?,
+                job_last: row.get(1)?,
+                events: [row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?],
+                jobs_waiting: row.get(6)?,
+                jobs_running: row.get(7)?,
+                jobs_dead: row.get(8)?,
+            })
+        })
+    }
+
+    fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let [pending, done, ignored, dead] = self.events;
+        connection.prepare_cached(TALLY_WRITE)?.execute(params![
+            self.event_last,
+            self.job_last,
+            pending,
+            done,
+            ignored,
+            dead,
+            self.jobs_waiting,
+            self.jobs_running,
+            self.jobs_dead
+        ])?;
+        Ok(())
+    }
+}
+
+/// The transaction a command runs in.
+pub(super) struct Tx<'c> {
+    connection: &'c Connection,
+    product: &'c AtomicBool,
+    pub(super) tally: Tally,
+    /// Jobs that became ready, per queue: workers to wake after the commit.
+    ready: [u32; 2],
+}
+
+impl<'c> Tx<'c> {
+    pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
+        self.connection.prepare_cached(sql)
+    }
+
+    pub(super) fn connection(&self) -> &'c Connection {
+        self.connection
+    }
+
+    pub(super) fn last_rowid(&self) -> i64 {
+        self.connection.last_insert_rowid()
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.connection.changes()
+    }
+
+    /// Notes that a job of the queue became ready.
+    pub(super) fn wake(&mut self, queue: Queue) {
+        let [events, background] = &mut self.ready;
+        let count = match queue {
+            Queue::Events => events,
+            Queue::Background => background,
+        };
+        *count = count.saturating_add(1);
+    }
+
+    /// Prepares a product's own statement: the authorizer refuses what would reach our tables or our transaction.
+    pub(super) fn prepare_product(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
+        self.product.store(true, Ordering::Relaxed);
+        let statement = self.connection.prepare_cached(sql);
+        self.product.store(false, Ordering::Relaxed);
+        statement
+    }
+
+    /// Runs `body` so that everything it wrote is undone when `keep` refuses its answer.
+    pub(super) fn nested<T>(
+        &mut self,
+        body: impl FnOnce(&mut Self) -> std::result::Result<T, Fault>,
+        keep: impl FnOnce(&T) -> bool,
+    ) -> std::result::Result<T, Fault> {
+        let (tally, ready) = (self.tally, self.ready);
+        self.prepare("SAVEPOINT palisade")?.execute([])?;
+        let answer = match body(self) {
+            Err(Fault::Sql(error)) => return Err(Fault::Sql(error)),
+            answered => answered,
+        };
+        if !answer.as_ref().is_ok_and(keep) {
+            self.prepare("ROLLBACK TO palisade")?.execute([])?;
+            (self.tally, self.ready) = (tally, ready);
+        }
+        self.prepare("RELEASE palisade")?.execute([])?;
+        answer
+    }
+}
+
+// ------------------------------------------------------------------------------------------------------ thread
+
+/// Workers waiting for jobs, per queue.
+#[derive(Debug, Default)]
+pub(super) struct Bells {
+    pub(super) events: Notify,
+    pub(super) background: Notify,
+}
+
+impl Bells {
+    fn ring(&self, [events, background]: [u32; 2]) {
+        for (bell, count) in [(&self.events, events), (&self.background, background)] {
+            for _ in 0..count.min(WAKE_MAX) {
+                bell.notify_one();
+            }
+        }
+    }
+}
+
+/// What the writer thread owns.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) product: Arc<AtomicBool>,
+    pub(super) inlet: Arc<Inlet>,
+    pub(super) bells: Arc<Bells>,
+}
+
+enum Stop {
+    /// The command of this number failed by its own fault.
+    Command(usize, Failure),
+    /// Nothing of the commit can be stored.
+    All(Failure),
+}
+
+/// Refuses everything when the thread ends, also by a panic, so that no caller waits for ever.
+struct Ending(Arc<Inlet>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
+
+impl Writer {
+    /// Works until the queue is closed and drained, then moves the WAL into the database.
+    pub(super) fn run(mut self, closed: oneshot::Sender<Result<()>>) {
+        let inlet = self.inlet.clone();
+        let ending = Ending(inlet.clone());
+        while let Some(batch) = inlet.take() {
+            self.commit(batch);
+        }
+        drop(ending);
+        let checkpointed = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .map_err(super::error::store_error);
+        self.connection.flush_prepared_statement_cache();
+        let shut = self.connection.close().map_err(|(_, error)| super::error::store_error(error));
+        // Nobody waits when the store was dropped without being closed.
+        let _ = closed.send(checkpointed.and(shut));
+    }
+
+    fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
+        while !batch.is_empty() {
+            match self.attempt(&mut batch) {
+                Ok(ready) => {
+                    for command in batch.drain(..) {
+                        command.answer(None);
+                    }
+                    self.bells.ring(ready);
+                }
+                Err(Stop::Command(number, failure)) => {
+                    tracing::warn!(reason = %failure.to_error(), "one command failed and was left out of its commit");
+                    batch.remove(number).answer(Some(&failure));
+                }
+                Err(Stop::All(failure)) => {
+                    tracing::error!(reason = %failure.to_error(), commands = batch.len(), "a commit failed");
+                    for command in batch.drain(..) {
+                        command.answer(Some(&failure));
+                    }
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
+        let ran = self.transact(batch);
+        if ran.is_err() && !self.connection.is_autocommit() {
+            // SQLite has already rolled back by itself after some errors; a rollback that fails leaves a transaction
+            // that the next BEGIN reports.
+            if let Err(error) = self.connection.execute_batch("ROLLBACK") {
+                return Err(Stop::All(failure(&error)));
+            }
+        }
+        ran
+    }
+
+    fn transact(&self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
+        let all = |error: rusqlite::Error| Stop::All(failure(&error));
+        let run = |sql: &str| self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        run("BEGIN IMMEDIATE").map_err(all)?;
+        let before = Tally::read(&self.connection).map_err(all)?;
+        let mut tx = Tx { connection: &self.connection, product: &self.product, tally: before, ready: [0; 2] };
+        for (number, command) in batch.iter_mut().enumerate() {
+            command.run(&mut tx).map_err(|error| {
+                if is_environment(&error) || self.connection.is_autocommit() {
+                    Stop::All(failure(&error))
+                } else {
+                    Stop::Command(number, failure(&error))
+                }
+            })?;
+        }
+        if tx.tally != before {
+            tx.tally.write(&self.connection).map_err(all)?;
+        }
+        let ready = tx.ready;
+        run("COMMIT").map_err(all)?;
+        Ok(ready)
+    }
+}

@@ -1,0 +1,99 @@
+//! The peers: bare axum handlers that verify nothing, look at no body and only store the row.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use http::{HeaderMap, StatusCode};
+use palisade_core::{Clock, clock::SystemClock};
+use rusqlite::{Connection, params};
+use tokio::sync::oneshot;
+
+use super::load::{ID_HEADER, KIND, PATH};
+
+/// Most rows in one commit, as the hub's writer has it.
+const BATCH_MAX: usize = 512;
+
+/// The columns and unique key of the hub's own tables; no other index.
+const SCHEMA: &str = "
+    CREATE TABLE event (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, received_at INTEGER NOT NULL,
+        created INTEGER, delivery INTEGER, endpoint TEXT NOT NULL, event_id TEXT NOT NULL, connection TEXT NOT NULL,
+        provider TEXT NOT NULL, kind TEXT NOT NULL, account TEXT, ordering_key TEXT, reason TEXT, headers TEXT,
+        payload BLOB) STRICT;
+    CREATE UNIQUE INDEX event_key ON event (endpoint, event_id);
+    CREATE TABLE job (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, queue INTEGER NOT NULL,
+        priority INTEGER NOT NULL, run_at INTEGER NOT NULL, attempt INTEGER NOT NULL, attempts_max INTEGER NOT NULL,
+        fence INTEGER NOT NULL, lease_until INTEGER, finished_at INTEGER, event INTEGER, lane TEXT, unique_key TEXT,
+        work TEXT, reason TEXT) STRICT;
+    CREATE INDEX job_ready ON job (queue, priority DESC, run_at, id) WHERE state = 0;";
+const PRAGMAS: &str = "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 1000; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;";
+const EVENT: &str = "INSERT INTO event (state, received_at, endpoint, event_id, connection, provider, kind, headers, payload)
+    VALUES (0, ?1, 'stripe', ?2, 'stripe', 'stripe', ?3, ?4, ?5)";
+const JOB: &str = "INSERT INTO job (state, queue, priority, run_at, attempt, attempts_max, fence, event)
+    VALUES (0, 0, 0, ?1, 0, 20, 0, ?2)";
+
+struct NewRow {
+    id: String,
+    headers: String,
+    body: Bytes,
+    stored: oneshot::Sender<()>,
+}
+
+/// Starts a peer on a free port; the answer is its address.
+pub(super) async fn start(name: &str, file: &Path) -> String {
+    let (batch_max, with_job) = match name {
+        "grouped" => (BATCH_MAX, false),
+        "grouped-with-job" => (BATCH_MAX, true),
+        "each" => (1, false),
+        other => panic!("{other} is no peer"),
+    };
+    let connection = Connection::open(file).expect("a database");
+    connection.execute_batch(PRAGMAS).expect("the pragmas");
+    connection.execute_batch(SCHEMA).expect("the tables");
+    let (queue, waiting) = sync_channel(4_096);
+    std::thread::spawn(move || write(&connection, &waiting, batch_max, with_job));
+    let app = Router::new().route(PATH, axum::routing::post(accept)).with_state(queue);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move { axum::serve(listener, app).tcp_nodelay(true).await });
+    address
+}
+
+async fn accept(State(queue): State<SyncSender<NewRow>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let (stored, is_stored) = oneshot::channel();
+    let row = NewRow { id: text(ID_HEADER), headers: text("stripe-signature"), body, stored };
+    if queue.try_send(row).is_err() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
+    if is_stored.await.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+}
+
+/// The writer: commits everything queued while its last commit ran.
+fn write(connection: &Connection, waiting: &Receiver<NewRow>, batch_max: usize, with_job: bool) {
+    while let Ok(first) = waiting.recv() {
+        let mut batch = vec![first];
+        while batch.len() < batch_max
+            && let Ok(next) = waiting.try_recv()
+        {
+            batch.push(next);
+        }
+        let run = |sql: &str| connection.prepare_cached(sql).unwrap().execute([]).unwrap();
+        run("BEGIN IMMEDIATE");
+        let now = SystemClock.now().millis();
+        for row in &batch {
+            let mut insert = connection.prepare_cached(EVENT).unwrap();
+            insert.execute(params![now, row.id, KIND, row.headers, &row.body[..]]).unwrap();
+            if with_job {
+                connection.prepare_cached(JOB).unwrap().execute(params![now, connection.last_insert_rowid()]).unwrap();
+            }
+        }
+        run("COMMIT");
+        for row in batch {
+            let _ = row.stored.send(());
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a call costs us on a real socket: client CPU per request over loopback, beside raw reqwest.
+//!
+//! The server is another process, so that the CPU counted is the client's alone. Every stack keeps 64 requests in
+//! flight over keep-alive HTTP/1.1 on one thread.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use axum::body::Bytes;
+use http::Uri;
+use palisade_core::transport::HttpTransport;
+use palisade_core::{ConnectionId, TenantId, Transport};
+
+use crate::harness::{Child, Spread, process_cpu, rounds, runtime};
+use crate::report::{Row, Target};
+use crate::stacks::{self, WRITE};
+
+const IN_FLIGHT: usize = 64;
+/// Requests of one contender in one round.
+const REQUESTS: usize = 6_400;
+/// Requests of one contender when instructions are counted.
+const COUNTED: usize = 25_600;
+const NAMES: [&str; 3] = ["reqwest", "palisade", "middleware"];
+
+/// Measures the pipeline over `HttpTransport` beside raw reqwest and reqwest-middleware.
+pub(crate) fn run(count: usize) -> Vec<Row> {
+    let mut server = Child::start("loopback-server", &[]);
+    let base = server.line();
+    let runtime = runtime();
+    let stacks: Vec<Stack> = NAMES.iter().map(|name| Stack::new(name, &base)).collect();
+    let mut timed: Vec<_> = stacks
+        .iter()
+        .map(|stack| {
+            || {
+                let start = process_cpu();
+                runtime.block_on(stack.send(REQUESTS));
+                (process_cpu() - start).as_nanos() as f64 / REQUESTS as f64 / 1_000.0
+            }
+        })
+        .collect();
+    let mut contenders: Vec<&mut dyn FnMut() -> f64> =
+        timed.iter_mut().map(|measure| measure as &mut dyn FnMut() -> f64).collect();
+    let took = rounds(count, &mut contenders);
+    let peer = |at: usize| format!("raw reqwest: {:.1} µs", Spread::of(took[at].clone()).median);
+    let mut rows = vec![
+        Row::new("loopback", "Client over HttpTransport, CPU per request", Spread::of(took[1].clone()), "µs")
+            .against(peer(0), Spread::ratio(&took[1], &took[0]))
+            .target(Target::AtMost(1.12)),
+        Row::new("loopback", "reqwest-middleware + retry + governor + span", Spread::of(took[2].clone()), "µs")
+            .against(peer(0), Spread::ratio(&took[2], &took[0])),
+    ];
+    rows.extend(instructions(&base));
+    server.end();
+    rows
+}
+
+/// The same in instructions, user and kernel, where the machine has `perf` and its counters: they repeat within 1 %.
+fn instructions(base: &str) -> Vec<Row> {
+    let counted: Option<Vec<f64>> = NAMES.iter().map(|name| instructions_per_request(name, base)).collect();
+    let Some(counted) = counted else {
+        println!("  no hardware counters here (perf stat): instructions are left out");
+        return Vec::new();
+    };
+    let row = |what: &str, at: usize| {
+        Row::new("loopback", what, Spread::exact(counted[at]), "instructions")
+            .against(format!("raw reqwest: {:.0}", counted[0]), Spread::exact(counted[at] / counted[0]))
+    };
+    vec![
+        row("Client over HttpTransport, instructions per request", 1).target(Target::AtMost(1.12)),
+        row("reqwest-middleware, instructions per request", 2),
+    ]
+}
+
+/// Runs a client of its own under `perf stat`, twice, and divides the difference: starting up does not count.
+fn instructions_per_request(name: &str, base: &str) -> Option<f64> {
+    let run = |requests: usize| -> Option<f64> {
+        let output = Command::new("perf")
+            .args(["stat", "-x", ";", "-e", "instructions:u,instructions:k", "--"])
+            .arg(std::env::current_exe().ok()?)
+            .args(["--child", "loopback-client", name, base, &requests.to_string()])
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        let text = String::from_utf8(output.stderr).ok()?;
+        let counts: Vec<f64> = text
+            .lines()
+            .filter(|line| line.contains("instructions:"))
+            .map(|line| line.split(';').next().and_then(|count| count.parse().ok()))
+            .collect::<Option<_>>()?;
+        (counts.len() == 2).then(|| counts.iter().sum())
+    };
+    let few = COUNTED / 10;
+    Some((run(COUNTED)? - run(few)?) / (COUNTED - few) as f64)
+}
+
+/// The client in a process of its own: `name base requests`.
+pub(crate) fn client(args: &[String]) {
+    let [name, base, requests] = args else { panic!("three arguments") };
+    runtime().block_on(Stack::new(name, base).send(requests.parse().expect("a number")));
+}
+
+/// The server in a process of its own: prints its base URL and answers until its input ends.
+pub(crate) fn server(_args: &[String]) {
+    std::thread::spawn(|| {
+        let _ = std::io::stdin().lines().count();
+        std::process::exit(0);
+    });
+    runtime().block_on(async {
+        let body = stacks::answer_body();
+        let customers = move |request: Bytes| async move {
+            assert_eq!(request.len(), stacks::BODY.len());
+            ([("content-type", "application/json"), ("request-id", "req_1")], body)
+        };
+        let app = axum::Router::new().route("/v1/customers", axum::routing::post(customers));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        println!("http://{}", listener.local_addr().expect("an address"));
+        axum::serve(listener, app).await.expect("serving goes on");
+    });
+}
+
+/// A contender over the network.
+#[derive(Clone)]
+enum Stack {
+    Palisade(Arc<dyn Transport>, Uri),
+    Reqwest(reqwest::Client, String),
+    Middleware(reqwest_middleware::ClientWithMiddleware, String),
+}
+
+impl Stack {
+    fn new(name: &str, base: &str) -> Self {
+        let url = format!("{base}/v1/customers");
+        // As `HttpTransport` sets its own: no proxy, no redirect, connections kept.
+        let plain = || {
+            let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+            builder.build().expect("a client")
+        };
+        match name {
+            "palisade" => {
+                let transport = Arc::new(HttpTransport::new().expect("a transport"));
+                Self::Palisade(Arc::new(stacks::client(base, transport)), url.parse().expect("an address"))
+            }
+            "middleware" => Self::Middleware(stacks::middleware(plain(), false), url),
+            "reqwest" => Self::Reqwest(plain(), url),
+            other => panic!("{other} is no contender"),
+        }
+    }
+
+    /// Sends `requests` requests, 64 at a time.
+    async fn send(&self, requests: usize) {
+        let left = Arc::new(AtomicI64::new(i64::try_from(requests).expect("few enough")));
+        let tasks: Vec<_> = (0..IN_FLIGHT)
+            .map(|_| {
+                let (stack, left) = (self.clone(), Arc::clone(&left));
+                tokio::spawn(async move {
+                    while left.fetch_sub(1, Ordering::Relaxed) > 0 {
+                        assert_eq!(stack.once().await, 250);
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("every request is answered");
+        }
+    }
+
+    async fn once(&self) -> usize {
+        match self {
+            Self::Palisade(transport, uri) => {
+                let who = (ConnectionId::new("con_1"), TenantId::new("ten_1"));
+                let request = stacks::request(&WRITE, uri, &who);
+                transport.send(request).await.expect("an answer").body().len()
+            }
+            Self::Reqwest(client, url) => {
+                let response = client.execute(stacks::reqwest_request(&WRITE, url)).await.expect("an answer");
+                response.bytes().await.expect("a body").len()
+            }
+            Self::Middleware(client, url) => {
+                let response = client.execute(stacks::reqwest_request(&WRITE, url)).await.expect("an answer");
+                response.bytes().await.expect("a body").len()
+            }
+        }
+    }
+}
