@@ -23,6 +23,3 @@ pub mod vault {
     #[async_trait::async_trait] impl CredentialSource for VaultCredentials{ async fn credential(&self,c:ConnectionId)->Result<Credential>{ Credential::new(&self.0.0.lock().unwrap()[c.as_str()],1,None)} async fn refresh(&self,c:ConnectionId,_:u64)->Result<Credential>{self.credential(c).await}}
 }
 
-pub mod http { use palisade_core::*; use bytes::Bytes; pub struct HttpTransport; pub struct B; impl HttpTransport{pub fn builder()->B{B}} impl B{pub fn build(self)->Result<HttpTransport>{Ok(HttpTransport)}}
-#[async_trait::async_trait] impl Transport for HttpTransport{ async fn send(&self,_r: ::http::Request<Bytes>)->Result<::http::Response<Bytes>>{Err(Error::new(ErrorKind::Connect,"shim"))}}
-}

@@ -9,7 +9,7 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use clap::Args;
 use palisade_core::clock::SystemClock;
-use crate::shim::http::HttpTransport;
+use palisade_core::transport::HttpTransport;
 use palisade_core::{Clock, Timestamp, Transport};
 use tokio::net::TcpListener;
 

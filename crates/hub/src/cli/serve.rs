@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use crate::shim::vault::LocalMasterKey;
 use palisade_core::auth::Scheme;
-use crate::shim::http::HttpTransport;
+use palisade_core::transport::HttpTransport;
 use palisade_core::worker::WorkerSettings;
 use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId, Transport};
 use palisade_store::{SqliteConfig, SqliteStore};
