@@ -359,4 +359,18 @@ impl CallLog for SqliteStore {
     }
 }
 
-impl Store for SqliteStore {}
+/// Bytes a probe proves room for.
+const PROBE_BYTES: i32 = 64 * 1024;
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn probe(&self, now: Timestamp) -> Result<()> {
+        let write = self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| {
+            tx.prepare("INSERT INTO palisade_probe (at, room) VALUES (?1, zeroblob(?2))")?
+                .execute((now.millis(), PROBE_BYTES))?;
+            tx.prepare("DELETE FROM palisade_probe")?.execute(())?;
+            Ok(())
+        });
+        write.await
+    }
+}
