@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_core::auth::vault::LocalMasterKey;
+use crate::shim::vault::LocalMasterKey;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
@@ -352,5 +352,3 @@ async fn finished_runs(stage: &Stage) -> Result<usize> {
         .count())
 }
 
-/// A stream's live records by id, as parsed JSON.
-type Copy = BTreeMap<String, serde_json::Value>;
