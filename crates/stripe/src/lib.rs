@@ -18,6 +18,7 @@ use palisade_core::provider::{Manifest, Provider};
 use palisade_core::sync::Source;
 use palisade_core::webhook::Webhook;
 
+pub mod auth;
 pub mod client;
 pub mod decline;
 pub mod error;

@@ -1,1 +1,14 @@
-//! Palisade.
+//! What a test of Palisade stands on: the emulated provider without a socket, and a network that fails by a seed.
+//!
+//! Everything here waits on tokio's clock only, so a story of hours runs in milliseconds under a paused one, and draws
+//! from a [`palisade_core::Random`], so a seed repeats it.
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")
+)]
+
+pub mod faulty;
+pub mod transport;
+
+pub use faulty::{FaultyTransport, Mishap, Plan};
+pub use transport::EmulatorTransport;
