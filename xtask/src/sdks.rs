@@ -107,7 +107,7 @@ fn node(folder: &Path) -> Result<Command, String> {
     )
     .map_err(|why| format!("{NODE_SDK} could not be installed: {why}"))?;
     let mut command = Command::new("node");
-    command.env("SDK_FOLDER", modules.join("node_modules"));
+    command.env("NODE_MODULES", modules);
     Ok(command)
 }
 

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_core::auth::Scheme;
 use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
 use palisade_core::sync::StreamKind;
@@ -89,6 +89,7 @@ struct Stage {
     emulator: emulated::Stripe,
     store: SqliteStore,
     hub: Hub,
+    metrics: Metrics,
     stop: watch::Sender<bool>,
     server: JoinHandle<usize>,
     runner: JoinHandle<Result<()>>,
@@ -109,7 +110,7 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let address = listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
     let mut stage = set(story, listener).await?;
     let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
-    let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), None, &["*"]);
+    let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), Some(stripe_version()), &["*"]);
 
     faults::throw(&stage.emulator);
     let consumer = Consumer::follow(Arc::clone(stage.hub.store()), keys());
@@ -146,6 +147,11 @@ fn keys() -> Vec<StreamKey> {
         .collect()
 }
 
+/// The version the adapter speaks: an endpoint that renders events in it spares a read for each.
+fn stripe_version() -> &'static str {
+    palisade_core::Provider::manifest(&StripeProvider::new()).api_version.unwrap_or_default()
+}
+
 fn secret(seed: u64) -> String {
     format!("whsec_demo_{seed:016x}")
 }
@@ -165,13 +171,15 @@ async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
         customer_bytes: 1_024,
         ..Default::default()
     });
-    let store = SqliteStore::open(SqliteConfig::new(story.folder.join("palisade.db"))).await?;
+    let store = SqliteStore::open(SqliteConfig::at(story.folder.join("palisade.db")))?;
     store.execute(statement("CREATE TABLE IF NOT EXISTS effect (event TEXT NOT NULL)")).await?;
+    let metrics = Metrics::default();
     let mut key = [0; 32];
     SystemRandom.fill(&mut key);
     let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build()?);
     let hub = Hub::builder()
-        .provider(StripeProvider::new().attempt_timeout_max(Duration::from_secs(2)))
+        .provider(StripeProvider::new().answering_within(Duration::from_secs(2)))
+        .metrics(metrics.clone())
         .store(Arc::new(store.clone()))
         .transport(transport)
         .master_key(Arc::new(LocalMasterKey::new("demo", key)))
@@ -181,7 +189,7 @@ async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
             provider: "stripe".to_owned(),
             account: None,
             base_url: Some(emulator.base_url().to_owned()),
-            credential: Scheme::Bearer(Secret::new(emulator.api_key())),
+            credential: palisade_stripe::auth::api_key(Secret::new(emulator.api_key()))?,
         })
         .endpoint(EndpointConfig {
             name: ENDPOINT.to_owned(),
@@ -215,7 +223,7 @@ async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped.clone()));
     let runner = tokio::spawn(hub.runner().run(stopped));
-    Ok(Stage { emulator, store, hub, stop, server, runner })
+    Ok(Stage { emulator, store, hub, metrics, stop, server, runner })
 }
 
 impl Stage {
@@ -245,7 +253,7 @@ fn statement(sql: &str) -> Effect {
 fn client(hub: &Hub, emulator: &emulated::Stripe) -> Result<palisade_stripe::Stripe> {
     let client = hub.client("stripe").ok_or_else(|| Error::new(ErrorKind::Config, "the hub has no Stripe client"))?;
     palisade_stripe::Stripe::new(Arc::new(client.clone()), ConnectionId::new(CONNECTION), TenantId::new("acme"))
-        .with_base_url(emulator.base_url())
+        .at(emulator.base_url())
 }
 
 /// Lets things happen at the provider, until as many events were sent as the story wants.

@@ -238,16 +238,13 @@ impl Faults {
 
     /// Appends exact faults for the next requests of a route, keeping its other dials.
     pub fn next(&self, route: &str, faults: impl IntoIterator<Item = Fault>) {
-        let known = self.with(|book| book.routes.iter().find(|known| known.route == route).cloned());
-        let mut known = known.unwrap_or_else(|| RouteFaults { route: route.to_owned(), ..RouteFaults::default() });
-        known.next.extend(faults);
-        self.with(|book| {
-            if let Some(slot) = book.routes.iter_mut().find(|slot| slot.route == route) {
-                slot.next.clone_from(&known.next);
-            }
+        let mut faults: VecDeque<Fault> = faults.into_iter().collect();
+        let known = self.with(|book| {
+            let slot = book.routes.iter_mut().find(|slot| slot.route == route);
+            slot.map(|slot| slot.next.append(&mut faults)).is_some()
         });
-        if self.with(|book| book.routes.iter().all(|slot| slot.route != route)) {
-            self.set(known);
+        if !known {
+            self.set(RouteFaults { route: route.to_owned(), next: faults, ..RouteFaults::default() });
         }
     }
 

@@ -35,7 +35,8 @@ pub struct Ledger {
     pub throttles_by_reason: BTreeMap<String, u64>,
     /// Faults injected by kind.
     pub faults: BTreeMap<String, u64>,
-    /// Requests on a route that came before the `Retry-After` it was last told had passed.
+    /// Requests on a route that came before the `Retry-After` it was last told had passed. Those that came within
+    /// half a second of the 429 may have been on their way and do not count.
     pub early_after_retry_after: u64,
     /// Most requests within one second, all routes.
     pub peak_per_second: u64,
@@ -96,13 +97,16 @@ pub(crate) struct Book {
     acked_order: VecDeque<String>,
 }
 
+/// How long a request may have been on its way when the 429 left: generous, for a loaded machine.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Default, Clone)]
 struct Seen {
     total: u64,
     second: u64,
     count: u64,
     peak: u64,
-    not_before: Option<Instant>,
+    pause: Option<(Instant, Instant)>,
 }
 
 impl Seen {
@@ -143,7 +147,7 @@ impl Book {
         }
         if let Some(seen) = self.routes.get_mut(route) {
             seen.count(second);
-            if seen.not_before.is_some_and(|until| now < until) {
+            if seen.pause.is_some_and(|(told, until)| now >= told + ON_ITS_WAY && now < until) {
                 self.ledger.early_after_retry_after += 1;
             }
         }
@@ -173,7 +177,8 @@ impl Book {
         self.ledger.throttles += 1;
         *self.ledger.throttles_by_reason.entry(reason.to_owned()).or_default() += 1;
         if let (Some(seen), Some(wait)) = (self.routes.get_mut(route), wait) {
-            seen.not_before = seen.not_before.max(Some(now + wait));
+            let until = seen.pause.map_or(now + wait, |(_, until)| until.max(now + wait));
+            seen.pause = Some((now, until));
         }
     }
 

@@ -126,10 +126,10 @@ pub(crate) fn list(account: &Account, kind: Kind, params: &Value, era: Era, surv
     let rows = table.between(window.older, window.newer);
     let rows = rows.filter(|row| status_shows(kind, row, params) && filters.iter().all(|filter| filter.keeps(row)));
     let (page, more) = take(rows, &window);
-    let expand = form::texts(params, "expand");
+    let paths = list_paths(params)?;
     let size = page.iter().map(|row| row.json.len() + 1).sum();
     let mut out = envelope(&url, more, size);
-    if expand.is_empty() && shape::is_stored_shape(kind, era) {
+    if paths.is_empty() && shape::is_stored_shape(kind, era) {
         for (at, row) in page.iter().enumerate() {
             if at > 0 {
                 out.push(b',');
@@ -138,7 +138,6 @@ pub(crate) fn list(account: &Account, kind: Kind, params: &Value, era: Era, surv
         }
         return Ok(finish(out));
     }
-    let paths: Vec<String> = expand.iter().filter_map(|path| path.strip_prefix("data.")).map(str::to_owned).collect();
     for (at, row) in page.iter().enumerate() {
         let mut value = shape::render(account, row, era);
         shape::expand(account, &mut value, &paths, era)?;
@@ -148,6 +147,19 @@ pub(crate) fn list(account: &Account, kind: Kind, params: &Value, era: Era, surv
         out.extend_from_slice(&super::desk::bytes_of(&value));
     }
     Ok(finish(out))
+}
+
+/// Reads the expansions of a list, which all begin with `data.`.
+fn list_paths(params: &Value) -> Result<Vec<String>, Failure> {
+    let inner = |path: &String| {
+        path.strip_prefix("data.").map(str::to_owned).ok_or_else(|| {
+            let message = format!(
+                "This property cannot be expanded ({path}). You may want to try expanding 'data.{path}' instead."
+            );
+            Failure::invalid(message).param("expand")
+        })
+    };
+    form::texts(params, "expand").iter().map(inner).collect()
 }
 
 /// One filter a list was asked to apply.
@@ -321,8 +333,7 @@ pub(crate) fn search(account: &Account, kind: Kind, params: &Value, era: Era) ->
         .collect();
     let more = found.len() > limit;
     let mut data: Vec<Value> = found.into_iter().take(limit).collect();
-    let expand = form::texts(params, "expand");
-    let paths: Vec<String> = expand.iter().filter_map(|path| path.strip_prefix("data.")).map(str::to_owned).collect();
+    let paths = list_paths(params)?;
     for value in &mut data {
         shape::expand(account, value, &paths, era)?;
     }

@@ -16,6 +16,10 @@ use super::state::{Dice, Kind, Links};
 /// How long before now the first populated object was made, in seconds: about 400 days.
 const HISTORY: i64 = 400 * 86_400;
 
+/// How many metadata entries a customer is padded with, and how long each may be; both below Stripe's own bounds.
+const PADS_MAX: usize = 40;
+const PAD_BYTES: usize = 400;
+
 /// How much to fill in.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -86,12 +90,12 @@ impl Filling<'_, '_> {
         let prices: Vec<Value> = (0..self.seed.prices).filter_map(|at| self.price(at, &products)).collect();
         let customers: Vec<String> = (0..self.seed.customers).map(|at| self.customer(at)).collect();
         let mut billed = 0;
-        for at in 0..self.seed.subscriptions {
+        for _ in 0..self.seed.subscriptions {
             let (Some(customer), Some(price)) = (self.choose(&customers), choose(&mut self.dice, &prices).cloned())
             else {
                 break;
             };
-            self.subscription(&customer, &price, billed < self.seed.invoices, now, at);
+            self.subscription(&customer, &price, billed < self.seed.invoices, now);
             billed += 1;
         }
         for at in billed..self.seed.invoices {
@@ -150,25 +154,22 @@ impl Filling<'_, '_> {
         customer["email"] = json!(format!("customer{at}@example.com"));
         customer["name"] = json!(format!("Customer {at}"));
         customer["description"] = json!(self.dice.name("populated ", 12));
-        let short = self.seed.customer_bytes.saturating_sub(bytes_of(&customer).len());
-        if short > 0 {
-            let mut left = short;
-            for part in 0.. {
-                // `"pad00":"",` takes 11 bytes; a value holds up to 500 characters.
-                let name = format!("pad{part:02}");
-                let fill = left.saturating_sub(if part == 0 { 10 } else { 11 }).clamp(1, 400);
-                customer["metadata"][&name] = json!(self.dice.name("", fill));
-                left = self.seed.customer_bytes.saturating_sub(bytes_of(&customer).len());
-                if left < 12 || part > 40 {
-                    break;
-                }
+        let mut short = self.seed.customer_bytes.saturating_sub(bytes_of(&customer).len());
+        for part in 0..PADS_MAX {
+            // `"pad00":""` takes 10 bytes, and a comma from the second on.
+            let cost = if part == 0 { 10 } else { 11 };
+            if short <= cost {
+                break;
             }
+            let fill = (short - cost).min(PAD_BYTES);
+            customer["metadata"][format!("pad{part:02}")] = json!(self.dice.name("", fill));
+            short -= cost + fill;
         }
         self.store(Kind::Customer, &customer, Links::new(), "customer.created");
         id
     }
 
-    fn subscription(&mut self, customer: &str, price: &Value, billed: bool, now: i64, _at: usize) {
+    fn subscription(&mut self, customer: &str, price: &Value, billed: bool, now: i64) {
         let (id, item_id, created) = (self.id("sub_1"), self.id("si_"), self.tick());
         let interval = price["recurring"]["interval"].as_str().unwrap_or("month").to_owned();
         let mut period = (created, super::desk::add_interval(created, &interval, 1));

@@ -71,6 +71,13 @@ async fn lists_page_newest_first() {
     let page = ids(&get(&stripe, &window).await.ok());
     assert_eq!(page, seen[11..31]);
     assert_eq!(get(&stripe, "/v1/customers").await.ok()["data"].as_array().unwrap().len(), 10);
+    let expanded =
+        get(&stripe, "/v1/subscriptions?limit=3&expand[]=data.customer&expand[]=data.latest_invoice.payments")
+            .await
+            .ok();
+    assert!(expanded["data"][0]["customer"]["email"].is_string(), "{expanded}");
+    assert_eq!(expanded["data"][0]["latest_invoice"]["payments"]["object"], "list");
+    assert_eq!(get(&stripe, "/v1/subscriptions?expand[]=customer").await.status, 400);
     get(&stripe, "/v1/customers?limit=101").await.refused(400, "parameter_invalid_integer");
     assert_eq!(
         get(&stripe, "/v1/customers?starting_after=cus_x").await.refused(400, "resource_missing")["param"],

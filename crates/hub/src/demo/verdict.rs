@@ -174,20 +174,22 @@ fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) ->
     if pages >= seen.pages_at_kill { pages.saturating_sub(least) } else { seen.pages_at_kill }
 }
 
-/// The hub's own counts, read from its metrics as an operator would.
+/// The pipeline's own counts, read from the metrics as an operator would.
 fn calls(seen: &Seen<'_>) -> Calls {
-    let text = seen.stage.hub.metrics_text();
-    let sum = |name: &str| -> u64 {
+    let text = seen.stage.metrics.encode();
+    let sum = |name: &str, label: &str| -> u64 {
         text.lines()
-            .filter(|line| line.starts_with(name) && line[name.len()..].starts_with(['{', ' ']))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum::<f64>() as u64
+            .filter_map(|line| line.strip_prefix(name))
+            .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum()
     };
+    let calls = sum("palisade_call_duration_seconds_count", "");
     Calls {
-        calls: sum("palisade_calls_total"),
-        attempts: sum("palisade_attempts_total"),
-        failed: sum("palisade_call_errors_total"),
-        rate_limit_waits: sum("palisade_rate_limit_waits_total"),
-        breaker_trips: sum("palisade_breaker_trips_total"),
+        calls,
+        attempts: sum("http_client_request_duration_seconds_count", ""),
+        failed: calls - sum("palisade_call_duration_seconds_count", "error_type=\"\"").min(calls),
+        rate_limit_waits: sum("palisade_call_wait_seconds_count", ""),
+        breaker_trips: sum("palisade_breaker_trips_total", ""),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use palisade_core::Outcome;
 use palisade_emulator::stripe::Stripe as Emulator;
 use palisade_stripe::Stripe;
-use palisade_stripe::client::NewCustomer;
+use palisade_stripe::NewCustomer;
 
 /// How many customers the story creates.
 const WRITES: u32 = 60;
@@ -30,14 +30,11 @@ enum Said {
 pub(super) async fn make(stripe: Stripe) -> Written {
     let mut written = Written::default();
     for number in 0..WRITES {
-        let customer = NewCustomer {
-            email: Some(format!("story-{number}@example.com")),
-            metadata: BTreeMap::from([(NUMBER.to_owned(), number.to_string())]),
-            ..NewCustomer::default()
-        };
-        let said = match stripe.create_customer(&customer, None).await {
+        let customer =
+            NewCustomer::new().email(format!("story-{number}@example.com")).metadata(NUMBER, number.to_string());
+        let said = match stripe.create_customer(customer, None).await {
             Ok(_) => Said::Done,
-            Err(error) => match error.core().outcome() {
+            Err(error) => match error.outcome() {
                 Outcome::Unknown | Outcome::Processed => Said::Unknown,
                 Outcome::NotSent | Outcome::Rejected => Said::NotDone,
             },
