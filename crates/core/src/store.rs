@@ -659,7 +659,7 @@ pub struct RunEnd {
     /// When the run's last page was read, by the provider's clock. A tombstone of a record the run did not see spans
     /// from the record's own earliest moment to the latest of this one: it was deleted somewhere in between.
     pub span: Option<Span>,
-    /// Jobs to add in the same commit.
+    /// Jobs to add in the same commit, after the run's job has ended (its own unique key is free by then).
     pub follow: Vec<NewJob>,
     /// Where the next incremental run starts; `None` leaves the stream's cursor.
     pub resume: Option<Cursor>,
@@ -748,7 +748,10 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)>;
 
-    /// Ends a run. `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
+    /// Ends a run and, in the same commit, its job as [`JobEnd::Done`], whatever the state: there is nothing left to
+    /// settle. (Were they two commits, a worker lost between them would make the next one run it all again.)
+    ///
+    /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
     /// set; deletions count into the run. [`RunState::Review`] and `Failed` change nothing of the stream, except that
     /// [`ErrorKind::CursorExpired`] forgets its cursor. `follow` is added in every case.
     ///

@@ -131,7 +131,7 @@ enum Pattern {
 impl Pattern {
     fn parse(text: &str) -> Result<Self> {
         match text.strip_suffix('*') {
-            None if !text.is_empty() => Ok(Self::Exact(text.to_owned())),
+            None if !text.is_empty() && !text.contains('*') => Ok(Self::Exact(text.to_owned())),
             Some(prefix) if !prefix.contains('*') && (prefix.is_empty() || prefix.ends_with('.')) => {
                 Ok(Self::Prefix(prefix.to_owned()))
             }
@@ -346,3 +346,6 @@ impl fmt::Debug for WorkerBuilder {
         f.debug_struct("WorkerBuilder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -563,7 +563,7 @@ secrets = [{ env = "HOOK" }]
         check("credential", "base_url = \"http://example.com\"\ncredential", Some(10), &["https"]);
         check("credential", "base_url = \"https://u:p@example.com\"\ncredential", Some(10), &["https"]);
         check("[[endpoint]]", "[[endpoint", Some(11), &["not TOML"]);
-        check("\"MASTER\"", "\"sk_live_canary", Some(5), &["not TOML"]);
+        check("\"MASTER\"", "\"sk_live_canary", Some(6), &["not TOML"]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ const PRUNED_AT_ONCE: u32 = 1_000;
 pub(super) enum Prepared {
     /// To be settled.
     Settle(Box<Settlement>),
+    /// The job ended with its run: nothing to settle.
+    Ended,
     /// Another worker has the job: nothing to settle.
     Lost,
 }
@@ -75,7 +77,8 @@ impl Inner {
         let done = match work {
             Work::Event { row } => self.event(row, attempt.number).await,
             Work::Sync { key, mode } => match self.sync(lease, &key, mode, stop).await {
-                Ok(Synced::Ended(follow)) => Ok(Settling { follow, ..Settling::default() }),
+                Ok(Synced::Skipped(follow)) => Ok(Settling { follow, ..Settling::default() }),
+                Ok(Synced::Ended) => return Prepared::Ended,
                 Ok(Synced::Stopped) => return Prepared::settle(self.settlement(lease, JobEnd::Release)),
                 Ok(Synced::Lost) => return Prepared::Lost,
                 Err(stop) => Err(stop),
@@ -267,41 +270,48 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                return Ok(Synced::Ended(vec![self.sync_job(key, mode, When::Next)]));
+                return Ok(Synced::Skipped(vec![self.sync_job(key, mode, When::Next)]));
             }
-            ConnectionState::Disconnected => return Ok(Synced::Ended(Vec::new())),
+            ConnectionState::Disconnected => return Ok(Synced::Skipped(Vec::new())),
         }
         let provider = place.connection.provider.as_str();
+        let mut next = vec![self.sync_job(key, mode, When::Next)];
+        let mut again = self.sync_job(key, mode, When::Now);
         let resync = match spec.kind {
-            StreamKind::Events => self.full_runs(source, &key.connection),
-            StreamKind::Records => vec![self.sync_job(key, RunMode::Full, When::Now)],
+            StreamKind::Events => {
+                next.extend(self.missing_full_runs(source, &key.connection).await?);
+                self.full_runs(source, &key.connection)
+            }
+            StreamKind::Records => {
+                // A full run whose own cursor went stale begins again, but not in a tight circle.
+                again.run_at = self.clock.now().plus(self.settings.incremental_every);
+                vec![self.sync_job(key, RunMode::Full, When::Now)]
+            }
         };
         let task = Task {
             lease,
             key: key.clone(),
+            kind: spec.kind,
             mode,
             provider,
             endpoint: (self.endpoint_of)(&key.connection),
             wants: &|kind| self.wants(provider, kind),
+            next,
+            incremental: Some(self.sync_job(key, RunMode::Incremental, When::Next)),
             resync,
+            again,
             allow_mass_delete: false,
             stop,
         };
         match self.driver(&place, source).run(&task).await {
-            Ended::Finished(_) => Ok(Synced::Ended(self.next_jobs(source, key, mode).await?)),
+            Ended::Finished(_) => Ok(Synced::Ended),
             Ended::Failed(error) => {
                 tracing::warn!(connection = %key.connection, stream = %key.stream, %error, "the run failed");
-                self.note_refusal(&key.connection, &error).await?;
-                let mut next = self.sync_job(key, mode, When::Next);
-                if error.kind() == ErrorKind::CursorExpired {
-                    next.run_at = match spec.kind {
-                        // The position is read anew at once, and the full runs follow it.
-                        StreamKind::Events => self.clock.now(),
-                        // A full run whose own cursor went stale begins again, but not in a tight circle.
-                        StreamKind::Records => self.clock.now().plus(self.settings.incremental_every),
-                    };
+                if let Err(error) = self.note_refusal(&key.connection, &error).await {
+                    // The next run is refused again.
+                    tracing::warn!(connection = %key.connection, %error, "the connection could not be marked");
                 }
-                Ok(Synced::Ended(vec![next]))
+                Ok(Synced::Ended)
             }
             Ended::Later(error) => {
                 let after = error.retry_after();
@@ -334,7 +344,10 @@ struct Settling {
 
 /// How a sync job ended, other than with an error.
 enum Synced {
-    Ended(Vec<NewJob>),
+    /// Nothing was to be run: the job ends, others follow.
+    Skipped(Vec<NewJob>),
+    /// The job ended with its run.
+    Ended,
     Stopped,
     Lost,
 }
