@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
-use palisade_core::auth::vault::{MasterKey, Vault, VaultCredentials};
+use crate::shim::vault::{MasterKey, Vault, VaultCredentials};
 use palisade_core::auth::Scheme;
 use palisade_core::client::Client;
 use palisade_core::clock::SystemClock;
@@ -452,6 +452,13 @@ impl Hub {
     #[must_use]
     pub fn worker(&self) -> &Worker {
         &self.shared.worker
+    }
+
+    /// Writes every counter of drivers and hub in the OpenMetrics text form. The gauges of the store's counts are
+    /// those of the last `GET /metrics`.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.shared.metrics.encode()
     }
 
     /// Puts a connection into the store, seals its credential if it changed, and enqueues its first runs if it is

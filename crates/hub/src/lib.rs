@@ -1,4 +1,14 @@
-//! The runtime of it all, as a library to embed and as the binary `palisade`.
+//! The runtime of it all: an embeddable hub, and the binary `palisade` around it.
+//!
+//! A product adds providers, a store and handlers, mounts the router and runs the runner:
+//!
+//! | room | what stands there |
+//! |---|---|
+//! | [`hub`] | [`Hub`], its builder and settings |
+//! | [`runner`] | [`Runner`]: connections, worker tasks, call log |
+//! | [`serve`] | the bounded HTTP server, for who has none |
+//! | [`config`] | the configuration file of the binary |
+//! | [`cli`] | the command line |
 #![cfg_attr(
     test,
     allow(
@@ -10,4 +20,21 @@
     )
 )]
 
+mod builtin;
+mod calls;
+pub mod cli;
 pub mod config;
+pub mod hub;
+mod metrics;
+mod overview;
+mod routes;
+pub mod runner;
+pub mod serve;
+mod shim;
+mod time;
+mod unreadable;
+
+pub use hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings};
+pub use runner::Runner;
+pub use serve::{ServeSettings, serve};
+pub use unreadable::KIND as UNREADABLE;

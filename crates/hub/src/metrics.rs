@@ -122,6 +122,11 @@ impl HubMetrics {
         set("palisade_workers", "Worker tasks by state", "state", "alive", alive);
         let dropped = shared.calls.dropped();
         set("palisade_call_log_lost", "Finished calls that could not be logged", "cause", "full_or_refused", dropped);
-        Ok(self.metrics.encode())
+        Ok(self.encode())
+    }
+
+    /// Writes everything in the OpenMetrics text form, with the store's counts as they were taken last.
+    pub(crate) fn encode(&self) -> String {
+        self.metrics.encode()
     }
 }

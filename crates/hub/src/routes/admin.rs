@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE};
+use axum::http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -74,7 +75,7 @@ impl IntoResponse for Refused {
                 );
                 let mut response = problem.into_response();
                 let challenge = HeaderValue::from_static("Bearer realm=\"palisade\"");
-                response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, challenge);
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 response
             }
             Self::Host => Problem::new(
@@ -158,7 +159,7 @@ fn same_origin(uri: &Uri, headers: &HeaderMap) -> bool {
 }
 
 fn names_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
-    let Some(authority) = authority(uri, headers).and_then(|text| text.parse::<axum::http::uri::Authority>().ok())
+    let Some(authority) = authority(uri, headers).and_then(|text| text.parse::<Authority>().ok())
     else {
         return false;
     };

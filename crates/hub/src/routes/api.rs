@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -170,7 +171,7 @@ pub(crate) async fn sync(
     let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
     let mode = query(asked)?.mode.unwrap_or(RunMode::Incremental);
     let streams = overview::sync_all(&shared, &ConnectionId::from(id), mode).await?;
-    Ok((axum::http::StatusCode::ACCEPTED, json(&json!({ "mode": mode, "streams": streams }))).into_response())
+    Ok((StatusCode::ACCEPTED, json(&json!({ "mode": mode, "streams": streams }))).into_response())
 }
 
 #[derive(Deserialize)]
@@ -254,7 +255,7 @@ pub(crate) async fn event(State(shared): State<Arc<Shared>>, row: Result<Path<i6
 pub(crate) async fn replay(State(shared): State<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
     let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
     if shared.store.replay(EventRow(row), shared.clock.now()).await? {
-        return Ok((axum::http::StatusCode::ACCEPTED, json(&json!({ "row": row, "state": "pending" }))).into_response());
+        return Ok((StatusCode::ACCEPTED, json(&json!({ "row": row, "state": "pending" }))).into_response());
     }
     Err(Problem::missing("there is no dead or handled event with this row"))
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, RawQuery, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use axum::http::{HeaderMap, Uri};
+use axum::http::Uri;
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
-use palisade_core::health::Overall;
+use crate::shim::health::Overall;
 use palisade_core::store::{CallRecord, EventRow, Run, RunMode, RunState, StoredEvent};
 use palisade_core::{ConnectionId, Timestamp};
 

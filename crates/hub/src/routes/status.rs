@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use palisade_core::Timestamp;
 use palisade_core::metrics::Metrics;
@@ -96,7 +96,7 @@ pub(crate) async fn reasons(shared: &Shared) -> Vec<&'static str> {
 /// Writes all counters as Prometheus text.
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
     if !shared.settings.metrics_open
-        && let Err(refusal) = admin::check(&shared, &axum::http::Method::GET, &uri, &headers)
+        && let Err(refusal) = admin::check(&shared, &Method::GET, &uri, &headers)
     {
         return refusal.into_response();
     }

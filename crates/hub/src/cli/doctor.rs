@@ -1,0 +1,238 @@
+//! `palisade doctor`: is everything in place? One line per check, with what to do where it is not.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::http::header::DATE;
+use axum::http::{Method, Request};
+use bytes::Bytes;
+use clap::Args;
+use palisade_core::clock::SystemClock;
+use crate::shim::http::HttpTransport;
+use palisade_core::{Clock, Timestamp, Transport};
+use tokio::net::TcpListener;
+
+use super::serve::{Secrets, cannot_listen, folder_of, load, open_store};
+use super::{Failure, runtime, say};
+use crate::builtin;
+use crate::config::{Config, process_environment};
+
+/// Free bytes on the database's disk below which the check fails.
+const SPACE_FAILS: u64 = 64 << 20;
+/// Free bytes below which it warns.
+const SPACE_WARNS: u64 = 1 << 30;
+/// How far the clock may be from a provider's before it warns. Signatures are good for 300 s.
+const SKEW_WARNS: Duration = Duration::from_secs(5);
+/// How far before it fails.
+const SKEW_FAILS: Duration = Duration::from_secs(120);
+/// How long a provider may take to answer.
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Before this moment (2026-01-01) the program did not exist: a clock that says so is wrong.
+const CLOCK_EARLIEST: Timestamp = Timestamp(1_767_225_600_000);
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration file.
+    #[arg(long, default_value = "palisade.toml")]
+    config: PathBuf,
+    /// Leaves out what needs the network.
+    #[arg(long)]
+    offline: bool,
+}
+
+/// What one check found.
+enum Found {
+    Ok(String),
+    Warn(String),
+    Fail(String),
+}
+
+/// Prints findings and remembers whether one failed.
+#[derive(Default)]
+struct Report {
+    warned: usize,
+    failed: usize,
+}
+
+impl Report {
+    fn add(&mut self, what: &str, found: Found) {
+        let (word, text) = match found {
+            Found::Ok(text) => ("ok  ", text),
+            Found::Warn(text) => {
+                self.warned += 1;
+                ("warn", text)
+            }
+            Found::Fail(text) => {
+                self.failed += 1;
+                ("fail", text)
+            }
+        };
+        say(format_args!("{word}  {what}: {text}"));
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let mut report = Report::default();
+    match load(&arguments.config) {
+        Err(failure) => {
+            for line in failure.to_string().lines() {
+                report.add("configuration", Found::Fail(line.to_owned()));
+            }
+        }
+        Ok(config) => {
+            let shown = arguments.config.display();
+            report.add("configuration", Found::Ok(format!("{shown} is complete")));
+            runtime()?.block_on(check(&config, arguments, &mut report));
+        }
+    }
+    let Report { warned, failed } = report;
+    say(match (failed, warned) {
+        (0, 0) => "everything is in place".to_owned(),
+        (0, _) => format!("the hub can start; {warned} to look at"),
+        _ => format!("the hub cannot work like this: {failed} to mend"),
+    });
+    if failed == 0 { Ok(()) } else { Err(Failure::negative()) }
+}
+
+async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
+    let folder = folder_of(&arguments.config);
+    match Secrets::read(config, folder, &process_environment) {
+        Ok(_) => report.add("secrets", Found::Ok("all can be read".to_owned())),
+        Err(problems) => {
+            for problem in problems {
+                report.add("secrets", Found::Fail(problem));
+            }
+        }
+    }
+    for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
+        let text = "it has no secret, so every delivery is answered 503: add one".to_owned();
+        report.add(&format!("endpoint {}", endpoint.name), Found::Warn(text));
+    }
+    let database = folder.join(&config.store.path);
+    let place = match database.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    report.add("folder", writable(place));
+    report.add("disk", space(place));
+    report.add("database", database_state(&database).await);
+    report.add("port", port(config).await);
+    report.add("clock", clock(SystemClock.now()));
+    if arguments.offline {
+        return;
+    }
+    for connection in &config.connections {
+        let base_url = match (&connection.base_url, builtin::find(&connection.provider)) {
+            (Some(base_url), _) => base_url.clone(),
+            (None, Some(one)) => (one.provider)().manifest().base_url.to_owned(),
+            (None, None) => continue,
+        };
+        report.add(&format!("provider of connection {}", connection.id), reachable(&base_url).await);
+    }
+}
+
+fn writable(folder: &Path) -> Found {
+    let shown = folder.display();
+    let trial = folder.join(format!(".palisade-doctor-{}", std::process::id()));
+    let made = fs::OpenOptions::new().write(true).create_new(true).open(&trial);
+    let _ = fs::remove_file(&trial);
+    match made {
+        Ok(_) => Found::Ok(format!("{shown} can be written")),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Found::Fail(format!("{shown} does not exist: make it, or change store.path"))
+        }
+        Err(error) => {
+            Found::Fail(format!("{shown} cannot be written ({}): give this user the right to", error.kind()))
+        }
+    }
+}
+
+#[cfg(unix)]
+fn space(folder: &Path) -> Found {
+    let Ok(stat) = rustix::fs::statvfs(folder) else {
+        return Found::Warn("the free space cannot be told".to_owned());
+    };
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let text = format!("{} MiB free", free >> 20);
+    match free {
+        free if free < SPACE_FAILS => Found::Fail(format!("only {text}: free some space")),
+        free if free < SPACE_WARNS => Found::Warn(format!("only {text}: events with their bodies need room")),
+        _ => Found::Ok(text),
+    }
+}
+
+#[cfg(not(unix))]
+fn space(_folder: &Path) -> Found {
+    Found::Warn("the free space cannot be told on this system".to_owned())
+}
+
+/// Opens the database, which upgrades it as `serve` would, and checks the whole file.
+async fn database_state(path: &Path) -> Found {
+    let shown = path.display();
+    if !path.exists() {
+        return Found::Ok(format!("{shown} is not there yet; `serve` makes it"));
+    }
+    let store = match open_store(path.to_owned()).await {
+        Ok(store) => store,
+        Err(failure) => return Found::Fail(failure.to_string()),
+    };
+    let checked = store.check().await;
+    let _ = store.close().await;
+    match checked {
+        Ok(findings) if findings.is_empty() => Found::Ok(format!("{shown} is sound")),
+        Ok(findings) => Found::Fail(format!(
+            "{shown} is damaged ({} findings): stop every process that uses it, keep it, and restore a backup",
+            findings.len()
+        )),
+        Err(error) => Found::Fail(format!("{shown}: {}", error.message())),
+    }
+}
+
+async fn port(config: &Config) -> Found {
+    let address = config.server.listen;
+    match TcpListener::bind(address).await {
+        Ok(_) => Found::Ok(format!("{address} is free")),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Found::Warn(format!(
+            "{address} is in use: fine if that is this hub, else stop the other program or change server.listen"
+        )),
+        Err(error) => Found::Fail(cannot_listen(address, "server.listen", &error).to_string()),
+    }
+}
+
+fn clock(now: Timestamp) -> Found {
+    let text = crate::time::rfc3339(now);
+    if now < CLOCK_EARLIEST {
+        return Found::Fail(format!("it says {text}, which is past: set it, or signatures and certificates fail"));
+    }
+    Found::Ok(text)
+}
+
+/// Sends one request without a credential: any answer will do, and its date tells how far the clock is off.
+async fn reachable(base_url: &str) -> Found {
+    let again = "check the network, the proxy and base_url; --offline leaves this out";
+    let request = Request::builder().method(Method::GET).uri(format!("{base_url}/")).body(Bytes::new());
+    let (Ok(request), Ok(transport)) = (request, HttpTransport::builder().build()) else {
+        return Found::Fail(format!("{base_url} is not an address: check base_url"));
+    };
+    match tokio::time::timeout(REACH_TIMEOUT, transport.send(request)).await {
+        Err(_) => Found::Fail(format!("{base_url} did not answer in {} s: {again}", REACH_TIMEOUT.as_secs())),
+        Ok(Err(error)) => Found::Fail(format!("{base_url} cannot be reached ({}): {again}", error.kind().as_str())),
+        Ok(Ok(response)) => {
+            let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+            let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok()).map(Timestamp::from);
+            skew(base_url, theirs, SystemClock.now())
+        }
+    }
+}
+
+fn skew(base_url: &str, theirs: Option<Timestamp>, ours: Timestamp) -> Found {
+    let Some(theirs) = theirs else { return Found::Ok(format!("{base_url} answers")) };
+    let apart = ours.since(theirs).max(theirs.since(ours));
+    let text = format!("{base_url} answers; its clock and ours are {} s apart", apart.as_secs());
+    match apart {
+        apart if apart >= SKEW_FAILS => Found::Fail(format!("{text}: set this machine's clock")),
+        apart if apart >= SKEW_WARNS => Found::Warn(format!("{text}: synchronise this machine's clock")),
+        _ => Found::Ok(text),
+    }
+}

@@ -1,0 +1,300 @@
+//! `palisade serve`: configuration, secrets, port, database, hub; then until a signal; then in the reverse order.
+
+use std::io::ErrorKind as IoErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use crate::shim::vault::LocalMasterKey;
+use crate::shim::http::HttpTransport;
+use palisade_core::worker::WorkerSettings;
+use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId, Transport};
+use palisade_store::{SqliteConfig, SqliteStore};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use super::{Failure, runtime, say, signal};
+use crate::builtin;
+use crate::config::{Admin, Config, Environment, Log, SecretRef, process_environment};
+use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings, TOKEN_CHARS_MIN};
+use crate::serve::{ServeSettings, serve};
+
+/// How long after the grace the whole shutdown may take before it is cut off.
+const GRACE_MARGIN: Duration = Duration::from_secs(5);
+/// Bytes of a master key.
+const MASTER_KEY_BYTES: usize = 32;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The configuration file; docs/palisade.example.toml documents every key.
+    #[arg(long, default_value = "palisade.toml")]
+    config: PathBuf,
+    /// What is logged, instead of log.filter of the configuration ("info,palisade_core=debug").
+    #[arg(long)]
+    log: Option<String>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let config = load(&arguments.config)?;
+    start_log(&config.log, arguments.log.as_deref())?;
+    let secrets = Secrets::read(&config, folder_of(&arguments.config), &process_environment)
+        .map_err(|problems| Failure::usage(problems.join("\n")))?;
+    runtime()?.block_on(serve_until_stopped(&config, folder_of(&arguments.config), secrets))
+}
+
+/// Reads the configuration.
+pub(super) fn load(path: &Path) -> Result<Config, Failure> {
+    Config::load(path, &builtin::names()).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// Returns the folder relative paths of a configuration begin at.
+pub(super) fn folder_of(config: &Path) -> &Path {
+    config.parent().unwrap_or_else(|| Path::new(""))
+}
+
+/// Targets of libraries that print bytes or headers when asked for everything. They are held at `info` unless they are
+/// named, so that `trace` does not put a secret into the log.
+const QUIET: [&str; 6] = ["h2", "hyper", "hyper_util", "reqwest", "rustls", "tower"];
+
+fn start_log(log: &Log, flag: Option<&str>) -> Result<(), Failure> {
+    let filter = flag.unwrap_or(&log.filter);
+    let mut directives = filter.to_owned();
+    for target in QUIET {
+        if !filter.split(',').any(|part| part.trim().starts_with(target)) {
+            directives.push_str(&format!(",{target}=info"));
+        }
+    }
+    let filter = EnvFilter::try_new(&directives).map_err(|_| {
+        Failure::usage("log.filter is not a filter: write a level, or levels per target (\"info,palisade_core=debug\")")
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = if log.json {
+        builder.json().try_init()
+    } else {
+        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+    };
+    started.map_err(|_| Failure::machine("a log is already running in this process"))
+}
+
+/// Every secret the configuration names, read.
+pub(super) struct Secrets {
+    master_key: [u8; MASTER_KEY_BYTES],
+    admin: Option<Secret>,
+    connections: Vec<Secret>,
+    endpoints: Vec<Vec<Secret>>,
+}
+
+impl Secrets {
+    /// Reads all of them, in the order of the configuration; or returns everything that is wrong, one sentence each.
+    pub(super) fn read(config: &Config, folder: &Path, environment: Environment<'_>) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut read = |what: String, place: &SecretRef| match place.read(folder, environment) {
+            Ok(secret) => Some(secret),
+            Err(problem) => {
+                problems.push(format!("{what}: {problem}"));
+                None
+            }
+        };
+        let master_key = read("vault.master_key".to_owned(), &config.master_key);
+        let admin = match &config.server.admin {
+            Admin::Open => None,
+            Admin::Token(place) => read("server.admin_token".to_owned(), place),
+        };
+        let connections: Vec<Option<Secret>> = config
+            .connections
+            .iter()
+            .map(|connection| read(format!("credential of connection {}", connection.id), &connection.credential))
+            .collect();
+        let endpoints: Vec<Vec<Option<Secret>>> = config
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let what = || format!("secret of endpoint {}", endpoint.name);
+                endpoint.secrets.iter().map(|place| read(what(), place)).collect()
+            })
+            .collect();
+        if admin.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS_MIN) {
+            problems.push(format!("server.admin_token: the token must have at least {TOKEN_CHARS_MIN} characters"));
+        }
+        let master_key = master_key.and_then(|secret| {
+            let key = STANDARD.decode(secret.expose().trim()).ok().and_then(|bytes| bytes.try_into().ok());
+            if key.is_none() {
+                problems.push(format!(
+                    "vault.master_key: the key must be {MASTER_KEY_BYTES} bytes in base64: make one with `openssl rand \
+                     -base64 32`"
+                ));
+            }
+            key
+        });
+        match master_key {
+            Some(master_key) if problems.is_empty() => Ok(Self {
+                master_key,
+                admin,
+                connections: connections.into_iter().flatten().collect(),
+                endpoints: endpoints.into_iter().map(|list| list.into_iter().flatten().collect()).collect(),
+            }),
+            _ => Err(problems),
+        }
+    }
+}
+
+/// Says why an address cannot be listened on.
+pub(super) fn cannot_listen(address: SocketAddr, key: &str, error: &std::io::Error) -> Failure {
+    let what = match error.kind() {
+        IoErrorKind::AddrInUse => format!("{address} is in use: stop the other program or change {key}"),
+        IoErrorKind::PermissionDenied => format!("this user may not listen on {address}: take a port above 1023 in {key}"),
+        IoErrorKind::AddrNotAvailable => format!("{address} is no address of this machine: change {key}"),
+        _ => format!("cannot listen on {address} ({error}): change {key}"),
+    };
+    Failure::machine(what)
+}
+
+/// Opens the store on a thread that may block.
+pub(super) async fn open_store(path: PathBuf) -> Result<SqliteStore, Failure> {
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(SqliteConfig::at(path))).await;
+    match opened {
+        Ok(Ok(store)) => Ok(store),
+        Ok(Err(error)) => Err(Failure::machine(format!("the database: {}", error.message()))),
+        Err(_) => Err(Failure::machine("the database could not be opened: the thread that opens it died")),
+    }
+}
+
+async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -> Result<(), Failure> {
+    let server = &config.server;
+    let listener = TcpListener::bind(server.listen)
+        .await
+        .map_err(|error| cannot_listen(server.listen, "server.listen", &error))?;
+    let address = listener.local_addr().map_err(|error| cannot_listen(server.listen, "server.listen", &error))?;
+    let store = open_store(folder.join(&config.store.path)).await?;
+    let hub = match assemble(config, secrets, &store) {
+        Ok(hub) => hub,
+        Err(failure) => {
+            let _ = store.close().await;
+            return Err(failure);
+        }
+    };
+    for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
+        tracing::warn!(endpoint = endpoint.name, "this endpoint has no secret: every delivery is answered 503");
+    }
+
+    let asked = signal::stop();
+    let (stop, stopped) = watch::channel(false);
+    let settings = ServeSettings { connections_max: server.connections_max, grace: server.shutdown_grace };
+    let mut serving = tokio::spawn(serve(listener, hub.router(), settings, stopped.clone()));
+    let mut running = tokio::spawn(hub.runner().run(stopped));
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    say(json!({ "url": format!("http://{address}"), "version": env!("CARGO_PKG_VERSION") }));
+
+    // The runner ends by itself only when it could not begin.
+    let ended_early = {
+        let mut asked = asked;
+        tokio::select! {
+            _ = asked.wait_for(|stop| *stop) => None,
+            ended = &mut running => Some(ended),
+        }
+    };
+    let _ = stop.send(true);
+    let finish = async {
+        let left = (&mut serving).await.unwrap_or(0);
+        if left > 0 {
+            tracing::warn!(connections = left, "connections were closed before their requests ended");
+        }
+        match ended_early {
+            Some(ended) => ended,
+            None => (&mut running).await,
+        }
+    };
+    let ended = tokio::time::timeout(server.shutdown_grace + GRACE_MARGIN, finish).await;
+    let closed = store.close().await;
+    if let Err(error) = closed {
+        tracing::error!(%error, "the database was not closed cleanly; nothing committed is lost");
+    }
+    tracing::info!("stopped");
+    match ended {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(start_failure(&error)),
+        Ok(Err(_)) => Err(Failure::machine("the workers ended by a panic; the log says where")),
+        Err(_) => {
+            tracing::warn!("the grace is over: what is still held is claimed again when its lease runs out");
+            Ok(())
+        }
+    }
+}
+
+fn start_failure(error: &Error) -> Failure {
+    match error.kind() {
+        ErrorKind::Store | ErrorKind::Overloaded => Failure::machine(format!("the database: {}", error.message())),
+        _ => Failure::usage(error.message()),
+    }
+}
+
+/// Puts the hub together from the configuration.
+fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hub, Failure> {
+    let wrong = |error: Error| Failure::usage(error.message());
+    let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build().map_err(wrong)?);
+    let mut builder = Hub::builder()
+        .store(Arc::new(store.clone()))
+        .transport(transport)
+        .master_key(Arc::new(LocalMasterKey::new("1", secrets.master_key)))
+        .settings(settings(config, secrets.admin));
+    for one in &builtin::BUILTIN {
+        builder = builder.shared_provider((one.provider)());
+    }
+    builder = add_connections(builder, config, secrets.connections);
+    for (endpoint, secrets) in config.endpoints.iter().zip(secrets.endpoints) {
+        builder = builder.endpoint(EndpointConfig {
+            name: endpoint.name.clone(),
+            provider: endpoint.provider.clone(),
+            connection: ConnectionId::new(endpoint.connection.as_str()),
+            secrets,
+        });
+    }
+    builder.build().map_err(wrong)
+}
+
+fn add_connections(mut builder: HubBuilder, config: &Config, secrets: Vec<Secret>) -> HubBuilder {
+    for (connection, secret) in config.connections.iter().zip(secrets) {
+        // The provider was checked when the file was read.
+        let Some(one) = builtin::find(&connection.provider) else { continue };
+        builder = builder.connection(ConnectionConfig {
+            id: ConnectionId::new(connection.id.as_str()),
+            tenant: TenantId::new(connection.tenant.as_str()),
+            provider: connection.provider.clone(),
+            account: connection.account.clone(),
+            base_url: connection.base_url.clone(),
+            credential: (one.scheme)(secret),
+        });
+    }
+    builder
+}
+
+fn settings(config: &Config, token: Option<Secret>) -> Settings {
+    let server = &config.server;
+    Settings {
+        access: token.map_or(Access::Loopback, Access::Token),
+        metrics_open: server.metrics_open,
+        public_url: server.public_url.clone(),
+        body_bytes_max: server.body_bytes_max,
+        request_timeout: server.request_timeout,
+        event_workers: config.workers.events,
+        background_workers: config.workers.background,
+        worker: WorkerSettings {
+            concurrency: config.workers.concurrency,
+            attempts_max: config.workers.attempts_max,
+            handler_timeout: config.workers.handler_timeout,
+            full_every: config.sync.full_every,
+            incremental_every: config.sync.incremental_every,
+            page_size: config.sync.page_size,
+            grace: server.shutdown_grace,
+            retention: config.store.retention,
+            ..WorkerSettings::default()
+        },
+        ..Settings::default()
+    }
+}
