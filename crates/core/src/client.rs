@@ -1,22 +1,55 @@
 //! The pipeline every outbound call passes: deadline, admission, breaker, limits, credential, attempts, repeats.
 //!
 //! [`Client`] is a [`Transport`] that wraps another. What it must know of a call travels as one [`crate::Call`] in
-//! `request.extensions()`; what it must know of a provider is the [`Profile`].
+//! `request.extensions()`; what it must know of a provider is the [`Profile`]. The files follow the order a call
+//! passes them in: `hosts`, `admission`, `lanes` and `lane` with their `turnstile`, `breaker`, `outgoing`, then
+//! `replay`, `backoff`, `retry_after` and `budget` for what comes after a failure; `engine` is the loop that asks them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::auth::CredentialSource;
 use crate::call::Operation;
 use crate::clock::{Clock, SystemClock};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
 use crate::random::{Random, SystemRandom};
 use crate::store::CallRecord;
 use crate::transport::Transport;
+
+mod admission;
+mod backoff;
+mod breaker;
+mod budget;
+mod engine;
+mod flights;
+mod hosts;
+mod lane;
+mod lanes;
+mod ongoing;
+mod outgoing;
+mod replay;
+mod retry_after;
+mod status;
+mod telemetry;
+#[cfg(test)]
+mod tests;
+mod turnstile;
+
+pub use retry_after::{HINT_MAX, retry_after, until_epoch};
+pub use status::{StatusClassifier, error_of_status};
+
+use admission::Admission;
+use engine::Engine;
+use flights::Flights;
+use hosts::Host;
+use lanes::Lanes;
+use telemetry::ClientMeters;
+use turnstile::Turnstile;
 
 /// What the pipeline must know of a provider.
 #[derive(Clone)]
@@ -34,9 +67,16 @@ pub struct Profile {
     pub breaker: BreakerSettings,
     /// How much may be under way and waiting.
     pub limits: LimitSettings,
+    /// The header the provider names its request id in, for errors and the call log.
+    pub request_id_header: &'static str,
 }
 
 /// Reads an answer: success, or an [`Error`] with the word on repeating. Pure.
+///
+/// The engine adds to the error what it knows itself: provider, operation, status, request id, attempts, key. It
+/// reads the wait from `retry-after-ms` and `Retry-After`; a classifier gives only what stands elsewhere. Redirects
+/// and bodies over the cap never get here.
+#[cfg_attr(feature = "mock", mockall::automock)]
 pub trait Classifier: Send + Sync + 'static {
     /// Classifies the answer to an attempt of `operation`.
     fn classify(&self, operation: &'static Operation, response: &http::Response<Bytes>) -> Verdict;
@@ -188,6 +228,7 @@ impl Profile {
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
             limits: LimitSettings::default(),
+            request_id_header: "x-request-id",
         }
     }
 
@@ -207,13 +248,16 @@ impl std::fmt::Debug for Profile {
     }
 }
 
-/// Watches finished calls. Called on the caller's task: it must be quick and must not block.
+/// Watches finished calls: succeeded, failed, refused here, or cancelled by a caller that went away. Called on the
+/// caller's task: it must be quick and must not block.
+#[cfg_attr(feature = "mock", mockall::automock)]
 pub trait Observer: Send + Sync + 'static {
     /// Sees one finished call.
     fn observe(&self, call: CallRecord);
 }
 
-/// Answers in the provider's place after the engine has given up.
+/// Answers in the provider's place after the engine has given up. The call log and the metrics still show the failure.
+#[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Fallback: Send + Sync + 'static {
     /// Gives an answer of its own, or hands the error back.
@@ -224,12 +268,21 @@ pub trait Fallback: Send + Sync + 'static {
 }
 
 /// The pipeline. Cheap to clone; all clones share limits, breakers and budgets.
+///
+/// A request must carry a [`crate::Call`] in its extensions and an absolute address at one of the profile's hosts.
+///
+/// # Errors
+/// What the provider said, completed with operation, attempts, request id, idempotency key and outcome; or a refusal
+/// of our own, before anything was sent: [`ErrorKind::Config`] (no call, a host outside the profile, a description
+/// that cannot work), [`ErrorKind::Overloaded`], [`ErrorKind::CircuitOpen`], [`ErrorKind::Throttled`] (with
+/// [`Error::retry_after`]), [`ErrorKind::Timeout`].
 #[derive(Clone)]
 pub struct Client {
     engine: Arc<Engine>,
 }
 
-struct Engine {
+/// Builds a [`Client`].
+pub struct ClientBuilder {
     profile: Profile,
     transport: Arc<dyn Transport>,
     credentials: Arc<dyn CredentialSource>,
@@ -240,9 +293,23 @@ struct Engine {
     metrics: Metrics,
 }
 
-/// Builds a [`Client`].
-pub struct ClientBuilder {
-    engine: Engine,
+/// The state of a host's breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set")]
+pub enum BreakerState {
+    /// Attempts go through.
+    Closed,
+    /// Attempts are refused at once.
+    Open,
+    /// A few probes find out whether the host is back.
+    HalfOpen,
+}
+
+/// An operator's hand on the breaker of one host.
+#[derive(Clone)]
+pub struct BreakerHandle {
+    engine: Arc<Engine>,
+    host: usize,
 }
 
 impl Client {
@@ -254,62 +321,168 @@ impl Client {
         credentials: Arc<dyn CredentialSource>,
     ) -> ClientBuilder {
         ClientBuilder {
-            engine: Engine {
-                profile,
-                transport,
-                credentials,
-                clock: Arc::new(SystemClock),
-                random: Arc::new(SystemRandom),
-                observer: None,
-                fallback: None,
-                metrics: Metrics::default(),
-            },
+            profile,
+            transport,
+            credentials,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            observer: None,
+            fallback: None,
+            metrics: Metrics::default(),
         }
+    }
+
+    /// Returns the breaker of a host, named as in [`Profile::hosts`].
+    #[must_use]
+    pub fn breaker(&self, host: &str) -> Option<BreakerHandle> {
+        let at = self.engine.hosts.iter().position(|known| known.is_named(host))?;
+        Some(BreakerHandle { engine: Arc::clone(&self.engine), host: at })
+    }
+}
+
+impl BreakerHandle {
+    /// Returns the state.
+    #[must_use]
+    pub fn state(&self) -> BreakerState {
+        self.host().map_or(BreakerState::Closed, |host| host.breaker.state())
+    }
+
+    /// Refuses every attempt until [`BreakerHandle::release`], for maintenance or an incident.
+    pub fn force_open(&self) {
+        self.host().inspect(|host| host.breaker.force(true));
+    }
+
+    /// Lets every attempt through until [`BreakerHandle::release`], whatever fails.
+    pub fn force_closed(&self) {
+        self.host().inspect(|host| host.breaker.force(false));
+    }
+
+    /// Gives the breaker back to itself: closed, with an empty window.
+    pub fn release(&self) {
+        self.host().inspect(|host| host.breaker.release());
+    }
+
+    fn host(&self) -> Option<&Host> {
+        self.engine.hosts.get(self.host)
     }
 }
 
 impl ClientBuilder {
-    /// Sets the clock.
+    /// Sets the wall clock (for HTTP dates and the call log). Waiting goes by tokio's time.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.engine.clock = clock;
+        self.clock = clock;
         self
     }
 
     /// Sets the randomness.
     #[must_use]
     pub fn random(mut self, random: Arc<dyn Random>) -> Self {
-        self.engine.random = random;
+        self.random = random;
         self
     }
 
     /// Sets who watches finished calls.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn Observer>) -> Self {
-        self.engine.observer = Some(observer);
+        self.observer = Some(observer);
         self
     }
 
     /// Sets who answers when the engine has given up.
     #[must_use]
     pub fn fallback(mut self, fallback: Arc<dyn Fallback>) -> Self {
-        self.engine.fallback = Some(fallback);
+        self.fallback = Some(fallback);
         self
     }
 
     /// Sets where metrics are counted.
     #[must_use]
     pub fn metrics(mut self, metrics: Metrics) -> Self {
-        self.engine.metrics = metrics;
+        self.metrics = metrics;
         self
     }
 
     /// Checks the settings and makes the client.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Config`] naming the setting that cannot work.
+    /// [`ErrorKind::Config`] naming the setting that cannot work.
     pub fn build(self) -> Result<Client> {
-        Ok(Client { engine: Arc::new(self.engine) })
+        self.profile.check()?;
+        let meters = ClientMeters::new(self.metrics, self.profile.provider);
+        let hosts = Host::all(&self.profile, &meters)?;
+        let limits = &self.profile.limits;
+        let (gauge, forgotten) = meters.lanes();
+        let engine = Engine {
+            lanes: Lanes::new(limits, gauge, forgotten),
+            places: Turnstile::new(limits.concurrency),
+            admission: Admission::new(limits.admission_max),
+            flights: Flights::default(),
+            origin: Instant::now(),
+            hosts,
+            meters,
+            profile: self.profile,
+            transport: self.transport,
+            credentials: self.credentials,
+            clock: self.clock,
+            random: self.random,
+            observer: self.observer,
+            fallback: self.fallback,
+        };
+        Ok(Client { engine: Arc::new(engine) })
+    }
+}
+
+impl Profile {
+    fn check(&self) -> Result<()> {
+        let (retry, breaker, limits) = (&self.retry, &self.breaker, &self.limits);
+        let rules = [
+            (retry.attempts_max >= 1, "retry.attempts_max must be at least 1"),
+            (retry.timeouts_max >= 1, "retry.timeouts_max must be at least 1"),
+            (!retry.base.is_zero(), "retry.base must be longer than nothing"),
+            (!retry.throttled_base.is_zero(), "retry.throttled_base must be longer than nothing"),
+            (retry.base <= retry.max, "retry.base must be at most retry.max"),
+            (retry.throttled_base <= retry.max, "retry.throttled_base must be at most retry.max"),
+            (breaker.failure_rate > 0.0 && breaker.failure_rate <= 1.0, "breaker.failure_rate must be in (0, 1]"),
+            (breaker.calls_min >= 1, "breaker.calls_min must be at least 1"),
+            (breaker.window >= Duration::from_millis(10), "breaker.window must be at least 10 ms"),
+            (!breaker.open.is_zero(), "breaker.open must be longer than nothing"),
+            (breaker.open <= breaker.open_max, "breaker.open must be at most breaker.open_max"),
+            (breaker.probes >= 1, "breaker.probes must be at least 1"),
+            (breaker.slow.is_none_or(|slow| !slow.is_zero()), "breaker.slow must be longer than nothing"),
+            (limits.admission_max >= 1, "limits.admission_max must be at least 1"),
+            (limits.concurrency >= 1, "limits.concurrency must be at least 1"),
+            ((0.0..1.0).contains(&limits.interactive_reserve), "limits.interactive_reserve must be in [0, 1)"),
+            (limits.lanes_max >= 1, "limits.lanes_max must be at least 1"),
+            (!limits.lane_idle.is_zero(), "limits.lane_idle must be longer than nothing"),
+            (limits.waiting_max >= 1, "limits.waiting_max must be at least 1"),
+            (
+                http::HeaderName::from_bytes(self.request_id_header.as_bytes()).is_ok(),
+                "request_id_header must be a header name",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(Error::new(ErrorKind::Config, format!("{}: {rule}", self.provider))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("profile", &self.engine.profile).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientBuilder").field("profile", &self.profile).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for BreakerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BreakerHandle").field("state", &self.state()).finish_non_exhaustive()
     }
 }
 
@@ -318,6 +491,6 @@ impl ClientBuilder {
 #[async_trait]
 impl Transport for Client {
     async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
-        self.engine.transport.send(request).await
+        self.engine.call(request).await
     }
 }

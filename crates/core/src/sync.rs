@@ -98,6 +98,12 @@ impl Span {
         let second = Self::second(date);
         Self { earliest: Timestamp(second.earliest).minus(took).millis(), latest: second.latest }
     }
+
+    /// Widens the span both ways, for clocks that may differ by as much.
+    #[must_use]
+    pub fn widened(self, by: Duration) -> Self {
+        Self { earliest: Timestamp(self.earliest).minus(by).millis(), latest: Timestamp(self.latest).plus(by).millis() }
+    }
 }
 
 /// One observation of one record.
@@ -120,8 +126,9 @@ pub struct Change {
 pub enum State {
     /// The record exists; its JSON.
     Present(Bytes),
-    /// The record was deleted at the provider, for good: a later observation does not revive it unless its span is
-    /// wholly later.
+    /// The record was deleted at the provider. Where a provider can bring a record back within the precision of its
+    /// times, an adapter tells its deletion as [`State::Unclear`]: a deletion told by an event wins every tie. It is
+    /// revived by an observation whose span is wholly later, or by a read that started after it was stored.
     Deleted,
     /// Something happened to the record and the observation does not say what: fetch it.
     Unclear,

@@ -346,3 +346,6 @@ impl fmt::Debug for WorkerBuilder {
         f.debug_struct("WorkerBuilder").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

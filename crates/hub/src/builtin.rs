@@ -5,7 +5,7 @@ use std::sync::Arc;
 use palisade_core::auth::Scheme;
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
-use palisade_core::{Provider, Secret};
+use palisade_core::{Provider, Result, Secret};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
 
@@ -15,13 +15,13 @@ pub(crate) struct Builtin {
     pub(crate) name: &'static str,
     /// Makes it.
     pub(crate) provider: fn() -> Arc<dyn Provider>,
-    /// Says how its API key is sent.
-    pub(crate) scheme: fn(Secret) -> Scheme,
+    /// Checks an API key and says how it is sent.
+    pub(crate) credential: fn(Secret) -> Result<Scheme>,
 }
 
 /// Every adapter.
 pub(crate) const BUILTIN: [Builtin; 1] =
-    [Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), scheme: Scheme::Bearer }];
+    [Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key }];
 
 /// Every signature scheme `palisade verify` knows.
 pub(crate) const WEBHOOKS: [(&str, &dyn Webhook); 2] =

@@ -30,7 +30,8 @@ mod overview;
 mod routes;
 pub mod runner;
 pub mod serve;
-mod shim;
+#[doc(hidden)]
+pub mod shim;
 mod time;
 mod unreadable;
 

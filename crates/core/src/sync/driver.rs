@@ -32,6 +32,10 @@ const FETCHES_AT_ONCE: usize = 8;
 /// How often a record that changes while it is fetched is fetched again.
 pub(crate) const FETCH_ROUNDS_MAX: u32 = 4;
 
+/// How far the machine that answers may be from the one that dates events, both the provider's: spans of reads are
+/// widened by it, so that an event is only taken for later when it surely is.
+const PROVIDER_SKEW_MAX: Duration = Duration::from_secs(1);
+
 /// How far our clock may be from the provider's when an answer has no `Date`: the span is widened by it both ways,
 /// which costs a fetch where it overlaps and never a wrong order.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
@@ -309,13 +313,13 @@ impl fmt::Debug for Task<'_> {
 fn read_span(response: &http::Response<Bytes>, took: Duration, now: Timestamp) -> Span {
     let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
     match date.and_then(|date| httpdate::parse_http_date(date).ok()) {
-        Some(date) => Span::read(date.into(), took),
+        Some(date) => Span::read(date.into(), took).widened(PROVIDER_SKEW_MAX),
         None => unsure_span(now.minus(took)),
     }
 }
 
 fn unsure_span(at: Timestamp) -> Span {
-    Span { earliest: at.minus(CLOCK_SKEW_MAX).millis(), latest: at.plus(CLOCK_SKEW_MAX).millis() }
+    Span::exact(at.millis()).widened(CLOCK_SKEW_MAX)
 }
 
 fn deliveries(task: &Task<'_>, kind: StreamKind, events: Vec<Event>, now: Timestamp) -> Vec<NewDelivery> {

@@ -3,11 +3,16 @@
 //! Two orders are used. *Causal*: a read that started after the stored state was committed here saw that state or a
 //! later one; no clock is involved. *By span*: otherwise the provider's own time decides, and where two spans overlap
 //! nothing can be known from them, so the record is fetched (which is causal).
+//!
+//! What the rule promises, searched over all interleavings of a small world: when the provider is quiet and each of
+//! its events was applied at least once, in any order, the stored state is the provider's. What no event told (a
+//! deletion whose event is lost for good) is found by a full run, as far as no older event or fetch is merged while
+//! it runs or after it; such a one is found by the full run after that.
 
 use super::Span;
 
 /// What is stored of a record, as far as the rule needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
 pub struct Stored {
     /// When the stored state was true at the provider.
@@ -81,8 +86,10 @@ pub fn merge(stored: Option<Stored>, incoming: Incoming) -> Verdict {
         Seen::Deleted if stored.deleted => Verdict::Confirm,
         Seen::Present { hash } if !stored.deleted && hash == stored.hash => Verdict::Confirm,
         Seen::Present { .. } | Seen::Deleted if later => Verdict::Write,
-        // A tie: the deletion is the last thing that can have happened.
-        Seen::Deleted => Verdict::Write,
+        // A tie, and the provider tells a deletion: it is for good, so it is the last thing that happened. A read that
+        // only found nothing (a 404) may be from before the record came back: it is a tie as any other.
+        Seen::Deleted if incoming.read_since.is_none() => Verdict::Write,
+        Seen::Deleted => Verdict::Fetch,
         // Also over a tombstone: it may come from a 404 or from a full run, and be older than this.
         Seen::Present { .. } => Verdict::Fetch,
     }
@@ -108,3 +115,6 @@ pub fn content_hash(content: &[u8]) -> u64 {
     let digest = sha2::Sha256::digest(content);
     digest.iter().take(8).fold(0, |hash, byte| hash << 8 | u64::from(*byte))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,249 @@
 //! The innermost transport: reqwest with rustls.
+//!
+//! It sends once. Redirects, implicit repeats, cookies, decompression and proxies of the environment are off, so that
+//! what goes over the wire is what the pipeline decided. The answer's body is read piece by piece up to the call's cap.
 
-/// Sends requests over reqwest.
-#[derive(Debug)]
-pub struct HttpTransport {}
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use http::{Request, Response};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Identity, Proxy, retry};
+
+use crate::call::Call;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::transport::Transport;
+
+/// The cap of a request that carries no [`Call`], in bytes.
+const BODY_BYTES_MAX: usize = 8 << 20;
+/// An error's body is read up to here, in bytes; what follows is cut off, so that its status still counts.
+const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// Below the keep-alive of common servers (30 s and more): a connection the server has just closed is the main cause
+/// of requests that break before an answer.
+const POOL_IDLE: Duration = Duration::from_secs(25);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is set aside in advance for a body that says how long it is; more is set aside as it arrives.
+const RESERVED_MAX: usize = 256 << 10;
+
+/// Sends requests over reqwest. Cheap to clone; clones share the connections.
+///
+/// - No connection (name, address, TLS, connect timeout): [`ErrorKind::Connect`], [`Outcome::NotSent`].
+/// - A connection that broke later, also in the middle of the body: [`ErrorKind::Transport`], [`Outcome::Unknown`].
+/// - It knows no timeout but that of connecting: the pipeline drops the call when its time is over.
+#[derive(Clone)]
+pub struct HttpTransport {
+    client: reqwest::Client,
+}
+
 /// Builds an [`HttpTransport`].
-#[derive(Debug)]
-pub struct HttpTransportBuilder {}
+pub struct HttpTransportBuilder {
+    inner: reqwest::ClientBuilder,
+    wrong: Option<(&'static str, reqwest::Error)>,
+}
+
+impl HttpTransport {
+    /// Makes a transport with the defaults: connect timeout 5 s, connections kept idle 25 s, no proxy, the trust
+    /// store of the operating system.
+    ///
+    /// # Errors
+    /// As [`HttpTransportBuilder::build`].
+    pub fn new() -> Result<Self> {
+        Self::builder().build()
+    }
+
+    /// Begins a transport.
+    #[must_use]
+    pub fn builder() -> HttpTransportBuilder {
+        let inner = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .referer(false)
+            .retry(retry::never())
+            .no_proxy()
+            .tcp_nodelay(true)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .pool_idle_timeout(POOL_IDLE)
+            .user_agent(concat!("palisade/", env!("CARGO_PKG_VERSION")));
+        HttpTransportBuilder { inner, wrong: None }
+    }
+}
+
+impl HttpTransportBuilder {
+    /// Sets the time a connection may take, TLS included.
+    #[must_use]
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.with(|inner| inner.connect_timeout(timeout))
+    }
+
+    /// Sets how long an unused connection is kept. Should be below the servers' own keep-alive.
+    #[must_use]
+    pub fn pool_idle(self, idle: Duration) -> Self {
+        self.with(|inner| inner.pool_idle_timeout(idle))
+    }
+
+    /// Sends everything through a proxy (`http://proxy.internal:3128`). Without it no proxy is used, whatever the
+    /// environment says.
+    #[must_use]
+    pub fn proxy(mut self, url: &str) -> Self {
+        match Proxy::all(url) {
+            Ok(proxy) => self.with(|inner| inner.proxy(proxy)),
+            Err(error) => {
+                self.wrong = Some(("the proxy's address cannot be read", error.without_url()));
+                self
+            }
+        }
+    }
+
+    /// Sets the `User-Agent` of requests that have none of their own. A text that cannot stand in a header is an error
+    /// of [`HttpTransportBuilder::build`].
+    #[must_use]
+    pub fn user_agent(self, name: &str) -> Self {
+        self.with(|inner| inner.user_agent(name))
+    }
+
+    /// Trusts one more root certificate (PEM), beside the operating system's: a private authority, a test server.
+    #[must_use]
+    pub fn root_certificate(mut self, pem: &[u8]) -> Self {
+        match Certificate::from_pem_bundle(pem) {
+            Ok(certificates) => self.with(|inner| inner.tls_certs_merge(certificates)),
+            Err(error) => {
+                self.wrong = Some(("the root certificate is not PEM", error));
+                self
+            }
+        }
+    }
+
+    /// Shows a client certificate (PEM of the certificate chain and the private key), for mutual TLS.
+    #[must_use]
+    pub fn client_identity(mut self, pem: &[u8]) -> Self {
+        match Identity::from_pem(pem) {
+            Ok(identity) => self.with(|inner| inner.identity(identity)),
+            Err(error) => {
+                self.wrong = Some(("the client certificate and key are not PEM", error));
+                self
+            }
+        }
+    }
+
+    /// Makes the transport.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when a proxy, certificate, key or user agent cannot be used, or TLS cannot be set up.
+    pub fn build(self) -> Result<HttpTransport> {
+        if let Some((what, error)) = self.wrong {
+            return Err(Error::new(ErrorKind::Config, what).with_source(error));
+        }
+        let client = self.inner.build().map_err(|error| {
+            Error::new(ErrorKind::Config, "the HTTP client cannot be set up").with_source(error.without_url())
+        })?;
+        Ok(HttpTransport { client })
+    }
+
+    fn with(mut self, change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
+        self.inner = change(self.inner);
+        self
+    }
+}
+
+#[async_trait]
+impl Transport for HttpTransport {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
+        let success_max =
+            request.extensions().get::<Call>().map_or(BODY_BYTES_MAX, |call| call.operation.body_bytes_max);
+        let empty = request.body().is_empty();
+        let mut request = reqwest::Request::try_from(request).map_err(|error| {
+            Error::new(ErrorKind::Config, "the address of the call cannot be read").with_source(error.without_url())
+        })?;
+        if empty {
+            *request.body_mut() = None;
+        }
+        let mut answer = self.client.execute(request).await.map_err(not_answered)?;
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = answer.status();
+        *response.version_mut() = answer.version();
+        std::mem::swap(response.headers_mut(), answer.headers_mut());
+        let body = if answer.status().is_success() {
+            read(&mut answer, success_max, false).await?
+        } else {
+            read(&mut answer, ERROR_BODY_BYTES_MAX, true).await?
+        };
+        *response.body_mut() = body;
+        Ok(response)
+    }
+}
+
+/// Reads a body up to `max` bytes. Beyond it the rest is cut off, or it is an error.
+async fn read(answer: &mut reqwest::Response, max: usize, cut: bool) -> Result<Bytes> {
+    let announced = answer.content_length().map_or(0, |length| usize::try_from(length).unwrap_or(usize::MAX));
+    if announced > max && !cut {
+        return Err(too_large());
+    }
+    // Most bodies come in one piece, which is then handed on as it is.
+    let Some(mut first) = answer.chunk().await.map_err(cut_off)? else { return Ok(Bytes::new()) };
+    let mut rest: Option<BytesMut> = None;
+    loop {
+        let read = rest.as_ref().map_or(first.len(), BytesMut::len);
+        if read > max {
+            if !cut {
+                return Err(too_large());
+            }
+            return Ok(match rest {
+                Some(mut all) => all.split_to(max).freeze(),
+                None => first.split_to(max),
+            });
+        }
+        if rest.is_none() && read == announced {
+            return Ok(first);
+        }
+        let Some(chunk) = answer.chunk().await.map_err(cut_off)? else { break };
+        let all = rest.get_or_insert_with(|| {
+            let mut all = BytesMut::with_capacity(announced.min(RESERVED_MAX).max(first.len() + chunk.len()));
+            all.extend_from_slice(&first);
+            all
+        });
+        all.extend_from_slice(&chunk);
+    }
+    Ok(rest.map_or(first, BytesMut::freeze))
+}
+
+/// Reads an error from before the answer's head. Only a failure to connect proves that nothing was sent: reqwest
+/// makes the connection first, and everything later may have reached the provider.
+fn not_answered(error: reqwest::Error) -> Error {
+    let (kind, message, outcome) = if error.is_connect() {
+        let message = match (error.is_dns(), error.is_timeout()) {
+            (true, _) => "the provider's host name could not be resolved",
+            (false, true) => "no connection to the provider within the connect timeout",
+            (false, false) => "no connection to the provider could be made",
+        };
+        (ErrorKind::Connect, message, Outcome::NotSent)
+    } else if error.is_builder() {
+        (ErrorKind::Config, "the request cannot be sent as it is", Outcome::NotSent)
+    } else {
+        (ErrorKind::Transport, "the connection broke before an answer came", Outcome::Unknown)
+    };
+    Error::new(kind, message).with_outcome(outcome).with_source(error.without_url())
+}
+
+fn cut_off(error: reqwest::Error) -> Error {
+    Error::new(ErrorKind::Transport, "the connection broke in the middle of the answer")
+        .with_outcome(Outcome::Unknown)
+        .with_source(error.without_url())
+}
+
+fn too_large() -> Error {
+    Error::new(ErrorKind::BodyTooLarge, "the answer is larger than the operation allows")
+        .with_outcome(Outcome::Processed)
+}
+
+impl fmt::Debug for HttpTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpTransport")
+    }
+}
+
+impl fmt::Debug for HttpTransportBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpTransportBuilder")
+    }
+}

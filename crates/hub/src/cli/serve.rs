@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use crate::shim::vault::LocalMasterKey;
+use palisade_core::auth::Scheme;
 use crate::shim::http::HttpTransport;
 use palisade_core::worker::WorkerSettings;
 use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId, Transport};
@@ -86,7 +87,7 @@ fn start_log(log: &Log, flag: Option<&str>) -> Result<(), Failure> {
 pub(super) struct Secrets {
     master_key: [u8; MASTER_KEY_BYTES],
     admin: Option<Secret>,
-    connections: Vec<Secret>,
+    connections: Vec<Scheme>,
     endpoints: Vec<Vec<Secret>>,
 }
 
@@ -106,7 +107,7 @@ impl Secrets {
             Admin::Open => None,
             Admin::Token(place) => read("server.admin_token".to_owned(), place),
         };
-        let connections: Vec<Option<Secret>> = config
+        let keys: Vec<Option<Secret>> = config
             .connections
             .iter()
             .map(|connection| read(format!("credential of connection {}", connection.id), &connection.credential))
@@ -119,6 +120,15 @@ impl Secrets {
                 endpoint.secrets.iter().map(|place| read(what(), place)).collect()
             })
             .collect();
+        let mut connections = Vec::with_capacity(keys.len());
+        for (connection, key) in config.connections.iter().zip(keys) {
+            // The provider was checked when the file was read.
+            let (Some(key), Some(one)) = (key, builtin::find(&connection.provider)) else { continue };
+            match (one.credential)(key) {
+                Ok(scheme) => connections.push(scheme),
+                Err(error) => problems.push(format!("credential of connection {}: {}", connection.id, error.message())),
+            }
+        }
         if admin.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS_MIN) {
             problems.push(format!("server.admin_token: the token must have at least {TOKEN_CHARS_MIN} characters"));
         }
@@ -136,7 +146,7 @@ impl Secrets {
             Some(master_key) if problems.is_empty() => Ok(Self {
                 master_key,
                 admin,
-                connections: connections.into_iter().flatten().collect(),
+                connections,
                 endpoints: endpoints.into_iter().map(|list| list.into_iter().flatten().collect()).collect(),
             }),
             _ => Err(problems),
@@ -258,17 +268,15 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     builder.build().map_err(wrong)
 }
 
-fn add_connections(mut builder: HubBuilder, config: &Config, secrets: Vec<Secret>) -> HubBuilder {
-    for (connection, secret) in config.connections.iter().zip(secrets) {
-        // The provider was checked when the file was read.
-        let Some(one) = builtin::find(&connection.provider) else { continue };
+fn add_connections(mut builder: HubBuilder, config: &Config, credentials: Vec<Scheme>) -> HubBuilder {
+    for (connection, credential) in config.connections.iter().zip(credentials) {
         builder = builder.connection(ConnectionConfig {
             id: ConnectionId::new(connection.id.as_str()),
             tenant: TenantId::new(connection.tenant.as_str()),
             provider: connection.provider.clone(),
             account: connection.account.clone(),
             base_url: connection.base_url.clone(),
-            credential: (one.scheme)(secret),
+            credential,
         });
     }
     builder

@@ -1,0 +1,421 @@
+//! The engine: one visible loop, no hidden tasks. Everything the pipeline promises is decided here, in this order:
+//!
+//! ```text
+//! CALL  deadline · host · admission · lane · key and correlation id, once
+//! LOOP  breaker peek → lane (pause, turn, units) → place → breaker permit → credential → attempt → judge → decide
+//! ```
+//!
+//! A place and a permit are held for one attempt and never while waiting. What this process refuses by itself is
+//! never repeated here and takes nothing from the retry budget.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::Instrument;
+
+use super::admission::Admission;
+use super::backoff;
+use super::breaker::Health;
+use super::budget::Cost;
+use super::flights::Flights;
+use super::hosts::Host;
+use super::lane::{BucketKey, Lane, LaneKey, Passage, Refusal, nanos_since};
+use super::lanes::Lanes;
+use super::ongoing::Ongoing;
+use super::outgoing::Outgoing;
+use super::replay::{Evidence, may_repeat};
+use super::retry_after::retry_after;
+use super::telemetry::{ClientMeters, OperationMeters, call_span};
+use super::turnstile::{Place, Turnstile};
+use super::{Fallback, Observer, Profile, Repeat, Verdict};
+use crate::auth::CredentialSource;
+use crate::call::Call;
+use crate::clock::Clock;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::random::Random;
+use crate::transport::Transport;
+
+/// Everything the clones of a client share.
+pub(super) struct Engine {
+    pub(super) profile: Profile,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) credentials: Arc<dyn CredentialSource>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Arc<dyn Random>,
+    pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) fallback: Option<Arc<dyn Fallback>>,
+    pub(super) meters: ClientMeters,
+    pub(super) hosts: Vec<Host>,
+    pub(super) lanes: Lanes,
+    pub(super) places: Turnstile,
+    pub(super) admission: Admission,
+    pub(super) flights: Flights,
+    /// Where the engine's monotonic scale begins.
+    pub(super) origin: Instant,
+}
+
+/// Where a call goes: resolved once, used by every attempt.
+struct Route<'a> {
+    host: &'a Host,
+    lane: Arc<Lane>,
+    meters: Arc<OperationMeters>,
+    cost: NonZeroU32,
+}
+
+/// What an attempt came to.
+enum Judged {
+    Success(Response<Bytes>),
+    /// The credential of this version was refused.
+    Unauthorized(Error, u64),
+    Failed(Failure),
+}
+
+struct Failure {
+    error: Error,
+    evidence: Evidence,
+    health: Health,
+    throttled: bool,
+    timed_out: bool,
+    /// The wait the server asks for.
+    hint: Option<Duration>,
+}
+
+impl Engine {
+    /// Sends a call through the pipeline.
+    pub(super) async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
+        let Some(call) = request.extensions().get::<Call>().cloned() else {
+            return Err(Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does"));
+        };
+        let mut ongoing = Ongoing::new(self, call);
+        let mut outgoing = Outgoing::new(request);
+        let conducted = self.conduct(&mut ongoing, &mut outgoing).await;
+        let result = match conducted {
+            Ok(response) => Ok(response),
+            Err(error) => {
+                let error = ongoing.close(error, &outgoing);
+                ongoing.failed(&error);
+                match &self.fallback {
+                    Some(fallback) => fallback.answer(&outgoing.bare(&ongoing.call), error).await,
+                    None => Err(error),
+                }
+            }
+        };
+        ongoing.finish(&outgoing);
+        result
+    }
+
+    async fn conduct(&self, on: &mut Ongoing<'_>, out: &mut Outgoing) -> Result<Response<Bytes>> {
+        let host = Host::of(&self.hosts, out.uri())?;
+        let operation = on.call.operation;
+        let meters = host.operation(operation, out.method(), out.uri(), &self.meters)?;
+        on.meters = Some(Arc::clone(&meters));
+        out.identify(&on.call, &*self.random)?;
+        if on.deadline <= on.started {
+            return Err(Error::new(ErrorKind::Timeout, "the caller's deadline had passed before the call began"));
+        }
+        let tenant = on.call.tenant.clone();
+        let Some(_slot) = self.admission.enter(&tenant) else {
+            return Err(Error::new(ErrorKind::Overloaded, "too many calls to this provider are under way already")
+                .with_retry_after(Some(Duration::from_secs(1))));
+        };
+        let key = LaneKey {
+            connection: on.call.connection.clone(),
+            part: on.call.lane.clone(),
+            bucket: BucketKey(operation.bucket),
+        };
+        let lane = self.lanes.lane(&key, nanos_since(self.origin, on.started))?;
+        let cost = NonZeroU32::new(operation.cost).unwrap_or(NonZeroU32::MIN);
+        let route = Route { host, lane, meters, cost };
+        on.span = match out.correlation() {
+            Some(correlation) => call_span(&on.call, correlation),
+            None => tracing::Span::none(),
+        };
+        let span = on.span.clone();
+        self.attempts(on, out, &route).instrument(span).await
+    }
+
+    /// The loop.
+    async fn attempts(&self, on: &mut Ongoing<'_>, out: &mut Outgoing, to: &Route<'_>) -> Result<Response<Bytes>> {
+        let mut now = on.started;
+        loop {
+            let judged = match self.attempt(on, out, to, now).await {
+                Ok(judged) => judged,
+                Err(refused) => return Err(on.refuse(refused)),
+            };
+            match judged {
+                Judged::Success(response) => return Ok(response),
+                Judged::Unauthorized(error, version) => self.refresh(on, error, version).await?,
+                Judged::Failed(failure) => {
+                    let delay = self.decide(on, to, failure)?;
+                    on.waited += delay;
+                    sleep(delay).await;
+                }
+            }
+            now = Instant::now();
+        }
+    }
+
+    /// One attempt, or the error of a refusal before it.
+    async fn attempt(&self, on: &mut Ongoing<'_>, out: &mut Outgoing, to: &Route<'_>, now: Instant) -> Result<Judged> {
+        let asked = now;
+        to.host.breaker.peek(self.moment(now)).map_err(circuit_open)?;
+        let passage = Passage {
+            tenant: &on.call.tenant,
+            priority: on.call.priority,
+            cost: to.cost,
+            deadline: on.deadline,
+            origin: self.origin,
+            waiting_max: self.profile.limits.waiting_max,
+        };
+        let now = to.lane.pass(passage, now).await.map_err(lane_refused)?;
+        let (place, now) = self.place(on, now).await?;
+        on.waited += now - asked;
+        let permit = to.host.breaker.acquire(self.moment(now)).map_err(circuit_open)?;
+        let (credential, now) = match on.credential.take() {
+            Some(refreshed) => (refreshed, now),
+            None => self.credential(on, now).await?,
+        };
+        let request = out.attempt(&on.call, &credential, &*self.random)?;
+
+        let span = to.meters.attempt_span(on.attempts);
+        let until = on.deadline.min(now + on.call.operation.attempt_timeout);
+        on.attempts += 1;
+        let flight = on.depart(&to.meters.active);
+        let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;
+        drop(flight);
+        on.arrive();
+        let ended = Instant::now();
+        drop(place);
+
+        let took = ended - now;
+        let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
+        let judged = self.judge(on, answer, credential.version());
+        let (health, error) = match &judged {
+            Judged::Success(_) => (Health::Good, None),
+            Judged::Unauthorized(error, _) => (Health::Silent, Some(error.kind())),
+            Judged::Failed(failure) => (failure.health, Some(failure.error.kind())),
+        };
+        let unit = if health == Health::Bad { self.random.unit() } else { 0.0 };
+        permit.settle(health, took, self.moment(ended), unit);
+        if health == Health::Good && error.is_none() {
+            to.host.budget.deposit();
+        }
+        to.meters.attempt(on.answered, error, took);
+        if let Some(status) = on.answered {
+            span.record("http.response.status_code", status);
+        }
+        if let Some(kind) = error {
+            span.record("error.type", kind.as_str());
+        }
+        Ok(judged)
+    }
+
+    /// Takes a place among the attempts under way, at most until the deadline.
+    async fn place(&self, on: &Ongoing<'_>, now: Instant) -> Result<(Place<'_>, Instant)> {
+        if let Some(place) = self.places.try_enter() {
+            return Ok((place, now));
+        }
+        // The guard borrows the turnstile only: the tenant is lent for the time of waiting.
+        match timeout_at(on.deadline, self.places.enter(&on.call.tenant, on.call.priority)).await {
+            Ok(place) => Ok((place, Instant::now())),
+            Err(_) => Err(Error::new(ErrorKind::Overloaded, "no place came free before the deadline")),
+        }
+    }
+
+    async fn credential(&self, on: &Ongoing<'_>, now: Instant) -> Result<(crate::auth::Credential, Instant)> {
+        let mut asked = self.credentials.credential(on.call.connection.clone());
+        // A cached credential is there at the first look, and no time has passed.
+        if let Poll::Ready(credential) = poll_once(&mut asked).await {
+            return Ok((credential?, now));
+        }
+        match timeout_at(on.deadline, asked).await {
+            Ok(credential) => Ok((credential?, Instant::now())),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while waiting for the credential")),
+        }
+    }
+
+    /// Reads an answer: the engine's own rules first, then the adapter's classifier.
+    fn judge(&self, on: &mut Ongoing<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => return Judged::Failed(Failure::of_transport(error)),
+        };
+        let status = response.status();
+        on.note_answer(status.as_u16(), response.headers().get(self.profile.request_id_header));
+        let operation = on.call.operation;
+        if status.is_success() && response.body().len() > operation.body_bytes_max {
+            return Judged::Failed(Failure::of_answer(too_large(), Evidence::Final));
+        }
+        if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
+            return Judged::Failed(Failure::of_answer(redirected(), Evidence::Final));
+        }
+        let hint = |error: &Error| retry_after(response.headers(), &*self.clock).or(error.retry_after());
+        match self.profile.classifier.classify(operation, &response) {
+            Verdict::Success => Judged::Success(response),
+            Verdict::Unauthorized(error) => Judged::Unauthorized(error, version),
+            Verdict::Throttled { error, after } => {
+                let hint = match (hint(&error), after) {
+                    (Some(header), Some(body)) => Some(header.max(body)),
+                    (header, body) => header.or(body),
+                };
+                Judged::Failed(Failure { hint, throttled: true, ..Failure::of_answer(error, Evidence::NotProcessed) })
+            }
+            Verdict::Failed { error, repeat } => {
+                let evidence = match repeat {
+                    Repeat::Never => Evidence::Final,
+                    Repeat::IfSafe => Evidence::Ambiguous,
+                    Repeat::Always => Evidence::NotProcessed,
+                };
+                let hint = hint(&error);
+                // Unavailable until then says the same as throttled: nobody should come earlier.
+                let throttled = status == StatusCode::SERVICE_UNAVAILABLE && hint.is_some();
+                Judged::Failed(Failure { hint, throttled, ..Failure::of_answer(error, evidence) })
+            }
+        }
+    }
+
+    /// Gives the wait before the next attempt, or the error to give up with.
+    fn decide(&self, on: &mut Ongoing<'_>, to: &Route<'_>, failure: Failure) -> Result<Duration> {
+        let settings = &self.profile.retry;
+        let Failure { error, evidence, throttled, timed_out, hint, .. } = failure;
+        on.failures += 1;
+        on.timeouts += u32::from(timed_out);
+        on.ambiguous |= evidence == Evidence::Ambiguous;
+        on.final_word = evidence == Evidence::Final;
+        let delay = backoff::delay(settings, throttled, on.failures, hint, self.random.unit());
+        let now = Instant::now();
+        if throttled {
+            to.lane.pause_until(self.moment(now).saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)));
+        }
+        let error =
+            if hint.is_some() || throttled { error.with_retry_after(Some(hint.unwrap_or(delay))) } else { error };
+        let cost = match (timed_out, hint) {
+            (true, _) => Cost::Timeout,
+            (false, Some(_)) if throttled => Cost::Hinted,
+            (false, _) => Cost::Failure,
+        };
+        let goes_on = may_repeat(on.call.operation.replay, evidence)
+            && on.failures < settings.attempts_max
+            && (!timed_out || on.timeouts < settings.timeouts_max)
+            && hint.is_none_or(|hint| hint <= settings.hint_max)
+            && delay < on.deadline.saturating_duration_since(now)
+            && to.host.budget.withdraw(cost, self.moment(now));
+        if !goes_on {
+            return Err(error);
+        }
+        on.last = Some(error);
+        Ok(delay)
+    }
+
+    /// Replaces a refused credential, once per call; the second refusal is final.
+    async fn refresh(&self, on: &mut Ongoing<'_>, error: Error, version: u64) -> Result<()> {
+        on.final_word = true;
+        let error = if error.kind() == ErrorKind::Auth {
+            error
+        } else {
+            Error::new(ErrorKind::Auth, "the provider refused the credential").with_source(error)
+        };
+        let error = error.with_outcome(Outcome::Rejected);
+        if std::mem::replace(&mut on.refreshed, true) {
+            return Err(error);
+        }
+        let now = self.moment(Instant::now());
+        let flight = self.flights.refresh(&self.credentials, &on.call.connection, version, now);
+        let fresh = match timeout_at(on.deadline, flight).await {
+            Ok(fresh) => fresh,
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while the credential was refreshed")
+                .with_outcome(Outcome::Rejected)),
+        };
+        self.meters.refresh(fresh.is_ok());
+        on.credential = Some(fresh?);
+        on.last = Some(error);
+        Ok(())
+    }
+
+    /// Returns a moment on the engine's own monotonic scale.
+    pub(super) fn moment(&self, instant: Instant) -> u64 {
+        nanos_since(self.origin, instant)
+    }
+}
+
+impl Failure {
+    fn of_answer(error: Error, evidence: Evidence) -> Self {
+        let (health, error) = match evidence {
+            Evidence::Ambiguous => (Health::Bad, error.with_outcome(Outcome::Unknown)),
+            Evidence::NotProcessed if error.kind() == ErrorKind::Throttled => {
+                (Health::Silent, error.with_outcome(Outcome::Rejected))
+            }
+            Evidence::NotProcessed => (Health::of(&error), error.with_outcome(Outcome::Rejected)),
+            Evidence::NotSent | Evidence::Final => (Health::of(&error), error),
+        };
+        Self { error, evidence, health, throttled: false, timed_out: false, hint: None }
+    }
+
+    /// A transport's own error: what the provider may have done is in its outcome, and the kind tells what failed.
+    fn of_transport(error: Error) -> Self {
+        let broke = matches!(error.kind(), ErrorKind::Connect | ErrorKind::Timeout | ErrorKind::Transport);
+        let evidence = match error.outcome() {
+            Outcome::NotSent if broke => Evidence::NotSent,
+            Outcome::Unknown => Evidence::Ambiguous,
+            Outcome::NotSent | Outcome::Rejected | Outcome::Processed => Evidence::Final,
+        };
+        let timed_out = error.kind() == ErrorKind::Timeout && evidence == Evidence::Ambiguous;
+        let health = if broke { Health::Bad } else { Health::Silent };
+        Self { error, evidence, health, throttled: false, timed_out, hint: None }
+    }
+}
+
+impl Health {
+    /// An answer with a failure of the provider's own is bad; any other answer shows that it lives.
+    fn of(error: &Error) -> Self {
+        if matches!(error.kind(), ErrorKind::Provider | ErrorKind::Timeout) { Self::Bad } else { Self::Good }
+    }
+}
+
+/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer.
+async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
+    if let Poll::Ready(value) = poll_once(&mut future).await {
+        return Some(value);
+    }
+    timeout_at(deadline, future).await.ok()
+}
+
+async fn poll_once<T>(future: &mut BoxFuture<'_, T>) -> Poll<T> {
+    std::future::poll_fn(|context| Poll::Ready(future.poll_unpin(context))).await
+}
+
+fn timed_out(overall: bool) -> Error {
+    let message = if overall { "no answer before the call's deadline" } else { "no answer within the attempt's time" };
+    Error::new(ErrorKind::Timeout, message).with_outcome(Outcome::Unknown)
+}
+
+fn too_large() -> Error {
+    Error::new(ErrorKind::BodyTooLarge, "the answer is larger than the operation allows")
+        .with_outcome(Outcome::Processed)
+}
+
+fn redirected() -> Error {
+    Error::new(ErrorKind::Invalid, "the provider redirected, and redirects are not followed")
+        .with_outcome(Outcome::Rejected)
+}
+
+fn circuit_open(wait: Duration) -> Error {
+    Error::new(ErrorKind::CircuitOpen, "the breaker is open: the provider has been failing")
+        .with_retry_after(Some(wait))
+}
+
+fn lane_refused(refusal: Refusal) -> Error {
+    let message = if refusal.full {
+        "too many calls wait for this account's rate limit already"
+    } else {
+        "the wait for this account's rate limit is longer than the deadline leaves"
+    };
+    Error::new(ErrorKind::Throttled, message).with_retry_after(Some(refusal.wait))
+}

@@ -1,0 +1,201 @@
+//! All lanes of a client, in a sharded map of bounded size.
+//!
+//! A lane that has rested is the same as a new one, so forgetting it loses nothing: these go first. Only when more
+//! accounts than [`super::LimitSettings::lanes_max`] are busy at once, the least recently used go with what they
+//! remember of their burst. A lane that is paused or that a call holds is never forgotten; when nothing else is left,
+//! the call is refused.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::LimitSettings;
+use super::lane::{Lane, LaneKey};
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::{Counter, Gauge};
+
+/// Enough that two cores seldom meet, few enough that a small bound still divides well.
+const SHARDS_MAX: usize = 16;
+/// The share of a full shard that is forgotten at once, so that the search for it is seldom.
+const EVICTED_SHARE: usize = 8;
+
+/// The lanes of a client.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    shard_max: usize,
+    reserve: f64,
+    idle: u64,
+    gauge: Gauge,
+    forgotten: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    lanes: HashMap<LaneKey, Arc<Lane>, RandomState>,
+    swept_at: u64,
+}
+
+impl Lanes {
+    pub(super) fn new(settings: &LimitSettings, gauge: Gauge, forgotten: Counter) -> Self {
+        let shards = (settings.lanes_max / 64).clamp(1, SHARDS_MAX);
+        let hasher = RandomState::new();
+        let shard = || Mutex::new(Shard { lanes: HashMap::with_hasher(hasher.clone()), swept_at: 0 });
+        Self {
+            shards: (0..shards).map(|_| shard()).collect(),
+            hasher,
+            shard_max: settings.lanes_max / shards,
+            reserve: settings.interactive_reserve,
+            idle: u64::try_from(settings.lane_idle.as_nanos()).unwrap_or(u64::MAX),
+            gauge,
+            forgotten,
+        }
+    }
+
+    /// Finds or makes the lane of a key.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for an impossible bucket; [`ErrorKind::Overloaded`] when every lane is in use.
+    pub(super) fn lane(&self, key: &LaneKey, now: u64) -> Result<Arc<Lane>> {
+        let hash = self.hasher.hash_one(key);
+        let overloaded = || Error::new(ErrorKind::Overloaded, "more accounts are in use at once than lanes are kept");
+        // The map uses the low bits; the shard is chosen by high ones.
+        let shard = self.shards.get((hash >> 40) as usize % self.shards.len().max(1)).ok_or_else(overloaded)?;
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = shard.lanes.get(key) {
+            return Ok(Arc::clone(lane));
+        }
+        let lane = Arc::new(Lane::new(key.bucket.0, self.reserve)?);
+        self.make_room(&mut shard, now);
+        if shard.lanes.len() >= self.shard_max {
+            return Err(overloaded().with_retry_after(Some(Duration::from_secs(1))));
+        }
+        shard.lanes.insert(key.clone(), Arc::clone(&lane));
+        self.gauge.inc();
+        Ok(lane)
+    }
+
+    /// Counts the lanes kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).lanes.len()).sum()
+    }
+
+    fn make_room(&self, shard: &mut Shard, now: u64) {
+        let full = shard.lanes.len() >= self.shard_max;
+        if !full && now.saturating_sub(shard.swept_at) < self.idle {
+            return;
+        }
+        shard.swept_at = now;
+        let before = shard.lanes.len();
+        let idle_since = now.saturating_sub(self.idle);
+        shard.lanes.retain(|_, lane| {
+            let forgettable = Arc::strong_count(lane) == 1 && lane.is_rested(now);
+            !(forgettable && (full || lane.used_at() <= idle_since))
+        });
+        if shard.lanes.len() >= self.shard_max {
+            self.forget_oldest(shard, now);
+        }
+        let gone = before - shard.lanes.len();
+        (0..gone).for_each(|_| self.gauge.dec());
+    }
+
+    /// Forgets the least recently used lanes that nobody holds and that are not paused.
+    fn forget_oldest(&self, shard: &mut Shard, now: u64) {
+        let free = |lane: &Arc<Lane>| Arc::strong_count(lane) == 1 && !lane.is_paused(now);
+        let mut ages: Vec<u64> = shard.lanes.values().filter(|lane| free(lane)).map(|lane| lane.used_at()).collect();
+        let quota = (self.shard_max / EVICTED_SHARE).max(1);
+        if ages.is_empty() {
+            return;
+        }
+        let last = quota.min(ages.len()) - 1;
+        let (_, limit, _) = ages.select_nth_unstable(last);
+        let limit = *limit;
+        let mut left = quota;
+        shard.lanes.retain(|_, lane| {
+            let goes = left > 0 && free(lane) && lane.used_at() <= limit;
+            left -= usize::from(goes);
+            !goes
+        });
+        self.forgotten.add((quota - left) as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::lane::BucketKey;
+    use super::*;
+    use crate::call::Bucket;
+    use crate::id::ConnectionId;
+
+    static BUCKET: Bucket = Bucket { name: "b", units: 100, per: Duration::from_secs(1), burst: 100 };
+
+    fn key(n: usize) -> LaneKey {
+        LaneKey { connection: ConnectionId::from(format!("c{n}")), part: None, bucket: BucketKey(&BUCKET) }
+    }
+
+    fn lanes(max: usize) -> Lanes {
+        let settings = LimitSettings { lanes_max: max, ..Default::default() };
+        Lanes::new(&settings, Gauge::default(), Counter::default())
+    }
+
+    // Fails when lanes are never forgotten.
+    #[test]
+    fn accounts_without_end_leave_a_bounded_number_of_lanes() {
+        // A hundred times the bound shows the same as a million accounts over the default one, and quicker.
+        let lanes = lanes(1_000);
+        for n in 0..100_000 {
+            lanes.lane(&key(n), n as u64).unwrap();
+            assert!(n % 1_000 != 0 || lanes.len() <= 1_000);
+        }
+        assert!(lanes.len() <= 1_000);
+        assert_eq!(lanes.gauge.value(), lanes.len() as i64);
+        assert_eq!(lanes.forgotten.value(), 0, "unused lanes are rested: nothing was lost");
+    }
+
+    // Fails when a paused lane, or one that a call holds, is forgotten.
+    #[test]
+    fn paused_and_held_lanes_stay_whatever_comes() {
+        let lanes = lanes(64);
+        lanes.lane(&key(0), 0).unwrap().pause_until(1_000_000);
+        let held = lanes.lane(&key(1), 0).unwrap();
+        for n in 2..10_000 {
+            lanes.lane(&key(n), n as u64).unwrap();
+        }
+        assert!(lanes.lane(&key(0), 10_000).unwrap().is_paused(10_000));
+        assert!(Arc::ptr_eq(&held, &lanes.lane(&key(1), 10_000).unwrap()));
+        assert!(lanes.len() <= 64);
+    }
+
+    #[test]
+    fn when_all_are_in_use_a_new_account_is_refused() {
+        let lanes = lanes(8);
+        let held: Vec<_> = (0..8).map(|n| lanes.lane(&key(n), 0).unwrap()).collect();
+        assert_eq!(lanes.lane(&key(9), 0).unwrap_err().kind(), ErrorKind::Overloaded);
+        drop(held);
+        assert!(lanes.lane(&key(9), 0).is_ok());
+    }
+
+    #[test]
+    fn idle_lanes_go_without_pressure() {
+        let lanes = lanes(1_000);
+        (0..500).for_each(|n| drop(lanes.lane(&key(n), 0).unwrap()));
+        let later = 700_000_000_000;
+        (500..1_000).for_each(|n| drop(lanes.lane(&key(n), later).unwrap()));
+        assert!(lanes.len() <= 500, "{}", lanes.len());
+    }
+
+    #[test]
+    fn equal_buckets_share_a_lane_and_parts_do_not() {
+        static TWIN: Bucket = Bucket { name: "b", units: 100, per: Duration::from_secs(1), burst: 100 };
+        let lanes = lanes(100);
+        let one = lanes.lane(&key(1), 0).unwrap();
+        let twin = lanes.lane(&LaneKey { bucket: BucketKey(&TWIN), ..key(1) }, 0).unwrap();
+        let part = lanes.lane(&LaneKey { part: Some("channel".into()), ..key(1) }, 0).unwrap();
+        assert!(Arc::ptr_eq(&one, &twin));
+        assert!(!Arc::ptr_eq(&one, &part));
+    }
+}

@@ -1,0 +1,255 @@
+//! Limits: places, lanes, fair turns, reserve, and what a caller that goes away leaves behind.
+
+use super::*;
+use crate::random::Random;
+
+fn narrow(concurrency: usize) -> Profile {
+    let mut profile = without_breaker();
+    profile.limits.concurrency = concurrency;
+    profile
+}
+
+fn percentile(mut times: Vec<Duration>, share: f64) -> Duration {
+    times.sort();
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+/// Sends `count` calls of an account, one every 20 ms, and gives how long each took.
+async fn traffic(scene: &Arc<Scene>, connection: &'static str, count: u32) -> Vec<Duration> {
+    together((0..count).map(|n| {
+        let scene = Arc::clone(scene);
+        async move {
+            sleep(Duration::from_millis(20) * n).await;
+            let start = Instant::now();
+            let call = Call::new(&READ, connection.into(), connection.into());
+            let _ = scene.client.send(request(call)).await;
+            start.elapsed()
+        }
+    }))
+    .await
+}
+
+// Fails when a pause holds places, or stops more than its own lane.
+#[tokio::test(start_paused = true)]
+async fn one_throttled_lane_leaves_the_others_as_they_were() {
+    let mut p99 = Vec::new();
+    for throttled in [false, true] {
+        let provider = Provider::new(move |n, request| {
+            let own = request.extensions().get::<Call>().unwrap().connection.as_str() == "noisy";
+            let answer = if own && throttled {
+                Reply::With(429, vec![("retry-after", "5".into())], Bytes::new())
+            } else {
+                Reply::Status(200)
+            };
+            Reply::After(Duration::from_millis(20 + n as u64 % 7), Box::new(answer))
+        });
+        let scene = Arc::new(Scene::with(narrow(8), &provider, fixed()));
+        let noisy = Arc::clone(&scene);
+        let noise = tokio::spawn(async move { traffic(&noisy, "noisy", 300).await });
+        let times = traffic(&scene, "quiet", 300).await;
+        noise.await.unwrap();
+        p99.push(percentile(times, 0.99));
+    }
+    assert!(p99[1] <= p99[0] + Duration::from_millis(1), "{p99:?}");
+}
+
+// Fails when places are given first come, first served.
+#[tokio::test(start_paused = true)]
+async fn a_tenant_with_a_hundred_times_the_calls_does_not_delay_another() {
+    let provider = Provider::always(Reply::After(Duration::from_millis(50), Box::new(Reply::Status(200))));
+    let scene = Arc::new(Scene::with(narrow(4), &provider, fixed()));
+    let big = Arc::clone(&scene);
+    let flood = tokio::spawn(async move {
+        together((0..400).map(|_| {
+            let scene = Arc::clone(&big);
+            let call = Call { deadline: None, ..Call::new(&READ, "big".into(), "big".into()) };
+            async move { scene.client.send(request(call)).await }
+        }))
+        .await
+    });
+    sleep(Duration::from_millis(10)).await;
+    let mut slowest = Duration::ZERO;
+    for _ in 0..4 {
+        let start = Instant::now();
+        scene.client.send(request(Call::new(&READ, "small".into(), "small".into()))).await.unwrap();
+        slowest = slowest.max(start.elapsed());
+    }
+    // At most one attempt of the other before its own.
+    assert!(slowest <= Duration::from_millis(102), "{slowest:?}");
+    assert!(flood.await.unwrap().iter().all(Result::is_ok));
+}
+
+#[tokio::test(start_paused = true)]
+async fn places_bound_what_is_under_way_and_are_not_held_while_backing_off() {
+    let provider = Provider::always(Reply::After(Duration::from_millis(20), Box::new(Reply::Status(200))));
+    let scene = Arc::new(Scene::with(narrow(5), &provider, fixed()));
+    traffic(&scene, "a", 100).await;
+    together((0..200).map(|_| {
+        let scene = Arc::clone(&scene);
+        async move { scene.send(&READ).await.unwrap() }
+    }))
+    .await;
+    assert_eq!(provider.peak(), 5);
+
+    let reply = Reply::With(503, vec![("retry-after", "4".into())], Bytes::new());
+    let provider = Provider::new(move |n, _| if n == 0 { reply.clone() } else { Reply::Status(200) });
+    let scene = Arc::new(Scene::with(narrow(1), &provider, fixed()));
+    let waits = Arc::clone(&scene);
+    let waiting = tokio::spawn(async move { waits.send(&READ).await });
+    sleep(Duration::from_millis(1)).await;
+    let start = Instant::now();
+    let other = Call::new(&READ, "other".into(), "other".into());
+    scene.client.send(request(other)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(2));
+    waiting.await.unwrap().unwrap();
+}
+
+// Fails when the pipeline sends more than the bucket allows in any window.
+#[tokio::test(start_paused = true)]
+async fn the_rate_of_a_lane_is_kept_at_the_provider() {
+    let provider = Provider::always(Reply::Status(200));
+    let scene = Arc::new(Scene::new(&provider));
+    together((0..100).map(|_| {
+        let scene = Arc::clone(&scene);
+        async move { scene.send(&SLOW_LANE).await.unwrap() }
+    }))
+    .await;
+    let times: Vec<_> = provider.seen().iter().map(|seen| seen.at).collect();
+    for (at, time) in times.iter().enumerate() {
+        let in_window = times[at..].iter().filter(|later| **later - *time < Duration::from_secs(1)).count();
+        assert!(in_window <= 10, "{in_window} in the second after call {at}");
+    }
+    assert!(times[99] - times[0] >= Duration::from_millis(18_990));
+    assert!(times[99] - times[0] <= Duration::from_millis(19_200));
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_work_leaves_the_reserve_and_interactive_calls_use_it() {
+    let mut profile = profile();
+    profile.limits.interactive_reserve = 0.4;
+    let provider = Provider::always(Reply::Status(200));
+    let scene = Scene::with(profile, &provider, fixed());
+    let start = Instant::now();
+    let soon = || Instant::now() + Duration::from_millis(1);
+    for _ in 0..3 {
+        scene.client.send(request(call(&SLOW_LANE).background().with_deadline(soon()))).await.unwrap();
+    }
+    let error = scene.client.send(request(call(&SLOW_LANE).background().with_deadline(soon()))).await.unwrap_err();
+    assert_eq!((error.kind(), error.retry_after()), (ErrorKind::Throttled, Some(Duration::from_millis(200))));
+    for _ in 0..2 {
+        scene.client.send(request(call(&SLOW_LANE).with_deadline(soon()))).await.unwrap();
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_accounts_leave_a_bounded_number_of_lanes() {
+    let mut profile = profile();
+    profile.limits.lanes_max = 500;
+    let provider = Provider::always(Reply::Status(200));
+    let scene = Scene::with(profile, &provider, fixed());
+    for n in 0..20_000 {
+        let tenant = format!("tenant-{n}");
+        scene.client.send(request(Call::new(&READ, tenant.as_str().into(), tenant.as_str().into()))).await.unwrap();
+    }
+    assert!(scene.client.engine.lanes.len() <= 500);
+    assert_eq!(provider.count(), 20_000);
+}
+
+// Fails when any guard is not given back by a dropped future.
+#[tokio::test(start_paused = true)]
+async fn callers_that_go_away_leave_nothing_behind() {
+    for seed in 0..10_u64 {
+        let random = Arc::new(SeededRandom::new(seed));
+        let of_provider = Arc::clone(&random);
+        let provider = Provider::new(move |_, _| {
+            let bits = of_provider.bits();
+            let reply = match bits % 6 {
+                0 => Reply::Status(401),
+                1 => Reply::Status(500),
+                2 => Reply::With(429, vec![("retry-after-ms", "30".into())], Bytes::new()),
+                3 => Reply::Reset,
+                _ => Reply::Status(200),
+            };
+            Reply::After(Duration::from_millis(bits >> 8 & 31), Box::new(reply))
+        });
+        let mut profile = narrow(3);
+        profile.breaker = BreakerSettings { calls_min: 10, open: Duration::from_millis(50), ..Default::default() };
+        profile.limits.admission_max = 100;
+        let scene = Arc::new(Scene::with(profile, &provider, Rotating::new()));
+        let sent = 300;
+        together((0..sent).map(|n| {
+            let (scene, random) = (Arc::clone(&scene), Arc::clone(&random));
+            async move {
+                sleep(Duration::from_millis(n % 50 * 7)).await;
+                let operation = [&READ, &KEYED, &SLOW_LANE][(n % 3) as usize];
+                let call = Call::new(operation, "c".into(), format!("t{}", n % 5).into());
+                let patience = Duration::from_millis(random.bits() % 120);
+                let _ = tokio::time::timeout(patience, scene.client.send(request(call))).await;
+            }
+        }))
+        .await;
+        let engine = &scene.client.engine;
+        assert!(engine.places.is_idle(), "seed {seed}");
+        let places: Vec<_> = (0..10).map_while(|_| engine.places.try_enter()).collect();
+        assert_eq!(places.len(), 3, "seed {seed}");
+        drop(places);
+        assert_eq!(provider.under_way.load(SeqCst), 0, "seed {seed}");
+        assert_eq!(scene.log.take().len(), sent as usize, "seed {seed}: every call is told once");
+        let text = scene.metrics.encode();
+        let active = text.lines().find(|line| line.starts_with("http_client_active_requests{")).unwrap();
+        assert!(active.ends_with(" 0"), "seed {seed}: {active}");
+        let slots: Vec<_> = (0..200).map_while(|n| engine.admission.enter(&format!("x{n}").into())).collect();
+        assert_eq!(slots.len(), 100, "seed {seed}");
+        // The breaker still finds its way back: no probe is lost.
+        drop(slots);
+        sleep(Duration::from_secs(120)).await;
+        let breaker = scene.client.breaker("api.acme.test").unwrap();
+        let healthy = Scene::new(&Provider::always(Reply::Status(200)));
+        healthy.send(&READ).await.unwrap();
+        assert!(engine.hosts[0].breaker.acquire(engine.moment(Instant::now())).is_ok(), "seed {seed} {breaker:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_room_refuses_at_once() {
+    let mut profile = profile();
+    profile.limits.admission_max = 4;
+    let provider = Provider::always(Reply::After(Duration::from_millis(50), Box::new(Reply::Status(200))));
+    let scene = Arc::new(Scene::with(profile, &provider, fixed()));
+    let results = together((0..10).map(|_| {
+        let scene = Arc::clone(&scene);
+        async move { scene.send(&READ).await }
+    }))
+    .await;
+    let refused: Vec<_> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert_eq!((refused.len(), provider.count()), (6, 4));
+    for error in refused {
+        assert_eq!((error.kind(), error.outcome(), error.attempts()), (ErrorKind::Overloaded, Outcome::NotSent, 0));
+    }
+    assert!(scene.send(&READ).await.is_ok());
+}
+
+// Fails when a wait goes by the wall clock.
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_jumps_changes_nothing() {
+    let clock = Arc::new(crate::clock::ManualClock::starting_at(Timestamp::from_seconds(1_800_000_000)));
+    let of_provider = Arc::clone(&clock);
+    let provider = Provider::new(move |n, _| {
+        of_provider.set(Timestamp(if n % 2 == 0 { i64::MAX } else { i64::MIN }));
+        match n {
+            0 => Reply::With(429, vec![("retry-after", "3".into())], Bytes::new()),
+            1 => Reply::Status(500),
+            _ => Reply::Status(200),
+        }
+    });
+    let client = Client::builder(profile(), Arc::clone(&provider) as Arc<dyn Transport>, fixed())
+        .clock(clock)
+        .random(Arc::new(SeededRandom::new(1)))
+        .build()
+        .unwrap();
+    let start = Instant::now();
+    client.send(request(call(&READ))).await.unwrap();
+    let gaps: Vec<_> = provider.seen().iter().map(|seen| seen.at - start).collect();
+    assert!(gaps[1] >= Duration::from_secs(3) && gaps[2] < Duration::from_secs(4), "{gaps:?}");
+}

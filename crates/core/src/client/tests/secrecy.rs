@@ -1,0 +1,90 @@
+//! Secrets, queries and bodies appear nowhere: not in spans, events, errors, debug prints, the call log or metrics.
+
+use std::io::Write;
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::*;
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+// Fails when a span, an error or a record takes up the address, a header or a body.
+#[tokio::test(start_paused = true)]
+async fn no_canary_is_ever_printed() {
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
+        .with_writer(lines.clone())
+        .with_ansi(false)
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let leaky = |status| {
+        let headers = vec![("x-request-id", "req-1".to_owned()), ("set-cookie", "canary-cookie".to_owned())];
+        Reply::With(status, headers, Bytes::from_static(b"canary-answer"))
+    };
+    let mut printed = String::new();
+    let mut replies: Vec<_> = [200, 301, 400, 401, 404, 429, 500, 503].map(leaky).into();
+    replies.extend([Reply::Reset, Reply::Refused, Reply::Hang]);
+    for reply in replies {
+        let provider = Provider::always(reply);
+        let scene = Scene::new(&provider);
+        for operation in [&READ, &KEYED, &BLIND] {
+            let result = scene.send(operation).await;
+            if let Err(error) = result {
+                printed += &format!("{error} {error:?} {error:#?} {}\n", error.user_message());
+                let mut source = std::error::Error::source(&error);
+                while let Some(cause) = source {
+                    printed += &format!("{cause} {cause:?}\n");
+                    source = cause.source();
+                }
+            }
+        }
+        printed += &format!("{:?} {:?}\n", scene.client, scene.client.breaker("api.acme.test"));
+        printed += &format!("{:?}\n{}\n", scene.log.take(), scene.metrics.encode());
+    }
+    let scene = Scene::new(&Provider::always(Reply::Status(200)));
+    let mut request = request(call(&READ));
+    *request.uri_mut() = "https://canary-user:canary-password@api.acme.test/?canary-query".parse().unwrap();
+    printed += &format!("{:?}", scene.client.send(request).await.unwrap_err());
+
+    printed += &String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(!printed.contains("canary"), "{}", &printed[printed.find("canary").unwrap().saturating_sub(300)..]);
+    // The names OpenTelemetry gives, and what an operator needs to find a call again.
+    for word in [
+        "http.request.method",
+        "http.request.resend_count=2",
+        "http.response.status_code=500",
+        "url.template=\"/v1/things/{id}\"",
+        "server.address=\"api.acme.test\"",
+        "error.type=\"provider\"",
+        "palisade.tenant=tenant-1",
+        "palisade.correlation_id",
+        "req-1",
+    ] {
+        assert!(printed.contains(word), "{word} is missing");
+    }
+    // A tenant is never a metric label.
+    assert!(!scene.metrics.encode().contains("tenant"));
+}

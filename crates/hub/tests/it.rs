@@ -1,0 +1,28 @@
+//! The hub from outside: its router in process, its server on a socket, its binary as a process.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "a test may panic"
+)]
+
+#[path = "it/fixtures.rs"]
+mod fixtures;
+
+#[path = "it/access.rs"]
+mod access;
+#[path = "it/api.rs"]
+mod api;
+#[path = "it/binary.rs"]
+mod binary;
+#[path = "it/page.rs"]
+mod page;
+#[path = "it/readiness.rs"]
+mod readiness;
+#[path = "it/socket.rs"]
+mod socket;
+#[path = "it/webhooks.rs"]
+mod webhooks;

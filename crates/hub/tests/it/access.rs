@@ -1,0 +1,175 @@
+//! Who may see pages and API, and the envelope around every answer.
+
+use axum::body::Body;
+use http::{Method, Request};
+use palisade_hub::{Access, Settings};
+
+use crate::fixtures::{Answer, Fixture, TOKEN, fixture_with, settings};
+
+const GUARDED: [&str; 9] = [
+    "/",
+    "/api/v1/health",
+    "/api/v1/connections",
+    "/api/v1/connections/acme-stripe",
+    "/api/v1/events",
+    "/api/v1/runs",
+    "/api/v1/jobs",
+    "/api/v1/calls",
+    "/api/v1/records/acme-stripe/customers",
+];
+
+fn token() -> Settings {
+    settings(Access::Token(TOKEN.into()))
+}
+
+fn request(method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Body> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+async fn get(fixture: &Fixture, path: &str, headers: &[(&str, &str)]) -> Answer {
+    fixture.ask(request(Method::GET, path, headers)).await
+}
+
+// Fails when a route is added outside the guard, or when a prefix of the token passes.
+#[tokio::test]
+async fn without_the_token_no_page_and_no_fact_is_given() {
+    let fixture = fixture_with(token()).with_connection().await;
+    let bearer = format!("Bearer {TOKEN}");
+    let near: String = TOKEN.chars().take(TOKEN.len() - 1).collect();
+    let near = format!("Bearer {near}");
+    for path in GUARDED.into_iter().chain(["/metrics", "/api/v1/events/1"]) {
+        let refused: [&[(&str, &str)]; 6] = [
+            &[],
+            &[("authorization", "Bearer ")],
+            &[("authorization", &near)],
+            &[("authorization", TOKEN)],
+            &[("cookie", "palisade_session=1.00")],
+            &[("cookie", &bearer)],
+        ];
+        for headers in refused {
+            let answer = get(&fixture, path, headers).await;
+            if path == "/" && headers.iter().all(|(name, _)| *name != "none") {
+                assert_eq!(answer.status, 303, "a browser is sent to the login");
+                assert_eq!(answer.header("location"), Some("/login"));
+            } else {
+                answer.is_error(401, "unauthorized");
+            }
+        }
+        let answer = get(&fixture, path, &[("authorization", &bearer)]).await;
+        let expected = if path.ends_with("events/1") { 404 } else { 200 };
+        assert_eq!(answer.status.as_u16(), expected, "{path}: {}", answer.text());
+    }
+    for path in ["/actions/events/1/replay", "/actions/connections/acme-stripe/sync", "/api/v1/events/1/replay", "/api/v1/connections/acme-stripe/sync"] {
+        fixture.post(path).await.is_error(401, "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_is_open_and_tells_nothing() {
+    let fixture = fixture_with(Settings { metrics_open: true, ..token() });
+    for path in ["/healthz", "/readyz", "/login", "/style.css", "/metrics"] {
+        let status = get(&fixture, path, &[]).await.status.as_u16();
+        assert!([200, 503].contains(&status), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_was_given_no_access_gives_none() {
+    let fixture = fixture_with(Settings::default());
+    for path in GUARDED {
+        get(&fixture, path, &[("authorization", "Bearer ")]).await.is_error(403, "forbidden");
+    }
+    get(&fixture, "/login", &[]).await.is_error(403, "forbidden");
+}
+
+async fn login(fixture: &Fixture, form: &str) -> Answer {
+    let request = Request::post("/login")
+        .header("host", "hub.example.com")
+        .header("origin", "https://hub.example.com")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::from(form.to_owned()))
+        .unwrap();
+    fixture.ask(request).await
+}
+
+// Fails when the cookie can be read by a script, sent by another site, or outlives its time.
+#[tokio::test]
+async fn a_login_gives_a_session_that_ends() {
+    let fixture = fixture_with(Settings { public_url: Some("https://hub.example.com".to_owned()), ..token() });
+    for wrong in ["", "token=", "token=wrong", "nothing", "token=%ff", &"x".repeat(10_000)] {
+        let answer = login(&fixture, wrong).await;
+        assert_eq!(answer.status, 401);
+        assert!(answer.header("set-cookie").is_none());
+        assert!(!answer.text().contains("wrong\""), "what was typed is not repeated");
+    }
+    let answer = login(&fixture, &format!("token={}", TOKEN.replace(' ', "+"))).await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (303, Some("/")));
+    let cookie = answer.header("set-cookie").unwrap().to_owned();
+    for word in ["HttpOnly", "SameSite=Strict", "Secure", "Path=/", "Max-Age=43200"] {
+        assert!(cookie.contains(word), "{word} in {cookie}");
+    }
+    assert!(!cookie.contains(TOKEN));
+    let session = cookie.split(';').next().unwrap();
+    assert_eq!(get(&fixture, "/", &[("cookie", session)]).await.status, 200);
+    assert_eq!(get(&fixture, "/api/v1/jobs", &[("cookie", &format!("a=b; {session}; c=d"))]).await.status, 200);
+    fixture.clock.advance(std::time::Duration::from_secs(12 * 3_600));
+    get(&fixture, "/api/v1/jobs", &[("cookie", session)]).await.is_error(401, "unauthorized");
+}
+
+// Fails when a stranger's page can act with the cookie of whoever visits it.
+#[tokio::test]
+async fn an_action_by_cookie_must_come_from_our_own_page() {
+    let fixture = fixture_with(token()).with_connection().await;
+    let answer = login(&fixture, &format!("token={}", TOKEN.replace(' ', "%20"))).await;
+    let session = answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let path = "/actions/connections/acme-stripe/sync";
+    let act = |origin: Option<&'static str>| {
+        let mut headers = vec![("cookie", session.as_str()), ("host", "hub.example.com")];
+        headers.extend(origin.map(|origin| ("origin", origin)));
+        request(Method::POST, path, &headers)
+    };
+    for origin in [None, Some("https://evil.example"), Some("null"), Some("https://hub.example.com.evil.example")] {
+        fixture.ask(act(origin)).await.is_error(403, "forbidden");
+    }
+    let answer = fixture.ask(act(Some("https://hub.example.com"))).await;
+    assert_eq!((answer.status.as_u16(), answer.header("location")), (303, Some("/")));
+}
+
+// Fails when a name that a stranger points at loopback (DNS rebinding) is served.
+#[tokio::test]
+async fn open_on_loopback_answers_loopback_names_only() {
+    let fixture = fixture_with(settings(Access::Loopback)).with_connection().await;
+    for host in ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080", "127.9.9.9"] {
+        assert_eq!(get(&fixture, "/api/v1/jobs", &[("host", host)]).await.status, 200, "{host}");
+    }
+    for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", ""] {
+        get(&fixture, "/api/v1/jobs", &[("host", host)]).await.is_error(403, "forbidden");
+    }
+    get(&fixture, "/api/v1/jobs", &[]).await.is_error(403, "forbidden");
+    let path = "/api/v1/connections/acme-stripe/sync";
+    let post = |origin| request(Method::POST, path, &[("host", "127.0.0.1:8080"), ("origin", origin)]);
+    fixture.ask(post("https://evil.example")).await.is_error(403, "forbidden");
+    assert_eq!(fixture.ask(post("http://127.0.0.1:8080")).await.status, 202);
+    assert_eq!(fixture.ask(request(Method::POST, path, &[("host", "127.0.0.1:8080")])).await.status, 202, "curl");
+}
+
+// Fails when a route answers outside the envelope.
+#[tokio::test]
+async fn every_answer_carries_the_security_headers() {
+    let fixture = fixture_with(settings(Access::Trusted)).with_connection().await;
+    let paths = GUARDED.into_iter().chain(["/healthz", "/readyz", "/metrics", "/style.css", "/nowhere", "/webhooks/stripe", "/api/v1/x"]);
+    for path in paths {
+        let answer = get(&fixture, path, &[]).await;
+        let policy = answer.header("content-security-policy").unwrap_or_default();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{path}: {policy}");
+        assert!(!policy.contains("script-src"), "there is no script on our pages");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{path}");
+        assert_eq!(answer.header("x-frame-options"), Some("DENY"), "{path}");
+        let cache = answer.header("cache-control");
+        assert_eq!(cache == Some("no-store"), path != "/style.css", "{path}: {cache:?}");
+    }
+}
