@@ -3,7 +3,6 @@
 //! Everything in it is the real thing: the emulator listens on loopback, the hub runs on SQLite in a folder, and what
 //! goes wrong goes wrong on the wire.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
