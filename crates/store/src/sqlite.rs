@@ -115,15 +115,13 @@ impl SqliteStore {
     /// [`ErrorKind::Store`] when it is damaged, another program's, or cannot be written: the text says what to do.
     pub fn open(config: SqliteConfig) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(&config.path, flags).map_err(|error| {
-            let why = error::failure(&error).to_error();
-            Error::new(ErrorKind::Store, format!("{}: {}", config.path.display(), why.message())).with_source(error)
-        })?;
-        schema::tune(&connection, config.busy_timeout).map_err(error::store_error)?;
+        let named = |error| schema::named(&config.path, error);
+        let mut connection = Connection::open_with_flags(&config.path, flags).map_err(named)?;
+        schema::tune(&connection, config.busy_timeout).map_err(named)?;
         schema::prepare(&mut connection, &config.path)?;
-        schema::limit(&connection, config.size_bytes_max).map_err(error::store_error)?;
+        schema::limit(&connection, config.size_bytes_max).map_err(named)?;
         let product = Arc::new(AtomicBool::new(false));
-        product::guard(&mut connection, &product).map_err(error::store_error)?;
+        product::guard(&mut connection, &product).map_err(named)?;
 
         let inlet = Arc::new(Inlet::new(config.queue_max, config.queue_bytes_max));
         let bells = Arc::new(Bells::default());
