@@ -11,3 +11,4 @@ pub mod ear;
 pub mod seeds;
 pub mod stage;
 pub mod verdict;
+pub mod victims;

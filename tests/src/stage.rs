@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use palisade_core::auth::Scheme;
-use palisade_core::auth::vault::LocalMasterKey;
+use palisade_hub::shim::vault::LocalMasterKey;
 use palisade_core::clock::TokioClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
@@ -99,16 +99,25 @@ impl Kept {
     pub async fn effects(&self) -> Vec<String> {
         let rows: Vec<Vec<Value>> = match self {
             Self::Memory(store) => store.effects().into_iter().map(|effect| effect.values).collect(),
-            Self::Sqlite(store, _) => {
-                store.query("SELECT event FROM effect ORDER BY rowid", vec![]).await.expect("effects can be read")
-            }
+            Self::Sqlite(store, _) => return effects_of(store).await,
         };
-        rows.into_iter()
-            .map(|row| match row.into_iter().next() {
-                Some(Value::Text(event)) => event,
-                other => panic!("not an effect: {other:?}"),
-            })
-            .collect()
+        rows.into_iter().map(event_of).collect()
+    }
+}
+
+/// Returns the events whose effect is in a database, in order.
+///
+/// # Panics
+/// When the table cannot be read.
+pub async fn effects_of(store: &SqliteStore) -> Vec<String> {
+    let rows = store.query("SELECT event FROM effect ORDER BY rowid", vec![]).await.expect("effects can be read");
+    rows.into_iter().map(event_of).collect()
+}
+
+fn event_of(row: Vec<Value>) -> String {
+    match row.into_iter().next() {
+        Some(Value::Text(event)) => event,
+        other => panic!("not an effect: {other:?}"),
     }
 }
 

@@ -10,3 +10,5 @@
 
 #[path = "it/convergence.rs"]
 mod convergence;
+#[path = "it/kill.rs"]
+mod kill;
