@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::shim::vault::LocalMasterKey;
+use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
@@ -181,7 +181,7 @@ async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
         .metrics(metrics.clone())
         .store(Arc::new(store.clone()))
         .transport(transport)
-        .master_key(Arc::new(LocalMasterKey::new("demo", key)))
+        .master_key(Arc::new(LocalMasterKey::parse(&key, Arc::new(SystemRandom))?))
         .connection(ConnectionConfig {
             id: ConnectionId::new(CONNECTION),
             tenant: TenantId::new("acme"),
