@@ -106,7 +106,8 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
         Error::new(ErrorKind::Config, format!("cannot listen on {}: take another with --listen", story.listen))
             .with_source(e)
     })?;
-    let address = listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
+    let address =
+        listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
     let mut stage = set(story, listener).await?;
     let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
     let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), Some(stripe_version()), &["*"]);
@@ -350,4 +351,3 @@ async fn finished_runs(stage: &Stage) -> Result<usize> {
         .filter(|run| run.key.stream.as_str() == palisade_stripe::sync::EVENTS && run.state == RunState::Done)
         .count())
 }
-
