@@ -10,5 +10,6 @@
 pub mod ear;
 pub mod seeds;
 pub mod stage;
+pub mod still;
 pub mod verdict;
 pub mod victims;
