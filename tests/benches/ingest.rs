@@ -41,8 +41,9 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
         for at in 0..NAMES.len() {
             let who = (round + at) % NAMES.len();
             let (server, deliveries) = (&mut servers[who], if who == EACH { DELIVERIES_EACH } else { DELIVERIES });
+            let kind = if who == HUB { load::UNWANTED } else { load::WANTED };
             let before = number(&server.child.ask("stats"), "cpu_us");
-            let answer = load.ask(&format!("{} {deliveries} {}", server.address, round * 1_000_000 + 1));
+            let answer = load.ask(&format!("{} {kind} {deliveries} {}", server.address, round * 1_000_000 + 1));
             assert_eq!(number(&answer, "refused"), 0.0, "{} refused deliveries", NAMES[who]);
             let cpu = number(&server.child.ask("stats"), "cpu_us") - before;
             turn.push((who, number(&answer, "per_second"), cpu / deliveries as f64));
@@ -123,8 +124,7 @@ pub(crate) fn server(args: &[String]) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let file = Path::new(file);
     let address = match name.as_str() {
-        "hub" => runtime.block_on(hub::start(file, false)),
-        "hub-wanted" => runtime.block_on(hub::start(file, true)),
+        "hub" | "hub-wanted" => runtime.block_on(hub::start(file)),
         name => runtime.block_on(peers::start(name, file)),
     };
     println!("{address}");

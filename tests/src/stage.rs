@@ -169,7 +169,7 @@ pub fn quick(page_size: u32) -> Settings {
 #[must_use]
 pub fn hub(store: Arc<dyn Store>, transport: Arc<dyn Transport>, base_url: &str, api_key: &str) -> HubBuilder {
     Hub::builder()
-        .provider(StripeProvider::new())
+        .provider(StripeProvider::new().answering_within(Duration::from_secs(1)))
         .store(store)
         .transport(transport)
         .master_key(Arc::new(LocalMasterKey::new("test", [7; 32])))

@@ -224,6 +224,11 @@ pub enum Work {
         /// Full or incremental.
         mode: RunMode,
     },
+    /// Runs a full sync of one stream whose deletions somebody has approved, however many they are.
+    Approved {
+        /// The stream.
+        key: StreamKey,
+    },
     /// Removes what its retention has passed.
     Retention,
 }
@@ -302,7 +307,7 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
-            Self::Sync { .. } | Self::Retention => Queue::Background,
+            Self::Sync { .. } | Self::Approved { .. } | Self::Retention => Queue::Background,
         }
     }
 }
@@ -424,8 +429,8 @@ pub trait Jobs: Send + Sync {
     /// once, in order of appearance), [`Settled::EffectFailed`] is the answer and nothing of it is written.
     ///
     /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
-    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`], `Dead` fails
-    /// the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`] and the reason, at `now`.
+    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`]
+    /// and [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`] and the reason, at `now`.
     /// `Retry` on the last attempt is `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
     ///
     /// # Errors
@@ -659,7 +664,7 @@ pub struct RunEnd {
     /// When the run's last page was read, by the provider's clock. A tombstone of a record the run did not see spans
     /// from the record's own earliest moment to the latest of this one: it was deleted somewhere in between.
     pub span: Option<Span>,
-    /// Jobs to add in the same commit.
+    /// Jobs to add in the same commit, after the run's job has ended (its own unique key is free by then).
     pub follow: Vec<NewJob>,
     /// Where the next incremental run starts; `None` leaves the stream's cursor.
     pub resume: Option<Cursor>,
@@ -748,7 +753,10 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)>;
 
-    /// Ends a run. `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
+    /// Ends a run and, in the same commit, its job as [`JobEnd::Done`], whatever the state: there is nothing left to
+    /// settle. (Were they two commits, a worker lost between them would make the next one run it all again.)
+    ///
+    /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
     /// set; deletions count into the run. [`RunState::Review`] and `Failed` change nothing of the stream, except that
     /// [`ErrorKind::CursorExpired`] forgets its cursor. `follow` is added in every case.
     ///

@@ -131,7 +131,7 @@ enum Pattern {
 impl Pattern {
     fn parse(text: &str) -> Result<Self> {
         match text.strip_suffix('*') {
-            None if !text.is_empty() => Ok(Self::Exact(text.to_owned())),
+            None if !text.is_empty() && !text.contains('*') => Ok(Self::Exact(text.to_owned())),
             Some(prefix) if !prefix.contains('*') && (prefix.is_empty() || prefix.ends_with('.')) => {
                 Ok(Self::Prefix(prefix.to_owned()))
             }
@@ -298,6 +298,17 @@ impl Worker {
     pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
         self.inner.store.enqueue(vec![self.inner.sync_job(&key, mode, When::Now)]).await?;
+        Ok(())
+    }
+
+    /// Approves the deletions of a stream's run that waits for review: a full run is enqueued that may delete whatever
+    /// it does not see.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn approve(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
+        let key = schedule::stream_key(connection, stream.as_str());
+        self.inner.store.enqueue(vec![self.inner.approved_job(key)]).await?;
         Ok(())
     }
 

@@ -21,33 +21,35 @@ const BODY_BYTES: usize = 1_024;
 pub(super) const PATH: &str = "/webhooks/stripe";
 /// The endpoint's secret.
 pub(super) const SECRET: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
-/// The type of every event.
-pub(super) const KIND: &str = "invoice.paid";
+/// The type of an event that is handled, and so gets a job.
+pub(super) const WANTED: &str = "invoice.paid";
+/// The type of an event that nobody handles and no stream concerns.
+pub(super) const UNWANTED: &str = "issuing_card.created";
 /// Tells the peers, which read no body, the event's id.
 pub(super) const ID_HEADER: &str = "x-event-id";
 
-/// The load in a process of its own: each line is `address deliveries first-number`, each answer the figures.
+/// The load in a process of its own: each line is `address type deliveries first-number`, each answer the figures.
 pub(crate) fn client(_args: &[String]) {
     let runtime = runtime();
     serve_lines(|line| {
         let words: Vec<&str> = line.split(' ').collect();
-        let [address, deliveries, first] = words.as_slice() else { panic!("three words") };
+        let [address, kind, deliveries, first] = words.as_slice() else { panic!("four words") };
         let (deliveries, first): (usize, u64) = (deliveries.parse().unwrap(), first.parse().unwrap());
         let now = SystemClock.now();
         let mut requests: Vec<Vec<Vec<u8>>> = vec![Vec::new(); CONNECTIONS];
         for number in 0..deliveries {
-            requests[number % CONNECTIONS].push(request(first + number as u64, now));
+            requests[number % CONNECTIONS].push(request(kind, first + number as u64, now));
         }
         runtime.block_on(post(address, requests))
     });
 }
 
 /// Makes one signed request. Ids are spread like Stripe's, so that the index is not filled at its end only.
-fn request(number: u64, now: Timestamp) -> Vec<u8> {
+fn request(kind: &str, number: u64, now: Timestamp) -> Vec<u8> {
     let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let id = format!("evt_1{spread:023}");
     let head = format!(
-        r#"{{"id":"{id}","object":"event","api_version":"2026-09-30.endive","created":{},"type":"{KIND}","livemode":false,"pending_webhooks":1,"request":{{"id":null,"idempotency_key":null}},"data":{{"object":{{"id":"in_1{spread:023}","object":"invoice","customer":"cus_1","status":"paid","description":""#,
+        r#"{{"id":"{id}","object":"event","api_version":"2026-09-30.endive","created":{},"type":"{kind}","livemode":false,"pending_webhooks":1,"request":{{"id":null,"idempotency_key":null}},"data":{{"object":{{"id":"in_1{spread:023}","object":"invoice","customer":"cus_1","status":"paid","description":""#,
         now.seconds()
     );
     let tail = r#""}}}"#;

@@ -11,7 +11,7 @@ use palisade_core::{Clock, clock::SystemClock};
 use rusqlite::{Connection, params};
 use tokio::sync::oneshot;
 
-use super::load::{ID_HEADER, KIND, PATH};
+use super::load::{ID_HEADER, PATH, WANTED};
 
 /// Most rows in one commit, as the hub's writer has it.
 const BATCH_MAX: usize = 512;
@@ -65,11 +65,17 @@ pub(super) async fn start(name: &str, file: &Path) -> String {
 async fn accept(State(queue): State<SyncSender<NewRow>>, headers: HeaderMap, body: Bytes) -> StatusCode {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let (stored, is_stored) = oneshot::channel();
-    let row = NewRow { id: text(ID_HEADER), headers: text("stripe-signature"), body, stored };
+    let row = NewRow { id: text(ID_HEADER), headers: kept(&headers), body, stored };
     if queue.try_send(row).is_err() {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     if is_stored.await.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+}
+
+/// The headers as the hub keeps them.
+fn kept(headers: &HeaderMap) -> String {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    format!(r#"[["content-type","{}"],["user-agent","{}"]]"#, text("content-type"), text("user-agent"))
 }
 
 /// The writer: commits everything queued while its last commit ran.
@@ -86,7 +92,7 @@ fn write(connection: &Connection, waiting: &Receiver<NewRow>, batch_max: usize, 
         let now = SystemClock.now().millis();
         for row in &batch {
             let mut insert = connection.prepare_cached(EVENT).unwrap();
-            insert.execute(params![now, row.id, KIND, row.headers, &row.body[..]]).unwrap();
+            insert.execute(params![now, row.id, WANTED, row.headers, &row.body[..]]).unwrap();
             if with_job {
                 connection.prepare_cached(JOB).unwrap().execute(params![now, connection.last_insert_rowid()]).unwrap();
             }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, Effect, EventRow, EventState,
-    FeedEntry, Inbox, JobCounts, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
+    FeedEntry, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
     PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
     StoredEvent, StreamKey, StreamStatus, WrappedKey, counts_as_error,
 };
@@ -294,14 +294,15 @@ impl Records for MemoryStore {
             let mut model = self.lock();
             model.check_lease(end.lease)?;
             model.records.running(end.run)?;
-            let follow = end.follow.clone();
+            let (lease, now, follow) = (end.lease, end.now, end.follow.clone());
             let run = model.records.end_run(end)?;
+            model.jobs.end(lease, JobEnd::Done, now);
             for job in follow {
                 model.jobs.enqueue(job);
             }
             run
         };
-        self.background_wake.notify_one();
+        self.wake_all();
         Ok(run)
     }
 

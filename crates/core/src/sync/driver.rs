@@ -18,7 +18,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{EndpointId, RecordId};
 use crate::store::{
-    Lease, Merge, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunMode, RunState, Store, StreamKey,
+    Lease, Merge, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode, RunState, Store, StreamKey,
 };
 use crate::transport::Transport;
 use crate::webhook::Event;
@@ -64,6 +64,8 @@ pub struct Task<'a> {
     pub lease: Lease,
     /// The stream.
     pub key: StreamKey,
+    /// What the stream holds.
+    pub kind: StreamKind,
     /// Full or incremental. A stream of events knows only incremental.
     pub mode: RunMode,
     /// The provider's name.
@@ -72,9 +74,15 @@ pub struct Task<'a> {
     pub endpoint: EndpointId,
     /// Whether anybody wants events of a type.
     pub wants: &'a (dyn Fn(&str) -> bool + Sync),
+    /// The jobs to add at the run's end, however it ends.
+    pub next: Vec<NewJob>,
+    /// The incremental run to add when a full run leaves a cursor to go on from.
+    pub incremental: Option<NewJob>,
     /// The full runs to add when nothing before the stream's position is known: when a stream of events was read
     /// for the first time, or when a stream of records lost its cursor.
     pub resync: Vec<NewJob>,
+    /// This run once more, to add when its cursor expired and no other run makes up for it.
+    pub again: NewJob,
     /// Whether deletions beyond the guard are lawful.
     pub allow_mass_delete: bool,
     /// Asks the run to stop after the page at hand.
@@ -85,9 +93,9 @@ pub struct Task<'a> {
 #[derive(Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a closed set: the worker decides on each")]
 pub enum Ended {
-    /// The run is done, or waits for review.
+    /// The run is done, or waits for review; its job has ended with it.
     Finished(Run),
-    /// The run failed; the store knows.
+    /// The run failed; its job has ended with it.
     Failed(Error),
     /// Something that passes is in the way. The run stays as it is and goes on with the job's next attempt.
     Later(Error),
@@ -113,17 +121,14 @@ impl From<Error> for Halt {
 struct Last {
     resume: Option<Cursor>,
     span: Span,
-    /// Whether the stream had no position before this run.
-    first: bool,
+    /// Whether the stream had a cursor before this run ended.
+    had_cursor: bool,
 }
 
 impl Driver<'_> {
     /// Runs a stream until its end, a stop or an error.
     pub async fn run(&self, task: &Task<'_>) -> Ended {
-        let kind = match self.source.streams().iter().find(|spec| spec.name == task.key.stream.as_str()) {
-            Some(spec) => spec.kind,
-            None => return Ended::Failed(Error::new(ErrorKind::Config, "the provider has no such stream")),
-        };
+        let kind = task.kind;
         let mode = match kind {
             StreamKind::Records => task.mode,
             StreamKind::Events => RunMode::Incremental,
@@ -135,7 +140,14 @@ impl Driver<'_> {
         let id = run.id;
         let end = match self.pages(task, kind, run).await {
             Ok(last) => {
-                let follow = if kind == StreamKind::Events && last.first { task.resync.clone() } else { Vec::new() };
+                let mut follow = task.next.clone();
+                match (kind, mode) {
+                    (StreamKind::Events, _) if !last.had_cursor => follow.extend(task.resync.clone()),
+                    (StreamKind::Records, RunMode::Full) if last.had_cursor || last.resume.is_some() => {
+                        follow.extend(task.incremental.clone());
+                    }
+                    (StreamKind::Events | StreamKind::Records, RunMode::Incremental | RunMode::Full) => {}
+                }
                 RunEnd {
                     lease: task.lease,
                     run: id,
@@ -149,7 +161,7 @@ impl Driver<'_> {
             }
             Err(Halt::Asked) => return Ended::Stopped,
             Err(Halt::Error(error)) if passes(error.kind()) => return passing(error),
-            Err(Halt::Error(error)) => return self.fail(task, kind, id, error).await,
+            Err(Halt::Error(error)) => return self.fail(task, mode, id, error).await,
         };
         match self.store.end_run(end).await {
             Ok(run) => Ended::Finished(run),
@@ -157,14 +169,20 @@ impl Driver<'_> {
         }
     }
 
-    async fn fail(&self, task: &Task<'_>, kind: StreamKind, run: crate::store::RunId, error: Error) -> Ended {
-        let lost_cursor = error.kind() == ErrorKind::CursorExpired && kind == StreamKind::Records;
+    async fn fail(&self, task: &Task<'_>, mode: RunMode, run: RunId, error: Error) -> Ended {
+        let follow = match (error.kind(), task.kind, mode) {
+            // The position is read anew before the full runs, so that nothing falls between the two.
+            (ErrorKind::CursorExpired, StreamKind::Events, _) => vec![task.again.clone()],
+            (ErrorKind::CursorExpired, StreamKind::Records, RunMode::Full) => vec![task.again.clone()],
+            (ErrorKind::CursorExpired, StreamKind::Records, RunMode::Incremental) => task.resync.clone(),
+            _ => task.next.clone(),
+        };
         let end = RunEnd {
             lease: task.lease,
             run,
             state: RunState::Failed { kind: error.kind(), reason: error.message().to_owned() },
             span: None,
-            follow: if lost_cursor { task.resync.clone() } else { Vec::new() },
+            follow,
             resume: None,
             allow_mass_delete: false,
             now: self.clock.now(),
@@ -216,7 +234,7 @@ impl Driver<'_> {
             };
             self.commit(&task.key, commit).await?;
             if let Some(resume) = resume {
-                return Ok(Last { resume, span, first: status.cursor.is_none() });
+                return Ok(Last { resume, span, had_cursor: status.cursor.is_some() });
             }
             cursor = next;
             pages += 1;

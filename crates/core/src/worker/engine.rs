@@ -229,8 +229,14 @@ impl<'a> Engine<'a> {
         match step {
             Step::Claimed(max, claimed) => self.take_claimed(max, claimed),
             Step::Prepared(_, Prepared::Settle(settlement)) => self.ready.push(*settlement),
+            Step::Prepared(job, Prepared::Ended) => {
+                self.held.remove(&job);
+                self.store_answered();
+                self.idle_until = None;
+            }
             Step::Prepared(job, Prepared::Lost) => {
                 self.held.remove(&job);
+                tracing::warn!(job = job.0, "the lease was lost: another worker has the job");
             }
             Step::Settled(settlements, settled) => self.take_settled(settlements, settled),
             Step::Extended(leases, kept) => self.take_extended(&leases, kept),

@@ -25,6 +25,8 @@ const PRUNED_AT_ONCE: u32 = 1_000;
 pub(super) enum Prepared {
     /// To be settled.
     Settle(Box<Settlement>),
+    /// The job ended with its run: nothing to settle.
+    Ended,
     /// Another worker has the job: nothing to settle.
     Lost,
 }
@@ -72,24 +74,23 @@ impl Inner {
     /// Runs a claimed job up to its settlement.
     pub(super) async fn work(&self, claimed: Claimed, attempt: Attempt, stop: watch::Receiver<bool>) -> Prepared {
         let Claimed { lease, work, .. } = claimed;
-        let done = match work {
+        let finish = match work {
             Work::Event { row } => self.event(row, attempt.number).await,
-            Work::Sync { key, mode } => match self.sync(lease, &key, mode, stop).await {
-                Ok(Synced::Ended(follow)) => Ok(Settling { follow, ..Settling::default() }),
-                Ok(Synced::Stopped) => return Prepared::settle(self.settlement(lease, JobEnd::Release)),
-                Ok(Synced::Lost) => return Prepared::Lost,
-                Err(stop) => Err(stop),
-            },
+            Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
+            Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Retention => self.retention(&stop).await,
         };
-        let settlement = match done {
-            Ok(Settling { effects, merges, follow }) => {
+        let settlement = match finish {
+            Ok(Finish::Done { effects, merges, follow }) => {
                 Settlement { effects, merges, follow, ..self.settlement(lease, JobEnd::Done) }
             }
+            Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
+            Ok(Finish::Ended) => return Prepared::Ended,
+            Ok(Finish::Lost) => return Prepared::Lost,
             Err(Stop::Dead(reason)) => self.settlement(lease, JobEnd::Dead { reason }),
             Err(Stop::Retry { after, reason }) => self.retry(lease, attempt, after, reason),
         };
-        Prepared::settle(settlement)
+        Prepared::Settle(Box::new(settlement))
     }
 
     /// Makes a settlement that only ends the job.
@@ -102,7 +103,7 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            Work::Sync { .. } | Work::Retention => (u32::MAX, self.settings.incremental_every),
+            Work::Sync { .. } | Work::Approved { .. } | Work::Retention => (u32::MAX, self.settings.incremental_every),
         };
         Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
     }
@@ -143,7 +144,7 @@ impl Inner {
 
     // ---------------------------------------------------------------------------------------------- events
 
-    async fn event(&self, row: EventRow, attempt: u32) -> Result<Settling, Stop> {
+    async fn event(&self, row: EventRow, attempt: u32) -> Result<Finish, Stop> {
         let Some(event) = self.store.event(row).await? else {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
@@ -158,7 +159,7 @@ impl Inner {
             Some(_) | None => Vec::new(),
         };
         let effects = self.handlers(&event, &place, attempt).await?;
-        Ok(Settling { effects, merges, follow: Vec::new() })
+        Ok(Finish::Done { effects, merges, follow: Vec::new() })
     }
 
     /// Calls every handler that wants the event, in order; the first that does not finish decides.
@@ -252,8 +253,9 @@ impl Inner {
         lease: Lease,
         key: &StreamKey,
         mode: RunMode,
+        allow_mass_delete: bool,
         stop: watch::Receiver<bool>,
-    ) -> Result<Synced, Stop> {
+    ) -> Result<Finish, Stop> {
         let place = self.place(&key.connection).await?;
         let spec = place.source.and_then(|source| {
             let spec = source.streams().iter().find(|spec| spec.name == key.stream.as_str())?;
@@ -267,81 +269,85 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                return Ok(Synced::Ended(vec![self.sync_job(key, mode, When::Next)]));
+                return Ok(Finish::followed_by(vec![self.sync_job(key, mode, When::Next)]));
             }
-            ConnectionState::Disconnected => return Ok(Synced::Ended(Vec::new())),
+            ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
         let provider = place.connection.provider.as_str();
+        let mut next = vec![self.sync_job(key, mode, When::Next)];
+        let mut again = self.sync_job(key, mode, When::Now);
         let resync = match spec.kind {
-            StreamKind::Events => self.full_runs(source, &key.connection),
-            StreamKind::Records => vec![self.sync_job(key, RunMode::Full, When::Now)],
+            StreamKind::Events => {
+                next.extend(self.missing_full_runs(source, &key.connection).await?);
+                self.full_runs(source, &key.connection)
+            }
+            StreamKind::Records => {
+                // A full run whose own cursor went stale begins again, but not in a tight circle.
+                again.run_at = self.clock.now().plus(self.settings.incremental_every);
+                vec![self.sync_job(key, RunMode::Full, When::Now)]
+            }
         };
         let task = Task {
             lease,
             key: key.clone(),
+            kind: spec.kind,
             mode,
             provider,
             endpoint: (self.endpoint_of)(&key.connection),
             wants: &|kind| self.wants(provider, kind),
+            next,
+            incremental: Some(self.sync_job(key, RunMode::Incremental, When::Next)),
             resync,
-            allow_mass_delete: false,
+            again,
+            allow_mass_delete,
             stop,
         };
         match self.driver(&place, source).run(&task).await {
-            Ended::Finished(_) => Ok(Synced::Ended(self.next_jobs(source, key, mode).await?)),
+            Ended::Finished(_) => Ok(Finish::Ended),
             Ended::Failed(error) => {
                 tracing::warn!(connection = %key.connection, stream = %key.stream, %error, "the run failed");
-                self.note_refusal(&key.connection, &error).await?;
-                let mut next = self.sync_job(key, mode, When::Next);
-                if error.kind() == ErrorKind::CursorExpired {
-                    next.run_at = match spec.kind {
-                        // The position is read anew at once, and the full runs follow it.
-                        StreamKind::Events => self.clock.now(),
-                        // A full run whose own cursor went stale begins again, but not in a tight circle.
-                        StreamKind::Records => self.clock.now().plus(self.settings.incremental_every),
-                    };
+                if let Err(error) = self.note_refusal(&key.connection, &error).await {
+                    // The next run is refused again.
+                    tracing::warn!(connection = %key.connection, %error, "the connection could not be marked");
                 }
-                Ok(Synced::Ended(vec![next]))
+                Ok(Finish::Ended)
             }
             Ended::Later(error) => {
                 let after = error.retry_after();
                 Err(Stop::Retry { after, reason: phrase(&error) })
             }
-            Ended::Stopped => Ok(Synced::Stopped),
-            Ended::LeaseLost => Ok(Synced::Lost),
+            Ended::Stopped => Ok(Finish::Stopped),
+            Ended::LeaseLost => Ok(Finish::Lost),
         }
     }
 
     // ---------------------------------------------------------------------------------------------- chores
 
-    async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Settling, Stop> {
+    async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Finish, Stop> {
         let before = self.clock.now().minus(self.settings.retention);
         let all = u64::from(PRUNED_AT_ONCE);
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
-        Ok(Settling { follow: vec![self.retention_job()], ..Settling::default() })
+        Ok(Finish::followed_by(vec![self.retention_job()]))
     }
 }
 
-/// What a job that ended well brings to its settlement.
-#[derive(Default)]
-struct Settling {
-    effects: Vec<Effect>,
-    merges: Vec<Merge>,
-    follow: Vec<NewJob>,
-}
-
-/// How a sync job ended, other than with an error.
-enum Synced {
-    Ended(Vec<NewJob>),
+/// How a job came to its end, other than with an error.
+enum Finish {
+    /// Done, with what it brings to its settlement.
+    Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob> },
+    /// It ended with its run: nothing is left to settle.
+    Ended,
+    /// It was asked to stop before its end.
     Stopped,
+    /// Another worker has it.
     Lost,
 }
 
-impl Prepared {
-    fn settle(settlement: Settlement) -> Self {
-        Self::Settle(Box::new(settlement))
+impl Finish {
+    fn followed_by(follow: Vec<NewJob>) -> Self {
+        Self::Done { effects: Vec::new(), merges: Vec::new(), follow }
     }
 }
 

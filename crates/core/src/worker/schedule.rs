@@ -56,6 +56,13 @@ impl Inner {
         }
     }
 
+    /// Makes the job of a full run whose deletions are approved. It has a key of its own, so that the full run that
+    /// waits for its week does not stand in its place.
+    pub(super) fn approved_job(&self, key: StreamKey) -> NewJob {
+        let unique = Some(format!("sync/approved/{}/{}", key.connection, key.stream));
+        NewJob { unique, work: Work::Approved { key: key.clone() }, ..self.sync_job(&key, RunMode::Full, When::Now) }
+    }
+
     pub(super) fn retention_job(&self) -> NewJob {
         NewJob {
             work: Work::Retention,
@@ -115,24 +122,12 @@ impl Inner {
         Ok(jobs)
     }
 
-    /// Makes the jobs that follow a run that came to its end.
-    pub(super) async fn next_jobs(&self, source: &dyn Source, key: &StreamKey, mode: RunMode) -> Result<Vec<NewJob>> {
-        let mut jobs = vec![self.sync_job(key, mode, When::Next)];
-        let kind = source.streams().iter().find(|spec| spec.name == key.stream.as_str()).map(|spec| spec.kind);
-        match (kind, mode) {
-            (Some(StreamKind::Records), RunMode::Full) => {
-                if self.store.stream(key.clone()).await?.cursor.is_some() {
-                    jobs.push(self.sync_job(key, RunMode::Incremental, When::Next));
-                }
-            }
-            (Some(StreamKind::Events), _) => jobs.extend(self.missing_full_runs(source, &key.connection).await?),
-            (Some(StreamKind::Records), RunMode::Incremental) | (None, _) => {}
-        }
-        Ok(jobs)
-    }
-
     /// Makes the full runs of streams that never had one end well, unless somebody must look at it first.
-    async fn missing_full_runs(&self, source: &dyn Source, connection: &ConnectionId) -> Result<Vec<NewJob>> {
+    pub(super) async fn missing_full_runs(
+        &self,
+        source: &dyn Source,
+        connection: &ConnectionId,
+    ) -> Result<Vec<NewJob>> {
         let known = self.store.streams(connection.clone()).await?;
         let complete = |name: &StreamName, status: &StreamStatus, job: &NewJob| {
             matches!(&job.work, Work::Sync { key, .. } if key.stream == *name) && status.full_at.is_some()

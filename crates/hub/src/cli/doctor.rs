@@ -9,7 +9,7 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use clap::Args;
 use palisade_core::clock::SystemClock;
-use crate::shim::http::HttpTransport;
+use palisade_core::transport::HttpTransport;
 use palisade_core::{Clock, Timestamp, Transport};
 use tokio::net::TcpListener;
 
@@ -142,9 +142,7 @@ fn writable(folder: &Path) -> Found {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Found::Fail(format!("{shown} does not exist: make it, or change store.path"))
         }
-        Err(error) => {
-            Found::Fail(format!("{shown} cannot be written ({}): give this user the right to", error.kind()))
-        }
+        Err(error) => Found::Fail(format!("{shown} cannot be written ({}): give this user the right to", error.kind())),
     }
 }
 

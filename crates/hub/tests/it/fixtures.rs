@@ -19,13 +19,13 @@ use serde_json::Value;
 use tower::ServiceExt;
 
 /// When the tests take place: 2026-01-01.
-pub const NOW: Timestamp = Timestamp(1_767_225_600_000);
-pub const HOOK_SECRET: &str = "whsec_test_fixture_secret";
-pub const TOKEN: &str = "an admin token of the tests";
+pub(crate) const NOW: Timestamp = Timestamp(1_767_225_600_000);
+pub(crate) const HOOK_SECRET: &str = "whsec_test_fixture_secret";
+pub(crate) const TOKEN: &str = "an admin token of the tests";
 
 /// A network that is not there.
 #[derive(Debug)]
-pub struct NoNetwork;
+pub(crate) struct NoNetwork;
 
 #[async_trait]
 impl Transport for NoNetwork {
@@ -34,18 +34,18 @@ impl Transport for NoNetwork {
     }
 }
 
-pub struct Fixture {
-    pub hub: Hub,
-    pub router: Router,
-    pub store: Arc<MemoryStore>,
-    pub clock: Arc<ManualClock>,
+pub(crate) struct Fixture {
+    pub(crate) hub: Hub,
+    pub(crate) router: Router,
+    pub(crate) store: Arc<MemoryStore>,
+    pub(crate) clock: Arc<ManualClock>,
 }
 
-pub fn master_key() -> Arc<dyn palisade_hub::shim::vault::MasterKey> {
+pub(crate) fn master_key() -> Arc<dyn palisade_hub::shim::vault::MasterKey> {
     Arc::new(palisade_hub::shim::vault::LocalMasterKey::new("test", [7; 32]))
 }
 
-pub fn connection() -> ConnectionConfig {
+pub(crate) fn connection() -> ConnectionConfig {
     ConnectionConfig {
         id: "acme-stripe".into(),
         tenant: "acme".into(),
@@ -56,7 +56,7 @@ pub fn connection() -> ConnectionConfig {
     }
 }
 
-pub fn endpoint(name: &str, secrets: &[&str]) -> EndpointConfig {
+pub(crate) fn endpoint(name: &str, secrets: &[&str]) -> EndpointConfig {
     EndpointConfig {
         name: name.to_owned(),
         provider: "stripe".to_owned(),
@@ -66,7 +66,7 @@ pub fn endpoint(name: &str, secrets: &[&str]) -> EndpointConfig {
 }
 
 /// A hub under construction, without settings.
-pub fn builder(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> HubBuilder {
+pub(crate) fn builder(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> HubBuilder {
     Hub::builder()
         .provider(StripeProvider::new())
         .store(store)
@@ -79,11 +79,11 @@ pub fn builder(store: Arc<dyn Store>, clock: Arc<ManualClock>) -> HubBuilder {
         .endpoint(endpoint("bare", &[]))
 }
 
-pub fn settings(access: Access) -> Settings {
+pub(crate) fn settings(access: Access) -> Settings {
     Settings { access, ..Settings::default() }
 }
 
-pub fn fixture_with(settings: Settings) -> Fixture {
+pub(crate) fn fixture_with(settings: Settings) -> Fixture {
     let store = Arc::new(MemoryStore::new());
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let hub = builder(store.clone(), clock.clone()).settings(settings).build().unwrap();
@@ -91,13 +91,13 @@ pub fn fixture_with(settings: Settings) -> Fixture {
 }
 
 /// A hub whose pages and API are open to the test.
-pub fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     fixture_with(settings(Access::Trusted))
 }
 
 impl Fixture {
     /// Puts the connection's row in place, without a credential and without jobs.
-    pub async fn with_connection(self) -> Self {
+    pub(crate) async fn with_connection(self) -> Self {
         let config = connection();
         self.store
             .put_connection(Connection {
@@ -114,25 +114,25 @@ impl Fixture {
         self
     }
 
-    pub async fn ask(&self, request: Request<Body>) -> Answer {
+    pub(crate) async fn ask(&self, request: Request<Body>) -> Answer {
         ask(&self.router, request).await
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.ask(Request::get(path).body(Body::empty()).unwrap()).await
     }
 
-    pub async fn post(&self, path: &str) -> Answer {
+    pub(crate) async fn post(&self, path: &str) -> Answer {
         self.ask(Request::post(path).body(Body::empty()).unwrap()).await
     }
 
     /// Posts a signed delivery.
-    pub async fn deliver(&self, body: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn deliver(&self, body: impl Into<Bytes>) -> Answer {
         self.ask(delivery("stripe", body)).await
     }
 }
 
-pub async fn ask(router: &Router, request: Request<Body>) -> Answer {
+pub(crate) async fn ask(router: &Router, request: Request<Body>) -> Answer {
     let response = router.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -141,29 +141,29 @@ pub async fn ask(router: &Router, request: Request<Body>) -> Answer {
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: http::HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Answer {
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.text()))
     }
 
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     /// Checks status and kind of an error, and that it has the one form every error has.
     #[track_caller]
-    pub fn is_error(&self, status: u16, kind: &str) {
+    pub(crate) fn is_error(&self, status: u16, kind: &str) {
         assert_eq!(self.status.as_u16(), status, "{}", self.text());
         let error = &self.json()["error"];
         assert_eq!(error["kind"], kind);
@@ -174,14 +174,14 @@ impl Answer {
 }
 
 /// The body of a Stripe event about a customer.
-pub fn event(id: &str, kind: &str) -> String {
+pub(crate) fn event(id: &str, kind: &str) -> String {
     format!(
         r#"{{"id":"{id}","object":"event","api_version":"2026-09-30.endive","created":1767225599,"type":"{kind}","livemode":false,"pending_webhooks":1,"request":{{"id":null,"idempotency_key":null}},"data":{{"object":{{"id":"cus_1","object":"customer","email":"a@example.com"}}}}}}"#
     )
 }
 
 /// A signed delivery to an endpoint.
-pub fn delivery(endpoint: &str, body: impl Into<Bytes>) -> Request<Body> {
+pub(crate) fn delivery(endpoint: &str, body: impl Into<Bytes>) -> Request<Body> {
     let body = body.into();
     let signature = palisade_stripe::webhook::sign(&HOOK_SECRET.into(), NOW, &body);
     Request::post(format!("/webhooks/{endpoint}"))

@@ -1,0 +1,6 @@
+//! What the worker promises, on a provider in a map and a store that may fail and yield.
+
+mod events;
+mod life;
+mod syncs;
+mod world;

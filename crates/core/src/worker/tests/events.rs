@@ -1,0 +1,349 @@
+//! Events: handled once, in order, with effects that happen once, and reasons when they are not.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::world::*;
+use crate::error::{Error, ErrorKind};
+use crate::store::*;
+use crate::worker::*;
+
+/// A handler that writes the event's id as an effect.
+fn writes() -> impl Handler {
+    handler(|event, context| {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            context.effect("INSERT INTO seen (event) VALUES (?1)", vec![event.event.id.as_str().into()]);
+            tokio::task::yield_now().await;
+            Handled::Done
+        })
+    })
+}
+
+fn answers(what: Handled) -> impl Handler {
+    handler(move |_, _| {
+        let what = what.clone();
+        Box::pin(async move { what })
+    })
+}
+
+async fn world(kind: &str, handler: impl Handler) -> World {
+    World::with(settings(), |builder| builder.on("fake", kind, handler)).await
+}
+
+fn written(world: &World) -> Vec<Value> {
+    world.store.inner.effects().into_iter().flat_map(|effect| effect.values).collect()
+}
+
+async fn first(world: &World) -> (EventState, String) {
+    let (state, reason) = world.event_states().await.remove(0);
+    (state, reason.unwrap_or_default())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_changes_its_record_and_calls_its_handlers_in_one_commit() {
+    let world = world("thing.*", writes()).await;
+    let n = world.fake.put("t1", Some(1));
+    world.deliver(&[n]).await;
+    world.quiet().await;
+    world.check_equal(&world.held().await);
+    assert_eq!(written(&world), [Value::from("evt_0")]);
+    assert_eq!(first(&world).await.0, EventState::Done);
+    assert_eq!(world.requests(), 0, "an event that says all needs no call");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_comes_again_is_handled_once() {
+    let world = world("*", writes()).await;
+    let n = world.fake.put("t1", Some(1));
+    for _ in 0..3 {
+        world.deliver(&[n, n]).await;
+        world.quiet().await;
+    }
+    assert_eq!(written(&world), [Value::from("evt_0")]);
+}
+
+/// Fails when effects are committed apart from the job's end, or a job is settled under a stale lease.
+#[tokio::test(start_paused = true)]
+async fn an_effect_happens_once_wherever_the_worker_is_killed() {
+    for times in 0.. {
+        let world = world("thing.updated", writes()).await;
+        let events = [world.fake.put("t1", Some(1)), world.fake.put("t2", Some(2)), world.fake.put("t1", Some(3))];
+        world.deliver(&events).await;
+        world.store.yielding();
+        let whole = killed_after(times, world.quiet()).await.is_some();
+        world.wait(Duration::from_secs(61)).await;
+        world.quiet().await;
+        let mut written: Vec<_> = written(&world).into_iter().map(|value| format!("{value:?}")).collect();
+        written.sort();
+        assert_eq!(written, [r#"Text("evt_0")"#, r#"Text("evt_1")"#, r#"Text("evt_2")"#], "after {times} yields");
+        world.check_equal(&world.held().await);
+        if whole {
+            assert!(times > 10);
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_is_tried_again_and_then_dead() {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let panics = handler(|event, _| {
+        Box::pin(async move {
+            CALLS.fetch_add(1, Ordering::SeqCst);
+            panic!("the payload is {:?}", event.event.payload);
+        })
+    });
+    let world = World::with(settings(), |b| b.on("fake", "*", writes()).on("fake", "*", panics)).await;
+    let n = world.fake.put("t1", Some(1));
+    world.deliver(&[n]).await;
+    world.quiet().await;
+    assert_eq!(first(&world).await, (EventState::Pending, "the handler panicked".to_owned()));
+    for _ in 0..10 {
+        world.wait(Duration::from_secs(3_600)).await;
+        world.quiet().await;
+    }
+    assert_eq!(first(&world).await, (EventState::Dead, "the handler panicked".to_owned()));
+    assert_eq!(CALLS.load(Ordering::SeqCst), settings().attempts_max);
+    assert_eq!(written(&world), [], "what another handler wrote goes with it");
+    assert_eq!(world.stream(THINGS).await.records, 0, "and so does the record's change");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_does_not_finish_is_dropped_and_tried_again() {
+    let hangs = handler(|_, context| {
+        let attempt = context.attempt();
+        Box::pin(async move {
+            if attempt == 1 {
+                std::future::pending::<()>().await;
+            }
+            Handled::Done
+        })
+    });
+    let world = world("*", hangs).await;
+    let n = world.fake.put("t1", Some(1));
+    world.deliver(&[n]).await;
+    world.quiet().await;
+    assert_eq!(first(&world).await, (EventState::Pending, "the handler did not finish in 30 s".to_owned()));
+    world.wait(Duration::from_secs(6)).await;
+    world.quiet().await;
+    assert_eq!(first(&world).await, (EventState::Done, String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_comes_when_the_handler_says_and_a_reject_never() {
+    let after = Duration::from_secs(1_000);
+    let world = world("*", answers(Handled::Retry { after: Some(after), reason: "not yet".to_owned() })).await;
+    let n = world.fake.put("t1", Some(1));
+    world.deliver(&[n]).await;
+    world.quiet().await;
+    world.wait(after - Duration::from_millis(1)).await;
+    assert_eq!(world.worker.step(Queue::Events).await.unwrap(), 0);
+    world.wait(Duration::from_millis(1)).await;
+    assert_eq!(world.worker.step(Queue::Events).await.unwrap(), 1);
+
+    let world = self::world("*", answers(Handled::Reject { reason: "not ours".to_owned() })).await;
+    world.deliver_raw("conn", vec![world.fake.event(world.fake.put("t1", Some(1)))]).await;
+    world.quiet().await;
+    assert_eq!(first(&world).await, (EventState::Dead, "not ours".to_owned()));
+    // It is kept, and a replay brings it back.
+    assert!(world.store.inner.replay(EventRow(1), world.clock.now()).await.unwrap());
+    assert_eq!(world.worker.step(Queue::Events).await.unwrap(), 1);
+}
+
+/// Fails when the wait does not grow, is not spread, or grows beyond its bound.
+#[tokio::test(start_paused = true)]
+async fn waits_between_attempts_double_with_jitter_up_to_a_bound() {
+    let settings = WorkerSettings { attempts_max: 20, retry_max: Duration::from_secs(60), ..settings() };
+    let never = answers(Handled::Retry { after: None, reason: "no".to_owned() });
+    let world = World::with(settings, |builder| builder.on("fake", "*", never)).await;
+    let n = world.fake.put("t1", Some(1));
+    world.deliver(&[n]).await;
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        let mut waited = 0;
+        while world.worker.step(Queue::Events).await.unwrap() == 0 {
+            world.wait(Duration::from_millis(100)).await;
+            waited += 1;
+        }
+        waits.push(waited);
+    }
+    for (n, waited) in waits.into_iter().enumerate().skip(1) {
+        let whole = (50 << (n - 1)).min(600);
+        assert!((whole / 2..=whole + 1).contains(&waited), "wait {n} was {waited} of {whole} tenths");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_handled_is_dead_with_a_clear_reason() {
+    let world = World::new().await;
+    let event = |world: &World| world.fake.event(world.fake.put("t1", Some(1)));
+    world.deliver_raw("nobody", vec![event(&world)]).await;
+    let mut stranger = connection("stranger");
+    stranger.provider = "acme".to_owned();
+    world.store.put_connection(stranger).await.unwrap();
+    world.deliver_raw("stranger", vec![event(&world)]).await;
+    let mut broken = event(&world);
+    broken.payload = Bytes::from_static(b"{");
+    world.deliver_raw("conn", vec![broken]).await;
+    world.quiet().await;
+    let reasons: Vec<_> = world.event_states().await;
+    let expected = [
+        "the connection nobody is not known: connect it and replay",
+        "the provider acme is not built in: add it and replay",
+        "the event cannot be read: the event is not JSON (decode)",
+    ];
+    assert_eq!(reasons, expected.map(|reason| (EventState::Dead, Some(reason.to_owned()))));
+}
+
+/// Fails when a tie is written or dropped, or when the fetch's counter is taken after it was sent.
+#[tokio::test(start_paused = true)]
+async fn events_of_one_second_out_of_order_are_settled_by_a_fetch() {
+    let world = world("*", writes()).await;
+    let events = [world.fake.put("t1", Some(1)), world.fake.put("t1", Some(2)), world.fake.put("t1", Some(3))];
+    for n in events.into_iter().rev() {
+        world.deliver(&[n]).await;
+        world.quiet().await;
+    }
+    world.check_equal(&world.held().await);
+    assert_eq!(world.fake.truth().requests, ["/things/t1", "/things/t1"]);
+    // A deleted one is found deleted, and an older event does not bring it back.
+    let (late, gone) = (world.fake.put("t1", Some(4)), world.fake.put("t1", None));
+    for n in [gone, late] {
+        world.deliver(&[n]).await;
+        world.quiet().await;
+    }
+    world.check_equal(&world.held().await);
+    assert_eq!(written(&world).len(), 5, "each was handled once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_that_fails_brings_the_event_back_later() {
+    let world = World::new().await;
+    let events = [world.fake.put("t1", Some(1)), world.fake.put("t1", Some(2))];
+    world.deliver(&[events[1]]).await;
+    world.quiet().await;
+    let refusal = Error::new(ErrorKind::Throttled, "wait").with_retry_after(Some(Duration::from_secs(90)));
+    world.fake.truth().failures.push_back(refusal);
+    world.deliver(&[events[0]]).await;
+    world.quiet().await;
+    assert_eq!(world.event_states().await[1], (EventState::Pending, Some("wait (throttled)".to_owned())));
+    world.wait(Duration::from_secs(90)).await;
+    world.quiet().await;
+    assert_eq!(world.event_states().await[1], (EventState::Done, None));
+    world.check_equal(&world.held().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_one_key_are_handled_in_order_also_when_one_fails() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let seen = order.clone();
+    let notes = handler(move |event, context| {
+        let (seen, first) = (seen.clone(), context.attempt() == 1);
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            seen.lock().unwrap().push(event.event.id.to_string());
+            match event.event.id.as_str() {
+                "evt_0" if first => Handled::Retry { after: Some(Duration::from_secs(5)), reason: "busy".to_owned() },
+                _ => Handled::Done,
+            }
+        })
+    });
+    let world = world("*", notes).await;
+    let events = [
+        world.fake.put("t1", Some(1)),
+        world.fake.put("t2", Some(1)),
+        world.fake.put("t1", Some(2)),
+        world.fake.put("t1", None),
+    ];
+    world.deliver(&events).await;
+    world.quiet().await;
+    order.lock().unwrap().sort();
+    assert_eq!(*order.lock().unwrap(), ["evt_0", "evt_1"], "the key of the failed one waits, others go on");
+    world.wait(Duration::from_secs(5)).await;
+    world.quiet().await;
+    assert_eq!(*order.lock().unwrap(), ["evt_0", "evt_1", "evt_0", "evt_2", "evt_3"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_that_fails_takes_everything_back_and_is_tried_again() {
+    let world = world("*", writes()).await;
+    world.store.inner.fail_effects(|_| Some("no such table: seen".to_owned()));
+    let n = world.fake.put("t1", Some(1));
+    world.deliver(&[n]).await;
+    world.quiet().await;
+    assert_eq!(first(&world).await, (EventState::Pending, "an effect failed: no such table: seen".to_owned()));
+    assert_eq!(world.stream(THINGS).await.records, 0);
+    world.store.inner.fail_effects(|_| None);
+    world.wait(Duration::from_secs(6)).await;
+    world.quiet().await;
+    assert_eq!(written(&world).len(), 1);
+    world.check_equal(&world.held().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn event_types_are_wanted_exactly_by_prefix_or_all() {
+    let done = || answers(Handled::Done);
+    let world = World::with(settings(), |b| b.on("fake", "invoice.paid", done()).on("fake", "cart.*", done())).await;
+    for (provider, kind, wanted) in [
+        ("fake", "invoice.paid", true),
+        ("fake", "invoice.paid.late", false),
+        ("fake", "invoice", false),
+        ("fake", "cart.opened", true),
+        ("fake", "cart", false),
+        ("fake", "cartoon.opened", false),
+        ("fake", "thing.updated", true),
+        ("acme", "invoice.paid", false),
+    ] {
+        assert_eq!(world.worker.wants(provider, kind), wanted, "{provider} {kind}");
+    }
+    let all = World::with(settings(), |b| b.on("fake", "*", done())).await;
+    assert!(all.worker.wants("fake", "anything"));
+    for wrong in ["", "**", "in*", "*.paid", "invoice*"] {
+        let random = Arc::new(crate::random::SystemRandom);
+        let worker = Worker::builder(world.store.clone(), world.clock.clone(), random);
+        assert_eq!(worker.on("fake", wrong, done()).build().unwrap_err().kind(), ErrorKind::Config, "{wrong:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unwanted_event_is_kept_as_ignored() {
+    let world = World::new().await;
+    let mut event = world.fake.event(world.fake.put("t1", Some(1)));
+    event.kind = "weather.changed".to_owned();
+    world.deliver_raw("conn", vec![event]).await;
+    world.quiet().await;
+    assert_eq!(world.event_states().await, [(EventState::Ignored, None)]);
+}
+
+/// Fails when the key depends on the attempt, or two names or events share one.
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_key_belongs_to_one_event_and_name() {
+    static KEYS: Mutex<Vec<(String, String)>> = Mutex::new(Vec::new());
+    let keys = handler(|_, context| {
+        let pair = (context.idempotency_key("mail"), context.idempotency_key("invoice"));
+        let again = context.attempt() == 1;
+        Box::pin(async move {
+            KEYS.lock().unwrap().push(pair);
+            if again {
+                Handled::Retry { after: Some(Duration::ZERO), reason: "again".to_owned() }
+            } else {
+                Handled::Done
+            }
+        })
+    });
+    let world = world("*", keys).await;
+    let events = [world.fake.put("t1", Some(1)), world.fake.put("t1", Some(2))];
+    world.deliver(&events).await;
+    world.quiet().await;
+    let keys = KEYS.lock().unwrap();
+    assert_eq!(keys.len(), 4);
+    assert_eq!(keys[0], keys[1]);
+    assert_eq!(keys[2], keys[3]);
+    let different: std::collections::BTreeSet<_> = keys.iter().flat_map(|(a, b)| [a, b]).collect();
+    assert_eq!(different.len(), 4);
+    assert!(different.iter().all(|key| key.len() == "palisade-".len() + 32));
+}

@@ -1,0 +1,356 @@
+//! Runs: the first sync, resuming after a loss anywhere, errors that wait and errors that stop.
+
+use std::time::Duration;
+
+use super::world::*;
+use crate::error::{Error, ErrorKind};
+use crate::store::*;
+use crate::worker::*;
+
+async fn filled(things: u64) -> World {
+    let world = World::new().await;
+    for n in 0..things {
+        world.fake.put(&format!("t{n:03}"), Some(n));
+    }
+    world
+}
+
+fn states(runs: &[Run]) -> Vec<(&str, RunMode, &RunState)> {
+    runs.iter().rev().map(|run| (run.key.stream.as_str(), run.mode, &run.state)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_sync_reads_the_position_then_everything_and_goes_on_by_schedule() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.quiet().await;
+    world.check_equal(&world.held().await);
+    let runs = world.runs().await;
+    let expected = [(EVENTS, RunMode::Incremental, &RunState::Done), (THINGS, RunMode::Full, &RunState::Done)];
+    assert_eq!(states(&runs), expected);
+    assert_eq!(runs[0].pages, 4);
+    assert_eq!(runs[0].counts.added, 10);
+    assert_eq!(world.stream(THINGS).await.records, 10);
+    assert!(world.stream(EVENTS).await.cursor.is_some());
+    // The next runs wait: the events' in 15 minutes, the full one in a week.
+    assert_eq!(world.store.inner.job_counts().await.unwrap().waiting, 2);
+    world.fake.put("t003", Some(99));
+    world.wait(Duration::from_secs(25 * 60)).await;
+    world.quiet().await;
+    world.check_equal(&world.held().await);
+    world.wait(Duration::from_secs(11 * 86_400)).await;
+    world.quiet().await;
+    let full = world.runs().await.iter().filter(|run| run.mode == RunMode::Full).count();
+    assert_eq!(full, 2, "a full run once a week");
+}
+
+/// Fails when the feed repeats, a page is lost, or more than a page is read again: when the cursor is committed apart
+/// from its page, or the last page's cursor is dropped before the run ends.
+#[tokio::test(start_paused = true)]
+async fn a_worker_killed_anywhere_costs_at_most_one_page() {
+    let undisturbed = filled(10).await;
+    undisturbed.connect().await;
+    undisturbed.quiet().await;
+    let (feed, requests) = (undisturbed.feed().await, undisturbed.requests());
+    let key = |entry: &FeedEntry| (entry.record.id.clone(), entry.record.data.clone(), entry.record.seq, entry.kind);
+    let feed: Vec<_> = feed.iter().map(key).collect();
+    let mut killed = 0;
+    for times in 0.. {
+        let world = filled(10).await;
+        world.store.yielding();
+        world.connect().await;
+        let whole = killed_after(times, world.quiet()).await.is_some();
+        world.wait(Duration::from_secs(61)).await;
+        world.quiet().await;
+        let again: Vec<_> = world.feed().await.iter().map(key).collect();
+        assert_eq!(again, feed, "killed after {times} yields");
+        assert!(
+            world.requests() <= requests + 1,
+            "killed after {times} yields, read {} pages again",
+            world.requests() - requests
+        );
+        assert!(world.runs().await.iter().all(|run| run.state == RunState::Done));
+        if whole {
+            break;
+        }
+        killed += 1;
+    }
+    assert!(killed > 50, "the worker was killed at {killed} places only");
+}
+
+/// Fails when a page or an end is committed under a stale lease.
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_lost_its_lease_commits_nothing_more() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.worker.step(Queue::Background).await.unwrap();
+    // The first worker hangs in a request for longer than its lease, and cannot renew it either.
+    world.fake.truth().delay = Duration::from_secs(100);
+    world.store.failing(|name| (name == "extend").then_some(Fault::Before));
+    let slow = world.worker.clone();
+    let (done, ()) = tokio::join!(slow.step(Queue::Background), async {
+        world.wait(Duration::from_secs(70)).await;
+        world.fake.truth().delay = Duration::ZERO;
+        assert_eq!(world.other(|b| b).step(Queue::Background).await.unwrap(), 1);
+        world.check_equal(&world.held().await);
+    });
+    assert_eq!(done.unwrap(), 1);
+    let runs = world.runs().await;
+    assert_eq!((runs[0].resumed, runs[0].pages, &runs[0].state), (1, 4, &RunState::Done));
+    assert_eq!(world.feed().await.last().unwrap().record.seq, 10, "nothing was written twice");
+}
+
+/// Fails when a lease is not renewed while a run works.
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_as_long_as_its_run_works() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.worker.step(Queue::Background).await.unwrap();
+    world.fake.truth().delay = Duration::from_secs(100);
+    let (slow, other) = (world.worker.clone(), world.other(|b| b));
+    let (done, ()) = tokio::join!(slow.step(Queue::Background), async {
+        for _ in 0..35 {
+            world.wait(Duration::from_secs(10)).await;
+            assert_eq!(other.step(Queue::Background).await.unwrap(), 0);
+        }
+    });
+    assert_eq!(done.unwrap(), 1);
+    assert_eq!(world.runs().await[0].resumed, 0);
+    world.check_equal(&world.held().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_does_not_advance_fails_the_run() {
+    for round in [false, true] {
+        let world = filled(10).await;
+        world.fake.truth().list_is_stuck = !round;
+        world.fake.truth().list_goes_round = round;
+        world.connect().await;
+        world.quiet().await;
+        let run = &world.runs().await[0];
+        let RunState::Failed { kind, reason } = &run.state else { panic!("{:?}", run.state) };
+        assert_eq!(*kind, ErrorKind::Decode);
+        assert!(reason.contains("t002"), "{reason}");
+        assert!(world.requests() < 20);
+        // Nothing that was there is taken for deleted.
+        assert_eq!(world.stream(THINGS).await.records, 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_credential_stops_the_run_and_asks_to_reconnect() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.quiet().await;
+    world.fake.truth().failures.push_back(Error::new(ErrorKind::Auth, "the key was revoked"));
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    world.quiet().await;
+    assert!(matches!(world.state().await, ConnectionState::NeedsReconnect { .. }));
+    assert!(matches!(world.runs().await[0].state, RunState::Failed { kind: ErrorKind::Auth, .. }));
+    assert_eq!(world.stream(THINGS).await.records, 10, "a refusal is never read as an empty list");
+    // Nothing is sent until it is reconnected; then it goes on by itself.
+    let requests = world.requests();
+    world.wait(Duration::from_secs(86_400)).await;
+    world.quiet().await;
+    assert_eq!(world.requests(), requests);
+    world.store.put_connection(connection("conn")).await.unwrap();
+    world.fake.put("t004", None);
+    world.connect().await;
+    world.quiet().await;
+    world.check_equal(&world.held().await);
+}
+
+/// Fails when the wait is not the provider's, when the run begins again, or when it is failed.
+#[tokio::test(start_paused = true)]
+async fn what_passes_is_waited_out_and_the_run_goes_on_at_its_cursor() {
+    for kind in [
+        ErrorKind::Throttled,
+        ErrorKind::CircuitOpen,
+        ErrorKind::Timeout,
+        ErrorKind::Connect,
+        ErrorKind::Provider,
+        ErrorKind::Overloaded,
+    ] {
+        let world = filled(10).await;
+        world.connect().await;
+        world.worker.step(Queue::Background).await.unwrap();
+        let ok = |n| (0..n).map(|_| None);
+        // The second page fails once.
+        let mut plan: Vec<Option<Error>> = ok(1).collect();
+        plan.push(Some(Error::new(kind, "later").with_retry_after(Some(Duration::from_secs(40)))));
+        let plan = Mutex::new(plan.into_iter());
+        let fake = world.fake.clone();
+        world.store.failing(move |name| {
+            if name == "stream"
+                && let Some(Some(error)) = plan.lock().unwrap().next()
+            {
+                fake.truth().failures.push_back(error);
+            }
+            None
+        });
+        world.quiet().await;
+        let run = world.runs().await.remove(0);
+        assert_eq!((run.state, run.pages), (RunState::Running, 1), "{kind:?}");
+        world.wait(Duration::from_millis(39_900)).await;
+        let before = world.requests();
+        world.quiet().await;
+        assert_eq!(world.requests(), before, "{kind:?}: not before the provider's time");
+        world.wait(Duration::from_millis(200)).await;
+        world.quiet().await;
+        let run = world.runs().await.remove(0);
+        assert_eq!((run.state, run.pages, run.resumed), (RunState::Done, 4, 1), "{kind:?}");
+        assert_eq!(world.requests(), 1 + 5, "{kind:?}: only the failed page is asked for again");
+        world.check_equal(&world.held().await);
+    }
+}
+
+/// Fails when the position is not read anew before the full runs, or the full runs are left out.
+#[tokio::test(start_paused = true)]
+async fn an_expired_position_leads_to_a_new_one_and_a_full_run() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.quiet().await;
+    for n in 0..5 {
+        world.fake.put(&format!("t{n:03}"), None);
+    }
+    world.fake.truth().events_from = 100;
+    world.wait(Duration::from_secs(25 * 60)).await;
+    let before = world.requests();
+    world.quiet().await;
+    let requests = world.fake.truth().requests[before..].to_vec();
+    assert_eq!(requests[..2], ["/events?limit=3&after=10", "/events?limit=3&after="]);
+    assert!(requests[2].starts_with("/things?"), "{requests:?}");
+    world.check_equal(&world.held().await);
+    let runs = world.runs().await;
+    assert!(matches!(runs[2].state, RunState::Failed { kind: ErrorKind::CursorExpired, .. }));
+    assert_eq!(world.stream(EVENTS).await.cursor.unwrap().as_str(), "15");
+}
+
+/// The crash between an expired position and what follows it loses nothing. Fails when `follow` of a run's end is
+/// left to the settlement.
+#[tokio::test(start_paused = true)]
+async fn an_expired_position_is_healed_wherever_the_worker_is_killed() {
+    for times in 0.. {
+        let world = filled(4).await;
+        world.connect().await;
+        world.quiet().await;
+        world.fake.put("t001", None);
+        world.fake.truth().events_from = 100;
+        world.wait(Duration::from_secs(25 * 60)).await;
+        world.store.yielding();
+        let whole = killed_after(times, world.quiet()).await.is_some();
+        world.wait(Duration::from_secs(61)).await;
+        world.quiet().await;
+        world.check_equal(&world.held().await);
+        if whole {
+            assert!(times > 20);
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_deletions_wait_for_review() {
+    let world = filled(200).await;
+    world.connect().await;
+    world.quiet().await;
+    let full_at = world.stream(THINGS).await.full_at;
+    for n in 0..51 {
+        world.fake.truth().things.remove(&format!("t{n:03}"));
+    }
+    world.wait(Duration::from_secs(10)).await;
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    world.quiet().await;
+    assert_eq!(world.runs().await[0].state, RunState::Review { deletions: 51 });
+    assert_eq!(world.stream(THINGS).await.records, 200);
+    assert_eq!(world.stream(THINGS).await.full_at, full_at);
+    // Neither the events' runs nor time go over it.
+    world.wait(Duration::from_secs(3_600)).await;
+    world.quiet().await;
+    assert_eq!(world.stream(THINGS).await.records, 200);
+    // One deletion fewer is lawful.
+    world.fake.put("t050", Some(1));
+    world.wait(Duration::from_secs(10)).await;
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    world.quiet().await;
+    assert_eq!(world.runs().await[0].state, RunState::Done);
+    assert_eq!(world.runs().await[0].counts.deleted, 50);
+    world.check_equal(&world.held().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn approved_deletions_happen() {
+    let world = filled(200).await;
+    world.connect().await;
+    world.quiet().await;
+    world.fake.truth().things.clear();
+    for approved in [false, true] {
+        world.wait(Duration::from_secs(10)).await;
+        let (id, stream) = ("conn".into(), THINGS.into());
+        if approved {
+            world.worker.approve(&id, &stream).await.unwrap();
+        } else {
+            world.worker.sync_now(&id, &stream, RunMode::Full).await.unwrap();
+        }
+        world.quiet().await;
+        assert_eq!(world.stream(THINGS).await.records, if approved { 0 } else { 200 });
+    }
+}
+
+/// What a webhook lost is found in the provider's own list, through the same inbox.
+#[tokio::test(start_paused = true)]
+async fn lost_webhooks_are_found_in_the_list_of_events() {
+    let world = filled(5).await;
+    world.connect().await;
+    world.quiet().await;
+    let (lost, told) = (world.fake.put("t000", Some(100)), world.fake.put("t001", None));
+    world.deliver(&[told]).await;
+    world.quiet().await;
+    world.wait(Duration::from_secs(25 * 60)).await;
+    world.quiet().await;
+    world.check_equal(&world.held().await);
+    let events = world.event_states().await;
+    assert_eq!(events.len(), 2, "{lost} was added, {told} was there: {events:?}");
+    assert!(events.iter().all(|(state, _)| *state == EventState::Done));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_for_what_is_not_there_is_dead_with_a_clear_reason() {
+    let world = World::new().await;
+    world.worker.sync_now(&"nobody".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    world.worker.sync_now(&"conn".into(), &"nothing".into(), RunMode::Full).await.unwrap();
+    let mut stranger = connection("stranger");
+    stranger.provider = "acme".to_owned();
+    world.store.put_connection(stranger.clone()).await.unwrap();
+    world.worker.sync_now(&"stranger".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    assert_eq!(world.worker.connect(&stranger).await.unwrap_err().kind(), ErrorKind::Config);
+    world.quiet().await;
+    assert_eq!(world.store.inner.job_counts().await.unwrap(), JobCounts { waiting: 0, running: 0, dead: 3 });
+}
+
+/// Fails when a job that is lost for good takes its schedule with it.
+#[tokio::test(start_paused = true)]
+async fn lost_schedules_come_back() {
+    let world = filled(3).await;
+    world.connect().await;
+    world.quiet().await;
+    // Somebody empties the job table.
+    world.wait(Duration::from_secs(14 * 86_400)).await;
+    let claim = Claim { now: world.clock.now(), hold: Duration::from_secs(60), max: 10, queue: Queue::Background };
+    for claimed in world.store.inner.claim(claim).await.unwrap() {
+        let end = JobEnd::Dead { reason: "lost".to_owned() };
+        let (effects, merges, follow) = (Vec::new(), Vec::new(), Vec::new());
+        let settlement = Settlement { lease: claimed.lease, end, now: claim.now, effects, merges, follow };
+        world.store.inner.settle(vec![settlement]).await.unwrap();
+    }
+    assert_eq!(world.store.inner.job_counts().await.unwrap().waiting, 0);
+    world.fake.put("t001", None);
+    let (stop, stopped) = watch::channel(false);
+    let (worker, clone) = (world.worker.clone(), world.worker.clone());
+    tokio::join!(worker.run(Queue::Background, stopped.clone()), clone.run(Queue::Events, stopped), async {
+        world.wait(Duration::from_secs(40 * 60)).await;
+        stop.send(true).unwrap();
+    });
+    world.check_equal(&world.held().await);
+    assert!(world.worker.progress().background.is_some() && world.worker.progress().events.is_some());
+}

@@ -1,0 +1,528 @@
+//! A provider in a map, a store that fails and yields on demand, and a worker between them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde_json::{Value as Json, json};
+
+use super::super::*;
+use crate::client::{Classifier, Profile, Verdict};
+use crate::clock::TokioClock;
+use crate::id::{EventId, RecordId, TenantId};
+use crate::provider::Manifest;
+use crate::random::SeededRandom;
+use crate::store::memory::MemoryStore;
+use crate::store::*;
+use crate::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use crate::webhook::Event;
+
+pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
+pub(super) const THINGS: &str = "things";
+pub(super) const EVENTS: &str = "events";
+
+// ---------------------------------------------------------------------------------------------- the provider
+
+/// What happened to a thing: when, which, and its value afterwards.
+pub(super) type Happened = (Timestamp, String, Option<u64>);
+
+#[derive(Default)]
+pub(super) struct Truth {
+    pub(super) things: BTreeMap<String, u64>,
+    pub(super) log: Vec<Happened>,
+    /// Every request's path and query.
+    pub(super) requests: Vec<String>,
+    /// What the next requests fail with.
+    pub(super) failures: VecDeque<Error>,
+    /// Events older than this are not listed any more.
+    pub(super) events_from: usize,
+    pub(super) delay: Duration,
+    pub(super) list_is_stuck: bool,
+    pub(super) list_goes_round: bool,
+    pub(super) hang: bool,
+}
+
+/// The provider, its adapter and the way to it in one.
+#[derive(Clone)]
+pub(super) struct Fake {
+    truth: Arc<Mutex<Truth>>,
+    clock: Arc<TokioClock>,
+}
+
+impl fmt::Debug for Fake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fake")
+    }
+}
+
+fn content(id: &str, value: u64) -> Bytes {
+    Bytes::from(json!({ "id": id, "value": value }).to_string())
+}
+
+impl Fake {
+    pub(super) fn truth(&self) -> MutexGuard<'_, Truth> {
+        self.truth.lock().unwrap()
+    }
+
+    /// Changes a thing at the provider; returns the number of the event.
+    pub(super) fn put(&self, id: &str, value: Option<u64>) -> usize {
+        let at = self.clock.now();
+        let mut truth = self.truth();
+        match value {
+            Some(value) => truth.things.insert(id.to_owned(), value),
+            None => truth.things.remove(id),
+        };
+        truth.log.push((at, id.to_owned(), value));
+        truth.log.len() - 1
+    }
+
+    pub(super) fn event(&self, n: usize) -> Event {
+        let (at, id, value) = self.truth().log[n].clone();
+        Event {
+            id: EventId::new(format!("evt_{n}")),
+            kind: if value.is_some() { "thing.updated" } else { "thing.deleted" }.to_owned(),
+            account: None,
+            // Whole seconds, as most providers have it.
+            created: Some(Timestamp::from_seconds(at.seconds())),
+            ordering_key: Some(id.clone()),
+            payload: Bytes::from(json!({ "id": id, "value": value }).to_string()),
+        }
+    }
+
+    fn answer(&self, path: &str, query: &BTreeMap<String, String>) -> Result<Json> {
+        let truth = self.truth();
+        let limit: usize = query.get("limit").map_or(100, |limit| limit.parse().unwrap());
+        let after = query.get("after").cloned().unwrap_or_default();
+        if let Some(id) = path.strip_prefix("/things/") {
+            let value = truth.things.get(id).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such thing"))?;
+            return Ok(json!({ "id": id, "value": value }));
+        }
+        if path == "/things" {
+            if truth.list_is_stuck && !after.is_empty() {
+                return Ok(json!({ "data": [], "more": true, "next": after }));
+            }
+            if truth.list_goes_round && !after.is_empty() {
+                let next = if after.ends_with('x') { after.trim_end_matches('x').to_owned() } else { after + "x" };
+                return Ok(json!({ "data": [], "more": true, "next": next }));
+            }
+            let mut rest = truth.things.iter().filter(|(id, _)| **id > after);
+            let data: Vec<_> = rest.by_ref().take(limit).collect();
+            let next = data.last().map(|(id, _)| (*id).clone());
+            let data: Vec<_> = data.iter().map(|(id, value)| json!({ "id": id, "value": value })).collect();
+            return Ok(json!({ "data": data, "more": rest.next().is_some(), "next": next }));
+        }
+        let newest = truth.log.len();
+        if after.is_empty() {
+            return Ok(json!({ "data": [], "more": false, "next": newest.to_string() }));
+        }
+        let from: usize = after.parse().unwrap();
+        if from < truth.events_from {
+            return Err(Error::new(ErrorKind::CursorExpired, "the position is too old"));
+        }
+        let to = newest.min(from + limit);
+        Ok(json!({ "data": (from..to).collect::<Vec<_>>(), "more": to < newest, "next": to.to_string() }))
+    }
+}
+
+#[async_trait]
+impl Transport for Fake {
+    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+        let uri = request.uri().clone();
+        let (failure, delay, hang) = {
+            let mut truth = self.truth();
+            truth.requests.push(uri.path_and_query().unwrap().to_string());
+            (truth.failures.pop_front(), truth.delay, truth.hang)
+        };
+        tokio::task::yield_now().await;
+        if hang {
+            std::future::pending::<()>().await;
+        }
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let query = uri.query().unwrap_or("").split('&').filter_map(|pair| pair.split_once('='));
+        let query = query.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let body = self.answer(uri.path(), &query)?;
+        if delay > Duration::ZERO {
+            tokio::time::sleep(delay).await;
+        }
+        tokio::task::yield_now().await;
+        let date = httpdate::fmt_http_date(self.clock.now().to_system_time());
+        Ok(http::Response::builder().header("date", date).body(Bytes::from(body.to_string())).unwrap())
+    }
+}
+
+#[derive(Debug)]
+struct Everything;
+
+impl Classifier for Everything {
+    fn classify(&self, _: &'static crate::Operation, _: &http::Response<Bytes>) -> Verdict {
+        Verdict::Success
+    }
+}
+
+impl Provider for Fake {
+    fn manifest(&self) -> &'static Manifest {
+        static MANIFEST: Manifest = Manifest {
+            name: "fake",
+            title: "Fake",
+            base_url: "http://fake.example/",
+            hosts: &["fake.example"],
+            api_version: None,
+        };
+        &MANIFEST
+    }
+
+    fn profile(&self) -> Profile {
+        Profile::new("fake", &["fake.example"], Arc::new(Everything))
+    }
+
+    fn source(&self) -> Option<&dyn Source> {
+        Some(self)
+    }
+}
+
+impl Source for Fake {
+    fn streams(&self) -> &'static [StreamSpec] {
+        &[StreamSpec { name: THINGS, kind: StreamKind::Records }, StreamSpec { name: EVENTS, kind: StreamKind::Events }]
+    }
+
+    fn request(&self, site: &Site, stream: &StreamName, cursor: Option<&Cursor>) -> Result<http::Request<Bytes>> {
+        let after = cursor.map_or("", Cursor::as_str);
+        let uri = format!("{}/{stream}?limit={}&after={after}", site.base_url, site.page_size);
+        Ok(http::Request::get(uri).body(Bytes::new()).unwrap())
+    }
+
+    fn page(
+        &self,
+        stream: &StreamName,
+        _cursor: Option<&Cursor>,
+        response: &http::Response<Bytes>,
+        span: Span,
+    ) -> Result<Page> {
+        let body: Json = serde_json::from_slice(response.body()).unwrap();
+        let data = body["data"].as_array().unwrap();
+        let next = body["next"].as_str().map(Cursor::new);
+        let more = body["more"].as_bool().unwrap();
+        let (mut changes, mut events) = (Vec::new(), Vec::new());
+        for one in data {
+            if stream.as_str() == EVENTS {
+                events.push(self.event(usize::try_from(one.as_u64().unwrap()).unwrap()));
+            } else {
+                changes.push(change(one, span));
+            }
+        }
+        let resume = next.clone().filter(|_| stream.as_str() == EVENTS);
+        Ok(Page { changes, events, next: if more { Next::More(next.unwrap()) } else { Next::Done { resume } } })
+    }
+
+    fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<http::Request<Bytes>> {
+        Ok(http::Request::get(format!("{}/{stream}/{id}", site.base_url)).body(Bytes::new()).unwrap())
+    }
+
+    fn fetched(
+        &self,
+        _stream: &StreamName,
+        _id: &RecordId,
+        response: &http::Response<Bytes>,
+        span: Span,
+    ) -> Result<Change> {
+        Ok(change(&serde_json::from_slice(response.body()).unwrap(), span))
+    }
+
+    fn concerns(&self, kind: &str) -> bool {
+        kind.starts_with("thing.")
+    }
+
+    fn apply(&self, event: &Event) -> Result<Vec<Change>> {
+        let body: Json = serde_json::from_slice(&event.payload)
+            .map_err(|_| Error::new(ErrorKind::Decode, "the event is not JSON"))?;
+        Ok(vec![change(&body, Span::second(event.created.unwrap()))])
+    }
+}
+
+fn change(body: &Json, span: Span) -> Change {
+    let id = body["id"].as_str().unwrap();
+    let state = match body["value"].as_u64() {
+        Some(value) => State::Present(content(id, value)),
+        None => State::Deleted,
+    };
+    Change { stream: THINGS.into(), id: id.into(), span, state }
+}
+
+// ---------------------------------------------------------------------------------------------- the store
+
+/// When a call of the store fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Before it does anything.
+    Before,
+    /// After it is done: the caller cannot know.
+    After,
+}
+
+type FaultHook = Box<dyn FnMut(&str) -> Option<Fault> + Send>;
+
+/// The in-memory store with faults, and a yield around every call, so that a future may be dropped there.
+#[derive(Default)]
+pub(super) struct Faulty {
+    pub(super) inner: MemoryStore,
+    faults: Mutex<Option<FaultHook>>,
+    yields: AtomicBool,
+}
+
+impl fmt::Debug for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl Faulty {
+    pub(super) fn yielding(&self) {
+        self.yields.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn failing(&self, hook: impl FnMut(&str) -> Option<Fault> + Send + 'static) {
+        *self.faults.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    pub(super) fn healed(&self) {
+        *self.faults.lock().unwrap() = None;
+    }
+
+    async fn around<T>(&self, name: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let broken = || Err(Error::new(ErrorKind::Store, "the disk is gone"));
+        let fault = self.faults.lock().unwrap().as_mut().and_then(|hook| hook(name));
+        if self.yields.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        if fault == Some(Fault::Before) {
+            return broken();
+        }
+        let result = call.await;
+        if self.yields.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        if fault == Some(Fault::After) { broken() } else { result }
+    }
+}
+
+macro_rules! delegate {
+    ($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* $(forward $wait:ident($warg:ident: $wty:ty);)* }) => {
+        #[async_trait]
+        impl $trait for Faulty {
+            $(async fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
+                self.around(stringify!($name), self.inner.$name($($arg),*)).await
+            })*
+            $(async fn $wait(&self, $warg: $wty) {
+                self.inner.$wait($warg).await;
+            })*
+        }
+    };
+}
+
+delegate!(Inbox {
+    fn append(deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>>;
+    fn event(row: EventRow) -> Option<StoredEvent>;
+    fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
+    fn replay(row: EventRow, now: Timestamp) -> bool;
+    fn event_counts() -> BTreeMap<EventState, u64>;
+    fn prune_events(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(Jobs {
+    fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;
+    fn claim(claim: Claim) -> Vec<Claimed>;
+    fn settle(settlements: Vec<Settlement>) -> Vec<Settled>;
+    fn extend(leases: Vec<Lease>, until: Timestamp) -> Vec<bool>;
+    fn job_counts() -> JobCounts;
+    fn prune_jobs(before: Timestamp, limit: u32) -> u64;
+    forward wait_for_work(queue: Queue);
+});
+delegate!(Records {
+    fn stream(key: StreamKey) -> StreamStatus;
+    fn streams(connection: ConnectionId) -> Vec<(StreamName, StreamStatus)>;
+    fn start_run(lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Run;
+    fn commit_page(page: PageCommit) -> PageCommitted;
+    fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
+    fn end_run(end: RunEnd) -> Run;
+    fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
+    fn record(key: StreamKey, id: RecordId) -> Option<Record>;
+    fn changes(key: StreamKey, after: u64, limit: u32) -> Vec<FeedEntry>;
+});
+delegate!(Connections {
+    fn put_connection(connection: Connection) -> ();
+    fn connection(id: ConnectionId) -> Option<Connection>;
+    fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
+    fn credential(id: ConnectionId) -> Option<SealedCredential>;
+    fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
+    fn data_keys(tenant: TenantId) -> Vec<WrappedKey>;
+    fn add_data_key(tenant: TenantId, key: WrappedKey) -> WrappedKey;
+});
+delegate!(CallLog {
+    fn log_calls(calls: Vec<CallRecord>) -> ();
+    fn calls(connection: Option<ConnectionId>, limit: u32) -> Vec<CallRecord>;
+    fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
+    fn prune_calls(before: Timestamp, limit: u32) -> u64;
+});
+impl Store for Faulty {}
+
+// ---------------------------------------------------------------------------------------------- the world
+
+pub(super) struct World {
+    pub(super) fake: Fake,
+    pub(super) store: Arc<Faulty>,
+    pub(super) clock: Arc<TokioClock>,
+    pub(super) worker: Worker,
+}
+
+pub(super) fn settings() -> WorkerSettings {
+    WorkerSettings { page_size: 3, attempts_max: 4, ..WorkerSettings::default() }
+}
+
+impl World {
+    /// A world with one connection, not yet synced.
+    pub(super) async fn new() -> Self {
+        Self::with(settings(), |builder| builder).await
+    }
+
+    pub(super) async fn with(settings: WorkerSettings, more: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> Self {
+        let clock = Arc::new(TokioClock::starting_at(START));
+        let fake = Fake { truth: Arc::default(), clock: clock.clone() };
+        let store = Arc::new(Faulty::default());
+        let world = Self::worker(&fake, &store, &clock, settings, more);
+        store.put_connection(connection("conn")).await.unwrap();
+        Self { fake, store, clock, worker: world }
+    }
+
+    pub(super) fn worker(
+        fake: &Fake,
+        store: &Arc<Faulty>,
+        clock: &Arc<TokioClock>,
+        settings: WorkerSettings,
+        more: impl FnOnce(WorkerBuilder) -> WorkerBuilder,
+    ) -> Worker {
+        let random = Arc::new(SeededRandom::new(1));
+        let builder = Worker::builder(store.clone(), clock.clone(), random).settings(settings);
+        more(builder.provider(Arc::new(fake.clone()), Arc::new(fake.clone()))).build().unwrap()
+    }
+
+    /// Another worker on the same store, as in another process.
+    pub(super) fn other(&self, more: impl FnOnce(WorkerBuilder) -> WorkerBuilder) -> Worker {
+        Self::worker(&self.fake, &self.store, &self.clock, settings(), more)
+    }
+
+    pub(super) async fn connect(&self) {
+        self.worker.connect(&connection("conn")).await.unwrap();
+    }
+
+    /// Delivers events as a webhook does.
+    pub(super) async fn deliver(&self, events: &[usize]) -> Vec<Appended> {
+        let events = events.iter().map(|n| self.fake.event(*n)).collect();
+        self.deliver_raw("conn", events).await
+    }
+
+    pub(super) async fn deliver_raw(&self, connection: &str, events: Vec<Event>) -> Vec<Appended> {
+        let events = events.into_iter().map(|event| NewEvent {
+            wanted: self.worker.wants("fake", &event.kind),
+            id: event.id,
+            kind: event.kind,
+            account: event.account,
+            created: event.created,
+            ordering_key: event.ordering_key,
+            payload: Some(event.payload),
+        });
+        let delivery = NewDelivery {
+            endpoint: connection.into(),
+            connection: connection.into(),
+            provider: "fake".to_owned(),
+            received_at: self.clock.now(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            events: events.collect(),
+        };
+        self.store.inner.append(vec![delivery]).await.unwrap().remove(0)
+    }
+
+    /// Works until nothing is due.
+    pub(super) async fn quiet(&self) {
+        for _ in 0..1_000 {
+            let events = self.worker.step(Queue::Events).await.unwrap();
+            if events + self.worker.step(Queue::Background).await.unwrap() == 0 {
+                return;
+            }
+        }
+        panic!("work without end");
+    }
+
+    pub(super) async fn wait(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    pub(super) async fn stream(&self, name: &str) -> StreamStatus {
+        self.store.inner.stream(schedule::stream_key(&"conn".into(), name)).await.unwrap()
+    }
+
+    pub(super) async fn feed(&self) -> Vec<FeedEntry> {
+        self.store.inner.changes(schedule::stream_key(&"conn".into(), THINGS), 0, u32::MAX).await.unwrap()
+    }
+
+    pub(super) async fn runs(&self) -> Vec<Run> {
+        self.store.inner.runs(None, 1_000).await.unwrap()
+    }
+
+    pub(super) async fn state(&self) -> ConnectionState {
+        self.store.inner.connection("conn".into()).await.unwrap().unwrap().state
+    }
+
+    pub(super) async fn event_states(&self) -> Vec<(EventState, Option<String>)> {
+        let events = self.store.inner.events(None, None, u32::MAX).await.unwrap();
+        events.into_iter().rev().map(|event| (event.state, event.reason)).collect()
+    }
+
+    /// What the store holds alive, as the provider would say it.
+    pub(super) async fn held(&self) -> BTreeMap<String, Bytes> {
+        let feed = self.feed().await;
+        feed.into_iter().filter_map(|entry| Some((entry.record.id.to_string(), entry.record.data?))).collect()
+    }
+
+    #[track_caller]
+    pub(super) fn check_equal(&self, held: &BTreeMap<String, Bytes>) {
+        let truth = self.fake.truth();
+        let expected: BTreeMap<_, _> =
+            truth.things.iter().map(|(id, value)| (id.clone(), content(id, *value))).collect();
+        assert_eq!(*held, expected, "the store is not the provider");
+    }
+
+    pub(super) fn requests(&self) -> usize {
+        self.fake.truth().requests.len()
+    }
+}
+
+pub(super) fn connection(id: &str) -> Connection {
+    Connection {
+        id: id.into(),
+        tenant: "tenant".into(),
+        provider: "fake".to_owned(),
+        account: None,
+        base_url: None,
+        state: ConnectionState::Active,
+        created_at: START,
+    }
+}
+
+/// Runs a future until it has yielded `times`, then drops it, as a killed process does. `None` when it was dropped.
+pub(super) async fn killed_after<T>(times: usize, work: impl Future<Output = T>) -> Option<T> {
+    let patience = async {
+        for _ in 0..times {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = patience => None,
+    }
+}

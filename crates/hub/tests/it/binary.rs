@@ -1,0 +1,414 @@
+//! The binary `palisade` as a process: exit codes, one clear sentence, and no secret anywhere.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use palisade_emulator::stripe::{Stripe, StripeConfig};
+use tempfile::TempDir;
+
+const KEY: &str = "sk_test_canaryOfTheApiKey0000";
+const HOOK: &str = "whsec_canaryOfTheHookSecret0000";
+const ADMIN: &str = "canary of the admin token 0000";
+/// 32 bytes in base64.
+const MASTER: &str = "Y2FuYXJ5IG9mIHRoZSBtYXN0ZXIga2V5IDAwMDAwMDA=";
+
+fn palisade(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command
+        .args(arguments)
+        .env_clear()
+        .env("TEST_KEY", KEY)
+        .env("TEST_HOOK", HOOK)
+        .env("TEST_ADMIN", ADMIN)
+        .env("TEST_MASTER", MASTER)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn config(base_url: &str) -> String {
+    format!(
+        r#"
+[server]
+listen = "127.0.0.1:0"
+admin_token = {{ env = "TEST_ADMIN" }}
+shutdown_grace = "5s"
+[vault]
+master_key = {{ env = "TEST_MASTER" }}
+[[connection]]
+id = "acme-stripe"
+tenant = "acme"
+provider = "stripe"
+base_url = "{base_url}"
+credential = {{ env = "TEST_KEY" }}
+[[endpoint]]
+name = "stripe"
+provider = "stripe"
+connection = "acme-stripe"
+secrets = [{{ env = "TEST_HOOK" }}]
+"#
+    )
+}
+
+fn folder_with(config: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("palisade.toml"), config).unwrap();
+    folder
+}
+
+fn path_of(folder: &TempDir) -> String {
+    folder.path().join("palisade.toml").display().to_string()
+}
+
+#[track_caller]
+fn ends(output: &Output, code: i32, words: &[&str]) {
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word} in {text}");
+    }
+    has_no_secret(&text);
+}
+
+#[track_caller]
+fn has_no_secret(text: &str) {
+    for secret in [KEY, HOOK, ADMIN, MASTER, "canary of the master", "canaryOf", "sk_live_literal"] {
+        assert!(!text.contains(secret), "a secret is shown: {text}");
+    }
+}
+
+// Fails when a mistake ends with another code, or with a sentence that does not name it.
+#[test]
+fn each_mistake_of_the_set_up_is_one_sentence_with_its_exit_code() {
+    let good = config("http://127.0.0.1:1");
+    let cases: [(&str, String, i32, &[&str]); 8] = [
+        (
+            "unknown key",
+            good.replace("listen =", "lisen ="),
+            2,
+            &["palisade.toml:3", "\"lisen\"", "did you mean \"listen\"?"],
+        ),
+        (
+            "literal secret",
+            good.replace("{ env = \"TEST_KEY\" }", "\"sk_live_literal\""),
+            2,
+            &["must not stand in this file"],
+        ),
+        ("missing variable", good.replace("TEST_MASTER", "NOT_SET"), 2, &["vault.master_key", "NOT_SET is not set"]),
+        ("short master key", good.replace("TEST_MASTER", "TEST_KEY"), 2, &["32 bytes in base64"]),
+        (
+            "wrong kind of key",
+            good.replace("TEST_KEY", "TEST_HOOK"),
+            2,
+            &["credential of connection acme-stripe", "signing secret"],
+        ),
+        (
+            "port of somebody else",
+            good.replace("127.0.0.1:0", "203.0.113.1:80"),
+            3,
+            &["203.0.113.1:80", "server.listen"],
+        ),
+        ("no folder", format!("{good}\n[store]\npath = \"nowhere/palisade.db\""), 3, &["database", "folder"]),
+        ("no TOML", "[server".to_owned(), 2, &["not TOML"]),
+    ];
+    for (name, text, code, words) in cases {
+        let folder = folder_with(&text);
+        let output = palisade(&["serve", "--config", &path_of(&folder)]).output().unwrap();
+        println!("{name}: {}", String::from_utf8_lossy(&output.stderr));
+        ends(&output, code, words);
+    }
+    ends(&palisade(&["serve", "--config", "/nowhere.toml"]).output().unwrap(), 2, &["/nowhere.toml", "--config"]);
+    ends(&palisade(&["serve", "--nonsense"]).output().unwrap(), 2, &["--nonsense"]);
+    ends(&palisade(&["--help"]).output().unwrap(), 0, &["serve", "emulate", "verify", "doctor"]);
+}
+
+#[test]
+fn a_port_in_use_and_a_file_that_is_no_database_are_the_machines_fault() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let folder = folder_with(&config("http://127.0.0.1:1").replace("127.0.0.1:0", &address));
+    ends(&palisade(&["serve", "--config", &path_of(&folder)]).output().unwrap(), 3, &[&address, "is in use"]);
+
+    let folder = folder_with(&config("http://127.0.0.1:1"));
+    fs::write(folder.path().join("palisade.db"), "this is a letter, not a database".repeat(100)).unwrap();
+    ends(&palisade(&["serve", "--config", &path_of(&folder)]).output().unwrap(), 3, &["not a database"]);
+    let doctor = palisade(&["doctor", "--offline", "--config", &path_of(&folder)]).output().unwrap();
+    ends(&doctor, 1, &["fail  database", "not a database"]);
+}
+
+// Fails when the mode of a secret file is not looked at.
+#[test]
+fn a_secret_file_that_others_can_read_is_refused() {
+    let folder =
+        folder_with(&config("http://127.0.0.1:1").replace("{ env = \"TEST_MASTER\" }", "{ file = \"master.key\" }"));
+    let key = folder.path().join("master.key");
+    fs::write(&key, format!("{MASTER}\n")).unwrap();
+    for (mode, code) in [(0o644, 1), (0o660, 1), (0o600, 0), (0o640, 0), (0o400, 0)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let output = palisade(&["doctor", "--offline", "--config", &path_of(&folder)]).output().unwrap();
+        ends(&output, code, if code == 0 { &["ok    secrets"] } else { &["fail  secrets", "chmod 600"] });
+    }
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new(body: &str, headers: &str, secret: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [("body", body), ("headers", headers), ("secret", secret)] {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        Self(folder)
+    }
+
+    fn verify(&self, more: &[&str]) -> Output {
+        let path = |name: &str| self.0.path().join(name).display().to_string();
+        let (body, headers, secret) = (path("body"), path("headers"), path("secret"));
+        let mut arguments = vec!["verify", "--body-file", &body, "--headers-file", &headers, "--secret-file", &secret];
+        arguments.extend(more);
+        palisade(&arguments).output().unwrap()
+    }
+}
+
+// Fails when the verdict and the exit code disagree, or when the usual mistakes are not told.
+#[test]
+fn verify_says_why_a_signature_fails() {
+    const AT: i64 = 1_767_225_600;
+    let body = r#"{"id":"evt_1","object":"event","type":"customer.updated","created":1767225599,"data":{"object":{"id":"cus_1"}}}"#;
+    let signature = |secret: &str, body: &str| {
+        palisade_stripe::webhook::sign(&secret.into(), palisade_core::Timestamp::from_seconds(AT), body.as_bytes())
+    };
+    let good = format!("POST /webhooks/stripe HTTP/1.1\r\nHost: a\r\nStripe-Signature: {}\r\n", signature(HOOK, body));
+    let json = format!(r#"{{"Stripe-Signature":"{}"}}"#, signature(HOOK, body));
+    let with_break = format!("{body}\n");
+    let bare = HOOK.strip_prefix("whsec_").unwrap();
+    let check = |files: &Files, now: i64, code: i32, expected: &[(&str, &str)]| {
+        let output = files.verify(&["--provider", "stripe", "--now", &now.to_string()]);
+        ends(&output, code, &[]);
+        let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        for (key, value) in expected {
+            assert!(verdict[key].to_string().contains(value), "{key}: {value} in {verdict}");
+        }
+    };
+    check(&Files::new(body, &good, HOOK), AT, 0, &[("valid", "true"), ("events", "evt_1")]);
+    check(&Files::new(body, &json, &format!("whsec_old\n{HOOK}\n")), AT, 0, &[("valid", "true")]);
+    check(&Files::new(body, &good, "whsec_other"), AT, 1, &[("valid", "false"), ("reason", "mismatch")]);
+    check(&Files::new(&with_break, &good, HOOK), AT, 1, &[("hint", "line break")]);
+    check(&Files::new(body, &good, bare), AT, 1, &[("hint", "lacks its prefix")]);
+    check(&Files::new(body, &good, HOOK), AT + 301, 1, &[("reason", "too_old"), ("hint", "apart from its time")]);
+    check(&Files::new(body, &good, HOOK), AT - 301, 1, &[("reason", "too_new")]);
+    check(&Files::new(body, "Host: a", HOOK), AT, 1, &[("reason", "missing_header")]);
+    for (more, files) in [
+        (vec!["--provider", "nobody"], Files::new(body, &good, HOOK)),
+        (vec!["--provider", "stripe"], Files::new(body, "no header at all", HOOK)),
+        (vec!["--provider", "stripe"], Files::new(body, &good, "\n")),
+        (vec![], Files::new(body, &good, HOOK)),
+    ] {
+        ends(&files.verify(&more), 2, &[]);
+    }
+}
+
+#[test]
+fn verify_runs_a_file_of_cases_and_counts_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cases.json").display().to_string();
+    let case = |name: &str, expect: &str, body: &str| {
+        serde_json::json!({
+            "name": name, "expect": expect, "body_b64": body, "secret": "whsec_c3RhbmRhcmQtd2ViaG9va3MtdGVzdC1rZXktMzJieXQ=",
+            "now": 1767225605, "tolerance": 300,
+            "headers": { "webhook-id": "msg_1", "webhook-timestamp": "1767225600", "webhook-signature": "v1,XuzeDEfy59BQPFuCT+GutfJG37QpdVWFnvKwNXoe1Gc=" }
+        })
+    };
+    let body =
+        "eyJ0eXBlIjoiY29udGFjdC5jcmVhdGVkIiwidGltZXN0YW1wIjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJkYXRhIjp7ImlkIjoiY18xIn19";
+    let good = [case("plain", "ok", body), case("changed", "fail", "e30="), case("odd", "policy", "e30=")];
+    let write = |vectors: &[serde_json::Value]| {
+        let document = serde_json::json!({ "_meta": {}, "standard_webhooks": { "vectors": vectors }, "carrier_pigeon": { "vectors": [{}, {}] } });
+        fs::write(&file, document.to_string()).unwrap();
+        palisade(&["verify", "--cases", &file]).output().unwrap()
+    };
+    ends(
+        &write(&good),
+        0,
+        &["standard_webhooks: passed 3, differs 0, skipped 0", "carrier_pigeon: passed 0, differs 0, skipped 2"],
+    );
+    let wrong = [case("lax", "policy", body), case("strict", "ok", "e30="), case("?", "perhaps", body)];
+    ends(
+        &write(&wrong),
+        1,
+        &[
+            "standard_webhooks/lax: accepted, must be rejected",
+            "standard_webhooks/strict: rejected (mismatch)",
+            "differs 3",
+        ],
+    );
+    fs::write(&file, "[").unwrap();
+    ends(&palisade(&["verify", "--cases", &file]).output().unwrap(), 2, &["not JSON"]);
+}
+
+/// A process that is killed when the test ends early.
+struct Running {
+    child: Child,
+    first: serde_json::Value,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        out.read_line(&mut line).unwrap();
+        let first = serde_json::from_str(&line).unwrap_or_else(|e| {
+            let mut rest = String::new();
+            let _ = child.stderr.take().unwrap().read_to_string(&mut rest);
+            panic!("{e}: {line}{rest}")
+        });
+        Self { child, first }
+    }
+
+    fn address(&self, key: &str) -> String {
+        self.first[key].as_str().unwrap().strip_prefix("http://").unwrap().to_owned()
+    }
+
+    /// Asks it to stop and returns its exit code.
+    fn stop(mut self) -> Option<i32> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn http(address: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn get(address: &str, path: &str, token: &str) -> String {
+    http(
+        address,
+        &format!(
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+        ),
+    )
+}
+
+#[test]
+fn the_emulator_says_where_it_is_on_its_first_line_and_stops_when_asked() {
+    let running = Running::start(&mut palisade(&[
+        "emulate",
+        "stripe",
+        "--seed",
+        "7",
+        "--populate",
+        "5",
+        "--api-key",
+        "sk_test_mine",
+    ]));
+    let address = running.address("base_url");
+    let list = get(&address, "/v1/customers?limit=100", "sk_test_mine");
+    assert!(list.starts_with("HTTP/1.1 200"), "{list}");
+    assert_eq!(
+        list.matches(r#""object":"customer""#).count() + list.matches(r#""object": "customer""#).count(),
+        5,
+        "{list}"
+    );
+    assert!(get(&address, "/v1/customers", "sk_test_other").starts_with("HTTP/1.1 401"));
+    assert_eq!(running.stop(), Some(0));
+}
+
+/// Waits until an answer satisfies a condition; the process's own time decides how long that takes.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = std::time::Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < std::time::Duration::from_secs(60), "never: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
+
+// Fails when a secret reaches a log line at any level, an answer, an error or a row in plain text.
+#[test]
+fn a_whole_life_at_trace_level_shows_no_secret() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let emulator =
+        runtime.block_on(Stripe::start(StripeConfig { api_key: KEY.to_owned(), ..StripeConfig::default() })).unwrap();
+    emulator.create_customer(&[("email", "ada@example.com")]).unwrap();
+    let folder = folder_with(&config(emulator.base_url()));
+    let log_path = folder.path().join("log");
+    let log = fs::File::create(&log_path).unwrap();
+    let mut command = palisade(&["serve", "--log", "trace", "--config", &path_of(&folder)]);
+    let running = Running::start(command.stderr(log));
+    let address = running.address("url");
+
+    let body = crate::fixtures::event("evt_canary", "customer.updated");
+    let now = palisade_core::Clock::now(&palisade_core::clock::SystemClock);
+    let signature = palisade_stripe::webhook::sign(&HOOK.into(), now, body.as_bytes());
+    let forged = palisade_stripe::webhook::sign(&"whsec_forged".into(), now, body.as_bytes());
+    let post = |signature: &str| {
+        let request = format!(
+            "POST /webhooks/stripe HTTP/1.1\r\nhost: {address}\r\nstripe-signature: {signature}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        http(&address, &request)
+    };
+    let mut answers = vec![post(&signature), post(&forged)];
+    assert!(answers[0].starts_with("HTTP/1.1 200"), "{}", answers[0]);
+    assert!(answers[1].starts_with("HTTP/1.1 401"), "{}", answers[1]);
+    until("the customer is synced", || {
+        get(&address, "/api/v1/records/acme-stripe/customers", ADMIN).contains("ada@example.com")
+    });
+    until("it is ready", || get(&address, "/readyz", "").starts_with("HTTP/1.1 200"));
+    for path in [
+        "/",
+        "/metrics",
+        "/api/v1/health",
+        "/api/v1/connections",
+        "/api/v1/events",
+        "/api/v1/events/1",
+        "/api/v1/calls",
+        "/api/v1/runs",
+        "/api/v1/jobs",
+    ] {
+        let answer = get(&address, path, ADMIN);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        answers.push(answer);
+        let refused = get(&address, path, "wrong");
+        assert!(refused.starts_with("HTTP/1.1 401") || refused.starts_with("HTTP/1.1 303"), "{path}: {refused}");
+    }
+    assert_eq!(running.stop(), Some(0));
+    let log = fs::read_to_string(&log_path).unwrap();
+    assert!(log.contains("listening") && log.contains("stopped") && log.contains("DEBUG"), "{log}");
+    has_no_secret(&log);
+    answers.iter().for_each(|answer| has_no_secret(answer));
+    for file in files(folder.path()).filter(|path| !path.ends_with("palisade.toml")) {
+        has_no_secret(&String::from_utf8_lossy(&fs::read(file).unwrap()));
+    }
+
+    // Started again it goes on: the same data, no second copy of anything.
+    let running = Running::start(&mut palisade(&["serve", "--config", &path_of(&folder)]));
+    let address = running.address("url");
+    let events = get(&address, "/api/v1/events", ADMIN);
+    assert_eq!(events.matches("evt_canary").count(), 1, "{events}");
+    assert!(get(&address, "/api/v1/records/acme-stripe/customers", ADMIN).contains("ada@example.com"));
+    assert_eq!(running.stop(), Some(0));
+    let doctor = palisade(&["doctor", "--config", &path_of(&folder)]).output().unwrap();
+    ends(&doctor, 0, &["ok    database", "is sound", "answers"]);
+    runtime.block_on(emulator.shutdown());
+}
+
+fn files(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
+}
