@@ -15,5 +15,6 @@ mod readme {}
 pub mod ear;
 pub mod seeds;
 pub mod stage;
+pub mod still;
 pub mod verdict;
 pub mod victims;

@@ -26,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
+use crate::still::Still;
 use crate::verdict;
 
 /// The connection every test uses.
@@ -83,12 +84,12 @@ impl Kept {
         }
     }
 
-    /// Returns the store.
+    /// Returns the store. A paused clock stands still while a file works.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,
-            Self::Sqlite(store, _) => Arc::new(store.clone()),
+            Self::Sqlite(store, _) => Arc::new(Still::new(store.clone())),
         }
     }
 

@@ -12,3 +12,7 @@
 mod convergence;
 #[path = "it/kill.rs"]
 mod kill;
+#[path = "it/two_hubs.rs"]
+mod two_hubs;
+#[path = "it/bad_input.rs"]
+mod bad_input;

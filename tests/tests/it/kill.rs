@@ -168,7 +168,7 @@ async fn story(seed: u64) {
     emulator.populate(&Seed { customers: 600, products: 8, prices: 12, subscriptions: 40, invoices: 80, charges: 30, ..Seed::default() });
     faults(&emulator, &mut dice);
     emulator.faults().webhooks(webhook_faults());
-    let before: BTreeMap<_, _> = verdict::record_streams()
+    let scripted: BTreeMap<_, _> = verdict::record_streams()
         .into_iter()
         .map(|stream| (stream, scripted_faults(&emulator, &format!("GET /v1/{stream}"))))
         .collect();
@@ -194,13 +194,9 @@ async fn story(seed: u64) {
     changes.abort();
     let _ = changes.await;
     let emulator = &story.emulator;
-    let consumed: BTreeMap<_, _> = before
-        .into_iter()
-        .map(|(stream, before)| (stream, before - scripted_faults(emulator, &format!("GET /v1/{stream}"))))
-        .collect();
     quiet(emulator, &victim).await;
     victim.stop().await;
-    judge(emulator, story.folder.path(), &consumed).await;
+    judge(emulator, story.folder.path(), &scripted).await;
     emulator.shutdown().await;
 }
 
@@ -229,7 +225,7 @@ async fn quiet(emulator: &Stripe, victim: &Victim) {
     assert!(handled, "{happened} events happened; the hub has {counts:?}");
 }
 
-async fn judge(emulator: &Stripe, folder: &Path, consumed: &BTreeMap<&str, u64>) {
+async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>) {
     let store = open(&folder.join("palisade.db")).await;
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     let ledger = emulator.ledger();
@@ -243,10 +239,12 @@ async fn judge(emulator: &Stripe, folder: &Path, consumed: &BTreeMap<&str, u64>)
 
     let runs = verdict::runs(&store).await;
     let mut taken_up = 0;
-    for (stream, faults) in consumed {
+    for (stream, scripted) in scripted {
+        let route = format!("GET /v1/{stream}");
+        let faults = scripted - scripted_faults(emulator, &route);
         let full = runs.iter().filter(|run| run.key.stream.as_str() == *stream && run.mode == RunMode::Full);
         let (pages, resumed) = full.fold((0, 0), |(pages, resumed), run| (pages + run.pages, resumed + run.resumed));
-        let requests = ledger.requests_by_route.get(&format!("GET /v1/{stream}")).copied().unwrap_or(0);
+        let requests = ledger.requests_by_route.get(&route).copied().unwrap_or(0);
         let again = requests - pages - faults;
         println!("{stream}: {requests} requests for {pages} pages, {faults} faults, taken up {resumed} times");
         assert!(again <= u64::from(resumed), "{stream}: {again} pages read again, taken up {resumed} times");
