@@ -36,9 +36,10 @@ pub fn matches_lower_hex(code: &[u8; CODE_BYTES], text: &str) -> bool {
 /// Compares in constant time, eight bytes at a time: a fifth of what byte by byte takes.
 pub(super) fn equal_texts<const N: usize>(a: &[u8; N], b: &[u8; N]) -> bool {
     let ((a_words, a_rest), (b_words, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    let words = a_words.iter().zip(b_words).fold(a_rest.ct_eq(b_rest), |equal, (a, b)| {
-        equal & u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b))
-    });
+    let words = a_words
+        .iter()
+        .zip(b_words)
+        .fold(a_rest.ct_eq(b_rest), |equal, (a, b)| equal & u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b)));
     words.into()
 }
 
