@@ -1,1 +1,14 @@
-//! Palisade.
+//! What the whole-system tests stand on: a stage with an emulated provider and a real hub, the verdict over what the
+//! hub holds at the end, seeds that repeat themselves, and an ear for everything that is logged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "only tests use it, and a test may panic"
+)]
+
+pub mod ear;
+pub mod seeds;
+pub mod stage;
+pub mod verdict;
+pub mod victims;

@@ -67,6 +67,8 @@ pub struct Profile {
     pub breaker: BreakerSettings,
     /// How much may be under way and waiting.
     pub limits: LimitSettings,
+    /// The longest an attempt may take, whatever its operation allows; `None` leaves it to the operation.
+    pub attempt_timeout_max: Option<Duration>,
     /// The header the provider names its request id in, for errors and the call log.
     pub request_id_header: &'static str,
 }
@@ -228,6 +230,7 @@ impl Profile {
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
             limits: LimitSettings::default(),
+            attempt_timeout_max: None,
             request_id_header: "x-request-id",
         }
     }

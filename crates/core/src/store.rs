@@ -224,6 +224,11 @@ pub enum Work {
         /// Full or incremental.
         mode: RunMode,
     },
+    /// Runs a full sync of one stream whose deletions somebody has approved, however many they are.
+    Approved {
+        /// The stream.
+        key: StreamKey,
+    },
     /// Removes what its retention has passed.
     Retention,
 }
@@ -302,7 +307,7 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
-            Self::Sync { .. } | Self::Retention => Queue::Background,
+            Self::Sync { .. } | Self::Approved { .. } | Self::Retention => Queue::Background,
         }
     }
 }
@@ -424,8 +429,8 @@ pub trait Jobs: Send + Sync {
     /// once, in order of appearance), [`Settled::EffectFailed`] is the answer and nothing of it is written.
     ///
     /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
-    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`], `Dead` fails
-    /// the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`] and the reason, at `now`.
+    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`]
+    /// and [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`] and the reason, at `now`.
     /// `Retry` on the last attempt is `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
     ///
     /// # Errors

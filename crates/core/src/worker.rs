@@ -301,6 +301,17 @@ impl Worker {
         Ok(())
     }
 
+    /// Approves the deletions of a stream's run that waits for review: a full run is enqueued that may delete whatever
+    /// it does not see.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn approve(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
+        let key = schedule::stream_key(connection, stream.as_str());
+        self.inner.store.enqueue(vec![self.inner.approved_job(key)]).await?;
+        Ok(())
+    }
+
     /// Tells when each queue last made progress.
     #[must_use]
     pub fn progress(&self) -> Progress {

@@ -20,8 +20,11 @@ pub(crate) struct Builtin {
 }
 
 /// Every adapter.
-pub(crate) const BUILTIN: [Builtin; 1] =
-    [Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key }];
+pub(crate) const BUILTIN: [Builtin; 1] = [Builtin {
+    name: "stripe",
+    provider: || Arc::new(StripeProvider::new()),
+    credential: palisade_stripe::auth::api_key,
+}];
 
 /// Every signature scheme `palisade verify` knows.
 pub(crate) const WEBHOOKS: [(&str, &dyn Webhook); 2] =

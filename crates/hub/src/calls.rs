@@ -28,12 +28,7 @@ pub(crate) struct CallQueue {
 
 impl CallQueue {
     pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self {
-            waiting: Mutex::default(),
-            max,
-            dropped: AtomicU64::new(0),
-            arrived: Notify::new(),
-        })
+        Arc::new(Self { waiting: Mutex::default(), max, dropped: AtomicU64::new(0), arrived: Notify::new() })
     }
 
     /// Returns how many calls were dropped because the queue was full.

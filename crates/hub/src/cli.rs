@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod demo;
 mod doctor;
 mod emulate;
 mod serve;
@@ -23,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Tells the whole story against an emulated provider: no account, no network, no set-up.
+    Demo(demo::Arguments),
     /// Runs the hub.
     Serve(serve::Arguments),
     /// Runs an offline stand-in for a provider.
@@ -76,6 +79,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Emulate(provider) => emulate::run(provider),
         Command::Verify(arguments) => verify::run(&arguments),

@@ -206,7 +206,10 @@ impl Config {
         };
         let size = std::fs::metadata(path).map_err(cannot)?.len();
         if size > FILE_BYTES_MAX {
-            return Err(ConfigError::one(path, format!("is larger than {FILE_BYTES_MAX} bytes: is it the right file?")));
+            return Err(ConfigError::one(
+                path,
+                format!("is larger than {FILE_BYTES_MAX} bytes: is it the right file?"),
+            ));
         }
         let bytes = std::fs::read(path).map_err(cannot)?;
         let Ok(text) = String::from_utf8(bytes) else {
@@ -394,7 +397,9 @@ fn read_name(section: &mut Section<'_, '_>, key: &'static str, example: &str) ->
     if name.len() > NAME_CHARS_MAX || !name.chars().all(lawful) || name.starts_with('.') {
         section.problem(
             offset,
-            format!("{key} must be at most {NAME_CHARS_MAX} letters, digits, '-', '_', '.' or ':', and not begin with '.'"),
+            format!(
+                "{key} must be at most {NAME_CHARS_MAX} letters, digits, '-', '_', '.' or ':', and not begin with '.'"
+            ),
         );
         return None;
     }
@@ -443,12 +448,7 @@ fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut
     Some(Connection { id, tenant: tenant?.1, provider: provider?, account, base_url, credential: credential? })
 }
 
-fn read_endpoint(
-    mut section: Section<'_, '_>,
-    providers: &[&str],
-    named: &[Named],
-    into: &mut Vec<Endpoint>,
-) {
+fn read_endpoint(mut section: Section<'_, '_>, providers: &[&str], named: &[Named], into: &mut Vec<Endpoint>) {
     let name = read_name(&mut section, "name", "\"stripe-acme\"");
     let provider = read_provider(&mut section, providers);
     let connection = section.needed("connection", "\"acme-stripe\"");
@@ -540,7 +540,12 @@ secrets = [{ env = "HOOK" }]
     // Fails when a key is not asked to be known, when a line is off by one, or when a value is put into a message.
     #[test]
     fn each_mistake_is_one_sentence_with_its_line() {
-        check("admin = \"open\"", "lisen = \"127.0.0.1:1\"\nadmin = \"open\"", Some(3), &["unknown key \"lisen\" in [server]", "did you mean \"listen\"?"]);
+        check(
+            "admin = \"open\"",
+            "lisen = \"127.0.0.1:1\"\nadmin = \"open\"",
+            Some(3),
+            &["unknown key \"lisen\" in [server]", "did you mean \"listen\"?"],
+        );
         check("[vault]", "[valut]\na = 1\n[vault]", Some(4), &["unknown key \"valut\"", "\"vault\""]);
         check("admin = \"open\"", "", Some(2), &["says nothing about access", "admin_token"]);
         check("admin = \"open\"", "admin = \"sk_live_canary\"", Some(3), &["\"open\""]);
@@ -556,9 +561,19 @@ secrets = [{ env = "HOOK" }]
         check("{ env = \"KEY\" }", "{ value = \"sk_live_canary\" }", Some(10), &["exactly"]);
         check("{ env = \"KEY\" }", "{ env = \"A\", file = \"b\" }", Some(10), &["exactly"]);
         check("[{ env = \"HOOK\" }]", "[\"sk_live_canary\"]", Some(15), &["literal value"]);
-        check("credential = { env = \"KEY\" }", "api_key = \"sk_live_canary\"\ncredential = { env = \"KEY\" }", Some(10), &["unknown key \"api_key\""]);
+        check(
+            "credential = { env = \"KEY\" }",
+            "api_key = \"sk_live_canary\"\ncredential = { env = \"KEY\" }",
+            Some(10),
+            &["unknown key \"api_key\""],
+        );
         check("provider = \"stripe\"", "provider = \"stirpe\"", Some(9), &["no such provider"]);
-        check("connection = \"acme-stripe\"", "connection = \"acme-stirpe\"", Some(14), &["did you mean \"acme-stripe\"?"]);
+        check(
+            "connection = \"acme-stripe\"",
+            "connection = \"acme-stirpe\"",
+            Some(14),
+            &["did you mean \"acme-stripe\"?"],
+        );
         check("tenant = \"acme\"", "tenant = \"a/b\"", Some(8), &["letters"]);
         check("credential", "base_url = \"http://example.com\"\ncredential", Some(10), &["https"]);
         check("credential", "base_url = \"https://u:p@example.com\"\ncredential", Some(10), &["https"]);
@@ -593,7 +608,15 @@ secrets = [{ env = "HOOK" }]
         let full: String = example
             .lines()
             .map(|line| match line.strip_prefix("#") {
-                Some(key) if key.split('=').next().is_some_and(|k| k.trim().chars().all(|c| c.is_ascii_lowercase() || c == '_') && k.ends_with(' ') && !k.starts_with(' ')) => key,
+                Some(key)
+                    if key.split('=').next().is_some_and(|k| {
+                        k.trim().chars().all(|c| c.is_ascii_lowercase() || c == '_')
+                            && k.ends_with(' ')
+                            && !k.starts_with(' ')
+                    }) =>
+                {
+                    key
+                }
                 _ => line,
             })
             .flat_map(|line| [line, "\n"])

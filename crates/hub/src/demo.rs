@@ -3,13 +3,12 @@
 //! Everything in it is the real thing: the emulator listens on loopback, the hub runs on SQLite in a folder, and what
 //! goes wrong goes wrong on the wire.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_core::auth::vault::LocalMasterKey;
+use crate::shim::vault::LocalMasterKey;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
@@ -352,5 +351,3 @@ async fn finished_runs(stage: &Stage) -> Result<usize> {
         .count())
 }
 
-/// A stream's live records by id, as parsed JSON.
-type Copy = BTreeMap<String, serde_json::Value>;

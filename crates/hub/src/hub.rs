@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use axum::Router;
 use crate::shim::vault::{MasterKey, Vault, VaultCredentials};
+use axum::Router;
 use palisade_core::auth::Scheme;
 use palisade_core::client::Client;
 use palisade_core::clock::SystemClock;
@@ -231,12 +231,7 @@ impl HubBuilder {
 
     /// Registers a handler for events of one provider only.
     #[must_use]
-    pub fn on_provider(
-        mut self,
-        provider: impl Into<String>,
-        kind: impl Into<String>,
-        handler: impl Handler,
-    ) -> Self {
+    pub fn on_provider(mut self, provider: impl Into<String>, kind: impl Into<String>, handler: impl Handler) -> Self {
         self.handlers.push((Some(provider.into()), kind.into(), Arc::new(handler)));
         self
     }
@@ -289,15 +284,19 @@ impl HubBuilder {
                 .observer(Arc::clone(&calls) as _)
                 .metrics(self.metrics.clone())
                 .build()?;
-            worker = worker
-                .provider(Arc::clone(provider), Arc::new(client.clone()))
-                .on(*name, unreadable::KIND, RejectUnreadable);
+            worker = worker.provider(Arc::clone(provider), Arc::new(client.clone())).on(
+                *name,
+                unreadable::KIND,
+                RejectUnreadable,
+            );
             clients.insert(*name, client);
         }
         for (provider, kind, handler) in self.handlers {
             let targets: Vec<&str> = match &provider {
                 Some(provider) if !providers.contains_key(provider.as_str()) => {
-                    return Err(wrong(format!("a handler names the provider {provider}, which is not part of the hub")));
+                    return Err(wrong(format!(
+                        "a handler names the provider {provider}, which is not part of the hub"
+                    )));
                 }
                 Some(provider) => vec![provider],
                 None => providers.keys().copied().collect(),
@@ -381,7 +380,9 @@ fn check_endpoints(
         let name = endpoint.name.clone();
         let provider = providers.get(endpoint.provider.as_str());
         if provider.is_none_or(|provider| provider.webhook().is_none()) {
-            return Err(wrong(format!("endpoint {name} names a provider that is not part of the hub or has no webhooks")));
+            return Err(wrong(format!(
+                "endpoint {name} names a provider that is not part of the hub or has no webhooks"
+            )));
         }
         // A connection given at run time is not known here; one that is known must be of the same provider.
         let known = connections.iter().find(|connection| connection.id == endpoint.connection);
@@ -431,7 +432,6 @@ impl Hub {
     }
 
     /// Gives the runner of workers and chores.
-    #[must_use]
     pub fn runner(&self) -> Runner {
         Runner::new(self.clone())
     }

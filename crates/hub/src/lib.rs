@@ -9,6 +9,7 @@
 //! | [`serve`] | the bounded HTTP server, for who has none |
 //! | [`config`] | the configuration file of the binary |
 //! | [`cli`] | the command line |
+//! | [`demo`] | the story `palisade demo` tells |
 #![cfg_attr(
     test,
     allow(
@@ -24,6 +25,7 @@ mod builtin;
 mod calls;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod hub;
 mod metrics;
 mod overview;

@@ -60,9 +60,8 @@ impl HubMetrics {
     pub(crate) fn new<'n>(metrics: Metrics, endpoints: impl Iterator<Item = &'n String>) -> Self {
         let endpoints = endpoints
             .map(|name| {
-                let counter = |result| {
-                    metrics.counter(DELIVERIES.0, DELIVERIES.1, &[("endpoint", name), ("result", result)])
-                };
+                let counter =
+                    |result| metrics.counter(DELIVERIES.0, DELIVERIES.1, &[("endpoint", name), ("result", result)]);
                 let one = EndpointMetrics {
                     accepted: counter("accepted"),
                     duplicate: counter("duplicate"),

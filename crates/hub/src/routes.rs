@@ -141,10 +141,8 @@ impl Problem {
     pub(crate) fn store(error: &palisade_core::Error) -> Self {
         tracing::error!(%error, "the store did not do what was asked");
         let after = error.retry_after().unwrap_or(Duration::from_secs(1)).as_secs().max(1);
-        let message = match error.kind() {
-            palisade_core::ErrorKind::Overloaded => "the store is busy",
-            _ => "the store could not do this; nothing was changed",
-        };
+        let busy = error.kind() == palisade_core::ErrorKind::Overloaded;
+        let message = if busy { "the store is busy" } else { "the store could not do this; nothing was changed" };
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error.kind().as_str(), message, "send it again").retry_after(after)
     }
 

@@ -35,10 +35,9 @@ impl Runner {
             self.hub.connect(connection).await?;
         }
         let mut workers = JoinSet::new();
-        for (queue, count) in [
-            (Queue::Events, shared.settings.event_workers),
-            (Queue::Background, shared.settings.background_workers),
-        ] {
+        for (queue, count) in
+            [(Queue::Events, shared.settings.event_workers), (Queue::Background, shared.settings.background_workers)]
+        {
             for _ in 0..count {
                 let alive = Alive::new(Arc::clone(shared));
                 let stop = stop.clone();

@@ -1,7 +1,6 @@
 //! Serves a router on a listener with bounds on everything a stranger controls: connections, header bytes, header
 //! count, and the time a header may take. Stops gracefully and drops what is left after the grace.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,9 +112,3 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
-
-/// States that the router never fails by itself: hyper needs no error path.
-const _: fn() = || {
-    fn infallible<S: tower::Service<http::Request<axum::body::Body>, Error = Infallible>>() {}
-    infallible::<Router>();
-};

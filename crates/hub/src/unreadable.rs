@@ -34,8 +34,6 @@ pub(crate) struct RejectUnreadable;
 #[async_trait]
 impl Handler for RejectUnreadable {
     async fn handle(&self, _event: &StoredEvent, _context: &mut Context) -> Handled {
-        Handled::Reject {
-            reason: "the delivery is signed but its body is not what the provider documents".to_owned(),
-        }
+        Handled::Reject { reason: "the delivery is signed but its body is not what the provider documents".to_owned() }
     }
 }

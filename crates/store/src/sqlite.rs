@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `records` `connections` `calls` | the statements, one room per trait |
+//! | `inbox` `jobs` `records` `runs` `connections` `calls` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -40,6 +40,7 @@ mod jobs;
 mod product;
 mod readers;
 mod records;
+mod runs;
 mod schema;
 mod writer;
 
@@ -115,15 +116,13 @@ impl SqliteStore {
     /// [`ErrorKind::Store`] when it is damaged, another program's, or cannot be written: the text says what to do.
     pub fn open(config: SqliteConfig) -> Result<Self> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(&config.path, flags).map_err(|error| {
-            let why = error::failure(&error).to_error();
-            Error::new(ErrorKind::Store, format!("{}: {}", config.path.display(), why.message())).with_source(error)
-        })?;
-        schema::tune(&connection, config.busy_timeout).map_err(error::store_error)?;
+        let named = |error| schema::named(&config.path, error);
+        let mut connection = Connection::open_with_flags(&config.path, flags).map_err(named)?;
+        schema::tune(&connection, config.busy_timeout).map_err(named)?;
         schema::prepare(&mut connection, &config.path)?;
-        schema::limit(&connection, config.size_bytes_max).map_err(error::store_error)?;
+        schema::limit(&connection, config.size_bytes_max).map_err(named)?;
         let product = Arc::new(AtomicBool::new(false));
-        product::guard(&mut connection, &product).map_err(error::store_error)?;
+        product::guard(&mut connection, &product).map_err(named)?;
 
         let inlet = Arc::new(Inlet::new(config.queue_max, config.queue_bytes_max));
         let bells = Arc::new(Bells::default());
@@ -277,13 +276,13 @@ impl Records for SqliteStore {
     }
 
     async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run> {
-        let run = move |tx: &mut writer::Tx<'_>| records::start_run(tx, lease, &key, mode, now);
+        let run = move |tx: &mut writer::Tx<'_>| runs::start_run(tx, lease, &key, mode, now);
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
 
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
         let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries);
-        self.inner.inlet.write(bytes, move |tx| records::commit_page(tx, &page)).await
+        self.inner.inlet.write(bytes, move |tx| runs::commit_page(tx, &page)).await
     }
 
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
@@ -292,11 +291,11 @@ impl Records for SqliteStore {
     }
 
     async fn end_run(&self, end: RunEnd) -> Result<Run> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| records::end_run(tx, &end)).await
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| runs::end_run(tx, &end)).await
     }
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
-        self.inner.readers.read(move |reader| records::runs(reader, connection.as_ref(), limit)).await
+        self.inner.readers.read(move |reader| runs::list(reader, connection.as_ref(), limit)).await
     }
 
     async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {
@@ -359,4 +358,18 @@ impl CallLog for SqliteStore {
     }
 }
 
-impl Store for SqliteStore {}
+/// Bytes a probe proves room for.
+const PROBE_BYTES: i32 = 64 * 1024;
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn probe(&self, now: Timestamp) -> Result<()> {
+        let write = self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| {
+            tx.prepare("INSERT INTO palisade_probe (at, room) VALUES (?1, zeroblob(?2))")?
+                .execute((now.millis(), PROBE_BYTES))?;
+            tx.prepare("DELETE FROM palisade_probe")?.execute(())?;
+            Ok(())
+        });
+        write.await
+    }
+}

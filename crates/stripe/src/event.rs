@@ -471,10 +471,7 @@ impl Fields {
 }
 
 fn reference<O: Object>(value: &Value) -> Option<Id<O>> {
-    let text = match value {
-        Value::Object(object) => object.get("id")?.as_str()?,
-        other => other.as_str()?,
-    };
+    let text = value.as_str().or_else(|| value.get("id")?.as_str())?;
     Id::parse(text).ok()
 }
 

@@ -11,6 +11,7 @@
 )]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use palisade_core::Result;
 use palisade_core::client::Profile;
@@ -48,6 +49,7 @@ pub static MANIFEST: Manifest = Manifest {
 pub struct StripeProvider {
     base_urls: Vec<String>,
     source: StripeSource,
+    attempt_timeout_max: Option<Duration>,
 }
 
 impl StripeProvider {
@@ -61,6 +63,13 @@ impl StripeProvider {
     #[must_use]
     pub fn allowing(mut self, base_url: impl Into<String>) -> Self {
         self.base_urls.push(base_url.into());
+        self
+    }
+
+    /// Gives an attempt this long at the most; 30 seconds otherwise. Stripe's own SDKs wait 80.
+    #[must_use]
+    pub fn answering_within(mut self, longest: Duration) -> Self {
+        self.attempt_timeout_max = Some(longest);
         self
     }
 
@@ -88,7 +97,8 @@ impl Provider for StripeProvider {
     }
 
     fn profile(&self) -> Profile {
-        let profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::StripeClassifier));
+        let mut profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::StripeClassifier));
+        profile.attempt_timeout_max = self.attempt_timeout_max;
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
     }
 

@@ -183,12 +183,15 @@ fn rfc3339(text: &str) -> Option<Timestamp> {
     let mut time = time.split(':');
     let (hour, minute, second) =
         (number(time.next()?, 2, 23)?, number(time.next()?, 2, 59)?, number(time.next()?, 2, 60)?);
-    if date.next().is_some() || time.next().is_some() || month < 1 || day < 1 || fraction.len() > 9 {
+    if date.next().is_some()
+        || time.next().is_some()
+        || month < 1
+        || day < 1
+        || !fraction.bytes().all(|c| c.is_ascii_digit())
+    {
         return None;
     }
-    let millis = number(fraction, fraction.len(), i64::MAX)
-        .filter(|_| !fraction.is_empty())
-        .map_or(0, |_| fraction.bytes().chain(*b"00").take(3).fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0')));
+    let millis = fraction.bytes().chain(*b"000").take(3).fold(0, |sum, digit| sum * 10 + i64::from(digit - b'0'));
     // Days since 1970-01-01 of a proleptic Gregorian date (Howard Hinnant, days_from_civil).
     let year = if month <= 2 { year - 1 } else { year };
     let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));

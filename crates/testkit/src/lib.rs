@@ -8,6 +8,7 @@
 )]
 
 pub mod faulty;
+pub mod store_suite;
 pub mod transport;
 
 pub use faulty::{FaultyTransport, Mishap, Plan};

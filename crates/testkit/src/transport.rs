@@ -64,11 +64,10 @@ impl Transport for EmulatorTransport {
         let answer = self.emulator.handle(request).await;
         self.travel().await;
         match answer {
-            Ok(response) if cap.is_some_and(|cap| response.body().len() > cap) => Err(Error::new(
-                ErrorKind::BodyTooLarge,
-                "the answer is larger than the operation allows",
-            )
-            .with_outcome(Outcome::Unknown)),
+            Ok(response) if cap.is_some_and(|cap| response.body().len() > cap) => {
+                Err(Error::new(ErrorKind::BodyTooLarge, "the answer is larger than the operation allows")
+                    .with_outcome(Outcome::Unknown))
+            }
             Ok(response) => Ok(response),
             Err(Cut::Reset) => Err(broken("the connection was reset")),
             Err(Cut::CutBody { .. }) => Err(broken("the connection closed in the middle of the answer")),

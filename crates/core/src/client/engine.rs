@@ -187,7 +187,9 @@ impl Engine {
         let request = out.attempt(&on.call, &credential, &*self.random)?;
 
         let span = to.meters.attempt_span(on.attempts);
-        let until = on.deadline.min(now + on.call.operation.attempt_timeout);
+        let attempt = on.call.operation.attempt_timeout;
+        let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
+        let until = on.deadline.min(now + attempt);
         on.attempts += 1;
         let flight = on.depart(&to.meters.active);
         let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;

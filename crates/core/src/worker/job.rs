@@ -74,25 +74,23 @@ impl Inner {
     /// Runs a claimed job up to its settlement.
     pub(super) async fn work(&self, claimed: Claimed, attempt: Attempt, stop: watch::Receiver<bool>) -> Prepared {
         let Claimed { lease, work, .. } = claimed;
-        let done = match work {
+        let finish = match work {
             Work::Event { row } => self.event(row, attempt.number).await,
-            Work::Sync { key, mode } => match self.sync(lease, &key, mode, stop).await {
-                Ok(Synced::Skipped(follow)) => Ok(Settling { follow, ..Settling::default() }),
-                Ok(Synced::Ended) => return Prepared::Ended,
-                Ok(Synced::Stopped) => return Prepared::settle(self.settlement(lease, JobEnd::Release)),
-                Ok(Synced::Lost) => return Prepared::Lost,
-                Err(stop) => Err(stop),
-            },
+            Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
+            Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Retention => self.retention(&stop).await,
         };
-        let settlement = match done {
-            Ok(Settling { effects, merges, follow }) => {
+        let settlement = match finish {
+            Ok(Finish::Done { effects, merges, follow }) => {
                 Settlement { effects, merges, follow, ..self.settlement(lease, JobEnd::Done) }
             }
+            Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
+            Ok(Finish::Ended) => return Prepared::Ended,
+            Ok(Finish::Lost) => return Prepared::Lost,
             Err(Stop::Dead(reason)) => self.settlement(lease, JobEnd::Dead { reason }),
             Err(Stop::Retry { after, reason }) => self.retry(lease, attempt, after, reason),
         };
-        Prepared::settle(settlement)
+        Prepared::Settle(Box::new(settlement))
     }
 
     /// Makes a settlement that only ends the job.
@@ -105,7 +103,7 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            Work::Sync { .. } | Work::Retention => (u32::MAX, self.settings.incremental_every),
+            Work::Sync { .. } | Work::Approved { .. } | Work::Retention => (u32::MAX, self.settings.incremental_every),
         };
         Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
     }
@@ -146,7 +144,7 @@ impl Inner {
 
     // ---------------------------------------------------------------------------------------------- events
 
-    async fn event(&self, row: EventRow, attempt: u32) -> Result<Settling, Stop> {
+    async fn event(&self, row: EventRow, attempt: u32) -> Result<Finish, Stop> {
         let Some(event) = self.store.event(row).await? else {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
@@ -161,7 +159,7 @@ impl Inner {
             Some(_) | None => Vec::new(),
         };
         let effects = self.handlers(&event, &place, attempt).await?;
-        Ok(Settling { effects, merges, follow: Vec::new() })
+        Ok(Finish::Done { effects, merges, follow: Vec::new() })
     }
 
     /// Calls every handler that wants the event, in order; the first that does not finish decides.
@@ -255,8 +253,9 @@ impl Inner {
         lease: Lease,
         key: &StreamKey,
         mode: RunMode,
+        allow_mass_delete: bool,
         stop: watch::Receiver<bool>,
-    ) -> Result<Synced, Stop> {
+    ) -> Result<Finish, Stop> {
         let place = self.place(&key.connection).await?;
         let spec = place.source.and_then(|source| {
             let spec = source.streams().iter().find(|spec| spec.name == key.stream.as_str())?;
@@ -270,9 +269,9 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                return Ok(Synced::Skipped(vec![self.sync_job(key, mode, When::Next)]));
+                return Ok(Finish::followed_by(vec![self.sync_job(key, mode, When::Next)]));
             }
-            ConnectionState::Disconnected => return Ok(Synced::Skipped(Vec::new())),
+            ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, When::Next)];
@@ -300,61 +299,55 @@ impl Inner {
             incremental: Some(self.sync_job(key, RunMode::Incremental, When::Next)),
             resync,
             again,
-            allow_mass_delete: false,
+            allow_mass_delete,
             stop,
         };
         match self.driver(&place, source).run(&task).await {
-            Ended::Finished(_) => Ok(Synced::Ended),
+            Ended::Finished(_) => Ok(Finish::Ended),
             Ended::Failed(error) => {
                 tracing::warn!(connection = %key.connection, stream = %key.stream, %error, "the run failed");
                 if let Err(error) = self.note_refusal(&key.connection, &error).await {
                     // The next run is refused again.
                     tracing::warn!(connection = %key.connection, %error, "the connection could not be marked");
                 }
-                Ok(Synced::Ended)
+                Ok(Finish::Ended)
             }
             Ended::Later(error) => {
                 let after = error.retry_after();
                 Err(Stop::Retry { after, reason: phrase(&error) })
             }
-            Ended::Stopped => Ok(Synced::Stopped),
-            Ended::LeaseLost => Ok(Synced::Lost),
+            Ended::Stopped => Ok(Finish::Stopped),
+            Ended::LeaseLost => Ok(Finish::Lost),
         }
     }
 
     // ---------------------------------------------------------------------------------------------- chores
 
-    async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Settling, Stop> {
+    async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Finish, Stop> {
         let before = self.clock.now().minus(self.settings.retention);
         let all = u64::from(PRUNED_AT_ONCE);
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
-        Ok(Settling { follow: vec![self.retention_job()], ..Settling::default() })
+        Ok(Finish::followed_by(vec![self.retention_job()]))
     }
 }
 
-/// What a job that ended well brings to its settlement.
-#[derive(Default)]
-struct Settling {
-    effects: Vec<Effect>,
-    merges: Vec<Merge>,
-    follow: Vec<NewJob>,
-}
-
-/// How a sync job ended, other than with an error.
-enum Synced {
-    /// Nothing was to be run: the job ends, others follow.
-    Skipped(Vec<NewJob>),
-    /// The job ended with its run.
+/// How a job came to its end, other than with an error.
+enum Finish {
+    /// Done, with what it brings to its settlement.
+    Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob> },
+    /// It ended with its run: nothing is left to settle.
     Ended,
+    /// It was asked to stop before its end.
     Stopped,
+    /// Another worker has it.
     Lost,
 }
 
-impl Prepared {
-    fn settle(settlement: Settlement) -> Self {
-        Self::Settle(Box::new(settlement))
+impl Finish {
+    fn followed_by(follow: Vec<NewJob>) -> Self {
+        Self::Done { effects: Vec::new(), merges: Vec::new(), follow }
     }
 }
 

@@ -56,6 +56,13 @@ impl Inner {
         }
     }
 
+    /// Makes the job of a full run whose deletions are approved. It has a key of its own, so that the full run that
+    /// waits for its week does not stand in its place.
+    pub(super) fn approved_job(&self, key: StreamKey) -> NewJob {
+        let unique = Some(format!("sync/approved/{}/{}", key.connection, key.stream));
+        NewJob { unique, work: Work::Approved { key: key.clone() }, ..self.sync_job(&key, RunMode::Full, When::Now) }
+    }
+
     pub(super) fn retention_job(&self) -> NewJob {
         NewJob {
             work: Work::Retention,

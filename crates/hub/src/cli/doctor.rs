@@ -142,9 +142,7 @@ fn writable(folder: &Path) -> Found {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             Found::Fail(format!("{shown} does not exist: make it, or change store.path"))
         }
-        Err(error) => {
-            Found::Fail(format!("{shown} cannot be written ({}): give this user the right to", error.kind()))
-        }
+        Err(error) => Found::Fail(format!("{shown} cannot be written ({}): give this user the right to", error.kind())),
     }
 }
 

@@ -63,7 +63,7 @@ async fn stripe(arguments: Arguments, secret: Option<String>) -> Result<(), Fail
         stripe.webhook_endpoint(url, secret, None, &["*"]);
     }
     let mut stop = signal::stop();
-    say(json!({ "provider": "stripe", "base_url": stripe.base_url() }));
+    say(json!({ "provider": "stripe", "base_url": stripe.base_url(), "api_key": stripe.api_key() }));
     let _ = stop.wait_for(|stop| *stop).await;
     stripe.shutdown().await;
     Ok(())

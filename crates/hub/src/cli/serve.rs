@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::shim::vault::LocalMasterKey;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use crate::shim::vault::LocalMasterKey;
 use palisade_core::auth::Scheme;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::WorkerSettings;
@@ -156,13 +156,16 @@ impl Secrets {
 
 /// Says why an address cannot be listened on.
 pub(super) fn cannot_listen(address: SocketAddr, key: &str, error: &std::io::Error) -> Failure {
-    let what = match error.kind() {
-        IoErrorKind::AddrInUse => format!("{address} is in use: stop the other program or change {key}"),
-        IoErrorKind::PermissionDenied => format!("this user may not listen on {address}: take a port above 1023 in {key}"),
-        IoErrorKind::AddrNotAvailable => format!("{address} is no address of this machine: change {key}"),
-        _ => format!("cannot listen on {address} ({error}): change {key}"),
-    };
-    Failure::machine(what)
+    let kind = error.kind();
+    Failure::machine(if kind == IoErrorKind::AddrInUse {
+        format!("{address} is in use: stop the other program or change {key}")
+    } else if kind == IoErrorKind::PermissionDenied {
+        format!("this user may not listen on {address}: take a port above 1023 in {key}")
+    } else if kind == IoErrorKind::AddrNotAvailable {
+        format!("{address} is no address of this machine: change {key}")
+    } else {
+        format!("cannot listen on {address} ({error}): change {key}")
+    })
 }
 
 /// Opens the store on a thread that may block.
@@ -238,10 +241,10 @@ async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -
 }
 
 fn start_failure(error: &Error) -> Failure {
-    match error.kind() {
-        ErrorKind::Store | ErrorKind::Overloaded => Failure::machine(format!("the database: {}", error.message())),
-        _ => Failure::usage(error.message()),
+    if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) {
+        return Failure::machine(format!("the database: {}", error.message()));
     }
+    Failure::usage(error.message())
 }
 
 /// Puts the hub together from the configuration.

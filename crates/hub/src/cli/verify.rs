@@ -71,8 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 fn read_file(path: &Path) -> Result<Bytes, Failure> {
-    let cannot =
-        |error: std::io::Error| Failure::usage(format!("{} cannot be read: {}", path.display(), error.kind()));
+    let cannot = |error: std::io::Error| Failure::usage(format!("{} cannot be read: {}", path.display(), error.kind()));
     if std::fs::metadata(path).map_err(cannot)?.len() > FILE_BYTES_MAX {
         return Err(Failure::usage(format!("{} is larger than {FILE_BYTES_MAX} bytes", path.display())));
     }
@@ -118,9 +117,9 @@ fn headers_of(value: &Value) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in value.as_object()? {
         let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
-        let values: Vec<&str> = match value {
-            Value::Array(list) => list.iter().map(Value::as_str).collect::<Option<_>>()?,
-            other => vec![other.as_str()?],
+        let values: Vec<&str> = match value.as_array() {
+            Some(list) => list.iter().map(Value::as_str).collect::<Option<_>>()?,
+            None => vec![value.as_str()?],
         };
         for value in values {
             headers.append(name.clone(), HeaderValue::from_str(value).ok()?);
@@ -181,36 +180,48 @@ fn hint(
         webhook.verify(&delivery, secrets, now).is_ok()
     };
     let body = delivery.body.as_ref();
-    match refusal {
-        Refusal::TooOld { age_seconds } => {
-            let then = Timestamp::from_seconds(now.seconds().saturating_sub(age_seconds));
-            let holds = holds(body.to_vec(), secrets, then);
-            Some(if holds { "apart from its age the signature is valid" } else { "it would not match at its own time either" })
-        }
-        Refusal::TooNew { ahead_seconds } => {
-            let then = Timestamp::from_seconds(now.seconds().saturating_add(ahead_seconds));
-            let holds = holds(body.to_vec(), secrets, then);
-            Some(if holds { "apart from its time the signature is valid" } else { "it would not match at its own time either" })
-        }
-        Refusal::Mismatch => {
-            let text = |secret: &Secret| secret.expose().to_owned();
-            let prefixed: Vec<Secret> = secrets.iter().map(|s| Secret::new(format!("whsec_{}", text(s)))).collect();
-            let bare: Vec<Secret> =
-                secrets.iter().filter_map(|s| s.expose().strip_prefix("whsec_").map(Secret::from)).collect();
-            let tries: [(Vec<u8>, &[Secret], &str); 8] = [
-                (body.trim_ascii_end().to_vec(), secrets, "the body has white space at its end that was not signed: an editor or a shell adds a line break"),
-                ([body, b"\n"].concat(), secrets, "the body lacks the line break at its end that was signed"),
-                ([body, b"\r\n"].concat(), secrets, "the body lacks the line break (CR LF) at its end that was signed"),
-                (without_carriage_returns(body), secrets, "the body's line breaks were turned into CR LF on the way"),
-                (with_carriage_returns(body), secrets, "the body's line breaks (CR LF) were turned into LF on the way"),
-                (body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body).to_vec(), secrets, "the body has a byte order mark that was not signed"),
-                (body.to_vec(), &prefixed, "the secret lacks its prefix whsec_"),
-                (body.to_vec(), &bare, "the secret is signed without its prefix whsec_"),
-            ];
-            tries.into_iter().find(|(body, secrets, _)| holds(body.clone(), secrets, now)).map(|(_, _, hint)| hint)
-        }
-        _ => None,
+    let age = match refusal {
+        Refusal::TooOld { age_seconds } => age_seconds,
+        Refusal::TooNew { ahead_seconds } => ahead_seconds.saturating_neg(),
+        Refusal::NoSecret
+        | Refusal::MissingHeader(_)
+        | Refusal::DuplicateHeader(_)
+        | Refusal::Malformed(_)
+        | Refusal::Mismatch
+        | Refusal::UnknownScheme
+        | _ => 0,
+    };
+    if age != 0 {
+        let then = Timestamp::from_seconds(now.seconds().saturating_sub(age));
+        let holds = holds(body.to_vec(), secrets, then);
+        return Some(if holds {
+            "apart from its time the signature is valid"
+        } else {
+            "it would not match at its own time either"
+        });
     }
+    if refusal != Refusal::Mismatch {
+        return None;
+    }
+    let prefixed: Vec<Secret> = secrets.iter().map(|s| Secret::new(format!("whsec_{}", s.expose()))).collect();
+    let bare: Vec<Secret> =
+        secrets.iter().filter_map(|s| s.expose().strip_prefix("whsec_").map(Secret::from)).collect();
+    let unmarked = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let tries: [(Vec<u8>, &[Secret], &str); 8] = [
+        (
+            body.trim_ascii_end().to_vec(),
+            secrets,
+            "the body has white space at its end that was not signed: an editor or a shell adds a line break",
+        ),
+        ([body, b"\n"].concat(), secrets, "the body lacks the line break at its end that was signed"),
+        ([body, b"\r\n"].concat(), secrets, "the body lacks the line break (CR LF) at its end that was signed"),
+        (without_carriage_returns(body), secrets, "the body's line breaks were turned into CR LF on the way"),
+        (with_carriage_returns(body), secrets, "the body's line breaks (CR LF) were turned into LF on the way"),
+        (unmarked.to_vec(), secrets, "the body has a byte order mark that was not signed"),
+        (body.to_vec(), &prefixed, "the secret lacks its prefix whsec_"),
+        (body.to_vec(), &bare, "the secret is signed without its prefix whsec_"),
+    ];
+    tries.into_iter().find(|(body, secrets, _)| holds(body.clone(), secrets, now)).map(|(_, _, hint)| hint)
 }
 
 fn without_carriage_returns(body: &[u8]) -> Vec<u8> {

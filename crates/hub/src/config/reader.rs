@@ -110,13 +110,13 @@ impl<'a, 'p> Section<'a, 'p> {
     /// Takes a text.
     pub(super) fn text(&mut self, key: &'static str) -> Option<(usize, String)> {
         let (offset, value) = self.take(key)?;
-        match value.into_inner() {
-            DeValue::String(text) if !text.trim().is_empty() => Some((offset, text.into_owned())),
-            _ => {
-                self.wrong(offset, key, "a text in quotes that is not empty");
-                None
-            }
+        if let DeValue::String(text) = value.into_inner()
+            && !text.trim().is_empty()
+        {
+            return Some((offset, text.into_owned()));
         }
+        self.wrong(offset, key, "a text in quotes that is not empty");
+        None
     }
 
     /// Takes a text that must be there.
@@ -183,16 +183,14 @@ impl<'a, 'p> Section<'a, 'p> {
     /// Takes a list of such places.
     pub(super) fn secrets(&mut self, key: &'static str) -> Vec<SecretRef> {
         let Some((offset, value)) = self.take(key) else { return Vec::new() };
-        match value.into_inner() {
-            DeValue::Array(list) => list
-                .into_iter()
-                .filter_map(|value| {
-                    let offset = value.span().start;
-                    self.secret_of(key, offset, value.into_inner())
-                })
-                .collect(),
-            other => self.secret_of(key, offset, other).into_iter().collect(),
-        }
+        let value = value.into_inner();
+        let DeValue::Array(list) = value else { return self.secret_of(key, offset, value).into_iter().collect() };
+        list.into_iter()
+            .filter_map(|value| {
+                let offset = value.span().start;
+                self.secret_of(key, offset, value.into_inner())
+            })
+            .collect()
     }
 
     fn secret_of(&self, key: &str, offset: usize, value: DeValue<'a>) -> Option<SecretRef> {
@@ -235,13 +233,11 @@ impl<'a, 'p> Section<'a, 'p> {
             problems: self.problems,
         };
         let Some((offset, value)) = self.take(key) else { return empty(None) };
-        match value.into_inner() {
-            DeValue::Table(table) => Section { table, ..empty(Some(offset)) },
-            _ => {
-                self.wrong(offset, key, &format!("a table: begin it with a line [{key}]"));
-                empty(Some(offset))
-            }
+        if let DeValue::Table(table) = value.into_inner() {
+            return Section { table, ..empty(Some(offset)) };
         }
+        self.wrong(offset, key, &format!("a table: begin it with a line [{key}]"));
+        empty(Some(offset))
     }
 
     /// Takes a list of tables (`[[connection]]`).
@@ -254,17 +250,18 @@ impl<'a, 'p> Section<'a, 'p> {
         };
         for value in list {
             let offset = value.span().start;
-            match value.into_inner() {
-                DeValue::Table(table) => found.push(Section {
-                    title: format!("[[{key}]]"),
-                    prefix: format!("{key}."),
-                    offset: Some(offset),
-                    table,
-                    known: Vec::new(),
-                    problems: self.problems,
-                }),
-                _ => self.wrong(offset, key, &format!("a list of tables: begin each with a line [[{key}]]")),
-            }
+            let DeValue::Table(table) = value.into_inner() else {
+                self.wrong(offset, key, &format!("a list of tables: begin each with a line [[{key}]]"));
+                continue;
+            };
+            found.push(Section {
+                title: format!("[[{key}]]"),
+                prefix: format!("{key}."),
+                offset: Some(offset),
+                table,
+                known: Vec::new(),
+                problems: self.problems,
+            });
         }
         found
     }

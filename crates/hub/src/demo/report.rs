@@ -158,7 +158,7 @@ impl Report {
 
     fn streams_table(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(UTF8_BORDERS_ONLY);
+        table.load_style(UTF8_BORDERS_ONLY);
         table.set_header(["Records", "at the provider", "here", "differ", "pages", "resumed"]);
         for (name, s) in &self.streams {
             let mut row = vec![Cell::new(name)];
@@ -171,7 +171,7 @@ impl Report {
 
 fn pairs(title: &str, rows: &[(&str, u64)]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_BORDERS_ONLY);
+    table.load_style(UTF8_BORDERS_ONLY);
     table.set_header([title, ""]);
     for (name, n) in rows {
         table.add_row([Cell::new(name), number(*n)]);

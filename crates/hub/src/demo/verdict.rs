@@ -26,9 +26,10 @@ pub(super) struct Seen<'a> {
 pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
     let ledger = seen.stage.emulator.ledger();
     let streams = compare(&seen).await?;
-    let deliveries = deliveries(&seen).await?;
     let (written, unknown, wrong) = seen.written.against(&seen.stage.emulator);
-    let calls = calls(&seen);
+    let counts = Counts(seen.stage.metrics.encode());
+    let calls = counts.calls();
+    let deliveries = deliveries(&seen, &counts).await?;
     let provider = ProviderSide {
         requests: ledger.requests,
         faults: ledger.faults.iter().map(|(kind, n)| (kind.clone(), *n)).collect(),
@@ -130,7 +131,7 @@ async fn compare(seen: &Seen<'_>) -> Result<BTreeMap<String, StreamTruth>> {
     Ok(streams)
 }
 
-async fn deliveries(seen: &Seen<'_>) -> Result<Deliveries> {
+async fn deliveries(seen: &Seen<'_>, hub: &Counts) -> Result<Deliveries> {
     let ledger = seen.stage.emulator.ledger();
     let counts = seen.stage.hub.store().event_counts().await?;
     let count = |state: EventState| counts.get(&state).copied().unwrap_or(0);
@@ -139,9 +140,9 @@ async fn deliveries(seen: &Seen<'_>) -> Result<Deliveries> {
     let once = seen.stage.number("SELECT count(DISTINCT event) FROM effect").await?;
     Ok(Deliveries {
         happened: ledger.events_created,
-        accepted: ledger.webhooks.acked,
-        duplicate: ledger.webhooks.acked.saturating_sub(seen.stored_before_healing),
-        rejected: ledger.webhooks.responses_by_status.get(&401).copied().unwrap_or(0),
+        accepted: hub.delivered("accepted") + hub.delivered("duplicate"),
+        duplicate: hub.delivered("duplicate"),
+        rejected: hub.delivered("refused"),
         lost: ledger.webhooks.dropped,
         healed: stored.saturating_sub(seen.stored_before_healing),
         handled: count(EventState::Done),
@@ -174,22 +175,33 @@ fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) ->
     if pages >= seen.pages_at_kill { pages.saturating_sub(least) } else { seen.pages_at_kill }
 }
 
-/// The pipeline's own counts, read from the metrics as an operator would.
-fn calls(seen: &Seen<'_>) -> Calls {
-    let text = seen.stage.metrics.encode();
-    let sum = |name: &str, label: &str| -> u64 {
-        text.lines()
+/// The hub's own counts, read from its metrics as an operator would.
+struct Counts(String);
+
+impl Counts {
+    /// Adds up the series of a name whose labels hold `label`.
+    fn sum(&self, name: &str, label: &str) -> u64 {
+        self.0
+            .lines()
             .filter_map(|line| line.strip_prefix(name))
             .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
             .filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()
-    };
-    let calls = sum("palisade_call_duration_seconds_count", "");
-    Calls {
-        calls,
-        attempts: sum("http_client_request_duration_seconds_count", ""),
-        failed: calls - sum("palisade_call_duration_seconds_count", "error_type=\"\"").min(calls),
-        rate_limit_waits: sum("palisade_call_wait_seconds_count", ""),
-        breaker_trips: sum("palisade_breaker_trips_total", ""),
+    }
+
+    fn delivered(&self, result: &str) -> u64 {
+        self.sum("palisade_webhook_deliveries_total", &format!("result=\"{result}\""))
+    }
+
+    fn calls(&self) -> Calls {
+        const CALLS: &str = "palisade_call_duration_seconds_count";
+        let calls = self.sum(CALLS, "");
+        Calls {
+            calls,
+            attempts: self.sum("http_client_request_duration_seconds_count", ""),
+            failed: calls.saturating_sub(self.sum(CALLS, "error_type=\"\"")),
+            rate_limit_waits: self.sum("palisade_call_wait_seconds_count", ""),
+            breaker_trips: self.sum("palisade_breaker_trips_total", ""),
+        }
     }
 }

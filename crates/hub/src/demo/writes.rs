@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use palisade_core::Outcome;
 use palisade_emulator::stripe::Stripe as Emulator;
 use palisade_stripe::Stripe;
-use palisade_stripe::NewCustomer;
+use palisade_stripe::client::NewCustomer;
 
 /// How many customers the story creates.
 const WRITES: u32 = 60;

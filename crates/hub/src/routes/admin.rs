@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE};
+use axum::http::header::{
+    AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE,
+};
 use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::Next;
@@ -159,8 +161,7 @@ fn same_origin(uri: &Uri, headers: &HeaderMap) -> bool {
 }
 
 fn names_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
-    let Some(authority) = authority(uri, headers).and_then(|text| text.parse::<Authority>().ok())
-    else {
+    let Some(authority) = authority(uri, headers).and_then(|text| text.parse::<Authority>().ok()) else {
         return false;
     };
     let host = authority.host();
@@ -230,8 +231,7 @@ pub(crate) async fn logout(
 fn with_cookie(shared: &Shared, base: &str, value: &str, seconds: u64) -> Response {
     let secure = shared.settings.public_url.as_ref().is_some_and(|url| url.starts_with("https://"));
     let secure = if secure { "; Secure" } else { "" };
-    let text =
-        format!("{COOKIE_NAME}={value}; Path={base}/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+    let text = format!("{COOKIE_NAME}={value}; Path={base}/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     let mut response = redirect(&format!("{base}/"));
     if let Ok(mut value) = HeaderValue::from_str(&text) {
         value.set_sensitive(true);

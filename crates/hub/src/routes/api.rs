@@ -146,10 +146,7 @@ pub(crate) async fn connections(State(shared): State<Arc<Shared>>, asked: Asked<
 }
 
 /// Shows one connection.
-pub(crate) async fn connection(
-    State(shared): State<Arc<Shared>>,
-    id: Result<Path<String>, PathRejection>,
-) -> Answer {
+pub(crate) async fn connection(State(shared): State<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
     let connection = shared.store.connection(ConnectionId::from(id)).await?;
     let connection = connection.ok_or_else(|| Problem::missing("there is no such connection"))?;
@@ -401,7 +398,10 @@ pub(crate) async fn records(
     let after = match &asked.cursor {
         None => 0,
         Some(cursor) => read_cursor(&key, cursor).ok_or_else(|| {
-            Problem::invalid("the cursor is not one of this stream", "begin without a cursor, or use the last one given")
+            Problem::invalid(
+                "the cursor is not one of this stream",
+                "begin without a cursor, or use the last one given",
+            )
         })?,
     };
     let known = shared.store.connection(key.connection.clone()).await?;

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
+use crate::shim::health::Overall;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, RawQuery, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::http::Uri;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
-use crate::shim::health::Overall;
 use palisade_core::store::{CallRecord, EventRow, Run, RunMode, RunState, StoredEvent};
 use palisade_core::{ConnectionId, Timestamp};
 
@@ -136,7 +136,11 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
         }
         footer.muted { "The same facts as JSON: " a href={ (base) "/api/v1/health" } { "/api/v1/health" } }
     };
-    let title = if overview.attention() > 0 { format!("({}) Operations · Palisade", overview.attention()) } else { "Operations · Palisade".to_owned() };
+    let title = if overview.attention() > 0 {
+        format!("({}) Operations · Palisade", overview.attention())
+    } else {
+        "Operations · Palisade".to_owned()
+    };
     Html(document(base, &title, !paused, &body).into_string())
 }
 
@@ -329,7 +333,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push('\u{2009}');
         }
         text.push(digit);

@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, Request, State};
-use axum::http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -105,20 +105,21 @@ fn refused(shared: &Shared, endpoint: &EndpointConfig, refusal: Refusal) -> Ende
     // The reason goes to the log and the metrics; whoever forges a delivery learns nothing from the answer.
     tracing::warn!(endpoint = endpoint.name, reason = refusal.as_str(), detail = %refusal, "a delivery was refused");
     shared.metrics.refused(&endpoint.name, refusal.as_str());
-    let problem = match refusal {
-        Refusal::NoSecret => Problem::new(
+    let problem = if refusal == Refusal::NoSecret {
+        Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "no_secret",
             "this endpoint has no signing secret yet",
             "configure the endpoint's secret; the provider sends the delivery again",
         )
-        .retry_after(60),
-        _ => Problem::new(
+        .retry_after(60)
+    } else {
+        Problem::new(
             StatusCode::UNAUTHORIZED,
             "bad_signature",
             "the signature is not valid",
             "see the hub's log, or try it with `palisade verify`",
-        ),
+        )
     };
     Ended::new(Delivered::Refused, problem)
 }
@@ -157,8 +158,7 @@ async fn deliver(shared: &Shared, endpoint: &EndpointConfig, raw: RawDelivery) -
     };
     match shared.store.append(vec![delivery]).await {
         Ok(appended) => {
-            let duplicates =
-                appended.iter().flatten().filter(|one| matches!(one, Appended::Duplicate(_))).count();
+            let duplicates = appended.iter().flatten().filter(|one| matches!(one, Appended::Duplicate(_))).count();
             tracing::debug!(endpoint = endpoint.name, events = count, duplicates, "a delivery was stored");
             let result = if duplicates == count { Delivered::Duplicate } else { result };
             Ended::new(result, answer(reply))
@@ -204,4 +204,3 @@ fn answer(reply: Reply) -> Response {
     };
     response
 }
-

@@ -63,7 +63,12 @@ async fn without_the_token_no_page_and_no_fact_is_given() {
         let expected = if path.ends_with("events/1") { 404 } else { 200 };
         assert_eq!(answer.status.as_u16(), expected, "{path}: {}", answer.text());
     }
-    for path in ["/actions/events/1/replay", "/actions/connections/acme-stripe/sync", "/api/v1/events/1/replay", "/api/v1/connections/acme-stripe/sync"] {
+    for path in [
+        "/actions/events/1/replay",
+        "/actions/connections/acme-stripe/sync",
+        "/api/v1/events/1/replay",
+        "/api/v1/connections/acme-stripe/sync",
+    ] {
         fixture.post(path).await.is_error(401, "unauthorized");
     }
 }
@@ -161,7 +166,15 @@ async fn open_on_loopback_answers_loopback_names_only() {
 #[tokio::test]
 async fn every_answer_carries_the_security_headers() {
     let fixture = fixture_with(settings(Access::Trusted)).with_connection().await;
-    let paths = GUARDED.into_iter().chain(["/healthz", "/readyz", "/metrics", "/style.css", "/nowhere", "/webhooks/stripe", "/api/v1/x"]);
+    let paths = GUARDED.into_iter().chain([
+        "/healthz",
+        "/readyz",
+        "/metrics",
+        "/style.css",
+        "/nowhere",
+        "/webhooks/stripe",
+        "/api/v1/x",
+    ]);
     for path in paths {
         let answer = get(&fixture, path, &[]).await;
         let policy = answer.header("content-security-policy").unwrap_or_default();

@@ -26,7 +26,11 @@ async fn the_feed_is_read_to_its_end_by_its_cursor() {
     let path = "/api/v1/records/acme-stripe/customers";
     let empty = fixture.get(path).await.json();
     assert_eq!((empty["records"].as_array().unwrap().len(), &empty["has_more"]), (0, &false.into()));
-    merge(&fixture, &[("cus_1", Some(r#"{"id":"cus_1"}"#), 1), ("cus_2", Some(r#"{"id":"cus_2"}"#), 1), ("cus_3", Some("{}"), 1)]).await;
+    merge(
+        &fixture,
+        &[("cus_1", Some(r#"{"id":"cus_1"}"#), 1), ("cus_2", Some(r#"{"id":"cus_2"}"#), 1), ("cus_3", Some("{}"), 1)],
+    )
+    .await;
 
     let mut cursor = empty["next_cursor"].as_str().unwrap().to_owned();
     let mut seen = Vec::new();
@@ -40,7 +44,12 @@ async fn the_feed_is_read_to_its_end_by_its_cursor() {
 
     merge(&fixture, &[("cus_2", None, 2), ("cus_1", Some(r#"{"id":"cus_1","n":1}"#), 2)]).await;
     let page = fixture.get(&format!("{path}?cursor={cursor}")).await.json();
-    let told: Vec<_> = page["records"].as_array().unwrap().iter().map(|r| (r["id"].clone(), r["change"].clone(), r["data"].clone())).collect();
+    let told: Vec<_> = page["records"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["id"].clone(), r["change"].clone(), r["data"].clone()))
+        .collect();
     assert_eq!(told[0], ("cus_2".into(), "deleted".into(), serde_json::Value::Null));
     assert_eq!(told[1], ("cus_1".into(), "updated".into(), serde_json::json!({ "id": "cus_1", "n": 1 })));
     // The end stays where it is.

@@ -87,12 +87,32 @@ fn has_no_secret(text: &str) {
 fn each_mistake_of_the_set_up_is_one_sentence_with_its_exit_code() {
     let good = config("http://127.0.0.1:1");
     let cases: [(&str, String, i32, &[&str]); 8] = [
-        ("unknown key", good.replace("listen =", "lisen ="), 2, &["palisade.toml:3", "\"lisen\"", "did you mean \"listen\"?"]),
-        ("literal secret", good.replace("{ env = \"TEST_KEY\" }", "\"sk_live_literal\""), 2, &["must not stand in this file"]),
+        (
+            "unknown key",
+            good.replace("listen =", "lisen ="),
+            2,
+            &["palisade.toml:3", "\"lisen\"", "did you mean \"listen\"?"],
+        ),
+        (
+            "literal secret",
+            good.replace("{ env = \"TEST_KEY\" }", "\"sk_live_literal\""),
+            2,
+            &["must not stand in this file"],
+        ),
         ("missing variable", good.replace("TEST_MASTER", "NOT_SET"), 2, &["vault.master_key", "NOT_SET is not set"]),
         ("short master key", good.replace("TEST_MASTER", "TEST_KEY"), 2, &["32 bytes in base64"]),
-        ("wrong kind of key", good.replace("TEST_KEY", "TEST_HOOK"), 2, &["credential of connection acme-stripe", "signing secret"]),
-        ("port of somebody else", good.replace("127.0.0.1:0", "203.0.113.1:80"), 3, &["203.0.113.1:80", "server.listen"]),
+        (
+            "wrong kind of key",
+            good.replace("TEST_KEY", "TEST_HOOK"),
+            2,
+            &["credential of connection acme-stripe", "signing secret"],
+        ),
+        (
+            "port of somebody else",
+            good.replace("127.0.0.1:0", "203.0.113.1:80"),
+            3,
+            &["203.0.113.1:80", "server.listen"],
+        ),
         ("no folder", format!("{good}\n[store]\npath = \"nowhere/palisade.db\""), 3, &["database", "folder"]),
         ("no TOML", "[server".to_owned(), 2, &["not TOML"]),
     ];
@@ -124,7 +144,8 @@ fn a_port_in_use_and_a_file_that_is_no_database_are_the_machines_fault() {
 // Fails when the mode of a secret file is not looked at.
 #[test]
 fn a_secret_file_that_others_can_read_is_refused() {
-    let folder = folder_with(&config("http://127.0.0.1:1").replace("{ env = \"TEST_MASTER\" }", "{ file = \"master.key\" }"));
+    let folder =
+        folder_with(&config("http://127.0.0.1:1").replace("{ env = \"TEST_MASTER\" }", "{ file = \"master.key\" }"));
     let key = folder.path().join("master.key");
     fs::write(&key, format!("{MASTER}\n")).unwrap();
     for (mode, code) in [(0o644, 1), (0o660, 1), (0o600, 0), (0o640, 0), (0o400, 0)] {
@@ -179,7 +200,7 @@ fn verify_says_why_a_signature_fails() {
     check(&Files::new(body, &good, "whsec_other"), AT, 1, &[("valid", "false"), ("reason", "mismatch")]);
     check(&Files::new(&with_break, &good, HOOK), AT, 1, &[("hint", "line break")]);
     check(&Files::new(body, &good, bare), AT, 1, &[("hint", "lacks its prefix")]);
-    check(&Files::new(body, &good, HOOK), AT + 301, 1, &[("reason", "too_old"), ("hint", "apart from its age")]);
+    check(&Files::new(body, &good, HOOK), AT + 301, 1, &[("reason", "too_old"), ("hint", "apart from its time")]);
     check(&Files::new(body, &good, HOOK), AT - 301, 1, &[("reason", "too_new")]);
     check(&Files::new(body, "Host: a", HOOK), AT, 1, &[("reason", "missing_header")]);
     for (more, files) in [
@@ -203,16 +224,29 @@ fn verify_runs_a_file_of_cases_and_counts_them() {
             "headers": { "webhook-id": "msg_1", "webhook-timestamp": "1767225600", "webhook-signature": "v1,XuzeDEfy59BQPFuCT+GutfJG37QpdVWFnvKwNXoe1Gc=" }
         })
     };
-    let body = "eyJ0eXBlIjoiY29udGFjdC5jcmVhdGVkIiwidGltZXN0YW1wIjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJkYXRhIjp7ImlkIjoiY18xIn19";
+    let body =
+        "eyJ0eXBlIjoiY29udGFjdC5jcmVhdGVkIiwidGltZXN0YW1wIjoiMjAyNi0wMS0wMVQwMDowMDowMFoiLCJkYXRhIjp7ImlkIjoiY18xIn19";
     let good = [case("plain", "ok", body), case("changed", "fail", "e30="), case("odd", "policy", "e30=")];
     let write = |vectors: &[serde_json::Value]| {
         let document = serde_json::json!({ "_meta": {}, "standard_webhooks": { "vectors": vectors }, "carrier_pigeon": { "vectors": [{}, {}] } });
         fs::write(&file, document.to_string()).unwrap();
         palisade(&["verify", "--cases", &file]).output().unwrap()
     };
-    ends(&write(&good), 0, &["standard_webhooks: passed 3, differs 0, skipped 0", "carrier_pigeon: passed 0, differs 0, skipped 2"]);
+    ends(
+        &write(&good),
+        0,
+        &["standard_webhooks: passed 3, differs 0, skipped 0", "carrier_pigeon: passed 0, differs 0, skipped 2"],
+    );
     let wrong = [case("lax", "policy", body), case("strict", "ok", "e30="), case("?", "perhaps", body)];
-    ends(&write(&wrong), 1, &["standard_webhooks/lax: accepted, must be rejected", "standard_webhooks/strict: rejected (mismatch)", "differs 3"]);
+    ends(
+        &write(&wrong),
+        1,
+        &[
+            "standard_webhooks/lax: accepted, must be rejected",
+            "standard_webhooks/strict: rejected (mismatch)",
+            "differs 3",
+        ],
+    );
     fs::write(&file, "[").unwrap();
     ends(&palisade(&["verify", "--cases", &file]).output().unwrap(), 2, &["not JSON"]);
 }
@@ -264,16 +298,34 @@ fn http(address: &str, request: &str) -> String {
 }
 
 fn get(address: &str, path: &str, token: &str) -> String {
-    http(address, &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"))
+    http(
+        address,
+        &format!(
+            "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
+        ),
+    )
 }
 
 #[test]
 fn the_emulator_says_where_it_is_on_its_first_line_and_stops_when_asked() {
-    let running = Running::start(&mut palisade(&["emulate", "stripe", "--seed", "7", "--populate", "5", "--api-key", "sk_test_mine"]));
+    let running = Running::start(&mut palisade(&[
+        "emulate",
+        "stripe",
+        "--seed",
+        "7",
+        "--populate",
+        "5",
+        "--api-key",
+        "sk_test_mine",
+    ]));
     let address = running.address("base_url");
     let list = get(&address, "/v1/customers?limit=100", "sk_test_mine");
     assert!(list.starts_with("HTTP/1.1 200"), "{list}");
-    assert_eq!(list.matches(r#""object":"customer""#).count() + list.matches(r#""object": "customer""#).count(), 5, "{list}");
+    assert_eq!(
+        list.matches(r#""object":"customer""#).count() + list.matches(r#""object": "customer""#).count(),
+        5,
+        "{list}"
+    );
     assert!(get(&address, "/v1/customers", "sk_test_other").starts_with("HTTP/1.1 401"));
     assert_eq!(running.stop(), Some(0));
 }
@@ -291,9 +343,8 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn a_whole_life_at_trace_level_shows_no_secret() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let emulator = runtime
-        .block_on(Stripe::start(StripeConfig { api_key: KEY.to_owned(), ..StripeConfig::default() }))
-        .unwrap();
+    let emulator =
+        runtime.block_on(Stripe::start(StripeConfig { api_key: KEY.to_owned(), ..StripeConfig::default() })).unwrap();
     emulator.create_customer(&[("email", "ada@example.com")]).unwrap();
     let folder = folder_with(&config(emulator.base_url()));
     let log_path = folder.path().join("log");
@@ -316,9 +367,21 @@ fn a_whole_life_at_trace_level_shows_no_secret() {
     let mut answers = vec![post(&signature), post(&forged)];
     assert!(answers[0].starts_with("HTTP/1.1 200"), "{}", answers[0]);
     assert!(answers[1].starts_with("HTTP/1.1 401"), "{}", answers[1]);
-    until("the customer is synced", || get(&address, "/api/v1/records/acme-stripe/customers", ADMIN).contains("ada@example.com"));
+    until("the customer is synced", || {
+        get(&address, "/api/v1/records/acme-stripe/customers", ADMIN).contains("ada@example.com")
+    });
     until("it is ready", || get(&address, "/readyz", "").starts_with("HTTP/1.1 200"));
-    for path in ["/", "/metrics", "/api/v1/health", "/api/v1/connections", "/api/v1/events", "/api/v1/events/1", "/api/v1/calls", "/api/v1/runs", "/api/v1/jobs"] {
+    for path in [
+        "/",
+        "/metrics",
+        "/api/v1/health",
+        "/api/v1/connections",
+        "/api/v1/events",
+        "/api/v1/events/1",
+        "/api/v1/calls",
+        "/api/v1/runs",
+        "/api/v1/jobs",
+    ] {
         let answer = get(&address, path, ADMIN);
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
         answers.push(answer);

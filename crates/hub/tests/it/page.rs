@@ -40,8 +40,22 @@ async fn everything_is_shown_in_words_and_nothing_hostile_gets_through() {
         assert!(!text.contains(hostile), "{hostile} in {text}");
     }
     for word in [
-        "acme-stripe", "Stripe", "Who must act", "Next", "Fresh", "not synced yet", "dead letters", "Dead letters", "Replay",
-        "Sync now", "customers.list", "1234 ms", "provider", "Runs", "Recent calls", "customers",
+        "acme-stripe",
+        "Stripe",
+        "Who must act",
+        "Next",
+        "Fresh",
+        "not synced yet",
+        "dead letters",
+        "Dead letters",
+        "Replay",
+        "Sync now",
+        "customers.list",
+        "1234 ms",
+        "provider",
+        "Runs",
+        "Recent calls",
+        "customers",
     ] {
         assert!(text.contains(word), "{word} in {text}");
     }

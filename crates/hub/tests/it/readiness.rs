@@ -47,7 +47,7 @@ async fn a_running_hub_becomes_ready_and_a_stalled_one_does_not_stay_so() {
     assert_eq!(ready().await.json()["reasons"][0], "the runner is not running");
 }
 
-// Fails when readiness does not ask the store for a write.
+// Fails when readiness does not ask the store for a write, or asks for one that needs no room.
 #[tokio::test]
 async fn a_store_that_does_not_write_is_not_ready() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,12 +55,18 @@ async fn a_store_that_does_not_write_is_not_ready() {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let hub = builder(Arc::new(store.clone()), clock).settings(settings(Access::Trusted)).build().unwrap();
     let router = hub.router();
-    let reasons = async || ask(&router, Request::get("/readyz").body(Body::empty()).unwrap()).await.text();
-    assert!(!reasons().await.contains("does not write"));
+    let writes = async || {
+        // The last answer is good for a second; only the time of the runtime moves.
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        tokio::time::resume();
+        let answer = ask(&router, Request::get("/readyz").body(Body::empty()).unwrap()).await.text();
+        !answer.contains("does not write")
+    };
+    store.set_size_max(Some(1)).await.unwrap();
+    assert!(!writes().await, "the disk is full");
+    store.set_size_max(None).await.unwrap();
+    assert!(writes().await, "there is room again");
     store.close().await.unwrap();
-    // The last answer is good for a second; only the time of the runtime moves.
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(2)).await;
-    tokio::time::resume();
-    assert!(reasons().await.contains("does not write"));
+    assert!(!writes().await, "the store is closed");
 }

@@ -53,10 +53,26 @@ async fn hostile_bytes_are_answered_or_dropped_and_the_server_goes_on() {
         ("a path too long", long_path.as_bytes(), &["414", "431", ""]),
         ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", &["400", ""]),
         ("invalid UTF-8", b"GET /\xff\xfe HTTP/1.1\r\nhost: \xff\r\n\r\n", &["400", "404", ""]),
-        ("two lengths", b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello", &["400", ""]),
-        ("a length that is no number", b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", &["400", ""]),
-        ("a body that is shorter than said", b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: 500\r\n\r\n{", &["400", ""]),
-        ("a body larger than the cap", b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999999\r\n\r\n", &["413"]),
+        (
+            "two lengths",
+            b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+            &["400", ""],
+        ),
+        (
+            "a length that is no number",
+            b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n",
+            &["400", ""],
+        ),
+        (
+            "a body that is shorter than said",
+            b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: 500\r\n\r\n{",
+            &["400", ""],
+        ),
+        (
+            "a body larger than the cap",
+            b"POST /webhooks/stripe HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999999\r\n\r\n",
+            &["413"],
+        ),
     ];
     for (name, bytes, lawful) in cases {
         let answer = say(server.address, bytes).await;
@@ -130,9 +146,10 @@ async fn connections_beyond_the_bound_wait_their_turn() {
     let mut byte = [0; 1];
     first.read_exact(&mut byte).await.unwrap();
     let address = server.address;
-    let second = tokio::spawn(async move {
-        say(address, b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await
-    });
+    let second =
+        tokio::spawn(
+            async move { say(address, b"GET /healthz HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await },
+        );
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -51,9 +51,20 @@ async fn every_bad_signature_gets_the_same_flat_refusal_and_reaches_nothing() {
     let body = event("evt_1", "customer.updated");
     let good = palisade_stripe::webhook::sign(&HOOK_SECRET.into(), NOW, body.as_bytes());
     let other = palisade_stripe::webhook::sign(&"whsec_other".into(), NOW, body.as_bytes());
-    let old = palisade_stripe::webhook::sign(&HOOK_SECRET.into(), NOW.minus(std::time::Duration::from_secs(301)), body.as_bytes());
+    let old = palisade_stripe::webhook::sign(
+        &HOOK_SECRET.into(),
+        NOW.minus(std::time::Duration::from_secs(301)),
+        body.as_bytes(),
+    );
     let mut answers = Vec::new();
-    for signature in [None, Some(other), Some(old), Some(good.replace("v1=", "v0=")), Some(String::new()), Some("t=,v1=".repeat(500))] {
+    for signature in [
+        None,
+        Some(other),
+        Some(old),
+        Some(good.replace("v1=", "v0=")),
+        Some(String::new()),
+        Some("t=,v1=".repeat(500)),
+    ] {
         let mut request = Request::post("/webhooks/stripe");
         if let Some(signature) = &signature {
             request = request.header("stripe-signature", signature);
@@ -128,11 +139,14 @@ async fn a_body_over_the_cap_is_refused_and_one_at_the_cap_is_not() {
     assert_eq!(fixture.deliver(padded(2_000)).await.status, 200);
     fixture.deliver(padded(2_001)).await.is_error(413, "body_too_large");
     // Without a length to announce: the bytes are counted.
-    let chunks = futures_util::stream::iter(padded(2_001).into_bytes().into_iter().map(|byte| Ok::<_, std::io::Error>(vec![byte])));
+    let chunks = futures_util::stream::iter(
+        padded(2_001).into_bytes().into_iter().map(|byte| Ok::<_, std::io::Error>(vec![byte])),
+    );
     let request = Request::post("/webhooks/stripe").body(Body::from_stream(chunks)).unwrap();
     fixture.ask(request).await.is_error(413, "body_too_large");
     // A claim of length is refused before a byte is read.
-    let request = Request::post("/webhooks/stripe").header("content-length", "999999999999").body(Body::empty()).unwrap();
+    let request =
+        Request::post("/webhooks/stripe").header("content-length", "999999999999").body(Body::empty()).unwrap();
     fixture.ask(request).await.is_error(413, "body_too_large");
     let metrics = fixture.get("/metrics").await.text();
     assert!(metrics.contains(r#"{endpoint="stripe",result="too_large"} 3"#), "{metrics}");

@@ -63,7 +63,8 @@ pub(super) fn bytes(effect: &Effect) -> usize {
 pub(super) fn run(tx: &Tx<'_>, effect: &Effect) -> Result<Result<u64, String>, Fault> {
     match attempt(tx, effect) {
         Ok(changed) => Ok(Ok(changed)),
-        Err(error) if is_environment(&error) => Err(Fault::Sql(error)),
+        // A statement may end the transaction itself (`INSERT OR ROLLBACK`): then the whole command has failed.
+        Err(error) if is_environment(&error) || tx.connection().is_autocommit() => Err(Fault::Sql(error)),
         Err(error) => Ok(Err(phrase(&error))),
     }
 }

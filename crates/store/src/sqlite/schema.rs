@@ -36,14 +36,17 @@ pub(super) fn tune(connection: &Connection, busy: std::time::Duration) -> rusqli
     connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON; PRAGMA cache_size = -32768;")
 }
 
+/// Says what is wrong with the file at `path`.
+pub(super) fn named(path: &Path, error: rusqlite::Error) -> Error {
+    let why = failure(&error).to_error();
+    Error::new(ErrorKind::Store, format!("{}: {}", path.display(), why.message()))
+        .with_retryable(why.is_retryable())
+        .with_source(error)
+}
+
 /// Makes or checks the file behind the writing connection and brings its tables up to this version.
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
-    let named = |error: rusqlite::Error| {
-        let why = failure(&error).to_error();
-        Error::new(ErrorKind::Store, format!("{}: {}", path.display(), why.message()))
-            .with_retryable(why.is_retryable())
-            .with_source(error)
-    };
+    let named = |error| named(path, error);
     recognise(connection, path, &named)?;
     connection.pragma_update(None, "page_size", PAGE_BYTES).map_err(named)?;
     retry_busy(|| connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map(drop))

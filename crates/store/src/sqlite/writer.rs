@@ -398,11 +398,7 @@ impl Writer {
         let mut tx = Tx { connection: &self.connection, product: &self.product, tally: before, ready: [0; 2] };
         for (number, command) in batch.iter_mut().enumerate() {
             command.run(&mut tx).map_err(|error| {
-                if is_environment(&error) || self.connection.is_autocommit() {
-                    Stop::All(failure(&error))
-                } else {
-                    Stop::Command(number, failure(&error))
-                }
+                if is_environment(&error) { Stop::All(failure(&error)) } else { Stop::Command(number, failure(&error)) }
             })?;
         }
         if tx.tally != before {

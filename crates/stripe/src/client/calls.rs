@@ -7,7 +7,7 @@ use palisade_core::{Error, ErrorKind, Result, Secret};
 use serde::Deserialize;
 use stripe_billing::subscription as billing;
 use stripe_checkout::checkout_session as checkout;
-use stripe_client_core::StripeRequest;
+use stripe_client_core::{RequestBuilder, StripeRequest};
 use stripe_core::{customer, refund};
 use stripe_shared::{CheckoutSessionMode, Customer};
 
@@ -51,6 +51,20 @@ impl NewCustomer {
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
+    }
+
+    fn request(self) -> customer::CreateCustomer {
+        let mut request = customer::CreateCustomer::new();
+        if let Some(email) = self.email {
+            request = request.email(email);
+        }
+        if let Some(name) = self.name {
+            request = request.name(name);
+        }
+        if !self.metadata.is_empty() {
+            request = request.metadata(self.metadata);
+        }
+        request
     }
 }
 
@@ -96,6 +110,38 @@ impl NewSubscription {
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
+    }
+
+    /// Writes the form in the way of an API version. As with [`NewCheckout`], outside of any future.
+    fn request(self, api_version: &str) -> RequestBuilder {
+        let items: Vec<_> = self
+            .items
+            .into_iter()
+            .map(|(price, quantity)| {
+                let mut item = billing::CreateSubscriptionItems::new();
+                item.price = Some(price);
+                item.quantity = (quantity != 1).then_some(quantity);
+                item
+            })
+            .collect();
+        let mut settings = billing::CreateSubscriptionPaymentSettings::new();
+        settings.save_default_payment_method =
+            Some(billing::CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
+        // Asking an old version for the new field, or a new one for the old, is refused by Stripe.
+        let secret = if api_version < BASIL { "payment_intent" } else { "confirmation_secret" };
+        let mut request = billing::CreateSubscription::new()
+            .customer(self.customer)
+            .items(items)
+            .payment_behavior(billing::CreateSubscriptionPaymentBehavior::DefaultIncomplete)
+            .payment_settings(settings)
+            .expand(vec![format!("latest_invoice.{secret}"), "pending_setup_intent".to_owned()]);
+        if let Some(days) = self.trial_days {
+            request = request.trial_period_days(days);
+        }
+        if !self.metadata.is_empty() {
+            request = request.metadata(self.metadata);
+        }
+        request.build()
     }
 }
 
@@ -212,15 +258,30 @@ pub struct Refund {
 /// A page at Stripe where a customer pays, subscribes or leaves a card.
 #[derive(Clone, Debug)]
 pub struct NewCheckout {
-    request: checkout::CreateCheckoutSession,
-    items: Vec<checkout::CreateCheckoutSessionLineItems>,
+    mode: CheckoutSessionMode,
+    success_url: String,
+    cancel_url: Option<String>,
+    currency: Option<stripe_types::Currency>,
+    items: Vec<(String, u64)>,
+    customer: Option<String>,
+    customer_email: Option<String>,
+    client_reference: Option<String>,
     metadata: HashMap<String, String>,
 }
 
 impl NewCheckout {
     fn new(mode: CheckoutSessionMode, success_url: impl Into<String>) -> Self {
-        let request = checkout::CreateCheckoutSession::new().mode(mode).success_url(success_url);
-        Self { request, items: Vec::new(), metadata: HashMap::new() }
+        Self {
+            mode,
+            success_url: success_url.into(),
+            cancel_url: None,
+            currency: None,
+            items: Vec::new(),
+            customer: None,
+            customer_email: None,
+            client_reference: None,
+            metadata: HashMap::new(),
+        }
     }
 
     /// Begins a page where a customer pays once. `success_url` may hold `{CHECKOUT_SESSION_ID}`.
@@ -235,27 +296,27 @@ impl NewCheckout {
         Self::new(CheckoutSessionMode::Subscription, success_url)
     }
 
-    /// Begins a page where a customer leaves a card for later, for payments in a currency.
+    /// Begins a page where a customer leaves a card for later, for payments in a currency (`usd`).
     ///
     /// # Errors
-    /// [`ErrorKind::Invalid`] when Stripe knows no such currency.
+    /// [`ErrorKind::Invalid`] when the currency is not three lower-case letters.
     pub fn setup(success_url: impl Into<String>, currency: &str) -> Result<Self> {
-        let currency: stripe_types::Currency = currency.parse().map_err(|_| {
-            Error::new(ErrorKind::Invalid, "the currency is not one of Stripe's")
+        let invalid = || {
+            Error::new(ErrorKind::Invalid, "a currency is three lower-case letters")
                 .during("stripe", "checkout.sessions.create")
-        })?;
+        };
+        if currency.len() != 3 || !currency.bytes().all(|c| c.is_ascii_lowercase()) {
+            return Err(invalid());
+        }
         let mut checkout = Self::new(CheckoutSessionMode::Setup, success_url);
-        checkout.request = checkout.request.currency(currency);
+        checkout.currency = Some(currency.parse().map_err(|_| invalid())?);
         Ok(checkout)
     }
 
     /// Adds a price with a quantity.
     #[must_use]
     pub fn price_times(mut self, price: impl Into<String>, quantity: u64) -> Self {
-        let mut item = checkout::CreateCheckoutSessionLineItems::new();
-        item.price = Some(price.into());
-        item.quantity = Some(quantity);
-        self.items.push(item);
+        self.items.push((price.into(), quantity));
         self
     }
 
@@ -268,28 +329,28 @@ impl NewCheckout {
     /// Sets the customer.
     #[must_use]
     pub fn customer(mut self, customer: impl Into<String>) -> Self {
-        self.request = self.request.customer(customer);
+        self.customer = Some(customer.into());
         self
     }
 
     /// Fills in the e-mail address of a customer yet unknown.
     #[must_use]
     pub fn customer_email(mut self, email: impl Into<String>) -> Self {
-        self.request = self.request.customer_email(email);
+        self.customer_email = Some(email.into());
         self
     }
 
     /// Sets where the customer lands who turns back.
     #[must_use]
     pub fn cancel_url(mut self, url: impl Into<String>) -> Self {
-        self.request = self.request.cancel_url(url);
+        self.cancel_url = Some(url.into());
         self
     }
 
     /// Sets the product's own reference (an order, a user), given back with the session's events.
     #[must_use]
     pub fn client_reference(mut self, reference: impl Into<String>) -> Self {
-        self.request = self.request.client_reference_id(reference);
+        self.client_reference = Some(reference.into());
         self
     }
 
@@ -298,6 +359,39 @@ impl NewCheckout {
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.metadata.insert(key.into(), value.into());
         self
+    }
+
+    /// Writes the form. The generated request is 18 KiB, so it must not live on in a future.
+    fn request(self) -> RequestBuilder {
+        let mut request = checkout::CreateCheckoutSession::new().mode(self.mode).success_url(self.success_url);
+        if let Some(url) = self.cancel_url {
+            request = request.cancel_url(url);
+        }
+        if let Some(currency) = self.currency {
+            request = request.currency(currency);
+        }
+        if let Some(customer) = self.customer {
+            request = request.customer(customer);
+        }
+        if let Some(email) = self.customer_email {
+            request = request.customer_email(email);
+        }
+        if let Some(reference) = self.client_reference {
+            request = request.client_reference_id(reference);
+        }
+        if !self.items.is_empty() {
+            let items = self.items.into_iter().map(|(price, quantity)| {
+                let mut item = checkout::CreateCheckoutSessionLineItems::new();
+                item.price = Some(price);
+                item.quantity = Some(quantity);
+                item
+            });
+            request = request.line_items(items.collect::<Vec<_>>());
+        }
+        if !self.metadata.is_empty() {
+            request = request.metadata(self.metadata);
+        }
+        request.build()
     }
 }
 
@@ -418,17 +512,7 @@ impl Stripe {
     /// # Errors
     /// As [`Stripe::send`].
     pub async fn create_customer(&self, new: NewCustomer, idempotency_key: Option<&str>) -> Result<Customer> {
-        let mut request = customer::CreateCustomer::new();
-        if let Some(email) = new.email {
-            request = request.email(email);
-        }
-        if let Some(name) = new.name {
-            request = request.name(name);
-        }
-        if !new.metadata.is_empty() {
-            request = request.metadata(new.metadata);
-        }
-        self.send(&request, idempotency_key).await
+        self.send(&new.request(), idempotency_key).await
     }
 
     /// Starts a subscription whose first payment the customer confirms in the browser: `default_incomplete`, and the
@@ -441,34 +525,8 @@ impl Stripe {
         new: NewSubscription,
         idempotency_key: Option<&str>,
     ) -> Result<StartedSubscription> {
-        let items: Vec<_> = new
-            .items
-            .into_iter()
-            .map(|(price, quantity)| {
-                let mut item = billing::CreateSubscriptionItems::new();
-                item.price = Some(price);
-                item.quantity = (quantity != 1).then_some(quantity);
-                item
-            })
-            .collect();
-        let mut settings = billing::CreateSubscriptionPaymentSettings::new();
-        settings.save_default_payment_method =
-            Some(billing::CreateSubscriptionPaymentSettingsSaveDefaultPaymentMethod::OnSubscription);
-        // Asking an old version for the new field, or a new one for the old, is refused by Stripe.
-        let secret = if self.api_version() < BASIL { "payment_intent" } else { "confirmation_secret" };
-        let mut request = billing::CreateSubscription::new()
-            .customer(new.customer)
-            .items(items)
-            .payment_behavior(billing::CreateSubscriptionPaymentBehavior::DefaultIncomplete)
-            .payment_settings(settings)
-            .expand(vec![format!("latest_invoice.{secret}"), "pending_setup_intent".to_owned()]);
-        if let Some(days) = new.trial_days {
-            request = request.trial_period_days(days);
-        }
-        if !new.metadata.is_empty() {
-            request = request.metadata(new.metadata);
-        }
-        let started: RawStarted = self.ask(request.build(), idempotency_key).await?;
+        let request = new.request(self.api_version());
+        let started: RawStarted = self.ask(request, idempotency_key).await?;
         Ok(started.into())
     }
 
@@ -498,8 +556,8 @@ impl Stripe {
         cancel: bool,
         idempotency_key: Option<&str>,
     ) -> Result<SubscriptionState> {
-        let request = billing::UpdateSubscription::new(subscription).cancel_at_period_end(cancel);
-        let state: RawState = self.ask(request.build(), idempotency_key).await?;
+        let request = billing::UpdateSubscription::new(subscription).cancel_at_period_end(cancel).build();
+        let state: RawState = self.ask(request, idempotency_key).await?;
         Ok(state.into())
     }
 
@@ -525,13 +583,6 @@ impl Stripe {
     /// # Errors
     /// As [`Stripe::start_subscription`].
     pub async fn checkout_session(&self, new: NewCheckout, idempotency_key: Option<&str>) -> Result<CheckoutSession> {
-        let mut request = new.request;
-        if !new.items.is_empty() {
-            request = request.line_items(new.items);
-        }
-        if !new.metadata.is_empty() {
-            request = request.metadata(new.metadata);
-        }
-        self.ask(request.build(), idempotency_key).await
+        self.ask(new.request(), idempotency_key).await
     }
 }

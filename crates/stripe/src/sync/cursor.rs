@@ -22,8 +22,9 @@ use super::encode;
 /// How far a run reads again behind what the last one saw. Late events appear within a few seconds; a minute of
 /// duplicates every quarter of an hour costs one page at most for all but the largest accounts.
 pub const OVERLAP_SECONDS: i64 = 60;
-/// Stripe keeps events for 30 days; a position older than this is turned into a time while it still can be.
-const ANCHOR_AGE_MAX_SECONDS: i64 = 20 * 86_400;
+/// A position on an older event is turned into a time, so that a quiet account that is then not visited for weeks does
+/// not come back to a position Stripe has forgotten.
+const ANCHOR_AGE_MAX_SECONDS: i64 = 86_400;
 
 /// Stripe keeps events for 30 days (Stripe API reference, events).
 const KEPT_SECONDS: i64 = 30 * 86_400;
@@ -64,7 +65,7 @@ impl Anchor {
         text.strip_prefix("since:")?.parse().ok().map(Self::Since)
     }
 
-    /// Turns a position that Stripe will soon forget into a time. Everything up to `read_at` has been read.
+    /// Turns a position on an old event into a time. Everything up to `read_at` has been read.
     fn kept(self, read_at: i64) -> Self {
         match self {
             Self::After(_, created) if created < read_at.saturating_sub(ANCHOR_AGE_MAX_SECONDS) => Self::at(read_at),
@@ -132,13 +133,13 @@ impl Position {
     /// [`ErrorKind::Decode`] when the page contradicts itself.
     pub(super) fn advance(&mut self, events: &[Event], more: bool, read_at: i64) -> Result<Next> {
         match self {
-            Self::Beginning => Ok(done(&newest_settled(events, read_at).unwrap_or(Anchor::at(read_at)))),
+            Self::Beginning => Ok(done(newest_settled(events, read_at).unwrap_or(Anchor::at(read_at)), read_at)),
             Self::Forward { after, anchor } => {
                 let anchor = newest_settled(events, read_at).unwrap_or_else(|| anchor.clone());
                 Ok(match events.last() {
                     // A page that ends where it began would be asked for for ever.
                     Some(newest) if more && encode(newest.id.as_str()).to_string() != *after => walk(newest, &anchor),
-                    Some(_) | None => done(&anchor.kept(read_at)),
+                    Some(_) | None => done(anchor, read_at),
                 })
             }
             Self::Dive { since, .. } if *since < read_at.saturating_sub(KEPT_SECONDS) => {
@@ -157,7 +158,7 @@ impl Position {
                     // The only page: everything there is.
                     (_, None) => {
                         let since = read_at.saturating_sub(OVERLAP_SECONDS).max(*since);
-                        Ok(done(&newest_settled(events, read_at).unwrap_or(Anchor::Since(since))))
+                        Ok(done(newest_settled(events, read_at).unwrap_or(Anchor::Since(since)), read_at))
                     }
                     // The oldest page of several: shown now, the newer ones forward from here.
                     (Some(newest), Some(_)) => {
@@ -176,8 +177,8 @@ fn contradiction() -> Error {
     Error::new(ErrorKind::Decode, "the list of events says that more follow and shows none").during("stripe", "sync")
 }
 
-fn done(anchor: &Anchor) -> Next {
-    Next::Done { resume: Some(Cursor::new(anchor.write())) }
+fn done(anchor: Anchor, read_at: i64) -> Next {
+    Next::Done { resume: Some(Cursor::new(anchor.kept(read_at).write())) }
 }
 
 /// Returns the anchor behind the newest event that was old enough when it was read for nothing to appear before it any more.

@@ -102,11 +102,8 @@ pub(super) fn stream_of(object: &str) -> Option<&'static str> {
 /// Returns the id in a field that holds an id, an expanded object or null.
 pub(super) fn reference(object: &RawValue, field: &str) -> Option<String> {
     let value: Value = serde_json::from_str(object.get()).ok()?;
-    let id = match value.get(field)? {
-        Value::Object(object) => object.get("id")?.as_str()?,
-        Value::String(id) => id,
-        _ => return None,
-    };
+    let named = value.get(field)?;
+    let id = named.as_str().or_else(|| named.get("id")?.as_str())?;
     (!id.is_empty()).then(|| id.to_owned())
 }
 

@@ -152,6 +152,7 @@ impl JobsModel {
         match &self.finish(id, State::Dead { at })?.new.work {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
+            Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
             Work::Retention => None,
         }
     }
@@ -175,7 +176,7 @@ impl JobsModel {
         let job = self.jobs.get_mut(&lease.job)?;
         let row = match job.new.work {
             Work::Event { row } => Some(row),
-            Work::Sync { .. } | Work::Retention => None,
+            Work::Sync { .. } | Work::Approved { .. } | Work::Retention => None,
         };
         match end {
             JobEnd::Done => {

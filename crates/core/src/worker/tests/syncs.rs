@@ -251,10 +251,7 @@ async fn an_expired_position_is_healed_wherever_the_worker_is_killed() {
 
 #[tokio::test(start_paused = true)]
 async fn too_many_deletions_wait_for_review() {
-    let world = World::new().await;
-    for n in 0..200 {
-        world.fake.put(&format!("t{n:03}"), Some(n));
-    }
+    let world = filled(200).await;
     world.connect().await;
     world.quiet().await;
     let full_at = world.stream(THINGS).await.full_at;
@@ -267,6 +264,10 @@ async fn too_many_deletions_wait_for_review() {
     assert_eq!(world.runs().await[0].state, RunState::Review { deletions: 51 });
     assert_eq!(world.stream(THINGS).await.records, 200);
     assert_eq!(world.stream(THINGS).await.full_at, full_at);
+    // Neither the events' runs nor time go over it.
+    world.wait(Duration::from_secs(3_600)).await;
+    world.quiet().await;
+    assert_eq!(world.stream(THINGS).await.records, 200);
     // One deletion fewer is lawful.
     world.fake.put("t050", Some(1));
     world.wait(Duration::from_secs(10)).await;
@@ -275,6 +276,25 @@ async fn too_many_deletions_wait_for_review() {
     assert_eq!(world.runs().await[0].state, RunState::Done);
     assert_eq!(world.runs().await[0].counts.deleted, 50);
     world.check_equal(&world.held().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn approved_deletions_happen() {
+    let world = filled(200).await;
+    world.connect().await;
+    world.quiet().await;
+    world.fake.truth().things.clear();
+    for approved in [false, true] {
+        world.wait(Duration::from_secs(10)).await;
+        let (id, stream) = ("conn".into(), THINGS.into());
+        if approved {
+            world.worker.approve(&id, &stream).await.unwrap();
+        } else {
+            world.worker.sync_now(&id, &stream, RunMode::Full).await.unwrap();
+        }
+        world.quiet().await;
+        assert_eq!(world.stream(THINGS).await.records, if approved { 0 } else { 200 });
+    }
 }
 
 /// What a webhook lost is found in the provider's own list, through the same inbox.

@@ -184,3 +184,9 @@ CREATE TABLE palisade_call_hour (
     errors     INTEGER NOT NULL,
     PRIMARY KEY (connection, hour)
 ) STRICT, WITHOUT ROWID;
+
+-- Written and emptied again to learn whether the store takes writes: the bytes prove that there is room for some.
+CREATE TABLE palisade_probe (
+    at   INTEGER NOT NULL,
+    room BLOB NOT NULL
+) STRICT;

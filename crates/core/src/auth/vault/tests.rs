@@ -1,0 +1,347 @@
+//! The formats, what they bind, and where a credential comes from.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::*;
+use crate::clock::Timestamp;
+use crate::random::SystemRandom;
+use crate::store::Connection;
+use crate::store::memory::MemoryStore;
+
+/// The master key of the vectors: bytes 0 to 31.
+const MASTER: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+// Computed with Python's `cryptography` (OpenSSL) from the format in this file's head.
+const MASTER_ID: &str = "local-d2b0f139ffd5d0df";
+const WRAPPED: &str = "01111111111111111111111111e405f2d8d06945c504124b6d315462c9976af6d26d48ea1251a6e579a8e241d1dafac42c0c09e6cb8db62011849c11e6";
+const BLOB: &str = "0100000000000000012222222222222222222222221aa58c8740363f969483cd8855a63a4b104349f66fbbcad94a0e1fb8319a9068a1726cf77d08782e41c5ad070263b251b5cac7ba0af63c";
+const SECRET: &[u8] = br#"{"scheme":"bearer","token":"sk_test_1"}"#;
+
+/// Gives the data key of the vectors (100, 101, …), then nonces of 0x11, 0x22.
+#[derive(Debug, Default)]
+struct Scripted(AtomicU8);
+
+impl Random for Scripted {
+    fn bits(&self) -> u64 {
+        unreachable!("only `fill` is used")
+    }
+
+    fn fill(&self, buffer: &mut [u8]) {
+        match self.0.fetch_add(1, Ordering::SeqCst) {
+            0 => buffer.iter_mut().zip(100..).for_each(|(to, from)| *to = from),
+            n => buffer.fill(n * 0x11),
+        }
+    }
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn place<'a>(tenant: &'a TenantId, connection: &'a ConnectionId) -> Place<'a> {
+    Place { tenant, connection, field: "credential", generation: 7 }
+}
+
+fn names() -> (TenantId, ConnectionId) {
+    ("tenant-1".into(), "conn-1".into())
+}
+
+fn vault(store: &Arc<MemoryStore>) -> Vault {
+    let random = Arc::new(SystemRandom);
+    let master = LocalMasterKey::parse(MASTER.as_bytes(), random.clone()).unwrap();
+    Vault::new(store.clone(), Arc::new(master), random)
+}
+
+/// Fails when a byte of the formats changes: rows sealed by an older version would not open.
+#[tokio::test]
+async fn the_formats_are_fixed() {
+    let store = Arc::new(MemoryStore::new());
+    let random = Arc::new(Scripted::default());
+    let master = LocalMasterKey::parse(MASTER.as_bytes(), random.clone()).unwrap();
+    assert_eq!(master.id(), MASTER_ID);
+    let sealing = Vault::new(store.clone(), Arc::new(master), random);
+    let (tenant, connection) = names();
+    let blob = sealing.seal(place(&tenant, &connection), SECRET).await.unwrap();
+    let key = store.data_keys(tenant.clone()).await.unwrap().remove(0);
+    assert_eq!(key, WrappedKey { id: 1, master: MASTER_ID.to_owned(), wrapped: unhex(WRAPPED) });
+    assert_eq!(blob, unhex(BLOB));
+    // Another process opens it.
+    let opened = vault(&store).open(place(&tenant, &connection), &blob).await.unwrap();
+    assert_eq!(opened.as_slice(), SECRET);
+}
+
+/// Fails when any part is left out of the associated data, or a length of the list.
+#[tokio::test]
+async fn a_blob_opens_in_its_own_place_only() {
+    let store = Arc::new(MemoryStore::new());
+    let vault = vault(&store);
+    let (tenant, connection) = names();
+    let (other_tenant, other_connection) = (TenantId::new("tenant-2"), ConnectionId::new("conn-2"));
+    let (long_tenant, short_connection) = (TenantId::new("tenant-1c"), ConnectionId::new("onn-1"));
+    let own = place(&tenant, &connection);
+    let blob = vault.seal(own, SECRET).await.unwrap();
+    for tenant in [&other_tenant, &long_tenant] {
+        // The other tenants have a key with the same number, and even the very same key.
+        vault.seal(place(tenant, &connection), SECRET).await.unwrap();
+    }
+    for moved in [
+        Place { tenant: &other_tenant, ..own },
+        Place { connection: &other_connection, ..own },
+        Place { tenant: &long_tenant, connection: &short_connection, ..own },
+        Place { field: "refresh", ..own },
+        Place { generation: 8, ..own },
+        Place { generation: 0, ..own },
+    ] {
+        let error = vault.open(moved, &blob).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Decode, "{moved:?}");
+    }
+    // Items that run into each other under one key.
+    let key = aead(&Zeroizing::new([9; KEY_BYTES])).unwrap();
+    let mut sealed = Vec::new();
+    seal_onto(&mut sealed, &key, &SystemRandom, &list(&[b"ab", b"c"]), SECRET).unwrap();
+    assert!(open_sealed(&key, &list(&[b"a", b"bc"]), &sealed).is_none());
+    assert!(open_sealed(&key, &list(&[b"ab", b"c"]), &sealed).is_some());
+}
+
+#[tokio::test]
+async fn a_flipped_bit_or_a_cut_anywhere_does_not_open() {
+    let store = Arc::new(MemoryStore::new());
+    let vault = vault(&store);
+    let (tenant, connection) = names();
+    let own = place(&tenant, &connection);
+    let blob = vault.seal(own, SECRET).await.unwrap();
+    for at in 0..blob.len() {
+        for bit in 0..8 {
+            let mut flipped = blob.clone();
+            flipped[at] ^= 1 << bit;
+            assert_eq!(vault.open(own, &flipped).await.unwrap_err().kind(), ErrorKind::Decode, "byte {at}, bit {bit}");
+        }
+        assert_eq!(vault.open(own, &blob[..at]).await.unwrap_err().kind(), ErrorKind::Decode, "cut at {at}");
+    }
+    let longer = [blob.as_slice(), &[0]].concat();
+    assert_eq!(vault.open(own, &longer).await.unwrap_err().kind(), ErrorKind::Decode);
+}
+
+#[tokio::test]
+async fn a_wrapped_key_opens_in_its_own_place_only() {
+    let random = Arc::new(SystemRandom);
+    let master = LocalMasterKey::parse(MASTER.as_bytes(), random.clone()).unwrap();
+    let tenant = TenantId::new("tenant-1");
+    let aad = data_key_aad(&tenant, 1, MASTER_ID);
+    let wrapped = unhex(WRAPPED);
+    let key = master.unwrap(MASTER_ID, &wrapped, &aad).await.unwrap();
+    assert_eq!(key[..4], [100, 101, 102, 103]);
+    for wrong in [
+        data_key_aad(&TenantId::new("tenant-2"), 1, MASTER_ID),
+        data_key_aad(&tenant, 2, MASTER_ID),
+        data_key_aad(&tenant, 1, "local-0"),
+    ] {
+        assert_eq!(master.unwrap(MASTER_ID, &wrapped, &wrong).await.unwrap_err().kind(), ErrorKind::Config);
+    }
+    for at in 0..wrapped.len() {
+        let mut flipped = wrapped.clone();
+        flipped[at] ^= 1;
+        assert!(master.unwrap(MASTER_ID, &flipped, &aad).await.is_err(), "byte {at}");
+        assert!(master.unwrap(MASTER_ID, &wrapped[..at], &aad).await.is_err(), "cut at {at}");
+    }
+    // Another master key is told by its name.
+    let other = LocalMasterKey::new(&Zeroizing::new(std::array::from_fn(|n| n as u8 + 1)), random).unwrap();
+    let error = other.unwrap(MASTER_ID, &wrapped, &aad).await.unwrap_err();
+    assert!(error.message().contains(MASTER_ID) && error.message().contains(&other.id()), "{error}");
+}
+
+#[test]
+fn a_master_key_is_read_from_bytes_hex_or_base64() {
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let raw: Vec<u8> = (0..32).collect();
+    let base64 = STANDARD.encode(&raw);
+    let high = STANDARD.encode([0xfb; 31].iter().chain(&[0xff]).copied().collect::<Vec<u8>>());
+    let safe = high.replace('+', "-").replace('/', "_");
+    let id = |given: &[u8]| LocalMasterKey::parse(given, random.clone()).map(|key| key.id());
+    for given in [
+        raw.clone(),
+        MASTER.as_bytes().to_vec(),
+        MASTER.to_uppercase().into_bytes(),
+        format!("  {MASTER}\r\n").into_bytes(),
+        base64.clone().into_bytes(),
+        format!("{}\n", base64.trim_end_matches('=')).into_bytes(),
+    ] {
+        assert_eq!(id(&given).unwrap(), MASTER_ID, "{:?}", String::from_utf8_lossy(&given));
+    }
+    assert_eq!(id(safe.as_bytes()).unwrap(), id(high.as_bytes()).unwrap());
+    for wrong in [
+        &b""[..],
+        b"\n",
+        b"secret",
+        &raw[..31],
+        &[0; 33],
+        &[0; 32],
+        &[0xff; 32],
+        b"0123456789abcdef0123456789abcdef",
+        "gg0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f".as_bytes(),
+        "é00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1".as_bytes(),
+        STANDARD.encode(&raw[..31]).as_bytes(),
+        STANDARD.encode([1; 33]).as_bytes(),
+    ] {
+        let error = id(wrong).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{:?}", String::from_utf8_lossy(wrong));
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
+}
+
+/// Fails when a key seals without end, or when its successor is not used.
+#[tokio::test]
+async fn a_data_key_is_replaced_after_its_seals() {
+    let store = Arc::new(MemoryStore::new());
+    let mut vault = vault(&store);
+    vault.seals_max = 3;
+    let (tenant, connection) = names();
+    let own = place(&tenant, &connection);
+    let mut blobs = Vec::new();
+    for _ in 0..10 {
+        blobs.push(vault.seal(own, SECRET).await.unwrap());
+    }
+    let ids: Vec<u8> = blobs.iter().map(|blob| blob[8]).collect();
+    assert_eq!(ids, [1, 1, 1, 2, 2, 2, 3, 3, 3, 4]);
+    let nonces: std::collections::BTreeSet<_> = blobs.iter().map(|blob| &blob[9..21]).collect();
+    assert_eq!(nonces.len(), 10, "no nonce twice");
+    for blob in &blobs {
+        assert_eq!(self::vault(&store).open(own, blob).await.unwrap().as_slice(), SECRET);
+    }
+    // A process that starts later goes on with the newest.
+    assert_eq!(self::vault(&store).seal(own, SECRET).await.unwrap()[8], 4);
+}
+
+#[tokio::test]
+async fn two_processes_agree_on_one_data_key() {
+    let store = Arc::new(MemoryStore::new());
+    let (one, two) = (vault(&store), vault(&store));
+    let (tenant, connection) = names();
+    let own = place(&tenant, &connection);
+    // Both found none and made one.
+    let (first, second) = (one.make_key(&tenant, 1).await.unwrap(), two.make_key(&tenant, 1).await.unwrap());
+    assert_eq!(first, second);
+    let blob = two.seal(own, SECRET).await.unwrap();
+    assert_eq!(one.open(own, &blob).await.unwrap().as_slice(), SECRET);
+    assert_eq!(store.data_keys(tenant.clone()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn nothing_secret_is_printed() {
+    let store = Arc::new(MemoryStore::new());
+    let vault = Arc::new(vault(&store));
+    let (tenant, connection) = names();
+    vault.seal(place(&tenant, &connection), SECRET).await.unwrap();
+    let credentials = VaultCredentials::new(vault.clone());
+    let printed = format!("{vault:?} {credentials:?} {:?}", vault.master);
+    assert_eq!(printed.matches(MASTER_ID).count(), 3);
+    for secret in ["sk_test", "000102", "0, 1, 2", "100, 101"] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+}
+
+// ------------------------------------------------------------------------------------------ credentials
+
+async fn connected(state: ConnectionState) -> (Arc<MemoryStore>, VaultCredentials) {
+    let store = Arc::new(MemoryStore::new());
+    store
+        .put_connection(Connection {
+            id: "conn-1".into(),
+            tenant: "tenant-1".into(),
+            provider: "fake".to_owned(),
+            account: None,
+            base_url: None,
+            state,
+            created_at: Timestamp(0),
+        })
+        .await
+        .unwrap();
+    let credentials = VaultCredentials::new(Arc::new(vault(&store)));
+    (store, credentials)
+}
+
+fn bearer(token: &str) -> Scheme {
+    Scheme::Bearer(token.into())
+}
+
+async fn sent(credentials: &VaultCredentials) -> String {
+    let credential = credentials.credential("conn-1".into()).await.unwrap();
+    let mut request = http::Request::get("https://api.example/").body(()).unwrap();
+    credential.apply(&mut request).unwrap();
+    request.headers()["authorization"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_credential_is_sealed_and_given_back() {
+    let (store, credentials) = connected(ConnectionState::Active).await;
+    let id = ConnectionId::new("conn-1");
+    assert_eq!(credentials.store_credential(&id, &bearer("sk_test_1")).await.unwrap(), 1);
+    assert_eq!(sent(&credentials).await, "Bearer sk_test_1");
+    let row = store.credential(id.clone()).await.unwrap().unwrap();
+    assert!(!String::from_utf8_lossy(&row.blob).contains("sk_test"));
+    // A new one replaces it at once here, and in another process after a minute.
+    let other = VaultCredentials::new(Arc::new(vault(&store)));
+    assert_eq!(sent(&other).await, "Bearer sk_test_1");
+    assert_eq!(credentials.store_credential(&id, &bearer("sk_test_2")).await.unwrap(), 2);
+    assert_eq!(sent(&credentials).await, "Bearer sk_test_2");
+    assert_eq!(sent(&other).await, "Bearer sk_test_1");
+    tokio::time::sleep(CREDENTIAL_KEPT).await;
+    assert_eq!(sent(&other).await, "Bearer sk_test_2");
+    // A row copied from an older generation does not open.
+    store.put_credential(id.clone(), 2, SealedCredential { generation: 3, blob: row.blob }).await.unwrap();
+    credentials.forget(&id);
+    assert_eq!(credentials.credential(id).await.unwrap_err().kind(), ErrorKind::Decode);
+}
+
+/// Fails when a refused key is tried again, when a replaced one is not found, or when the connection is not marked.
+#[tokio::test(start_paused = true)]
+async fn a_refused_key_is_read_again_and_else_the_owner_must_reconnect() {
+    let (store, credentials) = connected(ConnectionState::Active).await;
+    let id = ConnectionId::new("conn-1");
+    credentials.store_credential(&id, &bearer("old")).await.unwrap();
+    let seen = credentials.credential(id.clone()).await.unwrap().version();
+    // Another process replaces it.
+    let other = VaultCredentials::new(Arc::new(vault(&store)));
+    other.store_credential(&id, &bearer("new")).await.unwrap();
+    assert_eq!(credentials.refresh(id.clone(), seen).await.unwrap().version(), 2);
+    assert_eq!(sent(&credentials).await, "Bearer new");
+    let refused = credentials.refresh(id.clone(), 2).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Auth, Outcome::Rejected));
+    let state = store.connection(id.clone()).await.unwrap().unwrap().state;
+    assert!(matches!(state, ConnectionState::NeedsReconnect { .. }), "{state:?}");
+    assert_eq!(credentials.credential(id).await.unwrap_err().kind(), ErrorKind::Auth);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_working_connection_there_is_no_credential() {
+    let id = ConnectionId::new("conn-1");
+    for state in [ConnectionState::Disconnected, ConnectionState::NeedsReconnect { reason: "revoked".to_owned() }] {
+        let (_, credentials) = connected(state).await;
+        credentials.store_credential(&id, &bearer("sk")).await.unwrap();
+        assert_eq!(credentials.credential(id.clone()).await.unwrap_err().kind(), ErrorKind::Auth);
+    }
+    let (store, credentials) = connected(ConnectionState::Active).await;
+    assert_eq!(credentials.credential(id.clone()).await.unwrap_err().kind(), ErrorKind::Auth);
+    assert_eq!(credentials.credential("nobody".into()).await.unwrap_err().kind(), ErrorKind::Auth);
+    let nobody = credentials.store_credential(&"nobody".into(), &bearer("sk")).await.unwrap_err();
+    assert_eq!(nobody.kind(), ErrorKind::NotFound);
+    let broken = credentials.store_credential(&id, &bearer("sk\nline")).await.unwrap_err();
+    assert_eq!(broken.kind(), ErrorKind::Config);
+    assert_eq!(store.credential(id).await.unwrap(), None, "what cannot be sent is not kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_in_memory_is_bounded() {
+    let (_, credentials) = connected(ConnectionState::Active).await;
+    let one = Credential::new(&bearer("sk"), 1, None).unwrap();
+    for n in 0..CREDENTIALS_KEPT_MAX + 10 {
+        credentials.keep(&ConnectionId::new(format!("conn-{n}")), &one);
+    }
+    assert_eq!(credentials.lock().len(), CREDENTIALS_KEPT_MAX);
+    let key = Arc::new(aead(&Zeroizing::new([9; KEY_BYTES])).unwrap());
+    for n in 0..TENANTS_KEPT_MAX + 10 {
+        credentials.vault.keep(&TenantId::new(format!("tenant-{n}")), |keys| {
+            keys.opened.insert(1, key.clone());
+        });
+    }
+    assert_eq!(credentials.vault.lock().len(), TENANTS_KEPT_MAX);
+}

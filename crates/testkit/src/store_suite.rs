@@ -1,0 +1,135 @@
+//! What every store must do, as plain functions: each doc line is the promise, each takes an empty store. And
+//! [`model`]: random sequences of operations compared step by step with the in-memory reference.
+//!
+//! ```no_run
+//! # use palisade_testkit::store_suite::{self, StoreUnderTest};
+//! # async fn example(subject: &dyn StoreUnderTest) {
+//! store_suite::run_all(subject).await;
+//! store_suite::model(subject, 7, 200, "cargo test -p my-store model").await;
+//! # }
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use palisade_core::Result;
+use palisade_core::store::Store;
+
+mod inbox;
+mod jobs;
+mod model;
+mod records;
+mod rest;
+
+pub use inbox::{
+    a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
+    an_unwanted_event_is_kept_without_a_job, events_are_listed_newest_first, only_finished_events_are_pruned,
+};
+pub use jobs::{
+    a_claim_gives_the_most_urgent_due_jobs, a_dead_sync_fails_its_run, a_failed_effect_undoes_its_settlement_alone,
+    a_late_worker_is_refused, a_lost_worker_costs_one_attempt, a_unique_key_is_one_job_and_is_pulled_forward,
+    enqueued_work_wakes_a_waiter, finished_jobs_are_pruned, jobs_of_a_lane_run_one_by_one_in_order,
+    the_state_of_an_event_follows_its_job, two_claims_never_hold_the_same_job,
+};
+pub use model::model;
+pub use records::{
+    a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
+    an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review,
+    the_feed_has_no_gap_under_concurrent_commits, the_feed_shows_each_record_once_with_its_latest_state,
+};
+pub use rest::{
+    a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
+    two_processes_agree_on_a_data_key,
+};
+
+/// The statement of an effect that succeeds: adds its number to the subject's own table.
+pub const EFFECT_GOOD: &str = "INSERT INTO suite_effect (number) VALUES (?1)";
+/// The statement of an effect that fails.
+pub const EFFECT_BAD: &str = "INSERT INTO suite_no_such_table (number) VALUES (?1)";
+
+/// Makes stores to test.
+#[async_trait]
+pub trait StoreUnderTest: Send + Sync {
+    /// Makes an empty store, with a table `suite_effect (number INTEGER)` if it executes effects. [`EFFECT_BAD`] must
+    /// fail in it.
+    async fn fresh(&self) -> Arc<dyn Store>;
+
+    /// Ends the store as a crash would and opens what is left of it. A store that keeps nothing gives itself.
+    async fn reopened(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        store
+    }
+
+    /// Counts the rows of `suite_effect` in the newest store; `None` when effects are not executed.
+    async fn effects(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// Runs every check on a fresh store each.
+///
+/// # Panics
+/// When a promise is broken.
+pub async fn run_all(subject: &dyn StoreUnderTest) {
+    macro_rules! run {
+        ($($check:ident),* $(,)?) => { $( $check(&*subject.fresh().await).await; )* };
+    }
+    run!(
+        a_repeated_event_is_stored_once,
+        a_body_is_kept_for_every_event,
+        an_unwanted_event_is_kept_without_a_job,
+        events_are_listed_newest_first,
+        a_replayed_event_gets_a_fresh_job,
+        only_finished_events_are_pruned,
+        a_claim_gives_the_most_urgent_due_jobs,
+        a_lost_worker_costs_one_attempt,
+        a_late_worker_is_refused,
+        jobs_of_a_lane_run_one_by_one_in_order,
+        a_unique_key_is_one_job_and_is_pulled_forward,
+        the_state_of_an_event_follows_its_job,
+        a_failed_effect_undoes_its_settlement_alone,
+        a_dead_sync_fails_its_run,
+        finished_jobs_are_pruned,
+        the_feed_shows_each_record_once_with_its_latest_state,
+        changes_that_cannot_be_ordered_are_named,
+        a_page_is_committed_whole_or_not_at_all,
+        a_run_is_taken_up_where_it_was,
+        a_full_run_deletes_what_it_did_not_see,
+        many_deletions_wait_for_a_review,
+        an_old_cursor_is_forgotten,
+        connections_are_kept_and_listed_by_id,
+        two_processes_agree_on_a_data_key,
+        calls_are_counted_by_the_hour,
+    );
+    two_claims_never_hold_the_same_job(subject.fresh().await).await;
+    enqueued_work_wakes_a_waiter(subject.fresh().await).await;
+    a_credential_is_written_by_one_of_many(subject.fresh().await).await;
+    the_feed_has_no_gap_under_concurrent_commits(subject.fresh().await).await;
+}
+
+/// Unwraps a store's answer in a check.
+#[track_caller]
+fn ok<T>(answer: Result<T>) -> T {
+    match answer {
+        Ok(value) => value,
+        Err(error) => panic!("the store failed: {error}"),
+    }
+}
+
+#[track_caller]
+fn same<T: PartialEq + std::fmt::Debug>(found: T, wanted: T, promise: &str) {
+    assert_eq!(found, wanted, "{promise}");
+}
+
+/// Counts how often each value stands.
+fn tally<T: Ord>(values: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
+    let mut counts = BTreeMap::new();
+    for value in values {
+        *counts.entry(value).or_default() += 1;
+    }
+    counts
+}
+
+fn distinct<T: Ord>(values: impl IntoIterator<Item = T>) -> BTreeSet<T> {
+    values.into_iter().collect()
+}

@@ -1,0 +1,184 @@
+//! Promises of the inbox.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_core::Timestamp;
+use palisade_core::store::{
+    Appended, Claim, EVENT_ATTEMPTS_MAX, EventRow, EventState, JobEnd, NewDelivery, NewEvent, Queue, Settled,
+    Settlement, Store, Work,
+};
+
+use super::jobs::{claim, end};
+use super::{distinct, ok, same, tally};
+
+/// Makes an event worth a job.
+pub(super) fn event(id: &str) -> NewEvent {
+    NewEvent {
+        id: id.into(),
+        kind: "invoice.paid".to_owned(),
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: None,
+        wanted: true,
+    }
+}
+
+/// Makes a delivery received at `at`.
+pub(super) fn delivery(at: i64, events: Vec<NewEvent>) -> NewDelivery {
+    NewDelivery {
+        endpoint: "hook".into(),
+        connection: "acme".into(),
+        provider: "stripe".to_owned(),
+        received_at: Timestamp(at),
+        headers: vec![("stripe-version".to_owned(), "2026-01-01".to_owned())],
+        body: Bytes::from_static(b"{\"whole\":true}"),
+        events,
+    }
+}
+
+/// An event with the same endpoint and id is stored once, within a delivery, a batch and ever after, with one job.
+pub async fn a_repeated_event_is_stored_once(store: &dyn Store) {
+    let batch = vec![delivery(10, vec![event("a"), event("a")]), delivery(10, vec![event("a"), event("b")])];
+    let first = ok(store.append(batch.clone()).await);
+    let (a, b) = (EventRow(1), EventRow(2));
+    let wanted = vec![vec![Appended::New(a), Appended::Duplicate(a)], vec![Appended::Duplicate(a), Appended::New(b)]];
+    same(first, wanted, "the answer has one entry per delivery and event, in order");
+    let again = ok(store.append(batch).await);
+    same(
+        tally(again.iter().flatten().map(|one| matches!(one, Appended::Duplicate(_)))),
+        [(true, 4)].into(),
+        "a repeated delivery is all duplicates",
+    );
+    let mut elsewhere = delivery(10, vec![event("a")]);
+    elsewhere.endpoint = "other".into();
+    same(ok(store.append(vec![elsewhere]).await), vec![vec![Appended::New(EventRow(3))]], "another endpoint");
+    same(ok(store.append(Vec::new()).await), Vec::new(), "an empty batch");
+    same(ok(store.append(vec![delivery(10, Vec::new())]).await), vec![Vec::new()], "a delivery without events");
+
+    same(claim(store, Queue::Events, 10).await.len(), 3, "each event has one job, due when it was received");
+    let claimed = claim(store, Queue::Events, 10_000_000).await;
+    same(distinct(claimed.iter().map(|one| one.attempts_max)), [EVENT_ATTEMPTS_MAX].into(), "attempts of an event");
+}
+
+/// The payload of an event is its own JSON, or the whole body of its delivery, byte by byte.
+pub async fn a_body_is_kept_for_every_event(store: &dyn Store) {
+    let raw = Bytes::from_static(b"{ \"b\" : 1,\n \"a\":\xc3\xa9 }\0");
+    let mut whole = delivery(10, vec![event("whole")]);
+    whole.body = raw.clone();
+    let own = NewEvent { payload: Some(Bytes::from_static(b"own")), ..event("own") };
+    let mut many = delivery(10, vec![own.clone(), event("shared")]);
+    many.body = raw.clone();
+    let polled = NewEvent { payload: Some(Bytes::from_static(b"polled")), ..event("polled") };
+    let mut bodiless = delivery(10, vec![polled]);
+    (bodiless.body, bodiless.headers) = (Bytes::new(), Vec::new());
+    let empty = NewEvent { payload: Some(Bytes::new()), ..event("empty") };
+    ok(store.append(vec![whole, many, bodiless, delivery(10, vec![empty])]).await);
+    let mut payloads = Vec::new();
+    for row in 1..=5 {
+        let stored = ok(store.event(EventRow(row)).await);
+        payloads.extend(stored.map(|stored| stored.event.payload));
+    }
+    same(payloads, vec![raw.clone(), "own".into(), raw, "polled".into(), Bytes::new()], "payloads");
+    assert!(ok(store.event(EventRow(6)).await).is_none(), "an event that is not there");
+}
+
+/// An event nobody wants is kept as ignored, and no job is made for it.
+pub async fn an_unwanted_event_is_kept_without_a_job(store: &dyn Store) {
+    let unwanted = NewEvent { wanted: false, account: Some("acct".to_owned()), ..event("x") };
+    ok(store.append(vec![delivery(10, vec![unwanted])]).await);
+    let stored = ok(store.event(EventRow(1)).await);
+    same(
+        stored.map(|stored| (stored.state, stored.event.account)),
+        Some((EventState::Ignored, Some("acct".into()))),
+        "state",
+    );
+    same(claim(store, Queue::Events, 10).await.len(), 0, "no job");
+    same(ok(store.event_counts().await), [(EventState::Ignored, 1)].into(), "only states that occur are counted");
+    assert!(!ok(store.replay(EventRow(1), Timestamp(10)).await), "an ignored event is not replayed");
+}
+
+/// Events are listed newest first, by state, from a row on.
+pub async fn events_are_listed_newest_first(store: &dyn Store) {
+    let events = (0..6).map(|n| NewEvent { wanted: n % 2 == 0, ..event(&n.to_string()) }).collect();
+    ok(store.append(vec![delivery(10, events)]).await);
+    for (state, before, limit, wanted) in [
+        (None, None, 3, vec![6, 5, 4]),
+        (None, Some(3), 9, vec![2, 1]),
+        (Some(EventState::Ignored), None, 9, vec![6, 4, 2]),
+        (Some(EventState::Pending), Some(5), 1, vec![3]),
+        (Some(EventState::Dead), None, 9, vec![]),
+        (None, None, 0, vec![]),
+    ] {
+        let found = ok(store.events(state, before.map(EventRow), limit).await);
+        let rows: Vec<i64> = found.iter().map(|one| one.row.0).collect();
+        same(rows, wanted, &format!("events {state:?} {before:?} {limit}"));
+    }
+}
+
+/// A dead or handled event is put back to pending with a job that is due now; one that waits is left alone.
+pub async fn a_replayed_event_gets_a_fresh_job(store: &dyn Store) {
+    ok(store.append(vec![delivery(10, vec![event("a"), event("b")])]).await);
+    assert!(!ok(store.replay(EventRow(1), Timestamp(11)).await), "a waiting event");
+    let claimed = claim(store, Queue::Events, 12).await;
+    let ends = [JobEnd::Done, JobEnd::Dead { reason: "no".to_owned() }];
+    for (job, how) in claimed.iter().zip(ends) {
+        end(store, job.lease, how, 13).await;
+    }
+    for row in [1, 2] {
+        assert!(ok(store.replay(EventRow(row), Timestamp(20)).await), "event {row} is replayed");
+        assert!(!ok(store.replay(EventRow(row), Timestamp(20)).await), "once");
+    }
+    same(ok(store.event_counts().await), [(EventState::Pending, 2)].into(), "both wait again");
+    same(claim(store, Queue::Events, 19).await.len(), 0, "not before the replay");
+    let again = claim(store, Queue::Events, 20).await;
+    same(
+        again.iter().map(|one| (one.attempt, one.work.clone())).collect(),
+        vec![(1, Work::Event { row: EventRow(1) }), (1, Work::Event { row: EventRow(2) })],
+        "fresh attempts",
+    );
+    assert!(!ok(store.replay(EventRow(99), Timestamp(20)).await), "an event that is not there");
+}
+
+/// Handled and ignored events received before a moment are pruned, lowest rows first; waiting and dead ones stay, and
+/// a pruned event that comes again is new.
+pub async fn only_finished_events_are_pruned(store: &dyn Store) {
+    let ignored = NewEvent { wanted: false, ..event("ignored") };
+    let events = vec![event("done"), event("dead"), ignored, event("waiting")];
+    ok(store.append(vec![delivery(10, events), delivery(50, vec![event("late")])]).await);
+    let jobs = claim(store, Queue::Events, 60).await;
+    for job in &jobs {
+        let of = |row| job.work == Work::Event { row: EventRow(row) };
+        let how = if of(1) || of(5) {
+            JobEnd::Done
+        } else if of(2) {
+            JobEnd::Dead { reason: "no".to_owned() }
+        } else {
+            JobEnd::Release
+        };
+        end(store, job.lease, how, 61).await;
+    }
+    same(ok(store.prune_events(Timestamp(10), 9).await), 0, "nothing was received before then");
+    same(ok(store.prune_events(Timestamp(50), 1).await), 1, "in bounded steps");
+    assert!(ok(store.event(EventRow(1)).await).is_none(), "lowest first");
+    same(ok(store.prune_events(Timestamp(50), 9).await), 1, "the ignored one");
+    same(ok(store.prune_events(Timestamp(50), 9).await), 0, "then there is none");
+    let left = [(EventState::Pending, 1), (EventState::Done, 1), (EventState::Dead, 1)];
+    same(ok(store.event_counts().await), left.into(), "what stays");
+    let again = ok(store.append(vec![delivery(70, vec![event("done"), event("dead")])]).await);
+    same(again, vec![vec![Appended::New(EventRow(6)), Appended::Duplicate(EventRow(2))]], "rows are never reused");
+    let shared = ok(store.event(EventRow(2)).await).map(|stored| stored.event.payload);
+    same(shared, Some(Bytes::from_static(b"{\"whole\":true}")), "a shared body lives as long as one of its events");
+}
+
+/// Settles one lease as done, at once.
+pub(super) async fn settle_done(store: &dyn Store, settlement: Settlement) -> Settled {
+    let settled = ok(store.settle(vec![settlement]).await);
+    settled.into_iter().next().unwrap_or(Settled::LeaseLost)
+}
+
+/// A claim that holds for a second.
+pub(super) fn claim_of(queue: Queue, now: i64) -> Claim {
+    Claim { now: Timestamp(now), hold: Duration::from_secs(1), max: 100, queue }
+}

@@ -1,0 +1,312 @@
+//! Promises of the job table.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_core::store::{
+    Claimed, Effect, EventRow, EventState, JobCounts, JobEnd, Lease, NewJob, Queue, RunMode, RunState, Settled,
+    Settlement, Store, StreamKey, Value, WORKER_LOST, Work,
+};
+use palisade_core::{ErrorKind, Timestamp};
+
+use super::inbox::{claim_of, delivery, event, settle_done};
+use super::{EFFECT_BAD, EFFECT_GOOD, ok, same, tally};
+
+/// Claims everything that is due, for a second.
+pub(super) async fn claim(store: &dyn Store, queue: Queue, now: i64) -> Vec<Claimed> {
+    ok(store.claim(claim_of(queue, now)).await)
+}
+
+/// A settlement without effects.
+pub(super) fn settlement(lease: Lease, end: JobEnd, now: i64) -> Settlement {
+    Settlement { lease, end, now: Timestamp(now), effects: Vec::new(), merges: Vec::new(), follow: Vec::new() }
+}
+
+/// Ends a job; panics when the lease is lost.
+pub(super) async fn end(store: &dyn Store, lease: Lease, how: JobEnd, now: i64) {
+    let settled = settle_done(store, settlement(lease, how, now)).await;
+    assert!(matches!(settled, Settled::Committed(_)), "the job is ended: {settled:?}");
+}
+
+/// A background job due at a moment.
+pub(super) fn job(run_at: i64) -> NewJob {
+    NewJob { work: Work::Retention, lane: None, unique: None, priority: 0, run_at: Timestamp(run_at), attempts_max: 3 }
+}
+
+/// Enqueues a job and claims it.
+pub(super) async fn hold(store: &dyn Store, new: NewJob, now: i64) -> Lease {
+    let ids = ok(store.enqueue(vec![new]).await);
+    let claimed = claim(store, Queue::Background, now).await;
+    let held = claimed.iter().find(|one| ids.contains(&one.lease.job)).map(|one| one.lease);
+    match held {
+        Some(lease) => lease,
+        None => panic!("the job is claimed"),
+    }
+}
+
+fn counts(waiting: u64, running: u64, dead: u64) -> JobCounts {
+    JobCounts { waiting, running, dead }
+}
+
+/// A claim gives due jobs of its queue by priority, then due time, then number, at most as many as asked for.
+pub async fn a_claim_gives_the_most_urgent_due_jobs(store: &dyn Store) {
+    ok(store.append(vec![delivery(0, vec![event("other queue")])]).await);
+    let jobs = [(0, 30), (0, 20), (5, 40), (0, 20), (-1, 10), (9, 41)];
+    let new = jobs.map(|(priority, run_at)| NewJob { priority, ..job(run_at) });
+    let ids = ok(store.enqueue(new.to_vec()).await);
+    let number = |claimed: &[Claimed]| -> Vec<usize> {
+        claimed.iter().filter_map(|one| ids.iter().position(|id| *id == one.lease.job)).collect()
+    };
+    let two = ok(store.claim(palisade_core::store::Claim { max: 2, ..claim_of(Queue::Background, 40) }).await);
+    same(number(&two), vec![2, 1], "the two most urgent");
+    same(two.iter().map(|one| one.until.0).collect(), vec![1_040, 1_040], "held until now and the hold");
+    same(number(&claim(store, Queue::Background, 40).await), vec![3, 0, 4], "then the others that are due");
+    same(claim(store, Queue::Background, 40).await.len(), 0, "what is held is not given again");
+    same(ok(store.job_counts().await), counts(2, 5, 0), "counts");
+    let none = ok(store.claim(palisade_core::store::Claim { max: 0, ..claim_of(Queue::Background, 99) }).await);
+    same(none.len(), 0, "a claim of nothing");
+}
+
+/// A job whose worker went away is given again when its lease ran out, as another attempt; when its attempts are used
+/// up it is dead instead, and its event with it.
+pub async fn a_lost_worker_costs_one_attempt(store: &dyn Store) {
+    ok(store.enqueue(vec![NewJob { work: Work::Event { row: EventRow(1) }, attempts_max: 2, ..job(0) }]).await);
+    ok(store.append(vec![delivery(i64::MAX, vec![event("a")])]).await);
+    let first = claim(store, Queue::Events, 0).await;
+    same(claim(store, Queue::Events, 999).await.len(), 0, "still held");
+    let second = claim(store, Queue::Events, 1_000).await;
+    let seen = |claimed: &[Claimed]| claimed.iter().map(|one| (one.attempt, one.lease.fence)).collect::<Vec<_>>();
+    same((seen(&first), seen(&second)), (vec![(1, 1)], vec![(2, 2)]), "attempt and fence grow with each claim");
+    same(claim(store, Queue::Events, 2_000).await.len(), 0, "the attempts are used up");
+    same(ok(store.job_counts().await), counts(1, 0, 1), "the job is dead");
+    let stored = ok(store.event(EventRow(1)).await);
+    same(
+        stored.map(|stored| (stored.state, stored.reason)),
+        Some((EventState::Dead, Some(WORKER_LOST.to_owned()))),
+        "and its event",
+    );
+}
+
+/// A worker whose job another one has taken can neither settle nor extend it; one that is late but not replaced can.
+///
+/// Fails when the fence is left out of a settlement's condition.
+pub async fn a_late_worker_is_refused(store: &dyn Store) {
+    let first = hold(store, job(0), 0).await;
+    same(ok(store.extend(vec![first], Timestamp(5_000)).await), vec![true], "an extension");
+    same(claim(store, Queue::Background, 4_999).await.len(), 0, "holds as long as it says");
+    let second = claim(store, Queue::Background, 5_000).await;
+    let Some(second) = second.first() else { panic!("claimed again when the lease ran out") };
+    same(settle_done(store, settlement(first, JobEnd::Done, 5_001)).await, Settled::LeaseLost, "late settlement");
+    let leases = vec![first, second.lease];
+    same(ok(store.extend(leases, Timestamp(6_000)).await), vec![false, true], "late extension");
+    let refused = store.start_run(first, key(), RunMode::Full, Timestamp(5_001)).await;
+    same(refused.map_err(|error| error.kind()).err(), Some(ErrorKind::LeaseLost), "late run");
+    // Long after its end, but nobody else has it.
+    end(store, second.lease, JobEnd::Done, 99_999).await;
+    same(settle_done(store, settlement(second.lease, JobEnd::Done, 1)).await, Settled::LeaseLost, "settled once");
+}
+
+pub(super) fn key() -> StreamKey {
+    StreamKey { connection: "acme".into(), stream: "customers".into() }
+}
+
+/// Jobs of a lane run one at a time in order of their numbers, also when the first waits for another attempt; one
+/// that was never tried and waits for a later moment holds nobody up.
+///
+/// Fails when a job may overtake a lower one of its lane that waits for another attempt.
+pub async fn jobs_of_a_lane_run_one_by_one_in_order(store: &dyn Store) {
+    let laned = |run_at, priority| NewJob { lane: Some("l".to_owned()), priority, ..job(run_at) };
+    let ids = ok(store.enqueue(vec![laned(50, 0), laned(10, 0), laned(10, 9), laned(5, 0), job(10)]).await);
+    let number = |claimed: &[Claimed]| -> Vec<usize> {
+        claimed.iter().filter_map(|one| ids.iter().position(|id| *id == one.lease.job)).collect()
+    };
+    let lease = |claimed: &[Claimed]| match claimed.first() {
+        Some(one) => one.lease,
+        None => panic!("a job is claimed"),
+    };
+    same(number(&claim(store, Queue::Background, 9).await), vec![3], "a schedule for later blocks nothing");
+    let claimed = claim(store, Queue::Background, 10).await;
+    same(number(&claimed), vec![4], "one at a time; another lane is not concerned");
+    let expired = claim(store, Queue::Background, 1_009).await;
+    same(number(&expired), vec![0], "the lowest that is due goes before one whose worker was lost");
+    let retry = JobEnd::Retry { at: Timestamp(9_000), reason: "later".to_owned() };
+    end(store, lease(&expired), retry, 1_010).await;
+    same(number(&claim(store, Queue::Background, 8_999).await), vec![4], "it holds the lane until it has ended");
+    let again = claim(store, Queue::Background, 9_000).await;
+    same(number(&again), vec![0], "and comes first");
+    end(store, lease(&again), JobEnd::Done, 9_001).await;
+    let mut order = Vec::new();
+    for now in 9_002..9_010 {
+        for one in claim(store, Queue::Background, now).await {
+            order.extend(number(std::slice::from_ref(&one)));
+            end(store, one.lease, JobEnd::Done, now).await;
+        }
+    }
+    same(order, vec![1, 2, 3], "in order of their numbers, whatever their priority");
+
+    let keyed = |id: &str| palisade_core::store::NewEvent { ordering_key: Some("sub_1".to_owned()), ..event(id) };
+    let mut other = delivery(0, vec![keyed("c")]);
+    other.connection = "beta".into();
+    ok(store.append(vec![delivery(0, vec![keyed("a"), keyed("b")]), other]).await);
+    let claimed = claim(store, Queue::Events, 1).await;
+    let rows: Vec<_> = claimed.iter().map(|one| one.work.clone()).collect();
+    let wanted = [1, 3].map(|row| Work::Event { row: EventRow(row) });
+    same(rows, wanted.to_vec(), "an ordering key is a lane of its connection");
+}
+
+/// While a job with a unique key waits or runs, another is not added: a waiting one is pulled forward. Once it has
+/// ended, its key is free, already for the jobs that follow it in the same settlement.
+pub async fn a_unique_key_is_one_job_and_is_pulled_forward(store: &dyn Store) {
+    let unique = |run_at| NewJob { unique: Some("sync".to_owned()), ..job(run_at) };
+    let ids = ok(store.enqueue(vec![unique(100), unique(50), unique(200)]).await);
+    same(tally(&ids).len(), 1, "one job");
+    same(claim(store, Queue::Background, 49).await.len(), 0, "not before the earliest");
+    let claimed = claim(store, Queue::Background, 50).await;
+    same(ok(store.enqueue(vec![unique(0)]).await).first(), ids.first(), "a running job counts");
+    let Some(held) = claimed.first() else { panic!("pulled forward") };
+    let follow = Settlement { follow: vec![unique(70)], ..settlement(held.lease, JobEnd::Done, 60) };
+    assert!(matches!(settle_done(store, follow).await, Settled::Committed(_)), "settled");
+    let next = claim(store, Queue::Background, 70).await;
+    same(next.len(), 1, "the follower is another job");
+    assert!(next.iter().all(|one| Some(&one.lease.job) > ids.last()), "with a new number");
+    for one in next {
+        let retry = JobEnd::Retry { at: Timestamp(500), reason: "later".to_owned() };
+        let settled = Settlement { follow: vec![unique(90)], ..settlement(one.lease, retry, 80) };
+        assert!(matches!(settle_done(store, settled).await, Settled::Committed(_)), "settled");
+    }
+    same(
+        claim(store, Queue::Background, 90).await.len(),
+        1,
+        "a job that waits again is pulled forward by its follower",
+    );
+    same(ok(store.job_counts().await), counts(0, 1, 0), "nothing else was added");
+}
+
+/// The event of a job is handled, dead or pending as the job ended, with the reason; a release leaves no trace, and a
+/// retry of the last attempt is the end.
+pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
+    let reason = || "said no".to_owned();
+    ok(store.append(vec![delivery(0, ["a", "b", "c", "d"].map(event).to_vec())]).await);
+    let claimed = claim(store, Queue::Events, 0).await;
+    let retry = JobEnd::Retry { at: Timestamp(10), reason: reason() };
+    for (job, how) in claimed.iter().zip([JobEnd::Done, JobEnd::Dead { reason: reason() }, retry, JobEnd::Release]) {
+        end(store, job.lease, how, 1).await;
+    }
+    let mut states = Vec::new();
+    for row in 1..=4 {
+        states.extend(ok(store.event(EventRow(row)).await).map(|stored| (stored.state, stored.reason)));
+    }
+    let wanted = vec![
+        (EventState::Done, None),
+        (EventState::Dead, Some(reason())),
+        (EventState::Pending, Some(reason())),
+        (EventState::Pending, None),
+    ];
+    same(states, wanted, "states and reasons");
+    same(ok(store.job_counts().await), counts(2, 0, 1), "two wait again");
+    let released = claim(store, Queue::Events, 9).await;
+    same(released.iter().map(|one| one.attempt).collect(), vec![1], "a release costs no attempt");
+    let retried = claim(store, Queue::Events, 10).await;
+    same(retried.iter().map(|one| one.attempt).collect(), vec![2], "a retry does");
+
+    let last = hold(store, NewJob { work: Work::Retention, attempts_max: 1, ..job(0) }, 0).await;
+    end(store, last, JobEnd::Retry { at: Timestamp(0), reason: reason() }, 1).await;
+    same(ok(store.job_counts().await).dead, 2, "a retry of the last attempt is the end");
+}
+
+/// A settlement whose effect fails writes nothing at all and leaves the others of its batch alone.
+///
+/// Fails when a settlement is not undone as a whole.
+pub async fn a_failed_effect_undoes_its_settlement_alone(store: &dyn Store) {
+    let effect = |sql: &str| Effect { sql: sql.to_owned(), values: vec![Value::Integer(1)] };
+    ok(store.enqueue(vec![job(0), job(0), job(0)]).await);
+    let claimed = claim(store, Queue::Background, 0).await;
+    let batch: Vec<Settlement> = claimed
+        .iter()
+        .zip([EFFECT_GOOD, EFFECT_BAD, EFFECT_GOOD])
+        .map(|(one, sql)| Settlement {
+            effects: vec![effect(EFFECT_GOOD), effect(sql)],
+            follow: vec![job(1)],
+            ..settlement(one.lease, JobEnd::Done, 1)
+        })
+        .collect();
+    let settled = ok(store.settle(batch).await);
+    let committed: Vec<bool> = settled.iter().map(|one| matches!(one, Settled::Committed(_))).collect();
+    if committed == [true, true, true] {
+        // A store without a database has nothing that can fail.
+        return;
+    }
+    same(committed, vec![true, false, true], "the others are committed");
+    assert!(matches!(settled.get(1), Some(Settled::EffectFailed(_))), "the failure is named: {settled:?}");
+    same(ok(store.job_counts().await), counts(2, 1, 0), "the failed one is still held and its follower not added");
+}
+
+/// A sync job that dies fails the unfinished run of its stream and mode.
+pub async fn a_dead_sync_fails_its_run(store: &dyn Store) {
+    let sync = NewJob { work: Work::Sync { key: key(), mode: RunMode::Full }, ..job(0) };
+    let lease = hold(store, sync, 0).await;
+    ok(store.start_run(lease, key(), RunMode::Full, Timestamp(1)).await);
+    end(store, lease, JobEnd::Dead { reason: "gave up".to_owned() }, 2).await;
+    let runs = ok(store.runs(None, 9).await);
+    let wanted = RunState::Failed { kind: ErrorKind::Cancelled, reason: "gave up".to_owned() };
+    same(
+        runs.into_iter().map(|run| (run.state, run.finished_at)).collect(),
+        vec![(wanted, Some(Timestamp(2)))],
+        "the run has failed",
+    );
+}
+
+/// Finished jobs, done and dead, are pruned lowest number first in bounded steps; live ones stay.
+pub async fn finished_jobs_are_pruned(store: &dyn Store) {
+    ok(store.enqueue((0..5).map(job).collect()).await);
+    let claimed = claim(store, Queue::Background, 3).await;
+    for (at, one) in (10..).zip(&claimed).take(3) {
+        let how = if at == 11 { JobEnd::Dead { reason: String::new() } } else { JobEnd::Done };
+        end(store, one.lease, how, at).await;
+    }
+    same(ok(store.prune_jobs(Timestamp(10), 9).await), 0, "ended before, not at");
+    same(ok(store.prune_jobs(Timestamp(12), 1).await), 1, "one at a time");
+    same(ok(store.job_counts().await), counts(1, 1, 1), "the dead one is the next");
+    same(ok(store.prune_jobs(Timestamp(12), 9).await), 1, "the dead one");
+    same(ok(store.prune_jobs(Timestamp(99), 9).await), 1, "the last");
+    same(ok(store.job_counts().await), counts(1, 1, 0), "what stays");
+    same(ok(store.enqueue(vec![job(0)]).await).iter().map(|id| id.0).collect(), vec![6], "numbers are never reused");
+}
+
+/// Claims from many tasks never give one job to two of them.
+pub async fn two_claims_never_hold_the_same_job(store: Arc<dyn Store>) {
+    ok(store.enqueue((0..200).map(|_| job(0)).collect()).await);
+    let mut workers = Vec::new();
+    for _ in 0..8 {
+        let store = store.clone();
+        workers.push(tokio::spawn(async move {
+            let mut held = Vec::new();
+            loop {
+                let claim = palisade_core::store::Claim { max: 7, ..claim_of(Queue::Background, 0) };
+                let claimed = ok(store.claim(claim).await);
+                if claimed.is_empty() {
+                    return held;
+                }
+                held.extend(claimed.into_iter().map(|one| one.lease.job));
+            }
+        }));
+    }
+    let mut held = Vec::new();
+    for worker in workers {
+        held.extend(worker.await.unwrap_or_default());
+    }
+    same((held.len(), tally(held).len()), (200, 200), "each job once");
+}
+
+/// A worker that waits for work is woken by a job that becomes ready in this process, also one that came just before
+/// it began to wait.
+pub async fn enqueued_work_wakes_a_waiter(store: Arc<dyn Store>) {
+    ok(store.append(vec![delivery(0, vec![event("a")])]).await);
+    let woken = tokio::time::timeout(Duration::from_secs(30), store.wait_for_work(Queue::Events)).await;
+    assert!(woken.is_ok(), "the wake-up is kept for the next waiter");
+    let waiting = store.clone();
+    let waiter = tokio::spawn(async move { waiting.wait_for_work(Queue::Background).await });
+    ok(store.enqueue(vec![job(0)]).await);
+    let woken = tokio::time::timeout(Duration::from_secs(30), waiter).await;
+    assert!(woken.is_ok(), "a waiter is woken");
+}

@@ -1,0 +1,510 @@
+//! Random sequences of operations, run step by step on [`MemoryStore`] and on the store under test. Every answer and,
+//! after every step, everything that can be read must be the same.
+
+use std::fmt::{Debug, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_core::random::SeededRandom;
+use palisade_core::store::memory::MemoryStore;
+use palisade_core::store::{
+    CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, JobEnd, Lease, Merge, NewDelivery,
+    NewEvent, NewJob, PageCommit, Queue, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled, Settlement,
+    Store, StreamKey, Value, Work, WrappedKey,
+};
+use palisade_core::sync::{Change, Cursor, Span, State};
+use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
+
+use super::{EFFECT_BAD, EFFECT_GOOD, StoreUnderTest};
+
+/// Runs `steps` random operations of a seed on both stores.
+///
+/// # Panics
+/// When an answer or the readable state differs; the message has the seed, the last steps and `repeat`, the command
+/// that runs this seed again.
+pub async fn model(subject: &dyn StoreUnderTest, seed: u64, steps: usize, repeat: &str) {
+    let reference = Arc::new(MemoryStore::new());
+    reference.fail_effects(|effect| (effect.sql == EFFECT_BAD).then(|| "no such table".to_owned()));
+    let store = subject.fresh().await;
+    let mut run = Model {
+        random: SeededRandom::new(seed),
+        now: 1_000_000,
+        reference: reference.clone(),
+        store,
+        leases: Vec::new(),
+        runs: Vec::new(),
+        effects: 0,
+        trace: Vec::new(),
+    };
+    for step in 0..steps {
+        let answers = run.step(subject).await;
+        let (wanted, found) = match &answers {
+            Some((wanted, found)) if wanted != found => (wanted.clone(), found.clone()),
+            _ => (run.state(&*run.reference, step).await, run.state(&*run.store, step).await),
+        };
+        if wanted != found {
+            let mut text = String::new();
+            for (number, line) in run.trace.iter().enumerate().rev().take(12) {
+                let _ = writeln!(text, "  {number}: {line}");
+            }
+            panic!(
+                "the store differs from the model at step {step} of seed {seed}; repeat with\n  {repeat}\n\
+                 last steps, newest first:\n{text}difference:\n{}",
+                difference(&wanted, &found)
+            );
+        }
+    }
+    if let Some(rows) = subject.effects().await {
+        assert_eq!(rows, reference.effects().len() as u64, "seed {seed}: effects committed; repeat with {repeat}");
+    }
+}
+
+fn difference(wanted: &str, found: &str) -> String {
+    let mut text = String::new();
+    for (wanted, found) in wanted.lines().zip(found.lines()) {
+        if wanted != found {
+            let _ = writeln!(text, "  model: {wanted}\n  store: {found}");
+        }
+    }
+    if wanted.lines().count() != found.lines().count() {
+        let _ = writeln!(text, "  model: {wanted}\n  store: {found}");
+    }
+    text
+}
+
+struct Model {
+    random: SeededRandom,
+    now: i64,
+    reference: Arc<MemoryStore>,
+    store: Arc<dyn Store>,
+    leases: Vec<Lease>,
+    runs: Vec<RunId>,
+    effects: i64,
+    trace: Vec<String>,
+}
+
+/// Calls both stores and gives both answers as text.
+macro_rules! both {
+    ($model:ident, $store:ident => $call:expr) => {{
+        let wanted = {
+            let $store: &dyn Store = &*$model.reference;
+            $call
+        };
+        let found = {
+            let $store: &dyn Store = &*$model.store;
+            $call
+        };
+        (wanted, found)
+    }};
+}
+
+fn told<T: Debug>(answer: &Result<T>) -> String {
+    match answer {
+        Ok(value) => format!("{value:?}"),
+        Err(error) => format!("error {}", error.kind().as_str()),
+    }
+}
+
+const STREAMS: [&str; 2] = ["customers", "invoices"];
+const CONNECTIONS: [&str; 2] = ["acme", "beta"];
+const RECORDS: [&str; 6] = ["a", "b", "c", "d", "é", "Z"];
+
+impl Model {
+    fn below(&self, limit: u64) -> u64 {
+        self.random.bits() % limit
+    }
+
+    fn one_in(&self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Clone>(&self, from: &[T]) -> Option<T> {
+        let place = usize::try_from(self.below((from.len() as u64).max(1))).ok()?;
+        from.get(place).cloned()
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp(self.now)
+    }
+
+    fn near(&self) -> Timestamp {
+        Timestamp(self.now + i64::try_from(self.below(300)).unwrap_or(0) - 150)
+    }
+
+    fn key(&self) -> StreamKey {
+        StreamKey {
+            connection: self.pick(&CONNECTIONS).unwrap_or_default().into(),
+            stream: self.pick(&STREAMS).unwrap_or_default().into(),
+        }
+    }
+
+    fn lease(&self) -> Lease {
+        // Mostly a recent one; now and then one that never was.
+        let recent: Vec<Lease> = self.leases.iter().rev().take(8).copied().collect();
+        match self.pick(&recent) {
+            Some(lease) if !self.one_in(20) => lease,
+            _ => Lease { job: palisade_core::store::JobId(i64::try_from(self.below(9)).unwrap_or(0)), fence: 1 },
+        }
+    }
+
+    fn delivery(&self) -> NewDelivery {
+        let events = (0..self.below(4)).map(|_| NewEvent {
+            id: format!("evt_{}", self.below(14)).into(),
+            kind: "invoice.paid".to_owned(),
+            account: self.one_in(3).then(|| "acct_1".to_owned()),
+            created: self.one_in(2).then(|| self.near()),
+            ordering_key: self.pick(&[None, None, Some("k1".to_owned()), Some("k2".to_owned())]).flatten(),
+            payload: self.one_in(2).then(|| Bytes::from(format!("{{\"n\":{}}}", self.below(100)))),
+            wanted: !self.one_in(4),
+        });
+        NewDelivery {
+            endpoint: self.pick(&["e1", "e2"]).unwrap_or_default().into(),
+            connection: self.pick(&CONNECTIONS).unwrap_or_default().into(),
+            provider: "stripe".to_owned(),
+            events: events.collect(),
+            received_at: self.near(),
+            headers: if self.one_in(2) { vec![("x".to_owned(), "y".to_owned())] } else { Vec::new() },
+            body: if self.one_in(3) { Bytes::new() } else { Bytes::from(format!("body {}", self.below(100))) },
+        }
+    }
+
+    fn job(&self) -> NewJob {
+        let mode = if self.one_in(2) { RunMode::Full } else { RunMode::Incremental };
+        let row = EventRow(i64::try_from(self.below(12)).unwrap_or(0));
+        NewJob {
+            work: self
+                .pick(&[Work::Retention, Work::Sync { key: self.key(), mode }, Work::Event { row }])
+                .unwrap_or(Work::Retention),
+            lane: self.pick(&[None, Some("l1".to_owned()), Some("event/acme/k1".to_owned())]).flatten(),
+            unique: self.pick(&[None, None, Some("u1".to_owned()), Some("u2".to_owned())]).flatten(),
+            priority: self.pick(&[0, 0, 1, -1]).unwrap_or(0),
+            run_at: self.near(),
+            attempts_max: self.pick(&[0, 1, 2, 3, 20]).unwrap_or(1),
+        }
+    }
+
+    fn change(&self, key: &StreamKey) -> Change {
+        let earliest = self.now + i64::try_from(self.below(200)).unwrap_or(0) - 150;
+        let latest = earliest + i64::try_from(self.below(60)).unwrap_or(0);
+        Change {
+            stream: key.stream.clone(),
+            id: self.pick(&RECORDS).unwrap_or_default().into(),
+            span: Span { earliest, latest },
+            state: match self.below(12) {
+                0..=1 => State::Deleted,
+                2 if self.one_in(3) => State::Unclear,
+                _ => State::Present(Bytes::from(format!("{{\"v\":{}}}", self.below(3)))),
+            },
+        }
+    }
+
+    fn merge(&self, commits: u64) -> Merge {
+        let key = self.key();
+        let changes = (0..self.below(3)).map(|_| self.change(&key)).collect();
+        Merge { key, read_since: self.one_in(2).then_some(commits.saturating_sub(self.below(3))), changes }
+    }
+
+    async fn step(&mut self, subject: &dyn StoreUnderTest) -> Option<(String, String)> {
+        self.now += i64::try_from(self.below(80)).unwrap_or(0) - 8;
+        match self.below(100) {
+            0..=16 => self.append().await,
+            17..=26 => self.enqueue().await,
+            27..=44 => self.claim().await,
+            45..=60 => self.settle().await,
+            61..=78 => self.runs().await,
+            79..=83 => self.merges().await,
+            84..=86 => self.prune().await,
+            87..=88 => self.extend_or_replay().await,
+            89..=95 => self.accounts().await,
+            96..=97 => self.calls().await,
+            _ => {
+                self.trace.push("crash and open again".to_owned());
+                self.store = subject.reopened(self.store.clone()).await;
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, what: String, answers: (String, String)) -> Option<(String, String)> {
+        self.trace.push(format!("{what} -> {}", answers.0));
+        Some(answers)
+    }
+
+    async fn append(&mut self) -> Option<(String, String)> {
+        let deliveries: Vec<NewDelivery> = (0..=self.below(2)).map(|_| self.delivery()).collect();
+        let answers = both!(self, store => told(&store.append(deliveries.clone()).await));
+        self.note(format!("append {deliveries:?}"), answers)
+    }
+
+    async fn enqueue(&mut self) -> Option<(String, String)> {
+        let jobs: Vec<NewJob> = (0..=self.below(2)).map(|_| self.job()).collect();
+        let answers = both!(self, store => told(&store.enqueue(jobs.clone()).await));
+        self.note(format!("enqueue {jobs:?}"), answers)
+    }
+
+    async fn claim(&mut self) -> Option<(String, String)> {
+        let claim = Claim {
+            now: self.now(),
+            hold: Duration::from_millis(self.below(200)),
+            max: u32::try_from(self.below(5)).unwrap_or(0),
+            queue: if self.one_in(2) { Queue::Events } else { Queue::Background },
+        };
+        let (wanted, found) = both!(self, store => store.claim(claim).await);
+        if let Ok(claimed) = &found {
+            self.leases.extend(claimed.iter().map(|one| one.lease));
+        }
+        self.note(format!("{claim:?}"), (told(&wanted), told(&found)))
+    }
+
+    async fn settle(&mut self) -> Option<(String, String)> {
+        let mut settlements = Vec::new();
+        for _ in 0..=self.below(3) {
+            let commits = self.commits().await;
+            let reason = "a reason".to_owned();
+            settlements.push(Settlement {
+                lease: self.lease(),
+                end: match self.below(6) {
+                    0..=2 => JobEnd::Done,
+                    3 => JobEnd::Retry { at: self.near(), reason },
+                    4 => JobEnd::Release,
+                    _ => JobEnd::Dead { reason },
+                },
+                now: self.now(),
+                effects: self.some_effects(),
+                merges: if self.one_in(3) { vec![self.merge(commits), self.merge(commits)] } else { Vec::new() },
+                follow: if self.one_in(4) { vec![self.job()] } else { Vec::new() },
+            });
+        }
+        let (wanted, found) = both!(self, store => store.settle(settlements.clone()).await);
+        let answers = (told(&wanted.map(without_phrases)), told(&found.map(without_phrases)));
+        self.note(format!("settle {settlements:?}"), answers)
+    }
+
+    fn some_effects(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for _ in 0..self.below(3) {
+            self.effects += 1;
+            let sql = if self.one_in(5) { EFFECT_BAD } else { EFFECT_GOOD };
+            effects.push(Effect { sql: sql.to_owned(), values: vec![Value::Integer(self.effects)] });
+        }
+        effects
+    }
+
+    async fn commits(&self) -> u64 {
+        let status = self.reference.clone();
+        let status: &dyn Store = &*status;
+        status.stream(self.key()).await.map_or(0, |status| status.commits)
+    }
+
+    async fn runs(&mut self) -> Option<(String, String)> {
+        let (lease, now) = (self.lease(), self.now());
+        let newest = self.runs.iter().rev().take(2).copied().collect::<Vec<_>>();
+        let run = self.pick(&newest).unwrap_or(RunId(1));
+        match self.below(5) {
+            0 => {
+                let key = self.key();
+                let mode = if self.one_in(3) { RunMode::Incremental } else { RunMode::Full };
+                let (wanted, found) = both!(self, store => store.start_run(lease, key.clone(), mode, now).await);
+                if let Ok(run) = &found {
+                    self.runs.push(run.id);
+                }
+                self.note(format!("start_run {lease:?} {key:?} {mode:?}"), (told(&wanted), told(&found)))
+            }
+            1 => {
+                let state = match self.below(8) {
+                    0 => RunState::Failed { kind: ErrorKind::CursorExpired, reason: "old".to_owned() },
+                    1 => RunState::Failed { kind: ErrorKind::Provider, reason: "down".to_owned() },
+                    2 => RunState::Review { deletions: 1 },
+                    _ => RunState::Done,
+                };
+                let end = RunEnd {
+                    lease,
+                    run,
+                    state,
+                    span: self.one_in(2).then(|| Span { earliest: self.now - 50, latest: self.now }),
+                    follow: if self.one_in(3) { vec![self.job()] } else { Vec::new() },
+                    resume: self.one_in(2).then(|| Cursor::new(format!("c{}", self.below(9)))),
+                    allow_mass_delete: self.one_in(2),
+                    now,
+                };
+                let answers = both!(self, store => told(&store.end_run(end.clone()).await));
+                self.note(format!("{end:?}"), answers)
+            }
+            _ => {
+                let commits = self.commits().await;
+                let key = self.key();
+                let page = PageCommit {
+                    lease,
+                    run,
+                    read_since: commits.saturating_sub(self.below(2)),
+                    changes: (0..self.below(5)).map(|_| self.change(&key)).collect(),
+                    deliveries: if self.one_in(4) { vec![self.delivery()] } else { Vec::new() },
+                    next: self.one_in(2).then(|| Cursor::new(format!("p{}", self.below(9)))),
+                    now,
+                };
+                let answers = both!(self, store => told(&store.commit_page(page.clone()).await));
+                self.note(format!("{page:?}"), answers)
+            }
+        }
+    }
+
+    async fn merges(&mut self) -> Option<(String, String)> {
+        let commits = self.commits().await;
+        let merges: Vec<Merge> = (0..=self.below(3)).map(|_| self.merge(commits)).collect();
+        let now = self.now();
+        let answers = both!(self, store => told(&store.merge(merges.clone(), now).await));
+        self.note(format!("merge {merges:?}"), answers)
+    }
+
+    async fn prune(&mut self) -> Option<(String, String)> {
+        let before = self.near();
+        let limit = u32::try_from(self.below(4)).unwrap_or(0);
+        let (what, answers) = match self.below(3) {
+            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, limit).await))),
+            1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
+            _ => ("prune_calls", both!(self, store => told(&store.prune_calls(before, limit).await))),
+        };
+        self.note(format!("{what} {before:?} {limit}"), answers)
+    }
+
+    async fn extend_or_replay(&mut self) -> Option<(String, String)> {
+        if self.one_in(2) {
+            let leases = vec![self.lease(), self.lease()];
+            let until = self.near();
+            let answers = both!(self, store => told(&store.extend(leases.clone(), until).await));
+            return self.note(format!("extend {leases:?} {until:?}"), answers);
+        }
+        let row = EventRow(i64::try_from(self.below(12)).unwrap_or(0));
+        let now = self.now();
+        let answers = both!(self, store => told(&store.replay(row, now).await));
+        self.note(format!("replay {row:?}"), answers)
+    }
+
+    async fn accounts(&mut self) -> Option<(String, String)> {
+        let id: palisade_core::ConnectionId = self.pick(&CONNECTIONS).unwrap_or_default().into();
+        match self.below(3) {
+            0 => {
+                let states = [
+                    ConnectionState::Active,
+                    ConnectionState::Paused,
+                    ConnectionState::Disconnected,
+                    ConnectionState::NeedsReconnect { reason: "revoked".to_owned() },
+                ];
+                let account = Connection {
+                    id,
+                    tenant: "t".into(),
+                    provider: "stripe".to_owned(),
+                    account: self.one_in(2).then(|| "acct".to_owned()),
+                    base_url: self.one_in(2).then(|| "http://127.0.0.1".to_owned()),
+                    state: self.pick(&states).unwrap_or(ConnectionState::Active),
+                    created_at: self.now(),
+                };
+                let answers = both!(self, store => told(&store.put_connection(account.clone()).await));
+                self.note(format!("put {account:?}"), answers)
+            }
+            1 => {
+                let expected = self.below(3);
+                let credential = SealedCredential { generation: expected + 1, blob: vec![0, 159, 146, 150] };
+                let answers =
+                    both!(self, store => told(&store.put_credential(id.clone(), expected, credential.clone()).await));
+                self.note(format!("put_credential {id} {expected}"), answers)
+            }
+            _ => {
+                let numbers = [1, 2, 3, u64::MAX, i64::MAX as u64 + 1];
+                let key = WrappedKey {
+                    id: self.pick(&numbers).unwrap_or(1),
+                    master: format!("m{}", self.below(3)),
+                    wrapped: vec![1, 2, 3],
+                };
+                let answers = both!(self, store => told(&store.add_data_key("t".into(), key.clone()).await));
+                self.note(format!("add_data_key {key:?}"), answers)
+            }
+        }
+    }
+
+    async fn calls(&mut self) -> Option<(String, String)> {
+        let calls: Vec<CallRecord> = (0..=self.below(3)).map(|_| self.call()).collect();
+        let answers = both!(self, store => told(&store.log_calls(calls.clone()).await));
+        self.note(format!("log {calls:?}"), answers)
+    }
+
+    fn call(&self) -> CallRecord {
+        let failed = self.one_in(2);
+        let kinds = [ErrorKind::Timeout, ErrorKind::Invalid, ErrorKind::Provider, ErrorKind::Declined];
+        CallRecord {
+            // Some in another hour.
+            at: if self.one_in(3) { Timestamp(self.now - 3_600_000) } else { self.near() },
+            provider: "stripe".to_owned(),
+            operation: "customers.list".to_owned(),
+            connection: self.pick(&CONNECTIONS).unwrap_or_default().into(),
+            status: self.one_in(2).then_some(503),
+            error: if failed { self.pick(&kinds) } else { None },
+            outcome: failed.then_some(Outcome::Unknown),
+            attempts: 2,
+            duration_us: self.pick(&[5, u64::MAX]).unwrap_or(0),
+            waited_us: 1,
+            request_id: self.one_in(2).then(|| "req_1".to_owned()),
+            correlation_id: None,
+        }
+    }
+
+    /// Everything that can be read, as text of one fact a line. The narrower readings of the same facts (a state, a
+    /// page, one record) take turns: `turn` says whose it is.
+    async fn state(&self, store: &dyn Store, turn: usize) -> String {
+        let mut text = String::new();
+        let mut put = |what: &str, fact: String| {
+            let _ = writeln!(text, "{what}: {fact}");
+        };
+        let all = u32::MAX;
+        put("event counts", told(&store.event_counts().await));
+        put("job counts", told(&store.job_counts().await));
+        put("events", told(&store.events(None, None, all).await));
+        put("runs", told(&store.runs(None, all).await));
+        put("calls", told(&store.calls(None, all).await));
+        for connection in CONNECTIONS {
+            put("streams", told(&store.streams(connection.into()).await));
+            put("call counts", told(&store.call_counts(connection.into(), Timestamp(0)).await));
+            for stream in STREAMS {
+                let key = StreamKey { connection: connection.into(), stream: stream.into() };
+                put("feed", told(&store.changes(key.clone(), 0, all).await));
+            }
+        }
+        let at = |from: &[&'static str]| from.get(turn % from.len()).copied().unwrap_or_default();
+        let connection = at(&CONNECTIONS);
+        let key = StreamKey { connection: connection.into(), stream: at(&STREAMS).into() };
+        let states = [
+            None,
+            Some(EventState::Pending),
+            Some(EventState::Done),
+            Some(EventState::Ignored),
+            Some(EventState::Dead),
+        ];
+        let state = states.get(turn % states.len()).copied().flatten();
+        match turn % 9 {
+            0 => put("some events", told(&store.events(state, None, all).await)),
+            1 => put("a page of events", told(&store.events(state, Some(EventRow(7)), 2).await)),
+            2 => put("an event", told(&store.event(EventRow(3)).await)),
+            3 => put("runs of one", told(&store.runs(Some(connection.into()), 3).await)),
+            4 => put("calls of one", told(&store.calls(Some(connection.into()), 3).await)),
+            5 => put("counts since", told(&store.call_counts(connection.into(), self.now()).await)),
+            6 => put("a stream", told(&store.stream(key.clone()).await)),
+            7 => put("a page of the feed", told(&store.changes(key.clone(), 2, 2).await)),
+            _ => put("a page of connections", told(&store.connections(Some("acme".into()), 1).await)),
+        }
+        put("a record", told(&store.record(key, at(&RECORDS).into()).await));
+        put("a connection", told(&store.connection(connection.into()).await));
+        put("a credential", told(&store.credential(connection.into()).await));
+        put("connections", told(&store.connections(None, all).await));
+        put("data keys", told(&store.data_keys("t".into()).await));
+        text
+    }
+}
+
+fn without_phrases(settled: Vec<Settled>) -> Vec<Settled> {
+    let plain = |one| match one {
+        Settled::EffectFailed(_) => Settled::EffectFailed(String::new()),
+        other @ (Settled::Committed(_) | Settled::LeaseLost | Settled::Fetch(_)) => other,
+    };
+    settled.into_iter().map(plain).collect()
+}

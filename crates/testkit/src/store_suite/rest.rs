@@ -1,0 +1,109 @@
+//! Promises of connections, credentials, data keys and the call log.
+
+use std::sync::Arc;
+
+use palisade_core::store::{CallCounts, CallRecord, Connection, ConnectionState, SealedCredential, Store, WrappedKey};
+use palisade_core::{ErrorKind, Outcome, Timestamp};
+
+use super::{ok, same};
+
+/// A connection is added or replaced, read and listed by id, byte by byte, in pages.
+pub async fn connections_are_kept_and_listed_by_id(store: &dyn Store) {
+    let account = |id: &str| Connection {
+        id: id.into(),
+        tenant: "t".into(),
+        provider: "stripe".to_owned(),
+        account: Some("acct_1".to_owned()),
+        base_url: None,
+        state: ConnectionState::Active,
+        created_at: Timestamp(1),
+    };
+    for id in ["b", "a", "Z", "é"] {
+        ok(store.put_connection(account(id)).await);
+    }
+    let paused = Connection { state: ConnectionState::NeedsReconnect { reason: "revoked".to_owned() }, ..account("a") };
+    ok(store.put_connection(paused.clone()).await);
+    same(ok(store.connection("a".into()).await), Some(paused), "replaced");
+    same(ok(store.connection("none".into()).await), None, "unknown");
+    for (after, limit, wanted) in
+        [(None, 9, vec!["Z", "a", "b", "é"]), (Some("a"), 1, vec!["b"]), (Some("é"), 9, vec![]), (None, 0, vec![])]
+    {
+        let found = ok(store.connections(after.map(Into::into), limit).await);
+        let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
+        same(ids, wanted, &format!("after {after:?}"));
+    }
+}
+
+/// Of many that write a credential over the same generation, one succeeds, and what it wrote is what is read.
+pub async fn a_credential_is_written_by_one_of_many(store: Arc<dyn Store>) {
+    for generation in 0..3_u64 {
+        let mut writers = Vec::new();
+        for writer in 0..8_u8 {
+            let store = store.clone();
+            let blob = vec![0xff, 0, writer];
+            writers.push(tokio::spawn(async move {
+                let sealed = SealedCredential { generation: generation + 1, blob };
+                ok(store.put_credential("acme".into(), generation, sealed.clone()).await).then_some(sealed)
+            }));
+        }
+        let mut won = Vec::new();
+        for writer in writers {
+            won.extend(writer.await.unwrap_or_default());
+        }
+        same(won.len(), 1, "one writes");
+        same(ok(store.credential("acme".into()).await), won.into_iter().next(), "and that is kept");
+    }
+    same(ok(store.credential("other".into()).await), None, "another connection has none");
+}
+
+/// A data key is added if the tenant has none with its number; everybody is given the newest afterwards.
+pub async fn two_processes_agree_on_a_data_key(store: &dyn Store) {
+    let key = |id, wrapped: &[u8]| WrappedKey { id, master: "m1".to_owned(), wrapped: wrapped.to_vec() };
+    same(ok(store.add_data_key("t".into(), key(1, b"first")).await), key(1, b"first"), "the first");
+    same(ok(store.add_data_key("t".into(), key(1, b"second")).await), key(1, b"first"), "the same number again");
+    same(ok(store.add_data_key("t".into(), key(u64::MAX, b"big")).await), key(u64::MAX, b"big"), "a higher number");
+    same(ok(store.add_data_key("t".into(), key(2, b"late")).await), key(u64::MAX, b"big"), "the newest is the highest");
+    let keys = ok(store.data_keys("t".into()).await);
+    same(keys.iter().map(|key| key.id).collect(), vec![u64::MAX, 2, 1], "newest first");
+    same(ok(store.data_keys("other".into()).await), Vec::new(), "another tenant has its own");
+}
+
+/// Calls are listed newest first and counted per connection and hour; pruning removes old calls, oldest first, and
+/// the hours that were over by then.
+pub async fn calls_are_counted_by_the_hour(store: &dyn Store) {
+    const HOUR: i64 = 3_600_000;
+    let call = |at, connection: &str, error| CallRecord {
+        at: Timestamp(at),
+        provider: "stripe".to_owned(),
+        operation: "customers.list".to_owned(),
+        connection: connection.into(),
+        status: Some(200),
+        error,
+        outcome: error.map(|_| Outcome::Unknown),
+        attempts: 1,
+        duration_us: u64::MAX,
+        waited_us: 0,
+        request_id: Some("req_1".to_owned()),
+        correlation_id: None,
+    };
+    let calls = vec![
+        call(10, "a", None),
+        call(20, "a", Some(ErrorKind::Timeout)),
+        call(HOUR + 5, "a", Some(ErrorKind::Invalid)),
+        call(30, "b", Some(ErrorKind::Provider)),
+    ];
+    ok(store.log_calls(calls.clone()).await);
+    let reversed: Vec<CallRecord> = calls.iter().rev().cloned().collect();
+    same(ok(store.calls(None, 9).await), reversed, "newest first, as they were");
+    same(ok(store.calls(Some("a".into()), 2).await).len(), 2, "of one connection");
+    let counts = |calls, errors| CallCounts { calls, errors };
+    for (since, wanted) in [(0, counts(3, 1)), (HOUR - 1, counts(3, 1)), (HOUR, counts(1, 0)), (2 * HOUR, counts(0, 0))]
+    {
+        same(ok(store.call_counts("a".into(), Timestamp(since)).await), wanted, &format!("since {since}"));
+    }
+    same(ok(store.prune_calls(Timestamp(30), 1).await), 1, "in bounded steps");
+    same(ok(store.calls(None, 9).await).len(), 3, "the oldest went");
+    same(ok(store.call_counts("a".into(), Timestamp(0)).await), counts(3, 1), "the hour is not over and still counts");
+    same(ok(store.prune_calls(Timestamp(HOUR), 9).await), 2, "the rest of the hour");
+    same(ok(store.call_counts("a".into(), Timestamp(0)).await), counts(1, 0), "the hour that is over went with it");
+}

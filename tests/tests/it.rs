@@ -1,0 +1,14 @@
+//! Whole-system tests: the hub, its stores and the pipeline against an emulated provider that misbehaves. Each test
+//! names the promise it guards and the change that makes it fail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test may panic"
+)]
+
+#[path = "it/convergence.rs"]
+mod convergence;
+#[path = "it/kill.rs"]
+mod kill;
