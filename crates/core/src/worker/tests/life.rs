@@ -111,6 +111,21 @@ async fn a_store_that_fails_for_a_while_is_waited_out() {
     }
 }
 
+/// Fails when settlements that could not be written are dropped: the handlers would be called again after the lease.
+#[tokio::test(start_paused = true)]
+async fn settlements_wait_for_a_store_that_comes_back() {
+    let world = busy(Duration::from_millis(10), settings()).await;
+    world.store.failing(|name| (name == "settle").then_some(Fault::Before));
+    let (stop, stopped) = watch::channel(false);
+    tokio::join!(world.worker.run(Queue::Events, stopped), async {
+        world.wait(Duration::from_secs(5)).await;
+        world.store.healed();
+        world.wait(Duration::from_secs(10)).await;
+        assert_eq!(world.store.inner.effects().len(), 6, "long before any lease ran out");
+        stop.send(true).unwrap();
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_even_when_the_store_is_gone() {
     let world = busy(Duration::from_secs(1), settings()).await;
