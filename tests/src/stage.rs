@@ -8,9 +8,9 @@ use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use palisade_core::auth::Scheme;
-use palisade_hub::shim::vault::LocalMasterKey;
+use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::clock::TokioClock;
-use palisade_core::random::SeededRandom;
+use palisade_core::random::{SeededRandom, SystemRandom};
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{Effect, EventState, RunMode, Store, Value};
 use palisade_core::worker::{Handled, Handler, WorkerSettings, handler};
@@ -28,6 +28,9 @@ use tower::ServiceExt;
 
 use crate::still::Still;
 use crate::verdict;
+
+/// The key that seals the stage's credentials: 32 bytes as hex.
+pub const MASTER_KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00112233445566778899aabbccddeeff0";
 
 /// The connection every test uses.
 pub const CONNECTION: &str = "acme-stripe";
@@ -172,7 +175,7 @@ pub fn hub(store: Arc<dyn Store>, transport: Arc<dyn Transport>, base_url: &str,
         .provider(StripeProvider::new().answering_within(Duration::from_secs(1)))
         .store(store)
         .transport(transport)
-        .master_key(Arc::new(LocalMasterKey::new("test", [7; 32])))
+        .master_key(Arc::new(LocalMasterKey::parse(MASTER_KEY.as_bytes(), Arc::new(SystemRandom)).unwrap()))
         .connection(ConnectionConfig {
             id: ConnectionId::new(CONNECTION),
             tenant: TenantId::new("acme"),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::shim::vault::LocalMasterKey;
+use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
@@ -106,7 +106,8 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
         Error::new(ErrorKind::Config, format!("cannot listen on {}: take another with --listen", story.listen))
             .with_source(e)
     })?;
-    let address = listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
+    let address =
+        listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
     let mut stage = set(story, listener).await?;
     let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
     let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), Some(stripe_version()), &["*"]);
@@ -181,7 +182,7 @@ async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
         .metrics(metrics.clone())
         .store(Arc::new(store.clone()))
         .transport(transport)
-        .master_key(Arc::new(LocalMasterKey::new("demo", key)))
+        .master_key(Arc::new(LocalMasterKey::parse(&key, Arc::new(SystemRandom))?))
         .connection(ConnectionConfig {
             id: ConnectionId::new(CONNECTION),
             tenant: TenantId::new("acme"),
@@ -350,4 +351,3 @@ async fn finished_runs(stage: &Stage) -> Result<usize> {
         .filter(|run| run.key.stream.as_str() == palisade_stripe::sync::EVENTS && run.state == RunState::Done)
         .count())
 }
-

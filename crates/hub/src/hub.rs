@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use crate::shim::vault::{MasterKey, Vault, VaultCredentials};
 use axum::Router;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::vault::{MasterKey, Vault, VaultCredentials};
 use palisade_core::client::Client;
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
@@ -132,7 +132,7 @@ pub(crate) struct Shared {
     pub(crate) clients: BTreeMap<&'static str, Client>,
     pub(crate) endpoints: BTreeMap<String, EndpointConfig>,
     pub(crate) connections: Vec<ConnectionConfig>,
-    pub(crate) vault: Vault,
+    pub(crate) credentials: Arc<VaultCredentials>,
     pub(crate) worker: Worker,
     pub(crate) metrics: HubMetrics,
     pub(crate) calls: Arc<CallQueue>,
@@ -262,8 +262,9 @@ impl HubBuilder {
         let providers = plug(self.providers)?;
         check_connections(&providers, &self.connections)?;
         let endpoints = check_endpoints(&providers, &self.connections, self.endpoints)?;
-        let vault = Vault::new(Arc::clone(&store), master_key, Arc::clone(&self.random));
-        let credentials = Arc::new(VaultCredentials::new(vault.clone()));
+        // Keys and nonces come from the operating system, whatever the rest of the hub draws from.
+        let vault = Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom));
+        let credentials = Arc::new(VaultCredentials::new(Arc::new(vault)));
         let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
         let calls = CallQueue::new(self.settings.call_log_max);
 
@@ -312,7 +313,7 @@ impl HubBuilder {
             clients,
             endpoints,
             connections: self.connections,
-            vault,
+            credentials,
             worker: worker.build()?,
             metrics,
             calls,
@@ -462,29 +463,29 @@ impl Hub {
     }
 
     /// Puts a connection into the store, seals its credential if it changed, and enqueues its first runs if it is
-    /// new or was waiting for a reconnect. Doing it again changes nothing.
+    /// new. One that was waiting for a reconnect is tried again. Doing it twice changes nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the connection's id is taken by another tenant or provider, or its base URL was
-    /// not given to the builder; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Config`] when the connection's id is taken by another tenant or provider, or the stored
+    /// credentials are sealed under another master key; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn connect(&self, config: &ConnectionConfig) -> Result<()> {
         let shared = &self.shared;
-        let known = shared.store.connection(config.id.clone()).await?;
+        let id = &config.id;
+        let known = shared.store.connection(id.clone()).await?;
         if let Some(known) = &known
             && (known.tenant != config.tenant || known.provider != config.provider)
         {
             return Err(wrong(format!(
-                "connection {} is stored for tenant {} at {}: give the other one an id of its own",
-                config.id, known.tenant, known.provider
+                "connection {id} is stored for tenant {} at {}: give the other one an id of its own",
+                known.tenant, known.provider
             )));
         }
-        let fresh = shared.vault.put_if_changed(&config.tenant, &config.id, &config.credential).await?;
-        let state = match &known {
-            Some(known) if !fresh => known.state.clone(),
-            _ => ConnectionState::Active,
+        let state = match known.as_ref().map(|known| &known.state) {
+            Some(kept @ (ConnectionState::Paused | ConnectionState::Disconnected)) => kept.clone(),
+            Some(ConnectionState::Active | ConnectionState::NeedsReconnect { .. }) | None => ConnectionState::Active,
         };
-        let connection = Connection {
-            id: config.id.clone(),
+        let mut connection = Connection {
+            id: id.clone(),
             tenant: config.tenant.clone(),
             provider: config.provider.clone(),
             account: config.account.clone(),
@@ -492,12 +493,20 @@ impl Hub {
             state,
             created_at: known.as_ref().map_or_else(|| shared.clock.now(), |known| known.created_at),
         };
-        let new = known.is_none() || fresh;
-        if known.as_ref() != Some(&connection) {
+        let changed = known.as_ref() != Some(&connection);
+        if changed {
             shared.store.put_connection(connection.clone()).await?;
         }
-        if new {
-            tracing::info!(connection = %connection.id, provider = connection.provider, "connected");
+        let fresh = shared.credentials.store_if_changed(id, &config.credential).await?;
+        if fresh && connection.state == ConnectionState::Disconnected {
+            connection.state = ConnectionState::Active;
+            shared.store.put_connection(connection.clone()).await?;
+        }
+        // A process that died between these steps left no run behind: that is as good as new.
+        if connection.state == ConnectionState::Active
+            && (changed || fresh || shared.store.streams(id.clone()).await?.is_empty())
+        {
+            tracing::info!(connection = %id, provider = connection.provider, "connected");
             shared.worker.connect(&connection).await?;
         }
         Ok(())

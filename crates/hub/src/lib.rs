@@ -32,8 +32,6 @@ mod overview;
 mod routes;
 pub mod runner;
 pub mod serve;
-#[doc(hidden)]
-pub mod shim;
 mod time;
 mod unreadable;
 

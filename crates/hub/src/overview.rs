@@ -1,17 +1,17 @@
 //! The facts behind the operations page and the API, read once for both. Every list is bounded.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::shim::health::{Health, Observations, Who, health};
+use palisade_core::health::{Actor, Health, Observations, StreamObservation, health};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, EventState, JobCounts, Run, RunMode, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, Connection, EventState, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
-use palisade_core::{ConnectionId, Result, StreamName, Timestamp};
+use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
 
 use crate::hub::Shared;
-use crate::routes::Problem;
-use crate::routes::status;
+use crate::routes::{Problem, status};
 
 /// Connections on the page.
 const CONNECTIONS_SHOWN: u32 = 50;
@@ -19,6 +19,8 @@ const CONNECTIONS_SHOWN: u32 = 50;
 const ROWS_SHOWN: u32 = 20;
 /// Runs read for a connection's health.
 const RUNS_JUDGED: u32 = 50;
+/// Dead letters read to tell whose they are; of more than this the newest count.
+const DEAD_JUDGED: u32 = 500;
 /// The window of the error rate.
 const RATE_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 
@@ -55,14 +57,26 @@ pub(crate) struct ConnectionView {
     /// When the stalest of its streams was last brought up to date; `None` while one never was.
     pub(crate) fresh_at: Option<Timestamp>,
     pub(crate) calls: CallCounts,
-    pub(crate) streams: Vec<(StreamName, StreamStatus)>,
+    pub(crate) dead_letters: u64,
+    pub(crate) streams: Vec<StreamView>,
+}
+
+/// One stream with how it stands.
+#[derive(Debug)]
+pub(crate) struct StreamView {
+    pub(crate) name: &'static str,
+    pub(crate) kind: StreamKind,
+    pub(crate) status: StreamStatus,
 }
 
 impl Overview {
     /// Counts what somebody must look at.
     pub(crate) fn attention(&self) -> u64 {
-        let waiting = self.connections.iter().filter(|view| view.health.who != Who::Nobody).count() as u64;
-        waiting + u64::from(self.events.dead > 0)
+        let ours = |view: &&ConnectionView| matches!(view.health.who_acts, Actor::User | Actor::Operator);
+        let waiting = self.connections.iter().filter(ours).count() as u64;
+        // Dead letters of a connection that is shown are told with it.
+        let told = self.connections.iter().any(|view| view.dead_letters > 0);
+        waiting + u64::from(self.events.dead > 0 && !told)
     }
 }
 
@@ -100,54 +114,90 @@ pub(crate) async fn connections(
     let mut list = shared.store.connections(after, limit + 1).await?;
     let more = list.len() > limit as usize;
     list.truncate(limit as usize);
+    let dead = dead_letters(shared).await?;
     let mut views = Vec::with_capacity(list.len());
     for connection in list {
-        views.push(view(shared, connection).await?);
+        views.push(judge(shared, connection, &dead).await?);
     }
     Ok((views, more))
 }
 
 /// Reads what is known of one connection and judges it.
 pub(crate) async fn view(shared: &Shared, connection: Connection) -> Result<ConnectionView> {
+    let dead = dead_letters(shared).await?;
+    judge(shared, connection, &dead).await
+}
+
+/// Counts dead letters per connection, among the newest of them.
+async fn dead_letters(shared: &Shared) -> Result<BTreeMap<ConnectionId, u64>> {
+    let mut dead = BTreeMap::new();
+    for event in shared.store.events(Some(EventState::Dead), None, DEAD_JUDGED).await? {
+        *dead.entry(event.connection).or_default() += 1;
+    }
+    Ok(dead)
+}
+
+async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<ConnectionId, u64>) -> Result<ConnectionView> {
     let store = &shared.store;
     let now = shared.clock.now();
     let id = connection.id.clone();
     let known = store.streams(id.clone()).await?;
-    let streams: Vec<(StreamName, StreamStatus)> = stream_names(shared, &connection.provider)
-        .into_iter()
-        .map(|name| {
-            let status = known.iter().find(|(known, _)| known.as_str() == name).map(|(_, status)| status.clone());
-            (StreamName::new(name), status.unwrap_or_default())
-        })
+    let status_of = |name: &str| known.iter().find(|(known, _)| known.as_str() == name).map(|(_, s)| s.clone());
+    let streams: Vec<StreamView> = specs(shared, &connection.provider)
+        .iter()
+        .map(|spec| StreamView { name: spec.name, kind: spec.kind, status: status_of(spec.name).unwrap_or_default() })
         .collect();
     let runs = store.runs(Some(id.clone()), RUNS_JUDGED).await?;
-    let calls = store.call_counts(id, now.minus(RATE_WINDOW)).await?;
-    let observed = Observations {
+    let calls = store.call_counts(id.clone(), now.minus(RATE_WINDOW)).await?;
+    let dead_letters = dead.get(&id).copied().unwrap_or(0);
+    let newest = newest(&runs);
+    let counted = |judge: fn(&Run) -> bool| u32::try_from(newest.iter().filter(|run| judge(run)).count()).unwrap_or(0);
+    let health = health(&Observations {
         now,
-        connection: &connection,
-        streams: &streams,
-        runs: &runs,
+        state: connection.state.clone(),
         calls,
-        incremental_every: shared.settings.worker.incremental_every,
-    };
-    let health = health(&observed);
-    let fresh_at = fresh_at(shared, &connection.provider, &streams);
+        streams: observed(shared, &streams, &runs),
+        runs_failed: counted(
+            |run| matches!(&run.state, RunState::Failed { kind, .. } if *kind != ErrorKind::Cancelled),
+        ),
+        runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
+        dead_letters,
+        endpoint_silent: None,
+        held_until: None,
+    });
+    let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
-    Ok(ConnectionView { connection, title, health, fresh_at, calls, streams })
+    Ok(ConnectionView { connection, title, health, fresh_at, calls, dead_letters, streams })
 }
 
-/// Tells since when the records equal the provider's: the moment of its stalest stream, which is what a person can
-/// rely on. Where the provider lists its events, a walk over them brings every stream up to date.
-fn fresh_at(shared: &Shared, provider: &str, streams: &[(StreamName, StreamStatus)]) -> Option<Timestamp> {
-    let specs = specs(shared, provider);
-    let of_kind = |kind: StreamKind| {
-        let named = move |name: &StreamName| specs.iter().any(|spec| spec.name == name.as_str() && spec.kind == kind);
-        streams.iter().filter(move |(name, _)| named(name)).map(|(_, status)| status.fresh_at)
+/// Returns the newest run of each stream and mode.
+fn newest(runs: &[Run]) -> Vec<&Run> {
+    let mut newest: Vec<&Run> = Vec::new();
+    for run in runs {
+        if !newest.iter().any(|seen| seen.key == run.key && seen.mode == run.mode) {
+            newest.push(run);
+        }
+    }
+    newest
+}
+
+/// Says how fresh each stream is. Where the provider lists its events, a walk over them brings every stream up to date
+/// that was once listed in full; otherwise a stream with a cursor has incremental runs, and one without only full ones.
+fn observed(shared: &Shared, streams: &[StreamView], runs: &[Run]) -> Vec<StreamObservation> {
+    let worker = &shared.settings.worker;
+    let walks = streams.iter().any(|stream| stream.kind == StreamKind::Events);
+    let walk = streams.iter().filter(|stream| stream.kind == StreamKind::Events);
+    let walked = walk.filter_map(|stream| stream.status.fresh_at).max();
+    let one = |stream: &StreamView| {
+        let listed = stream.status.fresh_at;
+        let incremental = walks || stream.status.cursor.is_some();
+        StreamObservation {
+            fresh_at: listed.map(|at| walked.map_or(at, |walked| at.max(walked))),
+            every: if incremental { worker.incremental_every } else { worker.full_every },
+            running: runs.iter().any(|run| run.key.stream.as_str() == stream.name && run.state == RunState::Running),
+        }
     };
-    let walked = of_kind(StreamKind::Events).flatten().max();
-    // `None` is smaller than any moment: one stream that never ended a run decides.
-    let listed = of_kind(StreamKind::Records).min().unwrap_or(walked)?;
-    Some(walked.map_or(listed, |walked| walked.max(listed)))
+    streams.iter().map(one).collect()
 }
 
 fn specs(shared: &Shared, provider: &str) -> &'static [StreamSpec] {
@@ -173,4 +223,15 @@ pub(crate) async fn sync_all(shared: &Shared, id: &ConnectionId, mode: RunMode) 
         shared.worker.sync_now(id, &StreamName::new(*name), mode).await?;
     }
     Ok(names)
+}
+
+/// Approves the deletions of the stream's newest full run, if that waits for review.
+pub(crate) async fn approve(shared: &Shared, id: &ConnectionId, stream: &StreamName) -> Result<(), Problem> {
+    let runs = shared.store.runs(Some(id.clone()), RUNS_JUDGED).await?;
+    let run = newest(&runs).into_iter().find(|run| run.key.stream == *stream && run.mode == RunMode::Full);
+    if !run.is_some_and(|run| matches!(run.state, RunState::Review { .. })) {
+        return Err(Problem::missing("no run of this stream waits for review"));
+    }
+    shared.worker.approve(id, stream).await?;
+    Ok(())
 }

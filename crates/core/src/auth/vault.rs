@@ -418,6 +418,28 @@ impl VaultCredentials {
         Ok(generation)
     }
 
+    /// As [`VaultCredentials::store_credential`], unless the very same credential is stored already. Returns whether
+    /// it was written. A stored one that does not open any more is replaced.
+    ///
+    /// # Errors
+    /// As [`VaultCredentials::store_credential`]; [`ErrorKind::Config`] when the stored one is sealed under another
+    /// master key.
+    pub async fn store_if_changed(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
+        let store = &self.vault.connections;
+        let row = store.connection(connection.clone()).await?;
+        if let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) {
+            let generation = sealed.generation;
+            let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
+            match self.vault.open(place, &sealed.blob).await {
+                Ok(plain) if *plain == *scheme.to_plaintext() => return Ok(false),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::Decode => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.store_credential(connection, scheme).await.map(|_| true)
+    }
+
     /// Forgets an opened credential, so that its row is read again.
     pub fn forget(&self, connection: &ConnectionId) {
         self.lock().remove(connection);

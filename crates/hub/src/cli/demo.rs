@@ -37,7 +37,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !arguments.listen.ip().is_loopback() {
-        return Err(Failure::usage("the demo's pages are open to whoever reaches them: --listen takes a loopback address"));
+        return Err(Failure::usage(
+            "the demo's pages are open to whoever reaches them: --listen takes a loopback address",
+        ));
     }
     // Kept until the end: dropping it removes the folder.
     let temporary = tempfile::Builder::new()

@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::shim::vault::LocalMasterKey;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::random::SystemRandom;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::WorkerSettings;
 use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId, Transport};
@@ -28,8 +27,6 @@ use crate::serve::{ServeSettings, serve};
 
 /// How long after the grace the whole shutdown may take before it is cut off.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
-/// Bytes of a master key.
-const MASTER_KEY_BYTES: usize = 32;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -85,7 +82,7 @@ fn start_log(log: &Log, flag: Option<&str>) -> Result<(), Failure> {
 
 /// Every secret the configuration names, read.
 pub(super) struct Secrets {
-    master_key: [u8; MASTER_KEY_BYTES],
+    master_key: LocalMasterKey,
     admin: Option<Secret>,
     connections: Vec<Scheme>,
     endpoints: Vec<Vec<Secret>>,
@@ -133,14 +130,12 @@ impl Secrets {
             problems.push(format!("server.admin_token: the token must have at least {TOKEN_CHARS_MIN} characters"));
         }
         let master_key = master_key.and_then(|secret| {
-            let key = STANDARD.decode(secret.expose().trim()).ok().and_then(|bytes| bytes.try_into().ok());
-            if key.is_none() {
-                problems.push(format!(
-                    "vault.master_key: the key must be {MASTER_KEY_BYTES} bytes in base64: make one with `openssl rand \
-                     -base64 32`"
-                ));
-            }
-            key
+            let key = LocalMasterKey::parse(secret.expose().as_bytes(), Arc::new(SystemRandom));
+            key.map_err(|error| {
+                let how = "make one with `openssl rand -base64 32`";
+                problems.push(format!("vault.master_key: {}: {how}", error.message()));
+            })
+            .ok()
         });
         match master_key {
             Some(master_key) if problems.is_empty() => Ok(Self {
@@ -254,7 +249,7 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     let mut builder = Hub::builder()
         .store(Arc::new(store.clone()))
         .transport(transport)
-        .master_key(Arc::new(LocalMasterKey::new("1", secrets.master_key)))
+        .master_key(Arc::new(secrets.master_key))
         .settings(settings(config, secrets.admin));
     for one in &builtin::BUILTIN {
         builder = builder.shared_provider((one.provider)());

@@ -123,28 +123,42 @@ impl Report {
         let c = &self.calls;
         let d = &self.deliveries;
         let p = &self.provider;
-        let _ = writeln!(text, "{}", pairs("Calls out", &[
-            ("calls", c.calls),
-            ("attempts", c.attempts),
-            ("failed in the end", c.failed),
-            ("waits for a limit or Retry-After", c.rate_limit_waits),
-            ("breaker trips", c.breaker_trips),
-        ]));
+        let _ = writeln!(
+            text,
+            "{}",
+            pairs(
+                "Calls out",
+                &[
+                    ("calls", c.calls),
+                    ("attempts", c.attempts),
+                    ("failed in the end", c.failed),
+                    ("waits for a limit or Retry-After", c.rate_limit_waits),
+                    ("breaker trips", c.breaker_trips),
+                ]
+            )
+        );
         let mut thrown: Vec<(&str, u64)> = p.faults.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
         thrown.insert(0, ("requests that arrived", p.requests));
         thrown.push(("most in one second", p.peak_per_second));
         let _ = writeln!(text, "{}", pairs("What the provider threw", &thrown));
-        let _ = writeln!(text, "{}", pairs("Webhooks in", &[
-            ("events that happened", d.happened),
-            ("deliveries accepted", d.accepted),
-            ("  of these duplicates", d.duplicate),
-            ("deliveries rejected (forged)", d.rejected),
-            ("deliveries lost on the way", d.lost),
-            ("events healed from the list", d.healed),
-            ("events handled", d.handled),
-            ("effects written", d.effects),
-            ("dead letters", d.dead),
-        ]));
+        let _ = writeln!(
+            text,
+            "{}",
+            pairs(
+                "Webhooks in",
+                &[
+                    ("events that happened", d.happened),
+                    ("deliveries accepted", d.accepted),
+                    ("  of these duplicates", d.duplicate),
+                    ("deliveries rejected (forged)", d.rejected),
+                    ("deliveries lost on the way", d.lost),
+                    ("events healed from the list", d.healed),
+                    ("events handled", d.handled),
+                    ("effects written", d.effects),
+                    ("dead letters", d.dead),
+                ]
+            )
+        );
         let _ = writeln!(text, "{}", self.streams_table());
         for promise in &self.promises {
             let mark = if promise.held { "✓" } else { "✗" };

@@ -152,10 +152,7 @@ async fn deliveries(seen: &Seen<'_>, hub: &Counts) -> Result<Deliveries> {
 }
 
 /// Events the provider got a 2xx for that the inbox does not hold.
-async fn acknowledged_but_missing(
-    seen: &Seen<'_>,
-    acked: &std::collections::BTreeSet<String>,
-) -> Result<u64> {
+async fn acknowledged_but_missing(seen: &Seen<'_>, acked: &std::collections::BTreeSet<String>) -> Result<u64> {
     let mut held = std::collections::BTreeSet::new();
     let mut before = None;
     loop {
@@ -170,7 +167,8 @@ async fn acknowledged_but_missing(
 /// Pages of the customers' run that were asked for more than once because its worker died.
 fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) -> u64 {
     let pages = streams.get("customers").map_or(0, |s| s.pages);
-    let least = (seen.story.customers as u64).div_ceil(u64::from(palisade_core::worker::WorkerSettings::default().page_size));
+    let least =
+        (seen.story.customers as u64).div_ceil(u64::from(palisade_core::worker::WorkerSettings::default().page_size));
     // Created meanwhile, customers stand before the first page and add none; so what is over the least was read again.
     if pages >= seen.pages_at_kill { pages.saturating_sub(least) } else { seen.pages_at_kill }
 }

@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, State as Of};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
+use palisade_core::health::{Actor, State, Status};
 use palisade_core::store::{
     CallRecord, ChangeKind, EventRow, EventState, FeedEntry, Run, RunMode, RunState, StoredEvent, StreamKey,
-    StreamStatus,
 };
 use palisade_core::webhook::hmac;
 use palisade_core::{ConnectionId, StreamName};
@@ -23,7 +23,7 @@ use serde_json::value::RawValue;
 
 use super::{Problem, json};
 use crate::hub::Shared;
-use crate::overview::{self, ConnectionView};
+use crate::overview::{self, ConnectionView, StreamView};
 use crate::time::rfc3339;
 
 /// Entries of a list when the request names no limit.
@@ -48,7 +48,7 @@ fn limit(asked: Option<u32>, max: u32) -> Result<u32, Problem> {
 }
 
 /// Tells how everything stands in a few numbers.
-pub(crate) async fn health(State(shared): State<Arc<Shared>>) -> Answer {
+pub(crate) async fn health(Of(shared): Of<Arc<Shared>>) -> Answer {
     let overview = overview::overview(&shared).await?;
     let connections: Vec<_> = overview.connections.iter().map(ConnectionOut::of).collect();
     let counts = &overview.events;
@@ -82,16 +82,16 @@ struct ConnectionOut<'a> {
     fresh_at: Option<String>,
     calls_24h: u64,
     errors_24h: u64,
+    dead_letters: u64,
     streams: Vec<StreamOut<'a>>,
 }
 
 #[derive(Serialize)]
 struct HealthOut<'a> {
-    state: &'a str,
-    overall: &'a str,
-    who_must_act: &'a str,
-    summary: &'a str,
-    next: &'a str,
+    state: State,
+    status: Status,
+    who_acts: Actor,
+    next_step: &'a str,
 }
 
 #[derive(Serialize)]
@@ -106,12 +106,12 @@ struct StreamOut<'a> {
 impl<'a> ConnectionOut<'a> {
     fn of(view: &'a ConnectionView) -> Self {
         let connection = &view.connection;
-        let stream = |(name, status): &'a (StreamName, StreamStatus)| StreamOut {
-            name: name.as_str(),
-            records: status.records,
-            changes: status.head,
-            fresh_at: status.fresh_at.map(rfc3339),
-            full_at: status.full_at.map(rfc3339),
+        let stream = |stream: &'a StreamView| StreamOut {
+            name: stream.name,
+            records: stream.status.records,
+            changes: stream.status.head,
+            fresh_at: stream.status.fresh_at.map(rfc3339),
+            full_at: stream.status.full_at.map(rfc3339),
         };
         Self {
             id: connection.id.as_str(),
@@ -121,22 +121,22 @@ impl<'a> ConnectionOut<'a> {
             base_url: connection.base_url.as_deref(),
             created_at: rfc3339(connection.created_at),
             health: HealthOut {
-                state: view.health.state.as_str(),
-                overall: view.health.overall.as_str(),
-                who_must_act: view.health.who.as_str(),
-                summary: &view.health.summary,
-                next: &view.health.next,
+                state: view.health.state,
+                status: view.health.status,
+                who_acts: view.health.who_acts,
+                next_step: &view.health.next_step,
             },
             fresh_at: view.fresh_at.map(rfc3339),
             calls_24h: view.calls.calls,
             errors_24h: view.calls.errors,
+            dead_letters: view.dead_letters,
             streams: view.streams.iter().map(stream).collect(),
         }
     }
 }
 
 /// Lists connections.
-pub(crate) async fn connections(State(shared): State<Arc<Shared>>, asked: Asked<ConnectionsQuery>) -> Answer {
+pub(crate) async fn connections(Of(shared): Of<Arc<Shared>>, asked: Asked<ConnectionsQuery>) -> Answer {
     let asked = query(asked)?;
     let limit = limit(asked.limit, CONNECTIONS_MAX)?;
     let (views, more) = overview::connections(&shared, asked.after.map(ConnectionId::from), limit).await?;
@@ -146,7 +146,7 @@ pub(crate) async fn connections(State(shared): State<Arc<Shared>>, asked: Asked<
 }
 
 /// Shows one connection.
-pub(crate) async fn connection(State(shared): State<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Answer {
+pub(crate) async fn connection(Of(shared): Of<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
     let connection = shared.store.connection(ConnectionId::from(id)).await?;
     let connection = connection.ok_or_else(|| Problem::missing("there is no such connection"))?;
@@ -161,7 +161,7 @@ pub(crate) struct SyncQuery {
 
 /// Brings a connection's syncs forward.
 pub(crate) async fn sync(
-    State(shared): State<Arc<Shared>>,
+    Of(shared): Of<Arc<Shared>>,
     id: Result<Path<String>, PathRejection>,
     asked: Asked<SyncQuery>,
 ) -> Answer {
@@ -169,6 +169,16 @@ pub(crate) async fn sync(
     let mode = query(asked)?.mode.unwrap_or(RunMode::Incremental);
     let streams = overview::sync_all(&shared, &ConnectionId::from(id), mode).await?;
     Ok((StatusCode::ACCEPTED, json(&json!({ "mode": mode, "streams": streams }))).into_response())
+}
+
+/// Approves the deletions of a stream's run that waits for review.
+pub(crate) async fn approve(
+    Of(shared): Of<Arc<Shared>>,
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Answer {
+    let Path((id, stream)) = path.map_err(|_| Problem::unreadable_address())?;
+    overview::approve(&shared, &ConnectionId::from(id), &StreamName::from(stream)).await?;
+    Ok((StatusCode::ACCEPTED, json(&json!({ "approved": true }))).into_response())
 }
 
 #[derive(Deserialize)]
@@ -231,7 +241,7 @@ fn raw(bytes: &Bytes) -> Option<&RawValue> {
 }
 
 /// Lists events, newest first.
-pub(crate) async fn events(State(shared): State<Arc<Shared>>, asked: Asked<EventsQuery>) -> Answer {
+pub(crate) async fn events(Of(shared): Of<Arc<Shared>>, asked: Asked<EventsQuery>) -> Answer {
     let asked = query(asked)?;
     let limit = limit(asked.limit, LIMIT_MAX)?;
     let list = shared.store.events(asked.state, asked.before.map(EventRow), limit).await?;
@@ -241,7 +251,7 @@ pub(crate) async fn events(State(shared): State<Arc<Shared>>, asked: Asked<Event
 }
 
 /// Shows one event with its payload.
-pub(crate) async fn event(State(shared): State<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
+pub(crate) async fn event(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
     let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
     let event = shared.store.event(EventRow(row)).await?;
     let event = event.ok_or_else(|| Problem::missing("there is no such event"))?;
@@ -249,7 +259,7 @@ pub(crate) async fn event(State(shared): State<Arc<Shared>>, row: Result<Path<i6
 }
 
 /// Puts an event back to be handled.
-pub(crate) async fn replay(State(shared): State<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
+pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
     let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
     if shared.store.replay(EventRow(row), shared.clock.now()).await? {
         return Ok((StatusCode::ACCEPTED, json(&json!({ "row": row, "state": "pending" }))).into_response());
@@ -298,7 +308,7 @@ impl<'a> RunOut<'a> {
 }
 
 /// Lists runs, newest first.
-pub(crate) async fn runs(State(shared): State<Arc<Shared>>, asked: Asked<OfConnection>) -> Answer {
+pub(crate) async fn runs(Of(shared): Of<Arc<Shared>>, asked: Asked<OfConnection>) -> Answer {
     let asked = query(asked)?;
     let limit = limit(asked.limit, LIMIT_MAX)?;
     let list = shared.store.runs(asked.connection.map(ConnectionId::from), limit).await?;
@@ -307,7 +317,7 @@ pub(crate) async fn runs(State(shared): State<Arc<Shared>>, asked: Asked<OfConne
 }
 
 /// Counts jobs.
-pub(crate) async fn jobs(State(shared): State<Arc<Shared>>) -> Answer {
+pub(crate) async fn jobs(Of(shared): Of<Arc<Shared>>) -> Answer {
     let counts = shared.store.job_counts().await?;
     Ok(json(&json!({ "jobs": counts })))
 }
@@ -348,7 +358,7 @@ impl<'a> CallOut<'a> {
 }
 
 /// Lists finished calls, newest first.
-pub(crate) async fn calls(State(shared): State<Arc<Shared>>, asked: Asked<OfConnection>) -> Answer {
+pub(crate) async fn calls(Of(shared): Of<Arc<Shared>>, asked: Asked<OfConnection>) -> Answer {
     let asked = query(asked)?;
     let limit = limit(asked.limit, LIMIT_MAX)?;
     let list = shared.store.calls(asked.connection.map(ConnectionId::from), limit).await?;
@@ -387,7 +397,7 @@ impl<'a> RecordOut<'a> {
 /// Reads the change feed of a stream after a cursor: each record once with its latest state, in commit order. The
 /// next cursor is always given, so a consumer keeps the last one and asks again.
 pub(crate) async fn records(
-    State(shared): State<Arc<Shared>>,
+    Of(shared): Of<Arc<Shared>>,
     path: Result<Path<(String, String)>, PathRejection>,
     asked: Asked<RecordsQuery>,
 ) -> Answer {

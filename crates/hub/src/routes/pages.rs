@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::shim::health::Overall;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, RawQuery, State};
 use axum::http::Uri;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
+use palisade_core::health::{Actor, Health, State as Condition, Status};
 use palisade_core::store::{CallRecord, EventRow, Run, RunMode, RunState, StoredEvent};
-use palisade_core::{ConnectionId, Timestamp};
+use palisade_core::sync::StreamKind;
+use palisade_core::{ConnectionId, StreamName, Timestamp};
 
 use super::Problem;
 use super::admin::redirect;
@@ -82,6 +83,20 @@ pub(crate) async fn sync(
     }
 }
 
+/// Approves the deletions of a run that waits for review and returns to the page.
+pub(crate) async fn approve(
+    State(shared): State<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+) -> Response {
+    let Ok(Path((id, stream))) = path else { return Problem::unreadable_address().into_response() };
+    match overview::approve(&shared, &ConnectionId::from(id), &StreamName::from(stream)).await {
+        Ok(()) => redirect(&format!("{}/", base(&original, &uri))),
+        Err(problem) => problem.into_response(),
+    }
+}
+
 fn document(base: &str, title: &str, refresh: bool, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
@@ -131,7 +146,7 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
             (verdict(overview))
             (connections(base, overview))
             (inbox(base, overview))
-            (runs(&overview.runs, now))
+            (runs(base, &overview.runs, now))
             (calls(&overview.calls, now))
         }
         footer.muted { "The same facts as JSON: " a href={ (base) "/api/v1/health" } { "/api/v1/health" } }
@@ -178,35 +193,70 @@ fn connections(base: &str, overview: &Overview) -> Markup {
     }
 }
 
+/// Returns the colour a connection is shown in.
+fn tone(health: &Health) -> &'static str {
+    match (health.state, health.status) {
+        (Condition::NeedsAttention | Condition::Disconnected, _) | (_, Status::Down) => "bad",
+        (Condition::Delayed | Condition::Paused, _) | (_, Status::Degraded) => "warn",
+        (Condition::Connected | Condition::CatchingUp, Status::Healthy) => "good",
+    }
+}
+
+fn condition(state: Condition) -> &'static str {
+    match state {
+        Condition::Connected => "Connected",
+        Condition::CatchingUp => "Catching up",
+        Condition::Delayed => "Delayed",
+        Condition::NeedsAttention => "Needs attention",
+        Condition::Paused => "Paused",
+        Condition::Disconnected => "Disconnected",
+    }
+}
+
+fn actor(who: Actor) -> &'static str {
+    match who {
+        Actor::User => "The user whose account it is",
+        Actor::Operator => "The operator",
+        Actor::Provider => "The provider",
+        Actor::Nobody => "Nobody",
+    }
+}
+
+fn calls_in_words(view: &ConnectionView) -> Markup {
+    html! {
+        @match view.health.status {
+            Status::Healthy => "healthy",
+            Status::Degraded => strong { "degraded" },
+            Status::Down => strong { "down" },
+        }
+        ", " (grouped(view.calls.calls)) " in 24 h, " (grouped(view.calls.errors)) " failed"
+    }
+}
+
 fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
-    let health = &view.health;
-    let tone = match health.overall {
-        Overall::Healthy => "good",
-        Overall::Degraded => "warn",
-        Overall::Down => "bad",
-    };
+    let tone = tone(&view.health);
     html! {
         article.card class=(tone) {
             header {
                 h3 { (view.connection.id) }
-                span.state class=(tone) { (health.state.title()) }
+                span.state class=(tone) { (condition(view.health.state)) }
             }
             p.muted { (view.title) " · tenant " (view.connection.tenant)
                 @if let Some(account) = &view.connection.account { " · " (account) } }
-            p { (health.summary) }
             dl {
-                dt { "Who must act" } dd { (health.who.title()) }
-                dt { "Next" } dd { (health.next) }
-                dt { "Fresh" } dd { (match view.fresh_at { Some(at) => ago(at, now), None => html! { "not synced yet" } }) }
-                dt { "Last 24 h" } dd { (view.calls.calls) " calls, " (view.calls.errors) " failed" }
+                dt { "Who must act" } dd { (actor(view.health.who_acts)) }
+                dt { "Next" } dd { (view.health.next_step) }
+                dt { "Fresh" } dd { (moment(view.fresh_at, now, "not complete yet")) }
+                dt { "Calls" } dd { (calls_in_words(view)) }
+                @if view.dead_letters > 0 { dt { "Dead letters" } dd { (grouped(view.dead_letters)) } }
             }
             @if !view.streams.is_empty() {
                 table {
-                    thead { tr { th { "Stream" } th.number { "Records" } th { "Last run" } } }
-                    tbody { @for (name, status) in &view.streams { tr {
-                        td { (name) }
-                        td.number { (grouped(status.records)) }
-                        td { (match status.fresh_at { Some(at) => ago(at, now), None => html! { "–" } }) }
+                    thead { tr { th { "Stream" } th.number { "Records" } th.number { "Last run" } } }
+                    tbody { @for stream in &view.streams { tr {
+                        td { (stream.name) }
+                        td.number { @if stream.kind == StreamKind::Records { (grouped(stream.status.records)) } @else { "–" } }
+                        td.number { (moment(stream.status.fresh_at, now, "–")) }
                     } } }
                 }
             }
@@ -246,7 +296,7 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
 
 fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
     html! { tr {
-        td { a href={ (base) "/api/v1/events/" (event.row.0) } { (event.event.id) } }
+        td.id { a href={ (base) "/api/v1/events/" (event.row.0) } title=(event.event.id) { (event.event.id) } }
         td { (event.event.kind) }
         td { (event.connection) }
         td { (ago(event.received_at, now)) }
@@ -255,7 +305,7 @@ fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
     } }
 }
 
-fn runs(runs: &[Run], now: Timestamp) -> Markup {
+fn runs(base: &str, runs: &[Run], now: Timestamp) -> Markup {
     html! {
         section {
             h2 { "Runs" }
@@ -266,7 +316,7 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
                     td { (run.key.stream) }
                     td { (run.key.connection) }
                     td { (match run.mode { RunMode::Full => "full", RunMode::Incremental => "incremental" }) }
-                    td { (run_state(run)) }
+                    td { (run_state(base, run)) }
                     td.number { (grouped(run.pages)) }
                     td.number { (grouped(run.counts.added)) }
                     td.number { (grouped(run.counts.updated)) }
@@ -279,12 +329,17 @@ fn runs(runs: &[Run], now: Timestamp) -> Markup {
     }
 }
 
-fn run_state(run: &Run) -> Markup {
+fn run_state(base: &str, run: &Run) -> Markup {
     html! {
         @match &run.state {
             RunState::Running => span.state { "running" },
             RunState::Done => span.state.good { "done" },
-            RunState::Review { deletions } => { span.state.warn { "review" } " would delete " (grouped(*deletions)) },
+            RunState::Review { deletions } => {
+                span.state.warn { "review" } " would delete " (grouped(*deletions)) " records "
+                form.inline method="post" action={ (base) "/actions/connections/" (run.key.connection) "/streams/" (run.key.stream) "/approve" } {
+                    button.quiet type="submit" { "Approve" }
+                }
+            },
             RunState::Failed { kind, reason } => { span.state.bad { "failed" } " " (kind.as_str()) ": " (reason) },
         }
     }
@@ -322,6 +377,13 @@ fn call_result(call: &CallRecord) -> Markup {
 
 fn figure(name: &str, value: u64, bad: bool) -> Markup {
     html! { div.figure.bad[bad] { strong { (grouped(value)) } span { (name) } } }
+}
+
+fn moment(at: Option<Timestamp>, now: Timestamp, otherwise: &str) -> Markup {
+    match at {
+        Some(at) => ago(at, now),
+        None => html! { (otherwise) },
+    }
 }
 
 fn ago(at: Timestamp, now: Timestamp) -> Markup {

@@ -134,7 +134,7 @@ async fn a_connection_is_told_with_its_health_in_words() {
     for key in ["id", "tenant", "provider", "health", "streams", "created_at", "calls_24h"] {
         assert!(!one[key].is_null(), "{key} in {one}");
     }
-    for key in ["state", "overall", "who_must_act", "summary", "next"] {
+    for key in ["state", "status", "who_acts", "next_step"] {
         assert!(one["health"][key].as_str().is_some_and(|text| !text.is_empty()), "{key} in {one}");
     }
     let list = fixture.get("/api/v1/connections").await.json();

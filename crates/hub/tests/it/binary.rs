@@ -100,7 +100,7 @@ fn each_mistake_of_the_set_up_is_one_sentence_with_its_exit_code() {
             &["must not stand in this file"],
         ),
         ("missing variable", good.replace("TEST_MASTER", "NOT_SET"), 2, &["vault.master_key", "NOT_SET is not set"]),
-        ("short master key", good.replace("TEST_MASTER", "TEST_KEY"), 2, &["32 bytes in base64"]),
+        ("short master key", good.replace("TEST_MASTER", "TEST_KEY"), 2, &["vault.master_key", "base64 of 32 bytes"]),
         (
             "wrong kind of key",
             good.replace("TEST_KEY", "TEST_HOOK"),

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::clock::ManualClock;
+use palisade_core::random::SystemRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{Connection, ConnectionState, Connections, Store};
 use palisade_core::{Error, ErrorKind, Outcome, Secret, Timestamp, Transport};
@@ -41,8 +43,9 @@ pub(crate) struct Fixture {
     pub(crate) clock: Arc<ManualClock>,
 }
 
-pub(crate) fn master_key() -> Arc<dyn palisade_hub::shim::vault::MasterKey> {
-    Arc::new(palisade_hub::shim::vault::LocalMasterKey::new("test", [7; 32]))
+pub(crate) fn master_key() -> Arc<LocalMasterKey> {
+    let bytes = "0123456789abcdef".repeat(4);
+    Arc::new(LocalMasterKey::parse(bytes.as_bytes(), Arc::new(SystemRandom)).unwrap())
 }
 
 pub(crate) fn connection() -> ConnectionConfig {

@@ -45,7 +45,7 @@ async fn everything_is_shown_in_words_and_nothing_hostile_gets_through() {
         "Who must act",
         "Next",
         "Fresh",
-        "not synced yet",
+        "not complete yet",
         "dead letters",
         "Dead letters",
         "Replay",
