@@ -7,7 +7,14 @@
     reason = "only tests use it, and a test may panic"
 )]
 
+/// The examples of the repository's front page compile.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+mod readme {}
+
 pub mod ear;
 pub mod seeds;
 pub mod stage;
+pub mod still;
 pub mod verdict;
+pub mod victims;

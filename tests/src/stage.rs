@@ -10,7 +10,7 @@ use bytes::Bytes;
 use palisade_core::auth::Scheme;
 use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::clock::TokioClock;
-use palisade_core::random::SeededRandom;
+use palisade_core::random::{SeededRandom, SystemRandom};
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{Effect, EventState, RunMode, Store, Value};
 use palisade_core::worker::{Handled, Handler, WorkerSettings, handler};
@@ -26,7 +26,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tower::ServiceExt;
 
+use crate::still::Still;
 use crate::verdict;
+
+/// The key that seals the stage's credentials: 32 bytes as hex.
+pub const MASTER_KEY: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f00112233445566778899aabbccddeeff0";
 
 /// The connection every test uses.
 pub const CONNECTION: &str = "acme-stripe";
@@ -83,12 +87,12 @@ impl Kept {
         }
     }
 
-    /// Returns the store.
+    /// Returns the store. A paused clock stands still while a file works.
     #[must_use]
     pub fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,
-            Self::Sqlite(store, _) => Arc::new(store.clone()),
+            Self::Sqlite(store, _) => Arc::new(Still::new(store.clone())),
         }
     }
 
@@ -99,16 +103,25 @@ impl Kept {
     pub async fn effects(&self) -> Vec<String> {
         let rows: Vec<Vec<Value>> = match self {
             Self::Memory(store) => store.effects().into_iter().map(|effect| effect.values).collect(),
-            Self::Sqlite(store, _) => {
-                store.query("SELECT event FROM effect ORDER BY rowid", vec![]).await.expect("effects can be read")
-            }
+            Self::Sqlite(store, _) => return effects_of(store).await,
         };
-        rows.into_iter()
-            .map(|row| match row.into_iter().next() {
-                Some(Value::Text(event)) => event,
-                other => panic!("not an effect: {other:?}"),
-            })
-            .collect()
+        rows.into_iter().map(event_of).collect()
+    }
+}
+
+/// Returns the events whose effect is in a database, in order.
+///
+/// # Panics
+/// When the table cannot be read.
+pub async fn effects_of(store: &SqliteStore) -> Vec<String> {
+    let rows = store.query("SELECT event FROM effect ORDER BY rowid", vec![]).await.expect("effects can be read");
+    rows.into_iter().map(event_of).collect()
+}
+
+fn event_of(row: Vec<Value>) -> String {
+    match row.into_iter().next() {
+        Some(Value::Text(event)) => event,
+        other => panic!("not an effect: {other:?}"),
     }
 }
 
@@ -162,7 +175,7 @@ pub fn hub(store: Arc<dyn Store>, transport: Arc<dyn Transport>, base_url: &str,
         .provider(StripeProvider::new().answering_within(Duration::from_secs(1)))
         .store(store)
         .transport(transport)
-        .master_key(Arc::new(LocalMasterKey::new("test", [7; 32])))
+        .master_key(Arc::new(LocalMasterKey::parse(MASTER_KEY.as_bytes(), Arc::new(SystemRandom)).unwrap()))
         .connection(ConnectionConfig {
             id: ConnectionId::new(CONNECTION),
             tenant: TenantId::new("acme"),

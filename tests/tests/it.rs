@@ -10,3 +10,9 @@
 
 #[path = "it/convergence.rs"]
 mod convergence;
+#[path = "it/kill.rs"]
+mod kill;
+#[path = "it/two_hubs.rs"]
+mod two_hubs;
+#[path = "it/bad_input.rs"]
+mod bad_input;

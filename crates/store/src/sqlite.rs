@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `records` `connections` `calls` | the statements, one room per trait |
+//! | `inbox` `jobs` `records` `runs` `connections` `calls` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -40,6 +40,7 @@ mod jobs;
 mod product;
 mod readers;
 mod records;
+mod runs;
 mod schema;
 mod writer;
 
@@ -275,13 +276,13 @@ impl Records for SqliteStore {
     }
 
     async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run> {
-        let run = move |tx: &mut writer::Tx<'_>| records::start_run(tx, lease, &key, mode, now);
+        let run = move |tx: &mut writer::Tx<'_>| runs::start_run(tx, lease, &key, mode, now);
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
 
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
         let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries);
-        self.inner.inlet.write(bytes, move |tx| records::commit_page(tx, &page)).await
+        self.inner.inlet.write(bytes, move |tx| runs::commit_page(tx, &page)).await
     }
 
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
@@ -290,11 +291,11 @@ impl Records for SqliteStore {
     }
 
     async fn end_run(&self, end: RunEnd) -> Result<Run> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| records::end_run(tx, &end)).await
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| runs::end_run(tx, &end)).await
     }
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
-        self.inner.readers.read(move |reader| records::runs(reader, connection.as_ref(), limit)).await
+        self.inner.readers.read(move |reader| runs::list(reader, connection.as_ref(), limit)).await
     }
 
     async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {

@@ -29,8 +29,12 @@ pub fn api_key(key: Secret) -> Result<Scheme> {
     }
     match text.split_once('_').map_or("", |(prefix, _)| prefix) {
         "sk" | "rk" | "rkcs" => Ok(Scheme::Bearer(key)),
-        "pk" => wrong("this is a publishable key (pk_…): the hub needs the secret key (sk_…) or a restricted one (rk_…)"),
-        "whsec" => wrong("this is a webhook's signing secret (whsec_…): the connection needs an API key (sk_… or rk_…)"),
+        "pk" => {
+            wrong("this is a publishable key (pk_…): the hub needs the secret key (sk_…) or a restricted one (rk_…)")
+        }
+        "whsec" => {
+            wrong("this is a webhook's signing secret (whsec_…): the connection needs an API key (sk_… or rk_…)")
+        }
         _ => wrong("this is no Stripe API key: it begins with sk_ or rk_"),
     }
 }

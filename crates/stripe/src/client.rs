@@ -25,11 +25,10 @@ use crate::operation;
 
 mod calls;
 mod lists;
+mod new;
 
-pub use calls::{
-    CheckoutSession, Confirmation, NewCheckout, NewCustomer, NewRefund, NewSubscription, Refund, RefundReason,
-    StartedSubscription, SubscriptionState,
-};
+pub use calls::{CheckoutSession, Confirmation, Refund, StartedSubscription, SubscriptionState};
+pub use new::{NewCheckout, NewCustomer, NewRefund, NewSubscription, RefundReason};
 
 /// The API version the generated types were made from.
 pub const API_VERSION: &str = "2026-09-30.endive";

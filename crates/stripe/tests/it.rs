@@ -16,6 +16,7 @@ mod it {
     pub(crate) mod events;
     pub(crate) mod fake;
     pub(crate) mod hostile;
+    pub(crate) mod piped;
     pub(crate) mod sync;
     pub(crate) mod walk;
     pub(crate) mod webhook;

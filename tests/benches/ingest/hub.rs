@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use axum::body::Bytes;
 use palisade_core::auth::Scheme;
 use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::random::SystemRandom;
 use palisade_core::{Error, ErrorKind, Secret, Transport};
 use palisade_hub::{ConnectionConfig, EndpointConfig, Hub, ServeSettings, serve};
 use palisade_store::{SqliteConfig, SqliteStore};
@@ -32,7 +33,7 @@ pub(super) async fn start(file: &Path) -> String {
         .provider(StripeProvider::new())
         .store(Arc::new(store))
         .transport(Arc::new(NoNetwork))
-        .master_key(Arc::new(LocalMasterKey::new("bench", [7; 32])))
+        .master_key(Arc::new(LocalMasterKey::parse(&(0..32).collect::<Vec<u8>>(), Arc::new(SystemRandom)).unwrap()))
         .connection(ConnectionConfig {
             id: "stripe".into(),
             tenant: "acme".into(),

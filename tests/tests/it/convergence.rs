@@ -16,7 +16,7 @@ use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
 /// Changes at the provider in one story.
-const CHANGES: usize = 60;
+const CHANGES: usize = 40;
 
 fn throw(stage: &Stage) {
     let faults = stage.emulator.faults();
@@ -124,17 +124,17 @@ fn happened(stage: &Stage) -> BTreeSet<String> {
 /// known, a cursor is kept although its page was not committed, or a fence is not checked.
 #[test]
 fn in_memory_records_equal_the_provider_and_every_event_is_handled_once() {
-    each_paused("convergence::in_memory_records_equal_the_provider_and_every_event_is_handled_once", 0..48, |seed| {
+    each_paused("convergence::in_memory_records_equal_the_provider_and_every_event_is_handled_once", 0..16, |seed| {
         story(seed, Kept::memory())
     });
 }
 
-/// The same over a file. Under a paused clock a commit may take any time, so leases also run out while it is made.
+/// The same over a file; the clock stands still while the file works. Fails as the above.
 #[test]
 fn on_sqlite_records_equal_the_provider_and_every_event_is_handled_once() {
     each_paused(
         "convergence::on_sqlite_records_equal_the_provider_and_every_event_is_handled_once",
-        1_000..1_012,
+        1_000..1_005,
         async |seed| story(seed, Kept::sqlite().await).await,
     );
 }

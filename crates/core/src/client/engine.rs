@@ -120,8 +120,7 @@ impl Engine {
         if on.deadline <= on.started {
             return Err(Error::new(ErrorKind::Timeout, "the caller's deadline had passed before the call began"));
         }
-        let tenant = on.call.tenant.clone();
-        let Some(_slot) = self.admission.enter(&tenant) else {
+        let Some(_slot) = self.admission.enter(&on.call.tenant) else {
             return Err(Error::new(ErrorKind::Overloaded, "too many calls to this provider are under way already")
                 .with_retry_after(Some(Duration::from_secs(1))));
         };
@@ -182,6 +181,9 @@ impl Engine {
             Some(refreshed) => (refreshed, now),
             None => self.credential(on, now).await?,
         };
+        if now >= on.deadline {
+            return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
+        }
         let request = out.attempt(&on.call, &credential, &*self.random)?;
 
         let span = to.meters.attempt_span(on.attempts);
@@ -192,8 +194,8 @@ impl Engine {
         let flight = on.depart(&to.meters.active);
         let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;
         drop(flight);
-        on.arrive();
         let ended = Instant::now();
+        on.arrive(ended);
         drop(place);
 
         let took = ended - now;
@@ -267,7 +269,8 @@ impl Engine {
                     (Some(header), Some(body)) => Some(header.max(body)),
                     (header, body) => header.or(body),
                 };
-                Judged::Failed(Failure { hint, throttled: true, ..Failure::of_answer(error, Evidence::NotProcessed) })
+                let failure = Failure::of_answer(error, Evidence::NotProcessed);
+                Judged::Failed(Failure { hint, throttled: true, health: Health::Silent, ..failure })
             }
             Verdict::Failed { error, repeat } => {
                 let evidence = match repeat {
@@ -290,7 +293,7 @@ impl Engine {
         on.failures += 1;
         on.timeouts += u32::from(timed_out);
         on.ambiguous |= evidence == Evidence::Ambiguous;
-        on.final_word = evidence == Evidence::Final;
+        on.final_word = evidence == Evidence::Final && error.outcome() != Outcome::NotSent;
         let delay = backoff::delay(settings, throttled, on.failures, hint, self.random.unit());
         let now = Instant::now();
         if throttled {
@@ -318,7 +321,6 @@ impl Engine {
 
     /// Replaces a refused credential, once per call; the second refusal is final.
     async fn refresh(&self, on: &mut Ongoing<'_>, error: Error, version: u64) -> Result<()> {
-        on.final_word = true;
         let error = if error.kind() == ErrorKind::Auth {
             error
         } else {
@@ -337,7 +339,6 @@ impl Engine {
         };
         self.meters.refresh(fresh.is_ok());
         on.credential = Some(fresh?);
-        on.last = Some(error);
         Ok(())
     }
 
@@ -349,13 +350,11 @@ impl Engine {
 
 impl Failure {
     fn of_answer(error: Error, evidence: Evidence) -> Self {
-        let (health, error) = match evidence {
-            Evidence::Ambiguous => (Health::Bad, error.with_outcome(Outcome::Unknown)),
-            Evidence::NotProcessed if error.kind() == ErrorKind::Throttled => {
-                (Health::Silent, error.with_outcome(Outcome::Rejected))
-            }
-            Evidence::NotProcessed => (Health::of(&error), error.with_outcome(Outcome::Rejected)),
-            Evidence::NotSent | Evidence::Final => (Health::of(&error), error),
+        let health = Health::of(&error);
+        let error = match evidence {
+            Evidence::Ambiguous => error.with_outcome(Outcome::Unknown),
+            Evidence::NotProcessed => error.with_outcome(Outcome::Rejected),
+            Evidence::NotSent | Evidence::Final => error,
         };
         Self { error, evidence, health, throttled: false, timed_out: false, hint: None }
     }

@@ -48,6 +48,8 @@ pub(super) struct Ongoing<'a> {
     status: Option<u16>,
     request_id: Option<HeaderValue>,
     error: Option<(ErrorKind, Outcome)>,
+    /// When the last attempt ended.
+    ended: Instant,
     in_flight: bool,
     told: bool,
 }
@@ -87,6 +89,7 @@ impl<'a> Ongoing<'a> {
             status: None,
             request_id: None,
             error: None,
+            ended: started,
             in_flight: false,
             told: false,
         }
@@ -100,9 +103,10 @@ impl<'a> Ongoing<'a> {
     }
 
     /// Notes that an attempt came to an end, answered or not.
-    pub(super) fn arrive(&mut self) {
+    pub(super) fn arrive(&mut self, at: Instant) {
         self.in_flight = false;
         self.answered = None;
+        self.ended = at;
     }
 
     /// Notes the answer to an attempt.
@@ -118,7 +122,10 @@ impl<'a> Ongoing<'a> {
         match self.last.take() {
             Some(last) if last.retry_after() < refusal.retry_after() => last.with_retry_after(refusal.retry_after()),
             Some(last) => last,
-            None => refusal,
+            None => {
+                self.answered = None;
+                refusal
+            }
         }
     }
 
@@ -126,15 +133,15 @@ impl<'a> Ongoing<'a> {
     pub(super) fn close(&self, error: Error, out: &Outgoing) -> Error {
         let operation = self.call.operation;
         let mut error = error.during(operation.provider, operation.name).with_attempts(self.attempts);
-        if error.status().is_none()
-            && let Some(status) = self.answered
-        {
-            error = error.with_status(status);
-        }
-        if error.request_id().is_none()
-            && let Some(id) = self.request_id()
-        {
-            error = error.with_request_id(id);
+        if let Some(status) = self.answered {
+            if error.status().is_none() {
+                error = error.with_status(status);
+            }
+            if error.request_id().is_none()
+                && let Some(id) = self.request_id()
+            {
+                error = error.with_request_id(id);
+            }
         }
         if let Some(key) = out.key().and_then(|key| key.to_str().ok()) {
             error = error.with_idempotency_key(key);
@@ -179,7 +186,9 @@ impl<'a> Ongoing<'a> {
 
     fn tell(&mut self, correlation: Option<&str>) {
         self.told = true;
-        let took = self.started.elapsed();
+        // A success ends with its last attempt: no need to read the clock again.
+        let ended = if self.error.is_none() { self.ended } else { Instant::now() };
+        let took = ended - self.started;
         let kind = self.error.map(|(kind, _)| kind);
         if let Some(meters) = &self.meters {
             meters.call(kind, self.attempts, took, self.waited);
@@ -220,7 +229,7 @@ impl Drop for Ongoing<'_> {
                 (false, 0) => Outcome::NotSent,
                 (false, _) => Outcome::Rejected,
             };
-            self.error = Some((ErrorKind::Cancelled, outcome));
+            self.error.get_or_insert((ErrorKind::Cancelled, outcome));
             self.tell(None);
         }
     }

@@ -418,3 +418,6 @@ impl CallLog for MemoryStore {
 }
 
 impl Store for MemoryStore {}
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::error::{Fault, unreadable};
 use super::records::Staged;
 use super::writer::{Tally, Tx};
-use super::{inbox, product, records};
+use super::{inbox, product, records, runs};
 
 const READY: i64 = 0;
 const RUNNING: i64 = 1;
@@ -150,14 +150,13 @@ pub(super) fn enqueue(tx: &mut Tx<'_>, job: &NewJob) -> Result<JobId, Fault> {
             return Ok(JobId(id));
         }
     }
-    let (event, work) = match &job.work {
-        Work::Event { row } => (Some(row.0), None),
-        other => (
-            None,
-            Some(serde_json::to_string(other).map_err(|error| {
-                Error::new(ErrorKind::Store, "the work of a job cannot be written as JSON").with_source(error)
-            })?),
-        ),
+    let (event, work) = if let Work::Event { row } = job.work {
+        (Some(row.0), None)
+    } else {
+        let json = serde_json::to_string(&job.work).map_err(|error| {
+            Error::new(ErrorKind::Store, "the work of a job cannot be written as JSON").with_source(error)
+        })?;
+        (None, Some(json))
     };
     insert(
         tx,
@@ -412,7 +411,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
         if let Some(work) = work
             && let Work::Sync { key, mode } = serde_json::from_str(&work).map_err(|_| unreadable("job"))?
         {
-            records::fail_run(tx, &key, mode, reason, now)?;
+            runs::fail_run(tx, &key, mode, reason, now)?;
         }
     }
     if let Some(event) = job.event {

@@ -34,12 +34,12 @@ async fn sqlite_equals_the_model_step_by_step() {
     let number = |name| variable(name).and_then(|text| text.parse::<u64>().ok());
     let seeds = match number("PALISADE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 1..number("PALISADE_SEEDS").unwrap_or(12) + 1,
+        None => 1..number("PALISADE_SEEDS").unwrap_or(8) + 1,
     };
     for seed in seeds {
         let repeat =
             format!("PALISADE_SEED={seed} cargo test -p palisade-store --test it sqlite_equals_the_model_step_by_step");
-        store_suite::model(&Sqlite::new(), seed, 150, &repeat).await;
+        store_suite::model(&Sqlite::new(), seed, 120, &repeat).await;
     }
 }
 

@@ -35,7 +35,7 @@ pub(crate) fn parse(body: &str) -> palisade_core::Result<Parsed> {
     StripeWebhook.events(&verified)
 }
 
-/// Fails when a case marked `policy` is accepted: then the window counts one way only, or a second `t` passes.
+/// Fails when a case marked `policy` is accepted: one of them lies ten minutes in the future.
 #[test]
 fn every_recorded_signature_gets_its_verdict() {
     let file: Value = serde_json::from_str(include_str!("../fixtures/webhooks.json")).unwrap();
@@ -107,6 +107,7 @@ fn refused(header: &str, kind: &str) {
     assert_eq!(verify(header, BODY.as_bytes(), NOW).map_err(Refusal::as_str), Err(kind), "{header}");
 }
 
+/// Fails when a second `t` is accepted, white space trimmed or upper-case hexadecimal read.
 #[test]
 fn headers_that_are_not_exactly_stripes_are_refused() {
     let good = webhook::sign(&secret(), NOW, BODY.as_bytes());

@@ -148,12 +148,14 @@ pub async fn only_finished_events_are_pruned(store: &dyn Store) {
     let events = vec![event("done"), event("dead"), ignored, event("waiting")];
     ok(store.append(vec![delivery(10, events), delivery(50, vec![event("late")])]).await);
     let jobs = claim(store, Queue::Events, 60).await;
-    let work = |job: &palisade_core::store::Claimed| job.work.clone();
     for job in &jobs {
-        let how = match work(job) {
-            Work::Event { row: EventRow(1 | 5) } => JobEnd::Done,
-            Work::Event { row: EventRow(2) } => JobEnd::Dead { reason: "no".to_owned() },
-            _ => JobEnd::Release,
+        let of = |row| job.work == Work::Event { row: EventRow(row) };
+        let how = if of(1) || of(5) {
+            JobEnd::Done
+        } else if of(2) {
+            JobEnd::Dead { reason: "no".to_owned() }
+        } else {
+            JobEnd::Release
         };
         end(store, job.lease, how, 61).await;
     }

@@ -69,6 +69,9 @@ async fn an_earlier_unknown_attempt_is_not_forgotten() {
     let provider = Provider::in_turn(vec![Reply::Reset, Reply::Status(400)]);
     let error = Scene::new(&provider).send(&KEYED).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Invalid, Outcome::Rejected));
+    let provider = Provider::in_turn(vec![Reply::Reset, Reply::Status(401)]);
+    let error = Scene::with(profile(), &provider, Rotating::new()).send(&KEYED).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Auth, Outcome::Unknown));
     let provider = Provider::always(Reply::Hang);
     let error = Scene::new(&provider).send(&READ).await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::Rejected, "reading leaves nothing unknown");
@@ -240,6 +243,20 @@ async fn the_repeat_after_a_refresh_is_free_and_the_second_refusal_is_final() {
     for _ in 0..100 {
         assert_eq!(scene.send(&READ).await.unwrap_err().kind(), ErrorKind::Auth);
     }
+}
+
+// Fails when a refused credential that has been replaced is still what the caller hears of: it would ask people to
+// reconnect an account that is well.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_after_a_refresh_is_not_told_as_a_refused_credential() {
+    let provider = Provider::always(Reply::Status(401));
+    let scene = Scene::with(profile(), &provider, Rotating::new());
+    let client = scene.client.clone();
+    let calling = tokio::spawn(async move { client.send(request(call(&READ))).await });
+    sleep(Duration::from_millis(10)).await;
+    scene.client.breaker("api.acme.test").unwrap().force_open();
+    let error = calling.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.status(), error.attempts()), (ErrorKind::CircuitOpen, None, 1));
 }
 
 #[tokio::test(start_paused = true)]
