@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use palisade_core::auth::Scheme;
 use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::random::SystemRandom;
 use palisade_core::transport::HttpTransport;
 use palisade_core::{ConnectionId, Secret, TenantId};
 use palisade_emulator::stripe::{Fault, Seed, Stripe, StripeConfig, WebhookFaults};
@@ -197,7 +198,9 @@ fn build(store: &SqliteStore, emulator: &Stripe, api_key: &str, said: &mut Said)
         secrets: vec![Secret::new(WEBHOOK_SECRET)],
     };
     let settings = Settings { access: Access::Token(Secret::new(ADMIN_TOKEN)), metrics_open: false, ..quick(50) };
-    let key = LocalMasterKey::new("canary", MASTER_KEY);
+    let key = LocalMasterKey::new(&MASTER_KEY.into(), Arc::new(SystemRandom)).unwrap();
+    said.value(&key);
+    said.error(&LocalMasterKey::parse(API_KEY.as_bytes(), Arc::new(SystemRandom)).unwrap_err());
     said.value(&connection);
     said.value(&endpoint);
     said.value(&settings);
