@@ -22,6 +22,8 @@ mod binary;
 mod page;
 #[path = "it/readiness.rs"]
 mod readiness;
+#[path = "it/running.rs"]
+mod running;
 #[path = "it/socket.rs"]
 mod socket;
 #[path = "it/webhooks.rs"]

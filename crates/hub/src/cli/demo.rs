@@ -73,9 +73,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 async fn show(arguments: &Arguments, story: &Story) -> Result<(), Failure> {
     let on_terminal = std::io::stderr().is_terminal();
     let progress = if on_terminal { Progress::on_terminal() } else { Progress::silent() };
-    let told = tell(story, &progress).await.map_err(|error| match error.kind() {
-        ErrorKind::Config => Failure::usage(error.to_string()),
-        _ => Failure::machine(error.to_string()),
+    let told = tell(story, &progress).await.map_err(|error| {
+        let usage = error.kind() == ErrorKind::Config;
+        if usage { Failure::usage(error.to_string()) } else { Failure::machine(error.to_string()) }
     })?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&told.report)

@@ -41,6 +41,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(&arguments.config)?;
     start_log(&config.log, arguments.log.as_deref())?;
+    keep_files_private();
     let secrets = Secrets::read(&config, folder_of(&arguments.config), &process_environment)
         .map_err(|problems| Failure::usage(problems.join("\n")))?;
     runtime()?.block_on(serve_until_stopped(&config, folder_of(&arguments.config), secrets))
@@ -78,6 +79,12 @@ fn start_log(log: &Log, flag: Option<&str>) -> Result<(), Failure> {
         builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
     };
     started.map_err(|_| Failure::machine("a log is already running in this process"))
+}
+
+/// Lets only this user read what the process makes from here on: the database holds the tenants' records.
+fn keep_files_private() {
+    #[cfg(unix)]
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
 /// Every secret the configuration names, read.

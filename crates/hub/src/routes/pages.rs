@@ -236,10 +236,10 @@ fn calls_in_words(view: &ConnectionView) -> Markup {
 fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
     let tone = tone(&view.health);
     html! {
-        article.card class=(tone) {
+        article.card.(tone) {
             header {
                 h3 { (view.connection.id) }
-                span.state class=(tone) { (condition(view.health.state)) }
+                span.state.(tone) { (condition(view.health.state)) }
             }
             p.muted { (view.title) " · tenant " (view.connection.tenant)
                 @if let Some(account) = &view.connection.account { " · " (account) } }

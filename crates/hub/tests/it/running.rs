@@ -1,0 +1,189 @@
+//! A hub that runs: connections put in place, credentials sealed, handlers called, calls logged, and a stop that ends.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use palisade_core::auth::Scheme;
+use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::clock::ManualClock;
+use palisade_core::random::SystemRandom;
+use palisade_core::store::memory::MemoryStore;
+use palisade_core::store::{CallLog, ConnectionState, Connections, EventState, Inbox, Jobs, Queue};
+use palisade_core::worker::{Handled, handler};
+use palisade_core::{ErrorKind, Transport};
+use palisade_hub::{Access, ConnectionConfig, Hub};
+use tokio::sync::watch;
+
+use crate::fixtures::{NOW, NoNetwork, ask, builder, connection, delivery, event, fixture, master_key, settings};
+
+/// A provider whose every list is empty; remembers the credentials it was sent.
+#[derive(Debug, Default)]
+struct Empty(Mutex<Vec<String>>);
+
+#[async_trait]
+impl Transport for Empty {
+    async fn send(&self, request: http::Request<Bytes>) -> palisade_core::Result<http::Response<Bytes>> {
+        let sent = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        self.0.lock().unwrap().push(sent.to_owned());
+        let body = r#"{"object":"list","data":[],"has_more":false,"url":"/v1/x"}"#;
+        let response = http::Response::builder().header("date", "Thu, 01 Jan 2026 00:00:00 GMT");
+        Ok(response.body(Bytes::from_static(body.as_bytes())).unwrap())
+    }
+}
+
+fn hub(store: &Arc<MemoryStore>, transport: Arc<dyn Transport>) -> Hub {
+    let clock = Arc::new(ManualClock::starting_at(NOW));
+    builder(store.clone(), clock).transport(transport).settings(settings(Access::Trusted)).build().unwrap()
+}
+
+/// Runs a hub for some of tokio's seconds, then stops it.
+async fn run_for(hub: &Hub, seconds: u64) {
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(hub.runner().run(stopped));
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    stop.send(true).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+// Fails when the credential is stored in plain, sealed anew at every start, or not replaced when it changed.
+#[tokio::test]
+async fn a_credential_is_sealed_once_and_replaced_when_it_changed() {
+    let fixture = fixture();
+    let config = connection();
+    let sealed = async || fixture.store.credential("acme-stripe".into()).await.unwrap().unwrap();
+    fixture.hub.connect(&config).await.unwrap();
+    let first = sealed().await;
+    assert_eq!(first.generation, 1);
+    assert!(!first.blob.windows(8).any(|part| part == b"sk_test_"), "it is stored in plain");
+    fixture.hub.connect(&config).await.unwrap();
+    assert_eq!(sealed().await, first, "unchanged");
+    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
+    fixture.hub.connect(&changed).await.unwrap();
+    assert_eq!(sealed().await.generation, 2);
+
+    // Fails when another master key is taken for a reason to seal everything anew.
+    let other = "f0e1d2c3b4a59687".repeat(4);
+    let other = LocalMasterKey::parse(other.as_bytes(), Arc::new(SystemRandom)).unwrap();
+    let other = builder(fixture.store.clone(), fixture.clock.clone()).master_key(Arc::new(other)).build().unwrap();
+    let error = other.connect(&changed).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert!(error.message().contains("master key"), "{error}");
+    assert_eq!(sealed().await.generation, 2);
+}
+
+#[tokio::test]
+async fn a_connection_is_enqueued_when_it_is_new_and_keeps_its_state_otherwise() {
+    let fixture = fixture();
+    let config = connection();
+    let state = async || fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap().state;
+    let set = async |state: ConnectionState| {
+        let row = fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap();
+        fixture.store.put_connection(palisade_core::store::Connection { state, ..row }).await.unwrap();
+    };
+    fixture.hub.connect(&config).await.unwrap();
+    let jobs = fixture.store.job_counts().await.unwrap().waiting;
+    assert!(jobs > 0, "its first runs");
+    fixture.hub.connect(&config).await.unwrap();
+    assert_eq!(fixture.store.job_counts().await.unwrap().waiting, jobs, "done twice it is done once");
+    // What somebody decided stays decided; what waits for a reconnect is tried again.
+    set(ConnectionState::Paused).await;
+    fixture.hub.connect(&config).await.unwrap();
+    assert_eq!(state().await, ConnectionState::Paused);
+    set(ConnectionState::NeedsReconnect { reason: "refused".to_owned() }).await;
+    fixture.hub.connect(&config).await.unwrap();
+    assert_eq!(state().await, ConnectionState::Active);
+    set(ConnectionState::Disconnected).await;
+    fixture.hub.connect(&config).await.unwrap();
+    assert_eq!(state().await, ConnectionState::Disconnected);
+    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
+    fixture.hub.connect(&changed).await.unwrap();
+    assert_eq!(state().await, ConnectionState::Active);
+    // Fails when one tenant can take over the connection of another.
+    let stolen = ConnectionConfig { tenant: "globex".into(), ..config };
+    assert_eq!(fixture.hub.connect(&stolen).await.unwrap_err().kind(), ErrorKind::Config);
+}
+
+// Fails when a handler is not given the event, or when its effect happens without or beside the settling.
+#[tokio::test(start_paused = true)]
+async fn a_delivery_reaches_its_handler_and_its_effect_happens_once() {
+    let store = Arc::new(MemoryStore::new());
+    let clock = Arc::new(ManualClock::starting_at(NOW));
+    let wanted = handler(|event, context| {
+        Box::pin(async move {
+            context.effect("INSERT INTO seen (event) VALUES (?1)", vec![event.event.id.as_str().into()]);
+            Handled::Done
+        })
+    });
+    let hub = builder(store.clone(), clock)
+        .on("radar.*", wanted)
+        .transport(Arc::new(Empty::default()))
+        .settings(settings(Access::Trusted))
+        .build()
+        .unwrap();
+    let router = hub.router();
+    for _ in 0..3 {
+        let body = event("evt_1", "radar.made_up");
+        assert_eq!(ask(&router, delivery("stripe", body)).await.status, 200);
+    }
+    run_for(&hub, 5).await;
+    assert_eq!(store.effects().len(), 1);
+    assert_eq!(store.events(Some(EventState::Done), None, 10).await.unwrap().len(), 1);
+}
+
+// Fails when calls are not logged, or when those of the last moment are lost at a stop.
+#[tokio::test(start_paused = true)]
+async fn finished_calls_are_logged_and_the_credential_is_sent() {
+    let store = Arc::new(MemoryStore::new());
+    let provider = Arc::new(Empty::default());
+    let hub = hub(&store, provider.clone());
+    run_for(&hub, 30).await;
+    let sent = provider.0.lock().unwrap().clone();
+    assert!(sent.len() >= 7, "every stream was asked for: {}", sent.len());
+    assert!(sent.iter().all(|header| header == "Bearer sk_test_fixture"), "{sent:?}");
+    let logged = store.calls(None, 1_000).await.unwrap();
+    assert_eq!(logged.len(), sent.len());
+    let health = ask(&hub.router(), http::Request::get("/api/v1/health").body(axum::body::Body::empty()).unwrap()).await;
+    let health = health.json();
+    assert_eq!(health["connections"][0]["health"]["state"], "connected", "{health}");
+    assert_eq!(health["connections"][0]["health"]["who_acts"], "nobody", "{health}");
+    assert_eq!(health["needs_attention"], 0, "{health}");
+}
+
+// Fails when a stop waits for work that is not due, or leaves a job held.
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_soon_and_holds_nothing() {
+    let store = Arc::new(MemoryStore::new());
+    let hub = hub(&store, Arc::new(NoNetwork));
+    run_for(&hub, 60).await;
+    assert_eq!(store.job_counts().await.unwrap().running, 0);
+    let view = ask(&hub.router(), http::Request::get("/api/v1/connections/acme-stripe").body(axum::body::Body::empty()).unwrap()).await.json();
+    assert_eq!(view["health"]["status"], "down", "{view}");
+    assert_eq!(view["health"]["who_acts"], "provider", "{view}");
+    // A second runner of the same hub takes up the work.
+    run_for(&hub, 5).await;
+    assert_eq!(hub.worker().step(Queue::Events).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_hub_that_cannot_work_is_not_built() {
+    let store = || Arc::new(MemoryStore::new());
+    let clock = || Arc::new(ManualClock::starting_at(NOW));
+    let fine = || builder(store(), clock());
+    let cases: Vec<(&str, palisade_hub::HubBuilder)> = vec![
+        ("needs a store", Hub::builder().transport(Arc::new(NoNetwork)).master_key(master_key())),
+        ("needs a transport", Hub::builder().store(store()).master_key(master_key())),
+        ("needs a master key", Hub::builder().store(store()).transport(Arc::new(NoNetwork))),
+        ("given twice", fine().connection(connection())),
+        ("given twice", fine().provider(palisade_stripe::StripeProvider::new())),
+        ("given twice", fine().endpoint(crate::fixtures::endpoint("stripe", &[]))),
+        ("not part of the hub", fine().on_provider("nobody", "*", handler(|_, _| Box::pin(async { Handled::Done })))),
+        ("at least 16", fine().settings(settings(Access::Token("short".into())))),
+    ];
+    for (expected, builder) in cases {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.message().contains(expected), "{expected}: {error}");
+    }
+}
