@@ -144,7 +144,8 @@ async fn finished_calls_are_logged_and_the_credential_is_sent() {
     assert!(sent.iter().all(|header| header == "Bearer sk_test_fixture"), "{sent:?}");
     let logged = store.calls(None, 1_000).await.unwrap();
     assert_eq!(logged.len(), sent.len());
-    let health = ask(&hub.router(), http::Request::get("/api/v1/health").body(axum::body::Body::empty()).unwrap()).await;
+    let health =
+        ask(&hub.router(), http::Request::get("/api/v1/health").body(axum::body::Body::empty()).unwrap()).await;
     let health = health.json();
     assert_eq!(health["connections"][0]["health"]["state"], "connected", "{health}");
     assert_eq!(health["connections"][0]["health"]["who_acts"], "nobody", "{health}");
@@ -158,7 +159,12 @@ async fn a_stop_ends_soon_and_holds_nothing() {
     let hub = hub(&store, Arc::new(NoNetwork));
     run_for(&hub, 60).await;
     assert_eq!(store.job_counts().await.unwrap().running, 0);
-    let view = ask(&hub.router(), http::Request::get("/api/v1/connections/acme-stripe").body(axum::body::Body::empty()).unwrap()).await.json();
+    let view = ask(
+        &hub.router(),
+        http::Request::get("/api/v1/connections/acme-stripe").body(axum::body::Body::empty()).unwrap(),
+    )
+    .await
+    .json();
     assert_eq!(view["health"]["status"], "down", "{view}");
     assert_eq!(view["health"]["who_acts"], "provider", "{view}");
     // A second runner of the same hub takes up the work.
