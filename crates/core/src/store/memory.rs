@@ -296,7 +296,8 @@ impl Records for MemoryStore {
             model.records.running(end.run)?;
             let (lease, now, follow) = (end.lease, end.now, end.follow.clone());
             let run = model.records.end_run(end)?;
-            model.jobs.end(lease, JobEnd::Done, now);
+            let ended = model.jobs.end(lease, JobEnd::Done, now);
+            model.follow(ended.into_iter().collect(), now);
             for job in follow {
                 model.jobs.enqueue(job);
             }

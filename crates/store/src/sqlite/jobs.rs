@@ -6,7 +6,7 @@
 //! job of a lane is ready, and the claim asks the lane itself ([`is_blocked`]).
 
 use palisade_core::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, NewJob, Queue, Settled, Settlement,
+    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, NewJob, Queue, RunMode, Settled, Settlement,
     WORKER_LOST, Work,
 };
 use palisade_core::{Error, ErrorKind, Timestamp};
@@ -336,8 +336,12 @@ fn held(tx: &Tx<'_>, lease: Lease) -> Result<Option<Held>, Fault> {
 pub(super) fn require(tx: &Tx<'_>, lease: Lease) -> Result<(), Fault> {
     match held(tx, lease)? {
         Some(_) => Ok(()),
-        None => Err(Error::new(ErrorKind::LeaseLost, "the job is another worker's by now: nothing was written").into()),
+        None => Err(lost()),
     }
+}
+
+fn lost() -> Fault {
+    Error::new(ErrorKind::LeaseLost, "the job is another worker's by now: nothing was written").into()
 }
 
 pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled, Fault> {
@@ -364,6 +368,14 @@ pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled
         return commit(tx);
     }
     tx.nested(commit, |settled| matches!(settled, Settled::Committed(_)))
+}
+
+/// Ends a held job as done, for what ends together with it.
+pub(super) fn done(tx: &mut Tx<'_>, lease: Lease, now: Timestamp) -> Result<(), Fault> {
+    match held(tx, lease)? {
+        Some(job) => finish(tx, &job, None, now),
+        None => Err(lost()),
+    }
 }
 
 fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), Fault> {
@@ -408,10 +420,12 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
     tx.tally.jobs_running -= 1;
     if let Some(reason) = dead {
         tx.tally.jobs_dead += 1;
-        if let Some(work) = work
-            && let Work::Sync { key, mode } = serde_json::from_str(&work).map_err(|_| unreadable("job"))?
-        {
-            runs::fail_run(tx, &key, mode, reason, now)?;
+        if let Some(work) = work {
+            match serde_json::from_str(&work).map_err(|_| unreadable("job"))? {
+                Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
+                Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
+                _ => {}
+            }
         }
     }
     if let Some(event) = job.event {

@@ -184,6 +184,7 @@ pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
     };
     tx.prepare("UPDATE palisade_run SET state = ?2, finished_at = ?3, deleted = deleted + ?4 WHERE id = ?1")?
         .execute(params![end.run.0, state_json(&state)?, end.now.millis(), deleted.cast_signed()])?;
+    jobs::done(tx, end.lease, end.now)?;
     for follow in &end.follow {
         jobs::enqueue(tx, follow)?;
     }

@@ -12,7 +12,7 @@ use palisade_core::sync::{Change, Cursor, Span, State};
 use palisade_core::{ErrorKind, Timestamp};
 
 use super::inbox::{delivery, event, settle_done};
-use super::jobs::{claim, end, hold, job, key, settlement};
+use super::jobs::{claim, hold, job, key, settlement};
 use super::{ok, same};
 
 /// An observation at an exact moment.
@@ -173,7 +173,8 @@ pub async fn a_page_is_committed_whole_or_not_at_all(store: &dyn Store) {
     same(refused.map_err(|error| error.kind()), Err(ErrorKind::LeaseLost), "a run that has ended");
 }
 
-/// A run is taken up by the next worker where its last page left it; a run of the other mode takes its place.
+/// A run is taken up by the next worker where its last page left it, and ends its job with itself; a run of the other
+/// mode takes its place.
 pub async fn a_run_is_taken_up_where_it_was(store: &dyn Store) {
     let (lease, run) = begin(store, RunMode::Full).await;
     same((run.cursor.clone(), run.resumed, run.state.clone()), (None, 0, RunState::Running), "a new full run");
@@ -187,6 +188,9 @@ pub async fn a_run_is_taken_up_where_it_was(store: &dyn Store) {
     let found = status(store).await;
     let wanted = (resume.clone(), Some(Timestamp(7)), Some(Timestamp(7)));
     same((found.cursor, found.full_at, found.fresh_at), wanted, "the stream moved on");
+    let refused = store.start_run(lease, key(), RunMode::Incremental, Timestamp(11)).await;
+    same(refused.map_err(|error| error.kind()).err(), Some(ErrorKind::LeaseLost), "its job has ended with it");
+    let lease = hold(store, sync(RunMode::Incremental), 11).await;
     let next = ok(store.start_run(lease, key(), RunMode::Incremental, Timestamp(11)).await);
     same((next.id.0, next.cursor), (run.id.0 + 1, resume), "an incremental run begins at the cursor");
     let full = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(12)).await);
@@ -248,11 +252,13 @@ pub async fn many_deletions_wait_for_a_review(store: &dyn Store) {
     let found = status(store).await;
     same((found.records, found.full_at, found.fresh_at), (251, None, None), "nothing is deleted, nothing moves on");
 
+    let lease = hold(store, sync(RunMode::Full), 8).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
     ok(store.commit_page(page(lease, &run, 2, all(50))).await);
     let ended = ok(store.end_run(done(lease, &run)).await);
     same((ended.state, status(store).await.records), (RunState::Done, 201), "50 are always lawful");
 
+    let lease = hold(store, sync(RunMode::Full), 9).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(9)).await);
     let ended = ok(store.end_run(RunEnd { allow_mass_delete: true, ..done(lease, &run) }).await);
     same((ended.state, status(store).await.records), (RunState::Done, 0), "allowed");
@@ -264,6 +270,7 @@ pub async fn an_old_cursor_is_forgotten(store: &dyn Store) {
     ok(store.end_run(RunEnd { resume: Some(Cursor::new("c")), ..done(lease, &run) }).await);
     let failed = |kind| RunState::Failed { kind, reason: String::new() };
     for (kind, cursor) in [(ErrorKind::Provider, Some(Cursor::new("c"))), (ErrorKind::CursorExpired, None)] {
+        let lease = hold(store, sync(RunMode::Incremental), 8).await;
         let run = ok(store.start_run(lease, key(), RunMode::Incremental, Timestamp(8)).await);
         let state = failed(kind);
         ok(store
@@ -272,7 +279,6 @@ pub async fn an_old_cursor_is_forgotten(store: &dyn Store) {
         let found = status(store).await;
         same((found.cursor, found.fresh_at), (cursor, Some(Timestamp(7))), "after a failure");
     }
-    end(store, lease, JobEnd::Done, 10).await;
     same(ok(store.streams("acme".into()).await).len(), 1, "streams are listed by connection");
     same(ok(store.streams("other".into()).await).len(), 0, "and only its own");
 }
