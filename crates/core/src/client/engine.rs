@@ -116,7 +116,7 @@ impl Engine {
         let operation = on.call.operation;
         let meters = host.operation(operation, out.method(), out.uri(), &self.meters)?;
         on.meters = Some(Arc::clone(&meters));
-        out.identify(&on.call, &*self.random)?;
+        out.identify(&on.call, meters.key.as_ref(), &*self.random)?;
         if on.deadline <= on.started {
             return Err(Error::new(ErrorKind::Timeout, "the caller's deadline had passed before the call began"));
         }
@@ -184,7 +184,7 @@ impl Engine {
         if now >= on.deadline {
             return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
         }
-        let request = out.attempt(&on.call, &credential, &*self.random)?;
+        let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
 
         let span = to.meters.attempt_span(on.attempts);
         let attempt = on.call.operation.attempt_timeout;

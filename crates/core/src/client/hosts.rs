@@ -4,7 +4,6 @@
 //! The rule: an entry with a port matches that port, an entry without one matches the scheme's own (443, or 80 on
 //! loopback). Plain `http` is for loopback hosts only. An address with user information is always refused.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -22,13 +21,15 @@ use crate::error::{Error, ErrorKind, Result};
 /// One host of the profile.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// The entry as the profile writes it, in lower case.
+    entry: String,
     name: String,
     port: Option<u16>,
     loopback: bool,
     pub(super) breaker: Breaker,
     pub(super) budget: Budget,
-    /// By the address of the operation's static. There are some hundred at most, so it is copied to grow.
-    operations: ArcSwap<HashMap<usize, Arc<OperationMeters>>>,
+    /// Sorted by the address of the operation's static. There are some hundred at most, so it is copied to grow.
+    operations: ArcSwap<Vec<(usize, Arc<OperationMeters>)>>,
 }
 
 impl Host {
@@ -56,6 +57,7 @@ impl Host {
         let (state, trips) = meters.breaker(entry);
         Ok(Self {
             loopback: is_loopback(&name),
+            entry: entry.to_ascii_lowercase(),
             name,
             port: authority.port_u16(),
             breaker: Breaker::new(profile.breaker.clone(), state, trips),
@@ -74,10 +76,17 @@ impl Host {
         let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else {
             return refused("the address of the call is not absolute");
         };
+        let secure = *scheme == Scheme::HTTPS;
+        // Nearly always the address is written as the entry is, and then there is nothing to take apart.
+        let exact = |host: &&Self| host.entry == authority.as_str() && (secure || host.loopback);
+        if secure || *scheme == Scheme::HTTP {
+            if let Some(host) = hosts.iter().find(exact) {
+                return Ok(host);
+            }
+        }
         if authority.as_str().contains('@') {
             return refused("the address of the call carries user information, which would leak");
         }
-        let secure = *scheme == Scheme::HTTPS;
         if !secure && *scheme != Scheme::HTTP {
             return refused("the address of the call is neither https nor http");
         }
@@ -109,14 +118,18 @@ impl Host {
         meters: &ClientMeters,
     ) -> Result<Arc<OperationMeters>> {
         let address = std::ptr::from_ref(operation).addr();
-        if let Some(known) = self.operations.load().get(&address) {
-            return Ok(Arc::clone(known));
+        let at = |known: &[(usize, Arc<OperationMeters>)]| known.binary_search_by_key(&address, |(key, _)| *key);
+        let known = self.operations.load();
+        if let Some((_, meters)) = at(&known).ok().and_then(|found| known.get(found)) {
+            return Ok(Arc::clone(meters));
         }
         let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
         let made = Arc::new(OperationMeters::new(&meters.metrics, operation, method, &self.name, port)?);
         self.operations.rcu(|known| {
-            let mut grown = HashMap::clone(known);
-            grown.entry(address).or_insert_with(|| Arc::clone(&made));
+            let mut grown = Vec::clone(known);
+            if let Err(place) = at(&grown) {
+                grown.insert(place, (address, Arc::clone(&made)));
+            }
             grown
         });
         Ok(made)

@@ -6,8 +6,6 @@
 //! the call is refused.
 
 use std::collections::HashMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +23,6 @@ const EVICTED_SHARE: usize = 8;
 #[derive(Debug)]
 pub(super) struct Lanes {
     shards: Box<[Mutex<Shard>]>,
-    hasher: RandomState,
     shard_max: usize,
     reserve: f64,
     idle: u64,
@@ -35,18 +32,15 @@ pub(super) struct Lanes {
 
 #[derive(Debug, Default)]
 struct Shard {
-    lanes: HashMap<LaneKey, Arc<Lane>, RandomState>,
+    lanes: HashMap<LaneKey, Arc<Lane>>,
     swept_at: u64,
 }
 
 impl Lanes {
     pub(super) fn new(settings: &LimitSettings, gauge: Gauge, forgotten: Counter) -> Self {
         let shards = (settings.lanes_max / 64).clamp(1, SHARDS_MAX);
-        let hasher = RandomState::new();
-        let shard = || Mutex::new(Shard { lanes: HashMap::with_hasher(hasher.clone()), swept_at: 0 });
         Self {
-            shards: (0..shards).map(|_| shard()).collect(),
-            hasher,
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
             shard_max: settings.lanes_max / shards,
             reserve: settings.interactive_reserve,
             idle: u64::try_from(settings.lane_idle.as_nanos()).unwrap_or(u64::MAX),
@@ -60,10 +54,8 @@ impl Lanes {
     /// # Errors
     /// [`ErrorKind::Config`] for an impossible bucket; [`ErrorKind::Overloaded`] when every lane is in use.
     pub(super) fn lane(&self, key: &LaneKey, now: u64) -> Result<Arc<Lane>> {
-        let hash = self.hasher.hash_one(key);
         let overloaded = || Error::new(ErrorKind::Overloaded, "more accounts are in use at once than lanes are kept");
-        // The map uses the low bits; the shard is chosen by high ones.
-        let shard = self.shards.get((hash >> 40) as usize % self.shards.len().max(1)).ok_or_else(overloaded)?;
+        let shard = self.shards.get(spread(key) % self.shards.len().max(1)).ok_or_else(overloaded)?;
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = shard.lanes.get(key) {
             return Ok(Arc::clone(lane));
@@ -122,6 +114,14 @@ impl Lanes {
         });
         self.forgotten.add((quota - left) as u64);
     }
+}
+
+/// Chooses the shard by the end of the connection's id, where ids differ. It only spreads the locks; the map inside
+/// hashes by itself, so nothing is lost when someone chooses ids badly on purpose but the bound of one shard.
+fn spread(key: &LaneKey) -> usize {
+    let id = key.connection.as_str().as_bytes();
+    let end = id.iter().rev().take(8).fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+    (end.wrapping_mul(0x9e37_79b9) >> 16) as usize
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The request of a call, kept so that each attempt can be made from it: the caller's headers stay as they came, and
-//! an attempt gets a copy with the credential, the key and the identifiers put on.
+//! The request of a call, kept so that each attempt can be made from it. The first attempt takes the caller's own
+//! headers and extensions; what a repeat needs is kept in the cheapest form, because most calls need none. Credential,
+//! key and identifiers are put on each attempt anew.
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
@@ -7,7 +8,7 @@ use http::{Extensions, HeaderMap, Method, Request, Uri};
 
 use super::telemetry::{CORRELATION_HEADER, Identifiers, TRACE_HEADER};
 use crate::auth::Credential;
-use crate::call::{Call, Replay};
+use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::Random;
 
@@ -18,13 +19,13 @@ const ADDED: usize = 4;
 pub(super) struct Outgoing {
     method: Method,
     uri: Uri,
-    headers: HeaderMap,
     body: Bytes,
-    /// The caller's extensions: moved into the first attempt.
-    extensions: Option<Extensions>,
+    /// The caller's headers and extensions: moved into the first attempt.
+    first: Option<(HeaderMap, Extensions)>,
+    headers: SavedHeaders,
     /// A copy for later attempts, kept only when there is more than the [`Call`], which can be put back without one.
     spare: Option<Extensions>,
-    key: Option<(HeaderName, HeaderValue)>,
+    key: Option<HeaderValue>,
     identifiers: Option<Identifiers>,
     attempts: u32,
 }
@@ -36,9 +37,9 @@ impl Outgoing {
         Self {
             method: parts.method,
             uri: parts.uri,
-            headers: parts.headers,
+            headers: SavedHeaders::save(&parts.headers),
             body,
-            extensions: Some(parts.extensions),
+            first: Some((parts.headers, parts.extensions)),
             spare,
             key: None,
             identifiers: None,
@@ -59,25 +60,23 @@ impl Outgoing {
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when a given key or id cannot stand in a header.
-    pub(super) fn identify(&mut self, call: &Call, random: &dyn Random) -> Result<()> {
+    pub(super) fn identify(&mut self, call: &Call, key: Option<&HeaderName>, random: &dyn Random) -> Result<()> {
         let mut identifiers = Identifiers::new(random);
-        if let Some(parent) = self.headers.get(TRACE_HEADER) {
+        let given = |name: &HeaderName| self.first.as_ref().and_then(|(headers, _)| headers.get(name));
+        if let Some(parent) = given(&TRACEPARENT) {
             identifiers.follow(parent, random);
         }
-        if let Some(given) = &call.correlation_id {
-            identifiers.correlation = header_text(given, "correlation id")?;
-        } else if let Some(given) = self.headers.get(CORRELATION_HEADER) {
-            identifiers.correlation = given.clone();
+        if let Some(text) = &call.correlation_id {
+            identifiers.correlation = header_text(text, "correlation id")?;
+        } else if let Some(value) = given(&CORRELATION) {
+            identifiers.correlation = value.clone();
         }
-        if let Replay::Keyed(name) = call.operation.replay {
-            let name = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|_| Error::new(ErrorKind::Config, "the key header is not a header name"))?;
-            let value = match (&call.idempotency_key, self.headers.get(&name)) {
-                (Some(given), _) => header_text(given, "idempotency key")?,
-                (None, Some(given)) if !given.is_empty() => given.clone(),
+        if let Some(name) = key {
+            self.key = Some(match (&call.idempotency_key, given(name)) {
+                (Some(text), _) => header_text(text, "idempotency key")?,
+                (None, Some(value)) if !value.is_empty() => value.clone(),
                 (None, _) => identifiers.key.clone(),
-            };
-            self.key = Some((name, value));
+            });
         }
         self.identifiers = Some(identifiers);
         Ok(())
@@ -85,7 +84,7 @@ impl Outgoing {
 
     /// Returns the idempotency key all attempts carry.
     pub(super) fn key(&self) -> Option<&HeaderValue> {
-        self.key.as_ref().map(|(_, value)| value)
+        self.key.as_ref()
     }
 
     /// Returns the correlation id all attempts carry.
@@ -93,27 +92,29 @@ impl Outgoing {
         self.identifiers.as_ref().map(|identifiers| &identifiers.correlation)
     }
 
-    /// Makes the request of the next attempt.
+    /// Makes the request of the next attempt. `key` is the header the idempotency key stands in.
     ///
     /// # Errors
     /// As [`Credential::apply`].
     pub(super) fn attempt(
         &mut self,
         call: &Call,
+        key: Option<&HeaderName>,
         credential: &Credential,
         random: &dyn Random,
     ) -> Result<Request<Bytes>> {
         let mut request = self.bare(call);
+        let headers = request.headers_mut();
+        headers.reserve(ADDED);
         if let Some(identifiers) = &mut self.identifiers {
             if self.attempts > 0 {
                 identifiers.next_traceparent(random);
             }
-            let headers = request.headers_mut();
             headers.insert(CORRELATION, identifiers.correlation.clone());
             headers.insert(TRACEPARENT, identifiers.traceparent.clone());
-            if let Some((name, value)) = &self.key {
-                headers.insert(name.clone(), value.clone());
-            }
+        }
+        if let (Some(name), Some(value)) = (key, &self.key) {
+            headers.insert(name, value.clone());
         }
         self.attempts += 1;
         credential.apply(&mut request)?;
@@ -122,26 +123,67 @@ impl Outgoing {
 
     /// Makes the request as the caller gave it.
     pub(super) fn bare(&mut self, call: &Call) -> Request<Bytes> {
-        let mut request = Request::new(self.body.clone());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        // Not a clone: that would have no room for what is added, and grow at once.
-        let mut headers = HeaderMap::with_capacity(self.headers.len() + ADDED);
-        for (name, value) in &self.headers {
-            headers.append(name.clone(), value.clone());
-        }
-        *request.headers_mut() = headers;
-        *request.extensions_mut() = match (self.extensions.take(), &self.spare) {
-            (Some(first), _) => first,
-            (None, Some(spare)) => spare.clone(),
-            (None, None) => {
+        let (headers, extensions) = self.first.take().unwrap_or_else(|| {
+            let extensions = self.spare.clone().unwrap_or_else(|| {
                 let mut extensions = Extensions::new();
                 extensions.insert(call.clone());
                 extensions
-            }
-        };
+            });
+            (self.headers.restore(), extensions)
+        });
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = headers;
+        *request.extensions_mut() = extensions;
         request
     }
+}
+
+/// Headers as one text, because copying a map costs two allocations and one more for each name or value that was
+/// never copied before. Each entry is a mark of sensitivity, the lengths of name and value, and both.
+struct SavedHeaders(Vec<u8>);
+
+const LENGTHS: usize = 9;
+
+impl SavedHeaders {
+    fn save(headers: &HeaderMap) -> Self {
+        let size = headers.iter().map(|(name, value)| LENGTHS + name.as_str().len() + value.len()).sum();
+        let mut text = Vec::with_capacity(size);
+        for (name, value) in headers {
+            // A header beyond 4 GiB cannot be sent either; cut lengths only lose it from a repeat.
+            let (Ok(name_len), Ok(value_len)) = (u32::try_from(name.as_str().len()), u32::try_from(value.len())) else {
+                continue;
+            };
+            text.push(u8::from(value.is_sensitive()));
+            text.extend_from_slice(&name_len.to_le_bytes());
+            text.extend_from_slice(&value_len.to_le_bytes());
+            text.extend_from_slice(name.as_str().as_bytes());
+            text.extend_from_slice(value.as_bytes());
+        }
+        Self(text)
+    }
+
+    fn restore(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let mut rest = self.0.as_slice();
+        while let Some((name, value)) = next(&mut rest) {
+            headers.append(name, value);
+        }
+        headers
+    }
+}
+
+fn next(rest: &mut &[u8]) -> Option<(HeaderName, HeaderValue)> {
+    let (sensitive, tail) = rest.split_first()?;
+    let (name_len, tail) = tail.split_first_chunk()?;
+    let (value_len, tail) = tail.split_first_chunk()?;
+    let (name, tail) = tail.split_at_checked(usize::try_from(u32::from_le_bytes(*name_len)).ok()?)?;
+    let (value, tail) = tail.split_at_checked(usize::try_from(u32::from_le_bytes(*value_len)).ok()?)?;
+    *rest = tail;
+    let mut value = HeaderValue::from_bytes(value).ok()?;
+    value.set_sensitive(*sensitive == 1);
+    Some((HeaderName::from_bytes(name).ok()?, value))
 }
 
 const CORRELATION: HeaderName = HeaderName::from_static(CORRELATION_HEADER);
@@ -150,4 +192,25 @@ const TRACEPARENT: HeaderName = HeaderName::from_static(TRACE_HEADER);
 fn header_text(text: &str, what: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text)
         .map_err(|_| Error::new(ErrorKind::Config, format!("the given {what} cannot stand in a header")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Fails when a repeat loses a second value, an odd byte or the mark of a secret.
+    #[test]
+    fn saved_headers_come_back_as_they_were() {
+        let mut headers = HeaderMap::new();
+        let mut secret = HeaderValue::from_static("secret");
+        secret.set_sensitive(true);
+        headers.append("x-key", secret);
+        headers.append("accept", HeaderValue::from_static(""));
+        headers.append("x-many", HeaderValue::from_bytes(b"a\xff\tb").unwrap());
+        headers.append("x-many", HeaderValue::from_static("second"));
+        let restored = SavedHeaders::save(&headers).restore();
+        assert_eq!(restored, headers);
+        assert!(restored["x-key"].is_sensitive() && !restored["accept"].is_sensitive());
+        assert!(SavedHeaders::save(&HeaderMap::new()).restore().is_empty());
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -42,6 +42,8 @@ pub(super) struct OperationMeters {
     host: String,
     port: String,
     pub(super) active: Gauge,
+    /// The header the idempotency key stands in.
+    pub(super) key: Option<HeaderName>,
     usual: [OnceLock<Histogram>; USUAL.len()],
     succeeded: Histogram,
     repeats: Counter,
@@ -90,7 +92,7 @@ impl OperationMeters {
         host: &str,
         port: u16,
     ) -> Result<Self> {
-        check(operation)?;
+        let key = check(operation)?;
         let (port, method) = (port.to_string(), method.as_str().to_owned());
         let own = [("provider", operation.provider), ("operation", operation.name)];
         let [provider, name] = own;
@@ -98,6 +100,7 @@ impl OperationMeters {
             [("http_request_method", method.as_str()), ("server_address", host), ("server_port", port.as_str())];
         Ok(Self {
             active: metrics.gauge("http_client_active_requests", "HTTP requests under way", &server),
+            key,
             usual: Default::default(),
             succeeded: metrics.durations(CALLS, CALLS_HELP, &[provider, name, ("error_type", "")]),
             repeats: metrics.counter("palisade_call_repeats", "Attempts beyond the first of a call", &own),
@@ -196,7 +199,8 @@ pub(super) fn call_span(call: &Call, correlation: &HeaderValue) -> Span {
     )
 }
 
-fn check(operation: &'static Operation) -> Result<()> {
+/// Checks a description and gives the header of its key.
+fn check(operation: &'static Operation) -> Result<Option<HeaderName>> {
     let wrong = |what: &str| {
         Err(Error::new(ErrorKind::Config, format!("the operation's description {what}"))
             .during(operation.provider, operation.name))
@@ -207,12 +211,11 @@ fn check(operation: &'static Operation) -> Result<()> {
     if operation.cost == 0 || operation.cost > operation.bucket.burst {
         return wrong("needs a cost of at least one unit and at most the bucket's burst");
     }
-    if let Replay::Keyed(header) = operation.replay
-        && http::HeaderName::from_bytes(header.as_bytes()).is_err()
-    {
-        return wrong("names a key header that is not a header name");
+    let Replay::Keyed(header) = operation.replay else { return Ok(None) };
+    match HeaderName::from_bytes(header.as_bytes()) {
+        Ok(name) => Ok(Some(name)),
+        Err(_) => wrong("names a key header that is not a header name"),
     }
-    Ok(())
 }
 
 /// The identifiers made once per call. One buffer holds the texts of all of them, so they cost one allocation.
@@ -231,17 +234,11 @@ impl Identifiers {
     /// Makes a key and a correlation id (uuid v4 each) and a trace of the correlation id's bits, so that a log line
     /// and a trace are found by the same digits.
     pub(super) fn new(random: &dyn Random) -> Self {
+        let trace = hex(uuid_bits(random));
         let mut text = [0_u8; UUID + UUID + PARENT];
-        let mut bits = [0_u8; 16];
-        let (key, rest) = text.split_at_mut(UUID);
-        let (correlation, traceparent) = rest.split_at_mut(UUID);
-        uuid_bits(&mut bits, random);
-        write_uuid(key, &bits);
-        uuid_bits(&mut bits, random);
-        write_uuid(correlation, &bits);
-        let mut trace = [0_u8; TRACE];
-        write_hex(&mut trace, &bits);
-        write_traceparent(traceparent, &trace, random);
+        text[..UUID].copy_from_slice(&uuid(&hex(uuid_bits(random))));
+        text[UUID..2 * UUID].copy_from_slice(&uuid(&trace));
+        text[2 * UUID..].copy_from_slice(&traceparent(&trace, random));
         let text = Bytes::from_owner(text);
         Self {
             key: header(text.slice(..UUID)),
@@ -253,9 +250,7 @@ impl Identifiers {
 
     /// Makes the next attempt's `traceparent`: the same trace, a span of its own.
     pub(super) fn next_traceparent(&mut self, random: &dyn Random) {
-        let mut text = [0_u8; PARENT];
-        write_traceparent(&mut text, &self.trace, random);
-        self.traceparent = header(Bytes::from_owner(text));
+        self.traceparent = header(Bytes::from_owner(traceparent(&self.trace, random)));
     }
 
     /// Goes on with the trace of a caller's `traceparent`, if it is one.
@@ -285,48 +280,66 @@ fn header(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-fn uuid_bits(bits: &mut [u8; 16], random: &dyn Random) {
-    random.fill(bits);
-    bits[6] = (bits[6] & 0x0f) | 0x40;
-    bits[8] = (bits[8] & 0x3f) | 0x80;
+/// 122 random bits with the version (4) and the variant of RFC 9562.
+fn uuid_bits(random: &dyn Random) -> u128 {
+    const FIXED: u128 = 0xf000_c000_0000_0000_0000;
+    const VERSION: u128 = 0x4000_8000_0000_0000_0000;
+    let bits = u128::from(random.bits()) << 64 | u128::from(random.bits());
+    bits & !FIXED | VERSION
 }
 
-fn write_hex(to: &mut [u8], bits: &[u8]) {
-    for (pair, byte) in to.chunks_exact_mut(2).zip(bits) {
-        if let [high, low] = pair {
-            *high = digit(byte >> 4);
-            *low = digit(byte & 0x0f);
-        }
-    }
+/// Writes eight digits at once: spreads the nibbles over the bytes of a word, then lifts those above nine to letters.
+fn hex8(bits: u32) -> [u8; 8] {
+    let mut word = u64::from(bits);
+    word = (word << 16 | word) & 0x0000_ffff_0000_ffff;
+    word = (word << 8 | word) & 0x00ff_00ff_00ff_00ff;
+    word = (word << 4 | word) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = ((word + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (word + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).to_be_bytes()
 }
 
-fn digit(nibble: u8) -> u8 {
-    if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 }
+fn hex(bits: u128) -> [u8; TRACE] {
+    let mut text = [0; TRACE];
+    text[..8].copy_from_slice(&hex8((bits >> 96) as u32));
+    text[8..16].copy_from_slice(&hex8((bits >> 64) as u32));
+    text[16..24].copy_from_slice(&hex8((bits >> 32) as u32));
+    text[24..].copy_from_slice(&hex8(bits as u32));
+    text
 }
 
-fn write_uuid(to: &mut [u8], bits: &[u8; 16]) {
-    let mut hex = [0_u8; TRACE];
-    write_hex(&mut hex, bits);
-    let mut digits = hex.iter();
-    for (at, cell) in to.iter_mut().enumerate() {
-        *cell = if matches!(at, 8 | 13 | 18 | 23) { b'-' } else { digits.next().copied().unwrap_or(b'0') };
-    }
+fn uuid(digits: &[u8; TRACE]) -> [u8; UUID] {
+    let mut text = [b'-'; UUID];
+    text[..8].copy_from_slice(&digits[..8]);
+    text[9..13].copy_from_slice(&digits[8..12]);
+    text[14..18].copy_from_slice(&digits[12..16]);
+    text[19..23].copy_from_slice(&digits[16..20]);
+    text[24..].copy_from_slice(&digits[20..]);
+    text
 }
 
 /// Version 00, trace, a random span that is not zero, sampled.
-fn write_traceparent(to: &mut [u8], trace: &[u8; TRACE], random: &dyn Random) {
-    let mut span = [0_u8; 16];
-    write_hex(&mut span, &(random.bits() | 1).to_be_bytes());
-    let parts: [&[u8]; 5] = [b"00-", trace, b"-", &span, b"-01"];
-    for (cell, byte) in to.iter_mut().zip(parts.iter().flat_map(|part| part.iter())) {
-        *cell = *byte;
-    }
+fn traceparent(trace: &[u8; TRACE], random: &dyn Random) -> [u8; PARENT] {
+    let span = random.bits() | 1;
+    let mut text = [b'-'; PARENT];
+    text[..2].copy_from_slice(b"00");
+    text[3..35].copy_from_slice(trace);
+    text[36..44].copy_from_slice(&hex8((span >> 32) as u32));
+    text[44..52].copy_from_slice(&hex8(span as u32));
+    text[53..].copy_from_slice(b"01");
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::random::SeededRandom;
+
+    #[test]
+    fn digits_are_those_of_the_formatter() {
+        for bits in [0, 1, 0x1234_5678, 0x9abc_def0, 0x0a0a_9999, u32::MAX] {
+            assert_eq!(hex8(bits), format!("{bits:08x}").as_bytes());
+        }
+    }
 
     #[test]
     fn identifiers_have_their_forms_and_share_the_trace() {
