@@ -16,3 +16,5 @@ mod kill;
 mod two_hubs;
 #[path = "it/bad_input.rs"]
 mod bad_input;
+#[path = "it/canary.rs"]
+mod canary;

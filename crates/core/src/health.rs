@@ -291,7 +291,8 @@ mod tests {
             seen.runs_in_review = 1;
             seen.state = ConnectionState::NeedsReconnect { reason: "revoked".to_owned() };
         };
-        let steps: [(fn(&mut Observations), &str); 9] = [
+        type Step = (fn(&mut Observations), &'static str);
+        let steps: [Step; 9] = [
             (|_| {}, "Reconnect"),
             (|seen| seen.state = ConnectionState::Active, "delete"),
             (|seen| seen.runs_in_review = 0, "not sync"),

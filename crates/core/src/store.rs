@@ -347,7 +347,7 @@ pub struct Settlement {
     /// Writes to the same database, committed with the settling: exactly-once effects.
     pub effects: Vec<Effect>,
     /// Changes of records to merge in the same commit, in order. A change the rule cannot order is named in
-    /// [`Settled::fetch`] and nothing of this settlement is committed.
+    /// [`Settled::Fetch`] and nothing of this settlement is committed.
     pub merges: Vec<Merge>,
     /// Jobs to add in the same commit, after the job has ended (its own unique key is free by then).
     pub follow: Vec<NewJob>,

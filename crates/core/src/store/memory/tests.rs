@@ -136,7 +136,7 @@ async fn an_event_has_a_job_of_its_own_and_follows_it() {
         events: vec![event.clone(), event],
     };
     let appended = store.append(vec![delivery.clone(), delivery]).await.unwrap();
-    let row = crate::store::EventRow(1);
+    let row = EventRow(1);
     assert_eq!(appended[0], [Appended::New(row), Appended::Duplicate(row)]);
     assert_eq!(appended[1], [Appended::Duplicate(row), Appended::Duplicate(row)]);
     let claimed = store.claim(Claim { now: at(5), hold: HOLD, max: 9, queue: Queue::Events }).await.unwrap().remove(0);

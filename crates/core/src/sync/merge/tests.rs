@@ -151,6 +151,9 @@ fn seen(content: Content) -> Seen {
     content.map_or(Seen::Deleted, |hash| Seen::Present { hash })
 }
 
+/// Takes an action, to make the world after it.
+type Next<'a> = dyn FnMut(&dyn Fn(&mut World)) + 'a;
+
 impl World {
     fn new() -> Self {
         Self {
@@ -257,7 +260,7 @@ impl World {
         worlds
     }
 
-    fn next_of_run(&self, bounds: Bounds, with: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+    fn next_of_run(&self, bounds: Bounds, with: &mut Next<'_>) {
         let Some(run) = self.run else {
             if self.runs < bounds.runs {
                 with(&|world| {
@@ -306,7 +309,7 @@ impl World {
         }
     }
 
-    fn next_of_fetches(&self, bounds: Bounds, with: &mut dyn FnMut(&dyn Fn(&mut Self))) {
+    fn next_of_fetches(&self, bounds: Bounds, with: &mut Next<'_>) {
         for (n, fetching) in self.fetches.iter().enumerate() {
             if n > 0 && self.fetches[n - 1] == *fetching {
                 continue;

@@ -55,8 +55,9 @@ async fn a_stop_gives_back_what_does_not_finish_in_the_grace() {
         });
         assert_eq!(world.store.inner.job_counts().await.unwrap(), JobCounts { waiting: 6, running: 0, dead: 0 });
     }
-    assert_eq!(world.worker.step(Queue::Events).await.unwrap(), 4);
-    assert_eq!(world.store.inner.effects().len(), 4, "no attempt was used up by stops");
+    let claim = Claim { now: world.clock.now(), hold: settings.hold, max: 10, queue: Queue::Events };
+    let claimed = world.store.inner.claim(claim).await.unwrap();
+    assert_eq!(claimed.iter().map(|one| one.attempt).collect::<Vec<_>>(), [1; 6], "no attempt was used up by stops");
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,6 +109,21 @@ async fn a_store_that_fails_for_a_while_is_waited_out() {
         let dead = world.store.inner.job_counts().await.unwrap().dead;
         assert_eq!(seen.len() as u64 + dead, 6, "{fault:?}: every event is done or dead, none is lost");
     }
+}
+
+/// Fails when settlements that could not be written are dropped: the handlers would be called again after the lease.
+#[tokio::test(start_paused = true)]
+async fn settlements_wait_for_a_store_that_comes_back() {
+    let world = busy(Duration::from_millis(10), settings()).await;
+    world.store.failing(|name| (name == "settle").then_some(Fault::Before));
+    let (stop, stopped) = watch::channel(false);
+    tokio::join!(world.worker.run(Queue::Events, stopped), async {
+        world.wait(Duration::from_secs(5)).await;
+        world.store.healed();
+        world.wait(Duration::from_secs(10)).await;
+        assert_eq!(world.store.inner.effects().len(), 6, "long before any lease ran out");
+        stop.send(true).unwrap();
+    });
 }
 
 #[tokio::test(start_paused = true)]
