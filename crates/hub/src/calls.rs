@@ -102,3 +102,49 @@ impl Observer for CallQueue {
         self.arrived.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use palisade_core::Timestamp;
+    use palisade_core::store::CallLog;
+    use palisade_core::store::memory::MemoryStore;
+
+    use super::*;
+
+    fn call(n: i64) -> CallRecord {
+        CallRecord {
+            at: Timestamp(n),
+            provider: "stripe".to_owned(),
+            operation: "customers.list".to_owned(),
+            connection: "acme".into(),
+            status: Some(200),
+            error: None,
+            outcome: None,
+            attempts: 1,
+            duration_us: 1,
+            waited_us: 0,
+            request_id: None,
+            correlation_id: None,
+        }
+    }
+
+    // Fails when only one batch is written after the stop.
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_at_a_stop_is_written() {
+        let (store, queue) = (MemoryStore::new(), CallQueue::new(5_000));
+        let count = BATCH_MAX * 3 + 1;
+        (0..count).for_each(|n| queue.observe(call(n as i64)));
+        let (_stop, stopped) = watch::channel(true);
+        queue.run(&store, stopped).await;
+        assert_eq!(store.calls(None, 5_000).await.unwrap().len(), count);
+        assert_eq!(queue.dropped(), 0);
+    }
+
+    // Fails when the queue grows without bound, or when what is dropped is not counted.
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let queue = CallQueue::new(3);
+        (0..10).for_each(|n| queue.observe(call(n)));
+        assert_eq!((queue.take().len(), queue.dropped()), (3, 7));
+    }
+}
