@@ -54,7 +54,12 @@ impl<S: Store> Inbox for Still<S> {
         still(self.inner.event(row)).await
     }
 
-    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Result<Vec<StoredEvent>> {
+    async fn events(
+        &self,
+        state: Option<EventState>,
+        before: Option<EventRow>,
+        limit: u32,
+    ) -> Result<Vec<StoredEvent>> {
         still(self.inner.events(state, before, limit)).await
     }
 
@@ -69,7 +74,6 @@ impl<S: Store> Inbox for Still<S> {
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
         still(self.inner.prune_events(before, limit)).await
     }
-
 }
 
 #[async_trait]
@@ -101,7 +105,6 @@ impl<S: Store> Jobs for Still<S> {
     async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64> {
         still(self.inner.prune_jobs(before, limit)).await
     }
-
 }
 
 #[async_trait]
@@ -141,7 +144,6 @@ impl<S: Store> Records for Still<S> {
     async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
         still(self.inner.changes(key, after, limit)).await
     }
-
 }
 
 #[async_trait]
@@ -173,7 +175,6 @@ impl<S: Store> Connections for Still<S> {
     async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey> {
         still(self.inner.add_data_key(tenant, key)).await
     }
-
 }
 
 #[async_trait]
@@ -193,5 +194,4 @@ impl<S: Store> CallLog for Still<S> {
     async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
         still(self.inner.prune_calls(before, limit)).await
     }
-
 }

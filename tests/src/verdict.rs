@@ -174,9 +174,8 @@ pub fn walks(runs: &[Run]) -> usize {
 #[must_use]
 pub fn listed(runs: &[Run]) -> bool {
     let whole = |stream: &str| {
-        runs.iter().any(|run| {
-            run.key.stream.as_str() == stream && run.mode == RunMode::Full && run.state == RunState::Done
-        })
+        runs.iter()
+            .any(|run| run.key.stream.as_str() == stream && run.mode == RunMode::Full && run.state == RunState::Done)
     };
     record_streams().into_iter().all(whole) && runs.iter().all(|run| run.state != RunState::Running)
 }

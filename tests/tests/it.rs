@@ -8,13 +8,15 @@
     reason = "a test may panic"
 )]
 
-#[path = "it/convergence.rs"]
-mod convergence;
-#[path = "it/kill.rs"]
-mod kill;
-#[path = "it/two_hubs.rs"]
-mod two_hubs;
 #[path = "it/bad_input.rs"]
 mod bad_input;
 #[path = "it/canary.rs"]
 mod canary;
+#[path = "it/convergence.rs"]
+mod convergence;
+#[path = "it/demo.rs"]
+mod demo;
+#[path = "it/kill.rs"]
+mod kill;
+#[path = "it/two_hubs.rs"]
+mod two_hubs;

@@ -110,7 +110,10 @@ async fn what_is_signed_is_kept_however_bad_it_is() {
     }
     // Readable as an event, with an object no parser should walk into by recursion.
     assert_eq!(served.post(ENDPOINT, update("evt_deep", &nested(100_000))).await, 200);
-    assert_eq!(served.post(ENDPOINT, r#"{"id":"evt_new","object":"event","type":"moon.landed","created":1}"#).await, 200);
+    assert_eq!(
+        served.post(ENDPOINT, r#"{"id":"evt_new","object":"event","type":"moon.landed","created":1}"#).await,
+        200
+    );
     let dead = within(WITHIN, async || served.events(EventState::Dead).await.len() > count).await;
     let events = verdict::all_events(&*served.stage.kept.store()).await;
     let states: Vec<_> = events.iter().map(|event| (event.event.id.as_str(), event.state, &event.reason)).collect();
@@ -141,7 +144,10 @@ async fn what_is_not_acceptable_is_refused_and_leaves_nothing() {
     assert_eq!(served.post("nobody", update("evt_1", "{}")).await, 404);
     assert_eq!(served.post("..%2f..%2fetc", update("evt_1", "{}")).await, 404);
     let body = update("evt_1", "{}");
-    let at = { use palisade_core::Clock; served.stage.clock.now().seconds() };
+    let at = {
+        use palisade_core::Clock;
+        served.stage.clock.now().seconds()
+    };
     for (what, header) in [
         ("another secret", format!("t={at},v1={}", signature("whsec_other", at, body.as_bytes()))),
         ("another body", format!("t={at},v1={}", signature(SECRET, at, b"{}"))),
@@ -156,9 +162,7 @@ async fn what_is_not_acceptable_is_refused_and_leaves_nothing() {
         assert_eq!(answer.status().as_u16(), 401, "{what}");
         assert!(!answer.text().await.unwrap().contains("v1="), "{what}: the answer tells the signature");
     }
-    let chunked = format!(
-        "POST /webhooks/{ENDPOINT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-    );
+    let chunked = format!("POST /webhooks/{ENDPOINT} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     stream.write_all(chunked.as_bytes()).await.unwrap();
     let chunk = format!("{:x}\r\n{}\r\n", 65_536, "a".repeat(65_536));
@@ -208,7 +212,8 @@ async fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let Kept::Sqlite(store, _) = &kept else { unreachable!() };
     let store = store.clone();
     let served = Served::start(kept.clone()).await;
-    let big = |id: &str| update(id, &format!(r#"{{"id":"cus_1","object":"customer","name":"{}"}}"#, "x".repeat(100_000)));
+    let big =
+        |id: &str| update(id, &format!(r#"{{"id":"cus_1","object":"customer","name":"{}"}}"#, "x".repeat(100_000)));
     assert_eq!(served.post(ENDPOINT, big("evt_before")).await, 200);
     store.set_size_max(Some(1)).await.unwrap();
     let mut refused = 0;
@@ -240,7 +245,9 @@ async fn a_provider_that_never_answers_is_told_and_holds_up_nobody() {
     let silent = RouteFaults { route: "*".to_owned(), hang_before: 1.0, ..RouteFaults::default() };
     stage.emulator.faults().set(silent);
     let running = Running::start(&stage.hub);
-    stage.until("calls are logged as failed", async |stage| stage.kept.store().calls(None, 10).await.unwrap().len() > 2).await;
+    stage
+        .until("calls are logged as failed", async |stage| stage.kept.store().calls(None, 10).await.unwrap().len() > 2)
+        .await;
     let calls = stage.kept.store().calls(None, 100).await.unwrap();
     assert!(calls.iter().all(|call| call.error.is_some()), "{calls:?}");
     // Deliveries and their handlers do not wait for it: an event of no stream needs no call.

@@ -127,7 +127,15 @@ async fn no_secret_appears_anywhere() {
     })
     .await
     .unwrap();
-    emulator.populate(&Seed { customers: 120, products: 3, prices: 3, subscriptions: 6, invoices: 8, charges: 4, ..Seed::default() });
+    emulator.populate(&Seed {
+        customers: 120,
+        products: 3,
+        prices: 3,
+        subscriptions: 6,
+        invoices: 8,
+        charges: 4,
+        ..Seed::default()
+    });
     emulator.faults().next("GET /v1/customers", [Fault::Status(500), Fault::CutBody, Fault::ResetBefore, Fault::Pass]);
     emulator.faults().webhooks(WebhookFaults { forge: 0.3, replay: 0.3, duplicate: 0.3, ..WebhookFaults::default() });
 
@@ -249,13 +257,25 @@ async fn calls_that_fail(hub: &Hub, emulator: &Stripe, said: &mut Said) {
 async fn pages(base: &str, store: &SqliteStore) -> String {
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let mut paths: Vec<String> = [
-        "/", "/login", "/metrics", "/healthz", "/readyz", "/style.css", "/api/v1/health", "/api/v1/connections",
-        "/api/v1/events", "/api/v1/runs", "/api/v1/jobs", "/api/v1/calls", "/nothing",
+        "/",
+        "/login",
+        "/metrics",
+        "/healthz",
+        "/readyz",
+        "/style.css",
+        "/api/v1/health",
+        "/api/v1/connections",
+        "/api/v1/events",
+        "/api/v1/runs",
+        "/api/v1/jobs",
+        "/api/v1/calls",
+        "/nothing",
     ]
     .map(str::to_owned)
     .to_vec();
     paths.push(format!("/api/v1/connections/{CONNECTION}"));
-    paths.extend(record_streams().into_iter().map(|stream| format!("/api/v1/records/{CONNECTION}/{stream}?limit=1000")));
+    paths
+        .extend(record_streams().into_iter().map(|stream| format!("/api/v1/records/{CONNECTION}/{stream}?limit=1000")));
     let events = verdict::all_events(store).await;
     assert!(events.len() >= 30, "{} events", events.len());
     paths.extend(events.iter().map(|event| format!("/api/v1/events/{}", event.row.0)));
@@ -269,7 +289,11 @@ async fn pages(base: &str, store: &SqliteStore) -> String {
             };
             let answer = request.send().await.unwrap();
             let open = answer.status().is_success();
-            assert!(token != Some(ADMIN_TOKEN) || open || path == "/nothing" || path == "/login", "{path}: {}", answer.status());
+            assert!(
+                token != Some(ADMIN_TOKEN) || open || path == "/nothing" || path == "/login",
+                "{path}: {}",
+                answer.status()
+            );
             text.push_str(&format!("{path} {:?}\n", answer.headers()));
             text.push_str(&answer.text().await.unwrap());
         }

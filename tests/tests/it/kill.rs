@@ -119,7 +119,12 @@ fn faults(emulator: &Stripe, dice: &mut StdRng) {
         let route = format!("GET /v1/{stream}");
         faults.set(RouteFaults { route, latency, next: next.collect(), ..RouteFaults::default() });
     }
-    faults.set(RouteFaults { route: "GET /v1/events".to_owned(), error: 0.05, cut_body: 0.05, ..RouteFaults::default() });
+    faults.set(RouteFaults {
+        route: "GET /v1/events".to_owned(),
+        error: 0.05,
+        cut_body: 0.05,
+        ..RouteFaults::default()
+    });
 }
 
 fn scripted_faults(emulator: &Stripe, route: &str) -> u64 {
@@ -165,7 +170,15 @@ async fn story(seed: u64) {
     })
     .await
     .unwrap();
-    emulator.populate(&Seed { customers: 600, products: 8, prices: 12, subscriptions: 40, invoices: 80, charges: 30, ..Seed::default() });
+    emulator.populate(&Seed {
+        customers: 600,
+        products: 8,
+        prices: 12,
+        subscriptions: 40,
+        invoices: 80,
+        charges: 30,
+        ..Seed::default()
+    });
     faults(&emulator, &mut dice);
     emulator.faults().webhooks(webhook_faults());
     let scripted: BTreeMap<_, _> = verdict::record_streams()
@@ -261,6 +274,11 @@ fn a_hub_killed_at_any_moment_loses_nothing_repeats_nothing_and_goes_on() {
     let test = "kill::a_hub_killed_at_any_moment_loses_nothing_repeats_nothing_and_goes_on";
     for seed in seeds(1..2) {
         let _repeat = Repeat::with(test, seed);
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(story(seed));
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(story(seed));
     }
 }

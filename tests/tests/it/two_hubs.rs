@@ -11,11 +11,13 @@ use palisade_core::worker::{Handled, handler};
 use palisade_core::{ConnectionId, TenantId};
 use palisade_emulator::stripe::{Seed, Stripe, StripeConfig, WebhookFaults};
 use palisade_hub::Hub;
+use palisade_testkit::EmulatorTransport;
 use palisade_tests::seeds::{Repeat, each_paused, seeds};
-use palisade_tests::stage::{CONNECTION, EFFECT, ENDPOINT, Kept, Running, SECRET, START, Stage, hub, one_effect, open, quick};
+use palisade_tests::stage::{
+    CONNECTION, EFFECT, ENDPOINT, Kept, Running, SECRET, START, Stage, hub, one_effect, open, patient, quick,
+};
 use palisade_tests::verdict;
 use palisade_tests::victims::{Victim, WITHIN, quiet_port, within};
-use palisade_testkit::EmulatorTransport;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
@@ -26,24 +28,34 @@ use tokio::time::sleep;
 fn two_runners_on_one_file_handle_every_event_once_though_one_dies_at_work() {
     each_paused(
         "two_hubs::two_runners_on_one_file_handle_every_event_once_though_one_dies_at_work",
-        0..6,
+        0..3,
         async |seed| {
             let mut dice = StdRng::seed_from_u64(seed);
             let kept = Kept::sqlite().await;
             let slow = Duration::from_millis(300);
             let stage = Stage::set_with(seed, kept, Duration::from_millis(50), |hub| {
-                hub.on("*", one_effect(slow)).settings(quick(7))
+                hub.on("*", one_effect(slow)).settings(patient(7))
             });
-            stage.emulator.populate(&Seed { customers: 20, products: 2, prices: 2, subscriptions: 4, ..Seed::default() });
+            stage.emulator.populate(&Seed {
+                customers: 20,
+                products: 2,
+                prices: 2,
+                subscriptions: 4,
+                ..Seed::default()
+            });
             let other = stage.kept.again().await;
             let network = Arc::new(stage.network.clone());
             let second = hub(other.store(), network, palisade_tests::stage::NOWHERE, stage.emulator.api_key())
                 .on("*", one_effect(slow))
                 .clock(Arc::new(stage.clock))
-                .settings(quick(7))
+                .settings(patient(7))
                 .build()
                 .unwrap();
-            stage.emulator.faults().webhooks(WebhookFaults { duplicate: 0.3, reorder: 0.3, ..WebhookFaults::default() });
+            stage.emulator.faults().webhooks(WebhookFaults {
+                duplicate: 0.3,
+                reorder: 0.3,
+                ..WebhookFaults::default()
+            });
             let steady = Running::start(&second);
             let mut dying = Running::start(&stage.hub);
             for _ in 0..40 {
