@@ -219,6 +219,12 @@ impl Running {
         let _ = self.task.await;
     }
 
+    /// Tells whether the runner has ended by itself, which it never should.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Stops in order.
     ///
     /// # Panics

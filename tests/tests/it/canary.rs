@@ -1,7 +1,7 @@
 //! Promise 7: no secret appears in a log, an error, a debug print, a page or a row. A whole story runs with secrets
 //! that cannot be mistaken, everybody logs everything, and every word and byte that comes out is searched.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ impl Said {
         self.0.push_str(&format!("{value:?}\n{value:#?}\n"));
     }
 
-    fn error(&mut self, error: &(impl std::error::Error + Display)) {
+    fn error(&mut self, error: &impl std::error::Error) {
         self.0.push_str(&format!("{error}\n"));
         self.value(&error);
         let mut source = error.source();

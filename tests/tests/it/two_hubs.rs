@@ -22,8 +22,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
-/// Fails when a claim takes what another holds, a dropped runner's work is not claimed again, or a settlement of the
-/// one that was dropped still counts.
+/// Fails when a claim takes what another holds, a dropped runner's work is not claimed again, a settlement of the one
+/// that was dropped still counts, or one of two that start together gives up because the other was faster.
 #[test]
 fn two_runners_on_one_file_handle_every_event_once_though_one_dies_at_work() {
     each_paused(
@@ -68,6 +68,7 @@ fn two_runners_on_one_file_handle_every_event_once_though_one_dies_at_work() {
             }
             dying.kill().await;
             stage.emulator.drain_webhooks().await;
+            assert!(!steady.has_ended(), "the steady hub is gone: {:?}", steady.stop().await);
             stage.heal().await;
             steady.stop().await;
             let store = stage.kept.store();

@@ -425,19 +425,28 @@ impl VaultCredentials {
     /// As [`VaultCredentials::store_credential`]; [`ErrorKind::Config`] when the stored one is sealed under another
     /// master key.
     pub async fn store_if_changed(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
+        if self.holds(connection, scheme).await? {
+            return Ok(false);
+        }
+        match self.store_credential(connection, scheme).await {
+            // Processes that start together on one database store the very same credential: the first one did it.
+            Err(error) if error.kind() == ErrorKind::Conflict && self.holds(connection, scheme).await? => Ok(false),
+            stored => stored.map(|_| true),
+        }
+    }
+
+    /// Tells whether this very credential is stored and opens.
+    async fn holds(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
         let store = &self.vault.connections;
         let row = store.connection(connection.clone()).await?;
-        if let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) {
-            let generation = sealed.generation;
-            let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
-            match self.vault.open(place, &sealed.blob).await {
-                Ok(plain) if *plain == *scheme.to_plaintext() => return Ok(false),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Decode => {}
-                Err(error) => return Err(error),
-            }
+        let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) else { return Ok(false) };
+        let generation = sealed.generation;
+        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
+        match self.vault.open(place, &sealed.blob).await {
+            Ok(plain) => Ok(*plain == *scheme.to_plaintext()),
+            Err(error) if error.kind() == ErrorKind::Decode => Ok(false),
+            Err(error) => Err(error),
         }
-        self.store_credential(connection, scheme).await.map(|_| true)
     }
 
     /// Forgets an opened credential, so that its row is read again.
