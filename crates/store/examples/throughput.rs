@@ -4,7 +4,7 @@
 //! cargo run --release -p palisade-store --example throughput
 //! ```
 //!
-//! Rates depend on the disk's fsync; the ratios within one run are the result. Each figure is the median of the rounds.
+//! A page size may be given in bytes (`… --example throughput 4096`). Rates depend on the disk's fsync; the ratios within one run are the result. Each figure is the median of the rounds.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -58,12 +58,22 @@ fn show(what: &str, measured: &Measured) {
     println!("{what:<44} {:>9.0} /s  {:>7.1} CPU us each", measured.per_second, measured.cpu_micros);
 }
 
+/// Opens a store, in a file made with the page size given on the command line, if any.
+fn open(path: &Path) -> SqliteStore {
+    if let Some(page) = std::env::args().nth(1) {
+        let page: u32 = page.parse().expect("a page size in bytes");
+        let made = Connection::open(path).unwrap();
+        made.execute_batch(&format!("PRAGMA page_size = {page}; VACUUM;")).unwrap();
+    }
+    SqliteStore::open(SqliteConfig::at(path)).unwrap()
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let mut appends: [Vec<Measured>; 3] = Default::default();
     for _ in 0..ROUNDS {
         let folder = tempfile::tempdir_in(".").unwrap();
-        let store = SqliteStore::open(SqliteConfig::at(folder.path().join("a.db"))).unwrap();
+        let store = open(&folder.path().join("a.db"));
         appends[0].push(load(Target::Store(store)).await);
         appends[1].push(load(Target::Bare(bare(&folder.path().join("b.db"), usize::MAX))).await);
         appends[2].push(load(Target::Bare(bare(&folder.path().join("c.db"), 1))).await);
@@ -200,7 +210,7 @@ fn bare(path: &Path, most: usize) -> mpsc::Sender<(NewDelivery, oneshot::Sender<
 /// A full run of new records, one of unchanged and one of changed ones.
 async fn pages(per_page: usize) -> Vec<Measured> {
     let folder = tempfile::tempdir_in(".").unwrap();
-    let store = SqliteStore::open(SqliteConfig::at(folder.path().join("r.db"))).unwrap();
+    let store = open(&folder.path().join("r.db"));
     let key = StreamKey { connection: "acme".into(), stream: "customers".into() };
     let work = Work::Sync { key: key.clone(), mode: RunMode::Full };
     let job = NewJob { work, lane: None, unique: None, priority: 0, run_at: Timestamp(0), attempts_max: 9 };

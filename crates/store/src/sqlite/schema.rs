@@ -12,9 +12,9 @@ use super::error::{failure, store_error};
 pub(super) const APPLICATION_ID: i32 = 0x5061_6c73;
 /// Measured best of 4, 8 and 16 KiB for group commits; only effective when the file is made.
 const PAGE_BYTES: u32 = 16 * 1024;
-/// Pages in the WAL at which a commit moves it into the database: 16 MiB, kept allocated between checkpoints because
+/// Size of the WAL at which a commit moves it into the database. It stays allocated between checkpoints, because
 /// overwriting is an order of magnitude cheaper to sync than appending.
-const CHECKPOINT_PAGES: u32 = 1_000;
+const CHECKPOINT_BYTES: i64 = 16 << 20;
 /// Statements kept prepared per connection: more than this crate has.
 const STATEMENTS_MAX: usize = 128;
 
@@ -51,8 +51,10 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
     connection.pragma_update(None, "page_size", PAGE_BYTES).map_err(named)?;
     retry_busy(|| connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)).map(drop))
         .map_err(named)?;
+    let page: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(named)?;
+    let pages = CHECKPOINT_BYTES / page.max(1);
     connection
-        .execute_batch(&format!("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES};"))
+        .execute_batch(&format!("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {pages};"))
         .map_err(named)?;
     migrate(connection, path, &named)?;
     probe(connection).map_err(named)

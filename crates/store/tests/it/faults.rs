@@ -20,7 +20,7 @@ fn refused(path: &Path, kind: ErrorKind, says: &[&str]) {
     }
 }
 
-/// Fails when a full disk fails only the command that met it and answers the others of its commit.
+/// Fails when the commands of a commit that failed are answered as stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_full_disk_loses_nothing_and_is_survived() {
     let folder = tempfile::tempdir().unwrap();

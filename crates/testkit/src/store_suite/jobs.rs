@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::store::{
-    Claimed, Effect, EventRow, EventState, JobCounts, JobEnd, Lease, NewJob, Queue, RunMode, RunState, Settled,
+    Claimed, Effect, EventRow, EventState, JobCounts, JobEnd, Lease, Merge, NewJob, Queue, RunMode, RunState, Settled,
     Settlement, Store, StreamKey, Value, WORKER_LOST, Work,
 };
+use palisade_core::sync::{Change, Span, State};
 use palisade_core::{ErrorKind, Timestamp};
 
 use super::inbox::{claim_of, delivery, event, settle_done};
@@ -144,6 +145,20 @@ pub async fn jobs_of_a_lane_run_one_by_one_in_order(store: &dyn Store) {
     }
     same(order, vec![1, 2, 3], "in order of their numbers, whatever their priority");
 
+    let other = |run_at| NewJob { lane: Some("m".to_owned()), ..job(run_at) };
+    // The job outside the lane has lost its worker again.
+    let alone = claim(store, Queue::Background, 10_000).await;
+    end(store, lease(&alone), JobEnd::Done, 10_000).await;
+    let ids = ok(store.enqueue(vec![other(10), other(50_000), other(20_000)]).await);
+    let given = |claimed: &[Claimed]| claimed.iter().map(|one| one.lease.job).collect::<Vec<_>>();
+    let wanted = |place: usize| ids.get(place).copied().into_iter().collect::<Vec<_>>();
+    let first = claim(store, Queue::Background, 10_000).await;
+    same(given(&first), wanted(0), "the first holds the others up");
+    end(store, lease(&first), JobEnd::Done, 10_001).await;
+    let next = claim(store, Queue::Background, 30_000).await;
+    same(given(&next), wanted(2), "then each is due as if it stood alone");
+    end(store, lease(&next), JobEnd::Done, 30_001).await;
+
     let keyed = |id: &str| palisade_core::store::NewEvent { ordering_key: Some("sub_1".to_owned()), ..event(id) };
     let mut other = delivery(0, vec![keyed("c")]);
     other.connection = "beta".into();
@@ -216,16 +231,23 @@ pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
 
 /// A settlement whose effect fails writes nothing at all and leaves the others of its batch alone.
 ///
-/// Fails when a settlement is not undone as a whole.
+/// Fails when a settlement is not undone as a whole: its merges are made before its effects.
 pub async fn a_failed_effect_undoes_its_settlement_alone(store: &dyn Store) {
     let effect = |sql: &str| Effect { sql: sql.to_owned(), values: vec![Value::Integer(1)] };
     ok(store.enqueue(vec![job(0), job(0), job(0)]).await);
     let claimed = claim(store, Queue::Background, 0).await;
+    let added = |id: i64| Change {
+        stream: key().stream,
+        id: id.to_string().into(),
+        span: Span::exact(1),
+        state: State::Present("{}".into()),
+    };
     let batch: Vec<Settlement> = claimed
         .iter()
         .zip([EFFECT_GOOD, EFFECT_BAD, EFFECT_GOOD])
         .map(|(one, sql)| Settlement {
             effects: vec![effect(EFFECT_GOOD), effect(sql)],
+            merges: vec![Merge { key: key(), read_since: None, changes: vec![added(one.lease.job.0)] }],
             follow: vec![job(1)],
             ..settlement(one.lease, JobEnd::Done, 1)
         })
@@ -239,6 +261,9 @@ pub async fn a_failed_effect_undoes_its_settlement_alone(store: &dyn Store) {
     same(committed, vec![true, false, true], "the others are committed");
     assert!(matches!(settled.get(1), Some(Settled::EffectFailed(_))), "the failure is named: {settled:?}");
     same(ok(store.job_counts().await), counts(2, 1, 0), "the failed one is still held and its follower not added");
+    let feed = ok(store.changes(key(), 0, 9).await);
+    let ids = feed.iter().map(|entry| (entry.record.seq, entry.record.id.to_string())).collect();
+    same(ids, vec![(1, "1".to_owned()), (2, "3".to_owned())], "nor is its record");
 }
 
 /// A sync job that dies fails the unfinished run of its stream and mode.

@@ -33,6 +33,7 @@ pub async fn model(subject: &dyn StoreUnderTest, seed: u64, steps: usize, repeat
         reference: reference.clone(),
         store,
         leases: Vec::new(),
+        held: Vec::new(),
         runs: Vec::new(),
         effects: 0,
         trace: Vec::new(),
@@ -78,8 +79,10 @@ struct Model {
     now: i64,
     reference: Arc<MemoryStore>,
     store: Arc<dyn Store>,
+    /// Every lease ever given, and those not settled yet.
     leases: Vec<Lease>,
-    runs: Vec<RunId>,
+    held: Vec<Lease>,
+    runs: Vec<(RunId, StreamKey)>,
     effects: i64,
     trace: Vec<String>,
 }
@@ -140,10 +143,10 @@ impl Model {
     }
 
     fn lease(&self) -> Lease {
-        // Mostly a recent one; now and then one that never was.
-        let recent: Vec<Lease> = self.leases.iter().rev().take(8).copied().collect();
-        match self.pick(&recent) {
-            Some(lease) if !self.one_in(20) => lease,
+        // Mostly one that is held; now and then one of the past, or one that never was.
+        let from = if self.one_in(8) { &self.leases } else { &self.held };
+        match self.pick(from) {
+            Some(lease) if !self.one_in(40) => lease,
             _ => Lease { job: palisade_core::store::JobId(i64::try_from(self.below(9)).unwrap_or(0)), fence: 1 },
         }
     }
@@ -186,7 +189,7 @@ impl Model {
 
     fn change(&self, key: &StreamKey) -> Change {
         let earliest = self.now + i64::try_from(self.below(200)).unwrap_or(0) - 150;
-        let latest = earliest + i64::try_from(self.below(60)).unwrap_or(0);
+        let latest = earliest + i64::try_from(self.below(20)).unwrap_or(0);
         Change {
             stream: key.stream.clone(),
             id: self.pick(&RECORDS).unwrap_or_default().into(),
@@ -199,8 +202,9 @@ impl Model {
         }
     }
 
-    fn merge(&self, commits: u64) -> Merge {
+    async fn merge(&self) -> Merge {
         let key = self.key();
+        let commits = self.commits(&key).await;
         let changes = (0..self.below(3)).map(|_| self.change(&key)).collect();
         Merge { key, read_since: self.one_in(2).then_some(commits.saturating_sub(self.below(3))), changes }
     }
@@ -253,6 +257,7 @@ impl Model {
         let (wanted, found) = both!(self, store => store.claim(claim).await);
         if let Ok(claimed) = &found {
             self.leases.extend(claimed.iter().map(|one| one.lease));
+            self.held.extend(claimed.iter().map(|one| one.lease));
         }
         self.note(format!("{claim:?}"), (told(&wanted), told(&found)))
     }
@@ -260,7 +265,10 @@ impl Model {
     async fn settle(&mut self) -> Option<(String, String)> {
         let mut settlements = Vec::new();
         for _ in 0..=self.below(3) {
-            let commits = self.commits().await;
+            let mut merges = Vec::new();
+            if self.one_in(3) {
+                merges.extend([self.merge().await, self.merge().await]);
+            }
             let reason = "a reason".to_owned();
             settlements.push(Settlement {
                 lease: self.lease(),
@@ -272,11 +280,16 @@ impl Model {
                 },
                 now: self.now(),
                 effects: self.some_effects(),
-                merges: if self.one_in(3) { vec![self.merge(commits), self.merge(commits)] } else { Vec::new() },
+                merges,
                 follow: if self.one_in(4) { vec![self.job()] } else { Vec::new() },
             });
         }
         let (wanted, found) = both!(self, store => store.settle(settlements.clone()).await);
+        for (one, settled) in settlements.iter().zip(found.as_deref().unwrap_or_default()) {
+            if matches!(settled, Settled::Committed(_) | Settled::LeaseLost) {
+                self.held.retain(|held| *held != one.lease);
+            }
+        }
         let answers = (told(&wanted.map(without_phrases)), told(&found.map(without_phrases)));
         self.note(format!("settle {settlements:?}"), answers)
     }
@@ -291,23 +304,22 @@ impl Model {
         effects
     }
 
-    async fn commits(&self) -> u64 {
-        let status = self.reference.clone();
-        let status: &dyn Store = &*status;
-        status.stream(self.key()).await.map_or(0, |status| status.commits)
+    async fn commits(&self, key: &StreamKey) -> u64 {
+        let reference: &dyn Store = &*self.reference;
+        reference.stream(key.clone()).await.map_or(0, |status| status.commits)
     }
 
     async fn runs(&mut self) -> Option<(String, String)> {
         let (lease, now) = (self.lease(), self.now());
-        let newest = self.runs.iter().rev().take(2).copied().collect::<Vec<_>>();
-        let run = self.pick(&newest).unwrap_or(RunId(1));
+        let newest = self.runs.iter().rev().take(3).cloned().collect::<Vec<_>>();
+        let (run, of) = self.pick(&newest).unwrap_or((RunId(1), self.key()));
         match self.below(5) {
             0 => {
                 let key = self.key();
                 let mode = if self.one_in(3) { RunMode::Incremental } else { RunMode::Full };
                 let (wanted, found) = both!(self, store => store.start_run(lease, key.clone(), mode, now).await);
                 if let Ok(run) = &found {
-                    self.runs.push(run.id);
+                    self.runs.push((run.id, run.key.clone()));
                 }
                 self.note(format!("start_run {lease:?} {key:?} {mode:?}"), (told(&wanted), told(&found)))
             }
@@ -332,13 +344,12 @@ impl Model {
                 self.note(format!("{end:?}"), answers)
             }
             _ => {
-                let commits = self.commits().await;
-                let key = self.key();
+                let commits = self.commits(&of).await;
                 let page = PageCommit {
                     lease,
                     run,
                     read_since: commits.saturating_sub(self.below(2)),
-                    changes: (0..self.below(5)).map(|_| self.change(&key)).collect(),
+                    changes: (0..self.below(5)).map(|_| self.change(&of)).collect(),
                     deliveries: if self.one_in(4) { vec![self.delivery()] } else { Vec::new() },
                     next: self.one_in(2).then(|| Cursor::new(format!("p{}", self.below(9)))),
                     now,
@@ -350,8 +361,10 @@ impl Model {
     }
 
     async fn merges(&mut self) -> Option<(String, String)> {
-        let commits = self.commits().await;
-        let merges: Vec<Merge> = (0..=self.below(3)).map(|_| self.merge(commits)).collect();
+        let mut merges = Vec::new();
+        for _ in 0..=self.below(3) {
+            merges.push(self.merge().await);
+        }
         let now = self.now();
         let answers = both!(self, store => told(&store.merge(merges.clone(), now).await));
         self.note(format!("merge {merges:?}"), answers)
