@@ -22,8 +22,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
-/// Fails when a claim takes what another holds, a dropped runner's work is not claimed again, a settlement of the one
-/// that was dropped still counts, or one of two that start together gives up because the other was faster.
+/// Fails when a claim takes what another holds, a dropped runner's work is not claimed again, or one of two that start
+/// together gives up because the other was faster.
 #[test]
 fn two_runners_on_one_file_handle_every_event_once_though_one_dies_at_work() {
     each_paused(
