@@ -38,10 +38,10 @@ const BENCHES: &[(&str, Bench)] = &[
 ];
 
 /// A part that runs in a process of its own: its name, and what it does with its arguments.
-type Child = (&'static str, fn(&[String]));
+type Part = (&'static str, fn(&[String]));
 
 /// What this program does as another process of itself.
-const CHILDREN: &[Child] = &[
+const CHILDREN: &[Part] = &[
     ("call-client", call::client),
     ("loopback-server", loopback::server),
     ("loopback-client", loopback::client),
