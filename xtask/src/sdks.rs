@@ -143,7 +143,7 @@ fn drive(name: &str, mut command: Command, script: &str) -> Outcome {
 /// Starts `palisade emulate stripe` and reads its first line.
 fn emulator() -> Result<(Child, String, String), String> {
     let mut child = steps::palisade()?
-        .args(["emulate", "stripe", "--listen", "127.0.0.1:0"])
+        .args(["emulate", "stripe", "--listen", "127.0.0.1:0", "--connected", "acct_connected"])
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("the emulator cannot start: {e}"))?;

@@ -78,10 +78,15 @@ fn cargo_test() -> Result<Vec<Suite>, String> {
     }
     let status = child.wait().map_err(|e| format!("cargo test: {e}"))?;
     let mut names = in_crates(names.1.into_iter()).into_iter();
+    let mut last = String::new();
     let suites: Vec<Suite> = results
         .1
         .into_iter()
-        .map(|(passed, failed)| Suite { name: names.next().unwrap_or_else(|| "?".to_owned()), passed, failed })
+        .map(|(passed, failed)| {
+            // The examples of one crate may run in two parts under one name.
+            last = names.next().unwrap_or_else(|| last.clone());
+            Suite { name: last.clone(), passed, failed }
+        })
         .collect();
     if suites.is_empty() {
         return Err("cargo test ran nothing: does the workspace build?".to_owned());

@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     /// The secret key that is accepted.
     #[arg(long, default_value = "sk_test_emulator")]
     api_key: String,
+    /// A connected account that `Stripe-Account` may name; may be given several times.
+    #[arg(long = "connected", value_name = "ACCOUNT")]
+    connected: Vec<String>,
     /// Posts signed webhooks of every event to this URL.
     #[arg(long, requires = "secret_file")]
     webhook: Option<String>,
@@ -52,6 +55,7 @@ async fn stripe(arguments: Arguments, secret: Option<String>) -> Result<(), Fail
         listen: arguments.listen,
         seed: arguments.seed,
         api_key: arguments.api_key,
+        connected: arguments.connected,
         ..StripeConfig::default()
     };
     let stripe =
