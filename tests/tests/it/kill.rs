@@ -261,7 +261,8 @@ async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>)
         let faults = scripted - scripted_faults(emulator, &route);
         let full = runs.iter().filter(|run| run.key.stream.as_str() == *stream && run.mode == RunMode::Full);
         let full: Vec<_> = full.collect();
-        let (pages, resumed) = full.iter().fold((0, 0), |(pages, resumed), run| (pages + run.pages, resumed + run.resumed));
+        let (pages, resumed) =
+            full.iter().fold((0, 0), |(pages, resumed), run| (pages + run.pages, resumed + run.resumed));
         let requests = ledger.requests_by_route.get(&route).copied().unwrap_or(0);
         let again = requests - pages - faults;
         println!("{stream}: {requests} requests for {pages} pages, {faults} faults, taken up {resumed} times");
