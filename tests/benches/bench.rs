@@ -17,18 +17,42 @@ use report::Row;
 
 mod call;
 mod harness;
-//mod loopback;
+mod ingest;
+mod limits;
+mod loopback;
 mod report;
 mod signature;
 mod stacks;
+mod sync;
 
 /// Measures one thing; the argument is the number of rounds.
 type Bench = fn(usize) -> Vec<Row>;
 
-const BENCHES: &[(&str, Bench)] = &[("call", call::run), ("signature", signature::run)];
+const BENCHES: &[(&str, Bench)] = &[
+    ("call", call::run),
+    ("loopback", loopback::run),
+    ("signature", signature::run),
+    ("ingest", ingest::run),
+    ("sync", sync::run),
+    ("limits", limits::run),
+];
+
+/// A part that runs in a process of its own: its name, and what it does with its arguments.
+type Part = (&'static str, fn(&[String]));
 
 /// What this program does as another process of itself.
-const CHILDREN: &[(&str, fn(&[String]))] = &[];
+const CHILDREN: &[Part] = &[
+    ("call-client", call::client),
+    ("loopback-server", loopback::server),
+    ("loopback-client", loopback::client),
+    ("ingest-server", ingest::server),
+    ("ingest-load", ingest::client),
+    ("limits-memory", limits::memory),
+    ("sync-provider", sync::provider),
+    ("sync-hub", sync::hub),
+    ("sync-fetch", sync::fetch),
+    ("sync-store", sync::store),
+];
 
 const ROUNDS: usize = 7;
 

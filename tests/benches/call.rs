@@ -1,6 +1,6 @@
 //! What one call costs us: CPU time and allocations of the pipeline over a transport that answers from memory.
 
-use crate::harness::{Spread, rounds, runtime, thread_cpu};
+use crate::harness::{Spread, instructions_each, rounds, runtime, thread_cpu};
 use crate::report::{Row, Target};
 use crate::{allocations, stacks};
 
@@ -25,6 +25,8 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
         timed.iter_mut().map(|measure| measure as &mut dyn FnMut() -> f64).collect();
     let took = rounds(count, &mut contenders);
     let counted: Vec<f64> = stacks::NAMES.iter().map(|name| allocations(name)).collect();
+    let executed: Option<Vec<f64>> =
+        stacks::NAMES.iter().map(|name| instructions_each("call-client", &[name], 5 * CALLS)).collect();
     let mut rows = Vec::new();
     for (kind, verb) in ["GET", "keyed POST"].into_iter().enumerate() {
         let [bare, ours, peer] = [kind, 2 + kind, 4 + kind];
@@ -39,11 +41,16 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
                 .figure_target(Target::AtMost(1_200.0)),
         );
         rows.push(
-            Row::new("call", format!("{verb}, whole call with the bare transport"), Spread::of(took[ours].clone()), "ns")
-                .against(
-                    format!("bare Arc<dyn Transport>: {:.0} ns", Spread::of(took[bare].clone()).median),
-                    Spread::ratio(&took[ours], &took[bare]),
-                ),
+            Row::new(
+                "call",
+                format!("{verb}, whole call with the bare transport"),
+                Spread::of(took[ours].clone()),
+                "ns",
+            )
+            .against(
+                format!("bare Arc<dyn Transport>: {:.0} ns", Spread::of(took[bare].clone()).median),
+                Spread::ratio(&took[ours], &took[bare]),
+            ),
         );
         rows.push(
             Row::new(
@@ -58,6 +65,24 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
             )
             .figure_target(Target::AtMost(8.0)),
         );
+        if let Some(executed) = &executed {
+            let own = executed[ours] - executed[bare];
+            rows.push(
+                Row::new("call", format!("{verb}, own instructions over the bare transport"), Spread::exact(own), "")
+                    .against(
+                        format!("reqwest-middleware, whole call: {:.0}", executed[peer]),
+                        Spread::exact(executed[ours] / executed[peer]),
+                    ),
+            );
+        }
     }
     rows
+}
+
+/// One contender in a process of its own: `name calls`.
+pub(crate) fn client(args: &[String]) {
+    let [name, calls] = args else { panic!("two arguments") };
+    let runtime = runtime();
+    let send = runtime.block_on(async { stacks::sender(name) });
+    runtime.block_on(send(calls.parse().expect("a number")));
 }

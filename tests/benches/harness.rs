@@ -100,8 +100,7 @@ impl Child {
         Self::spawn(command)
     }
 
-    /// Starts this program as `--child name args…` under `perf stat`, where there is one: the answer is the child and
-    /// how to read its count of instructions once it has ended.
+    /// Starts a command with its standard input and output in our hands.
     pub(crate) fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().expect("this program can be started again");
@@ -150,6 +149,33 @@ impl Drop for Child {
             let _ = self.process.wait();
         }
     }
+}
+
+/// Counts the instructions, user and kernel, of one piece of work that `--child name args… count` does `count` times,
+/// under `perf stat`. It runs twice and the difference is divided: starting up does not count. Instructions repeat
+/// within 1 % however busy the machine is. `None` where there is no `perf` or no hardware counter.
+pub(crate) fn instructions_each(name: &str, args: &[&str], count: usize) -> Option<f64> {
+    let run = |count: usize| -> Option<f64> {
+        let output = Command::new("perf")
+            .args(["stat", "-x", ";", "-e", "instructions:u,instructions:k", "--"])
+            .arg(std::env::current_exe().ok()?)
+            .args(["--child", name])
+            .args(args)
+            .arg(count.to_string())
+            .stdin(Stdio::null())
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        let text = String::from_utf8(output.stderr).ok()?;
+        let counts: Vec<f64> = text
+            .lines()
+            .filter(|line| line.contains("instructions:"))
+            .map(|line| line.split(';').next().and_then(|count| count.parse().ok()))
+            .collect::<Option<_>>()?;
+        (counts.len() == 2).then(|| counts.iter().sum())
+    };
+    let few = count / 10;
+    Some((run(count)? - run(few)?) / (count - few) as f64)
 }
 
 /// The child's side: answers each line of standard input until it ends.

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use crate::harness::{Child, Spread, number, rounds};
+use crate::harness::{Child, Spread, number};
 use crate::report::{Row, Target};
 
 mod hub;
@@ -72,7 +72,8 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
         against("event with its job", HUB_WANTED, "bare axum, group commit of the same two rows", GROUPED_WITH_JOB)
             .target(Target::AtLeast(0.9)),
         against("event with its job", HUB_WANTED, "bare axum, group commit of the event row alone", GROUPED),
-        against("event nobody handles", HUB, "bare axum, one transaction per delivery", EACH).target(Target::AtLeast(3.0)),
+        against("event nobody handles", HUB, "bare axum, one transaction per delivery", EACH)
+            .target(Target::AtLeast(3.0)),
         against("event with its job", HUB_WANTED, "bare axum, one transaction per delivery", EACH)
             .target(Target::AtLeast(3.0)),
         Row::new("ingest", "event with its job, server CPU per delivery", Spread::of(cpu(HUB_WANTED)), "µs").against(
@@ -84,12 +85,10 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
         let of = |who: usize| -> Vec<f64> {
             latencies[who].iter().map(|pair: &(f64, f64)| if pick == 0 { pair.0 } else { pair.1 }).collect()
         };
-        rows.push(
-            Row::new("ingest", format!("event with its job, {what}"), Spread::of(of(HUB_WANTED)), "ms").against(
-                format!("bare axum, same two rows: {:.1} ms", Spread::of(of(GROUPED_WITH_JOB)).median),
-                Spread::ratio(&of(HUB_WANTED), &of(GROUPED_WITH_JOB)),
-            ),
-        );
+        rows.push(Row::new("ingest", format!("event with its job, {what}"), Spread::of(of(HUB_WANTED)), "ms").against(
+            format!("bare axum, same two rows: {:.1} ms", Spread::of(of(GROUPED_WITH_JOB)).median),
+            Spread::ratio(&of(HUB_WANTED), &of(GROUPED_WITH_JOB)),
+        ));
     }
     let mut resident = |who: usize| number(&servers[who].child.ask("stats"), "peak_mib");
     let (ours, theirs) = (resident(HUB_WANTED), resident(GROUPED_WITH_JOB));
@@ -121,7 +120,8 @@ impl Server {
 /// A server in a process of its own: `name file`. Prints its address, then answers `stats` until its input ends.
 pub(crate) fn server(args: &[String]) {
     let [name, file] = args else { panic!("two arguments") };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let file = Path::new(file);
     let address = match name.as_str() {
         "hub" | "hub-wanted" => runtime.block_on(hub::start(file)),

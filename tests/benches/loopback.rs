@@ -3,7 +3,6 @@
 //! The server is another process, so that the CPU counted is the client's alone. Every stack keeps 64 requests in
 //! flight over keep-alive HTTP/1.1 on one thread.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -12,7 +11,7 @@ use http::Uri;
 use palisade_core::transport::HttpTransport;
 use palisade_core::{ConnectionId, TenantId, Transport};
 
-use crate::harness::{Child, Spread, process_cpu, rounds, runtime};
+use crate::harness::{Child, Spread, instructions_each, process_cpu, rounds, runtime};
 use crate::report::{Row, Target};
 use crate::stacks::{self, WRITE};
 
@@ -57,11 +56,9 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
 
 /// The same in instructions, user and kernel, where the machine has `perf` and its counters: they repeat within 1 %.
 fn instructions(base: &str) -> Vec<Row> {
-    let counted: Option<Vec<f64>> = NAMES.iter().map(|name| instructions_per_request(name, base)).collect();
-    let Some(counted) = counted else {
-        println!("  no hardware counters here (perf stat): instructions are left out");
-        return Vec::new();
-    };
+    let counted: Option<Vec<f64>> =
+        NAMES.iter().map(|name| instructions_each("loopback-client", &[name, base], COUNTED)).collect();
+    let Some(counted) = counted else { return Vec::new() };
     let row = |what: &str, at: usize| {
         Row::new("loopback", what, Spread::exact(counted[at]), "instructions")
             .against(format!("raw reqwest: {:.0}", counted[0]), Spread::exact(counted[at] / counted[0]))
@@ -70,28 +67,6 @@ fn instructions(base: &str) -> Vec<Row> {
         row("Client over HttpTransport, instructions per request", 1).target(Target::AtMost(1.12)),
         row("reqwest-middleware, instructions per request", 2),
     ]
-}
-
-/// Runs a client of its own under `perf stat`, twice, and divides the difference: starting up does not count.
-fn instructions_per_request(name: &str, base: &str) -> Option<f64> {
-    let run = |requests: usize| -> Option<f64> {
-        let output = Command::new("perf")
-            .args(["stat", "-x", ";", "-e", "instructions:u,instructions:k", "--"])
-            .arg(std::env::current_exe().ok()?)
-            .args(["--child", "loopback-client", name, base, &requests.to_string()])
-            .output()
-            .ok()
-            .filter(|output| output.status.success())?;
-        let text = String::from_utf8(output.stderr).ok()?;
-        let counts: Vec<f64> = text
-            .lines()
-            .filter(|line| line.contains("instructions:"))
-            .map(|line| line.split(';').next().and_then(|count| count.parse().ok()))
-            .collect::<Option<_>>()?;
-        (counts.len() == 2).then(|| counts.iter().sum())
-    };
-    let few = COUNTED / 10;
-    Some((run(COUNTED)? - run(few)?) / (COUNTED - few) as f64)
 }
 
 /// The client in a process of its own: `name base requests`.
@@ -130,9 +105,15 @@ enum Stack {
 impl Stack {
     fn new(name: &str, base: &str) -> Self {
         let url = format!("{base}/v1/customers");
-        // As `HttpTransport` sets its own: no proxy, no redirect, connections kept.
+        // As `HttpTransport` sets its own.
         let plain = || {
-            let builder = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+            let builder = reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .referer(false)
+                .retry(reqwest::retry::never())
+                .no_proxy()
+                .tcp_nodelay(true)
+                .user_agent("palisade/0.1.0");
             builder.build().expect("a client")
         };
         match name {

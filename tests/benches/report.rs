@@ -125,11 +125,7 @@ fn grouped(value: f64) -> String {
 }
 
 fn spread(s: Spread) -> String {
-    if s.min == s.max {
-        short(s.median)
-    } else {
-        format!("{} ({}–{})", short(s.median), short(s.min), short(s.max))
-    }
+    if s.min == s.max { short(s.median) } else { format!("{} ({}–{})", short(s.median), short(s.min), short(s.max)) }
 }
 
 /// Prints the rows as one Markdown table, so that it can stand in a document as it is.

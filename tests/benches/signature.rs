@@ -36,7 +36,8 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
             black_box(mac.finalize());
         })
     };
-    let mut by_stripe = || each(|| stripe_scheme.verify(black_box(&stripe), &stripe_secrets, now).expect("it is valid"));
+    let mut by_stripe =
+        || each(|| stripe_scheme.verify(black_box(&stripe), &stripe_secrets, now).expect("it is valid"));
     let mut by_standard =
         || each(|| StandardWebhook.verify(black_box(&standard), &standard_secrets, now).expect("it is valid"));
     let took = rounds(count, &mut [&mut bare, &mut by_stripe, &mut by_standard]);
@@ -74,7 +75,12 @@ fn delivery(body: &Bytes, headers: &[(&'static HeaderName, String)]) -> RawDeliv
     for (name, value) in headers {
         all.insert(*name, value.parse().expect("a header"));
     }
-    RawDelivery { method: Method::POST, url: "https://hooks.example.com/stripe".into(), headers: all, body: body.clone() }
+    RawDelivery {
+        method: Method::POST,
+        url: "https://hooks.example.com/stripe".into(),
+        headers: all,
+        body: body.clone(),
+    }
 }
 
 fn stripe(body: &Bytes, secret: &Secret) -> RawDelivery {

@@ -30,8 +30,7 @@ pub(crate) fn answer_body() -> Bytes {
 }
 
 /// A limit that is asked but never waited for: a unit every 10 ns.
-static AMPLE: Bucket =
-    Bucket { name: "ample", units: 100_000_000, per: Duration::from_secs(1), burst: 100_000_000 };
+static AMPLE: Bucket = Bucket { name: "ample", units: 100_000_000, per: Duration::from_secs(1), burst: 100_000_000 };
 /// A read.
 pub(crate) static READ: Operation = Operation {
     provider: "example",
@@ -98,7 +97,11 @@ impl Classifier for ByStatus {
 
 /// Makes the pipeline with every policy on over a transport.
 pub(crate) fn client(base_url: &str, transport: Arc<dyn Transport>) -> Client {
-    let profile = Profile::new("example", &[HOST], Arc::new(ByStatus)).allowing(base_url);
+    over(Profile::new("example", &[HOST], Arc::new(ByStatus)).allowing(base_url), transport)
+}
+
+/// Makes the pipeline of a profile over a transport.
+pub(crate) fn over(profile: Profile, transport: Arc<dyn Transport>) -> Client {
     let credential = FixedCredential::new(&Scheme::Bearer("sk_test_4eC39HqLyjWDarjtT1zdp7dc".into())).unwrap();
     Client::builder(profile, transport, Arc::new(credential)).build().unwrap()
 }
@@ -224,11 +227,8 @@ pub(crate) const NAMES: &[&str] =
 pub(crate) fn sender(name: &str) -> impl Fn(usize) -> std::pin::Pin<Box<dyn Future<Output = ()>>> + use<> {
     let operation = if name.ends_with("post") { &WRITE } else { &READ };
     let memory: Arc<dyn Transport> = Arc::new(Memory::new());
-    let transport: Arc<dyn Transport> = if name.starts_with("palisade") {
-        Arc::new(client(&format!("https://{HOST}"), memory))
-    } else {
-        memory
-    };
+    let transport: Arc<dyn Transport> =
+        if name.starts_with("palisade") { Arc::new(client(&format!("https://{HOST}"), memory)) } else { memory };
     let over_middleware = name.starts_with("middleware").then(|| middleware(reqwest::Client::new(), true));
     move |calls| {
         let transport = Arc::clone(&transport);

@@ -210,7 +210,7 @@ pub(crate) fn store(args: &[String]) {
     connection
         .execute_batch(
             "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-             PRAGMA wal_autocheckpoint = 1000; PRAGMA cache_size = -32768;
+             PRAGMA wal_autocheckpoint = 1000; PRAGMA cache_size = -16384;
              CREATE TABLE record (id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, seq INTEGER NOT NULL,
                  hash INTEGER NOT NULL, ext_id TEXT NOT NULL, data BLOB) STRICT;
              CREATE UNIQUE INDEX record_key ON record (stream, ext_id);

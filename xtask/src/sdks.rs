@@ -142,12 +142,11 @@ fn drive(name: &str, mut command: Command, script: &str) -> Outcome {
 
 /// Starts `palisade emulate stripe` and reads its first line.
 fn emulator() -> Result<(Child, String, String), String> {
-    let mut child =
-        steps::cargo(&["run", "--quiet", "--locked", "--package", "palisade-hub", "--bin", "palisade", "--"])
-            .args(["emulate", "stripe", "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("the emulator cannot start: {e}"))?;
+    let mut child = steps::palisade()?
+        .args(["emulate", "stripe", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("the emulator cannot start: {e}"))?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
         let _ = BufReader::new(out).read_line(&mut line);

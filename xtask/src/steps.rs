@@ -82,11 +82,19 @@ pub(crate) fn ci() -> Step {
     tested.print()
 }
 
-/// The demo, with the binary and profile the tests have built.
+/// The demo, with the binary the tests have built.
 pub(crate) fn demo(args: &[String]) -> Step {
-    let mut command = cargo(&["run", "--locked", "--package", "palisade-hub", "--bin", "palisade", "--", "demo"]);
-    command.args(args).stdin(Stdio::inherit());
+    let mut command = palisade()?;
+    command.arg("demo").args(args).stdin(Stdio::inherit());
     run("demo", &mut command)
+}
+
+/// Builds the hub's binary and returns the command that starts it. Built with the whole workspace, so that features
+/// are those of the tests and nothing is built twice.
+pub(crate) fn palisade() -> Result<Command, String> {
+    run("building palisade", &mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    let beside = std::env::current_exe().map_err(|e| format!("where am I? {e}"))?.with_file_name("palisade");
+    Ok(Command::new(beside.with_extension(std::env::consts::EXE_EXTENSION)))
 }
 
 /// The measurements.

@@ -460,6 +460,10 @@ impl Profile {
             (!limits.lane_idle.is_zero(), "limits.lane_idle must be longer than nothing"),
             (limits.waiting_max >= 1, "limits.waiting_max must be at least 1"),
             (
+                self.attempt_timeout_max.is_none_or(|max| !max.is_zero()),
+                "attempt_timeout_max must be longer than nothing",
+            ),
+            (
                 http::HeaderName::from_bytes(self.request_id_header.as_bytes()).is_ok(),
                 "request_id_header must be a header name",
             ),

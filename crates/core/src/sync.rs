@@ -203,6 +203,14 @@ pub trait Source: Send + Sync {
         span: Span,
     ) -> Result<Page>;
 
+    /// Gives the position before `cursor`, when the provider refused it as expired although the stream is still there:
+    /// a list that goes on behind an object cannot once the object is deleted. Each step goes further back, and what
+    /// is read twice is merged as unchanged. `None` (also the default) ends the run as expired.
+    fn step_back(&self, stream: &StreamName, cursor: &Cursor) -> Option<Cursor> {
+        let _ = (stream, cursor);
+        None
+    }
+
     /// Makes the request for one record.
     ///
     /// # Errors

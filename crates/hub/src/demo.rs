@@ -117,7 +117,7 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?));
     let mutations = tokio::spawn(mutate(stage.emulator.clone(), story.clone(), progress.clone()));
 
-    let pages_at_kill = kill_workers_in_mid_run(&mut stage, story, progress).await?;
+    let killed = kill_workers_in_mid_run(&mut stage, story, progress).await?;
     let _ = mutations.await;
     let written = writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))?;
     progress.say("waiting for late deliveries");
@@ -129,7 +129,7 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let quiet = heal(&stage, progress).await?;
     progress.say("comparing with the provider's truth");
     let copies = consumer.finish().await?;
-    let seen = verdict::Seen { story, stage: &stage, copies, written, pages_at_kill, stored_before_healing, quiet };
+    let seen = verdict::Seen { story, stage: &stage, copies, written, killed, stored_before_healing, quiet };
     let report = verdict::judge(seen, began.elapsed()).await?;
     progress.done();
     Ok(Told { report, address, stage })
@@ -274,35 +274,34 @@ async fn mutate(emulator: emulated::Stripe, story: Story, progress: Progress) {
     }
 }
 
-/// Waits until the customers' full run is half-way, kills every worker where it stands, and starts new ones.
-/// Returns how many pages that run had committed when its workers died.
-async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<u64> {
-    let half = u64::try_from(story.customers / 2).unwrap_or(0);
+/// Waits until the customers' full run is half-way, kills every worker where it stands, and starts new ones. Returns
+/// whether the run was under way when its workers died.
+async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<bool> {
+    let all = story.customers as u64;
     let deadline = Instant::now() + QUIET_WITHIN;
-    let pages = loop {
-        let run = full_run(stage, "customers").await?;
-        let (records, pages) = run.as_ref().map_or((0, 0), |run| (run.counts.added, run.pages));
-        progress.customers(records, story.customers as u64);
-        if records >= half || Instant::now() > deadline {
-            break pages;
-        }
-        sleep(LOOK).await;
-    };
-    progress.say("killing the workers in mid-run");
-    stage.runner.abort();
-    let _ = (&mut stage.runner).await;
-    stage.runner = tokio::spawn(stage.hub.runner().run(stage.stop.subscribe()));
+    let mut killed = None;
     while Instant::now() < deadline {
-        let run = full_run(stage, "customers").await?;
-        if let Some(run) = &run {
-            progress.customers(run.counts.added, story.customers as u64);
-            if run.state != RunState::Running {
+        if let Some(run) = full_run(stage, "customers").await? {
+            progress.customers(listed(&run), all);
+            let running = run.state == RunState::Running;
+            if killed.is_none() && (!running || listed(&run) >= all / 2) {
+                progress.say("killing the workers in mid-run");
+                stage.runner.abort();
+                let _ = (&mut stage.runner).await;
+                stage.runner = tokio::spawn(stage.hub.runner().run(stage.stop.subscribe()));
+                killed = Some(running);
+            } else if !running {
                 break;
             }
         }
         sleep(LOOK).await;
     }
-    Ok(pages)
+    Ok(killed.unwrap_or(false))
+}
+
+/// Records the run has listed, whatever they changed here.
+fn listed(run: &Run) -> u64 {
+    run.counts.added + run.counts.updated + run.counts.unchanged + run.counts.older
 }
 
 async fn full_run(stage: &Stage, stream: &str) -> Result<Option<Run>> {

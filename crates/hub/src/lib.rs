@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`hub`] | [`Hub`], its builder and settings |
 //! | [`runner`] | [`Runner`]: connections, worker tasks, call log |
-//! | [`serve`] | the bounded HTTP server, for who has none |
+//! | [`mod@serve`] | the bounded HTTP server, for who has none |
 //! | [`config`] | the configuration file of the binary |
 //! | [`cli`] | the command line |
 //! | [`demo`] | the story `palisade demo` tells |

@@ -12,7 +12,7 @@ use palisade_core::call::Call;
 use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, RecordId, Result, StreamName, Timestamp};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use stripe_client_core::StripeMethod;
@@ -29,6 +29,9 @@ use effect::{Effect, effects};
 
 /// The name of the stream of `/v1/events`.
 pub const EVENTS: &str = "events";
+/// Ids a cursor holds: Stripe refuses to list behind a deleted object (stripe-python #671), so many may be deleted
+/// between two pages before the run has to start over.
+const CURSOR_IDS: usize = 8;
 /// The most objects Stripe puts on a page (Stripe API reference, pagination).
 const PAGE_MAX: u32 = 100;
 
@@ -138,8 +141,9 @@ impl Source for StripeSource {
             StreamKind::Records => {
                 // Without it the list leaves out ended subscriptions, and a full run would take them for deleted.
                 let all = if spec.name == "subscriptions" { "&status=all" } else { "" };
-                let after =
-                    cursor.map_or_else(String::new, |after| format!("&starting_after={}", encode(after.as_str())));
+                let after = cursor
+                    .and_then(|cursor| cursor.as_str().split(',').next())
+                    .map_or_else(String::new, |id| format!("&starting_after={}", encode(&decoded(id))));
                 format!("limit={limit}{all}{after}")
             }
         };
@@ -158,6 +162,13 @@ impl Source for StripeSource {
         match spec(stream)?.kind {
             StreamKind::Records => records(stream, body, &list, span),
             StreamKind::Events => events(cursor, body, &list, span),
+        }
+    }
+
+    fn step_back(&self, stream: &StreamName, cursor: &Cursor) -> Option<Cursor> {
+        match spec(stream).ok()?.kind {
+            StreamKind::Records => cursor.as_str().split_once(',').map(|(_, before)| Cursor::new(before)),
+            StreamKind::Events => None,
         }
     }
 
@@ -263,6 +274,17 @@ fn encode(text: &str) -> impl std::fmt::Display {
     utf8_percent_encode(text, KEPT)
 }
 
+fn decoded(text: &str) -> std::borrow::Cow<'_, str> {
+    percent_decode_str(text).decode_utf8_lossy()
+}
+
+/// Makes the cursor behind a page: its last id, and a few before it for when that object is deleted meanwhile.
+fn behind(changes: &[Change]) -> Cursor {
+    let ids: Vec<String> =
+        changes.iter().rev().take(CURSOR_IDS).map(|change| encode(change.id.as_str()).to_string()).collect();
+    Cursor::new(ids.join(","))
+}
+
 fn records(stream: &StreamName, body: &Bytes, list: &List<'_>, span: Span) -> Result<Page> {
     let mut changes = Vec::with_capacity(list.data.len());
     for raw in &list.data {
@@ -272,7 +294,7 @@ fn records(stream: &StreamName, body: &Bytes, list: &List<'_>, span: Span) -> Re
         changes.push(Change { stream: stream.clone(), id: RecordId::new(&*id), span, state });
     }
     let next = match changes.last() {
-        Some(last) if list.has_more => Next::More(Cursor::new(last.id.as_str())),
+        Some(_) if list.has_more => Next::More(behind(&changes)),
         None if list.has_more => return Err(decode("an empty page says that more objects follow")),
         Some(_) | None => Next::Done { resume: None },
     };

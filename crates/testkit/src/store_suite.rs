@@ -1,5 +1,5 @@
 //! What every store must do, as plain functions: each doc line is the promise, each takes an empty store. And
-//! [`model`]: random sequences of operations compared step by step with the in-memory reference.
+//! [`model()`]: random sequences of operations compared step by step with the in-memory reference.
 //!
 //! ```no_run
 //! # use palisade_testkit::store_suite::{self, StoreUnderTest};

@@ -16,7 +16,7 @@ use super::load::{ID_HEADER, PATH, WANTED};
 /// Most rows in one commit, as the hub's writer has it.
 const BATCH_MAX: usize = 512;
 
-/// The columns and unique key of the hub's own tables; no other index.
+/// The columns and unique key of the hub's own tables; no other index but the one jobs are claimed by.
 const SCHEMA: &str = "
     CREATE TABLE event (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, received_at INTEGER NOT NULL,
         created INTEGER, delivery INTEGER, endpoint TEXT NOT NULL, event_id TEXT NOT NULL, connection TEXT NOT NULL,
@@ -29,11 +29,11 @@ const SCHEMA: &str = "
         work TEXT, reason TEXT) STRICT;
     CREATE INDEX job_ready ON job (queue, priority DESC, run_at, id) WHERE state = 0;";
 const PRAGMAS: &str = "PRAGMA page_size = 16384; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-    PRAGMA wal_autocheckpoint = 1000; PRAGMA cache_size = -32768; PRAGMA temp_store = MEMORY;";
-const EVENT: &str = "INSERT INTO event (state, received_at, endpoint, event_id, connection, provider, kind, headers, payload)
-    VALUES (0, ?1, 'stripe', ?2, 'stripe', 'stripe', ?3, ?4, ?5)";
-const JOB: &str = "INSERT INTO job (state, queue, priority, run_at, attempt, attempts_max, fence, event)
-    VALUES (0, 0, 0, ?1, 0, 20, 0, ?2)";
+    PRAGMA wal_autocheckpoint = 1000; PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY;";
+const EVENT: &str = "INSERT INTO event (state, received_at, created, endpoint, event_id, connection, provider, kind,
+    ordering_key, headers, payload) VALUES (0, ?1, ?1, 'stripe', ?2, 'stripe', 'stripe', ?3, ?2, ?4, ?5)";
+const JOB: &str = "INSERT INTO job (state, queue, priority, run_at, attempt, attempts_max, fence, event, lane)
+    VALUES (0, 0, 0, ?1, 0, 20, 0, ?2, 'event/stripe/' || ?3)";
 
 struct NewRow {
     id: String,
@@ -58,7 +58,9 @@ pub(super) async fn start(name: &str, file: &Path) -> String {
     let app = Router::new().route(PATH, axum::routing::post(accept)).with_state(queue);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
-    tokio::spawn(async move { axum::serve(listener, app).tcp_nodelay(true).await });
+    let listener =
+        axum::serve::ListenerExt::tap_io(listener, |stream| stream.set_nodelay(true).expect("a socket option"));
+    tokio::spawn(async move { axum::serve(listener, app).await });
     address
 }
 
@@ -94,7 +96,8 @@ fn write(connection: &Connection, waiting: &Receiver<NewRow>, batch_max: usize, 
             let mut insert = connection.prepare_cached(EVENT).unwrap();
             insert.execute(params![now, row.id, WANTED, row.headers, &row.body[..]]).unwrap();
             if with_job {
-                connection.prepare_cached(JOB).unwrap().execute(params![now, connection.last_insert_rowid()]).unwrap();
+                let mut insert = connection.prepare_cached(JOB).unwrap();
+                insert.execute(params![now, connection.last_insert_rowid(), row.id]).unwrap();
             }
         }
         run("COMMIT");

@@ -65,7 +65,7 @@ pub(super) struct Engine {
 struct Route<'a> {
     host: &'a Host,
     lane: Arc<Lane>,
-    meters: Arc<OperationMeters>,
+    meters: &'a OperationMeters,
     cost: NonZeroU32,
 }
 
@@ -111,11 +111,11 @@ impl Engine {
         result
     }
 
-    async fn conduct(&self, on: &mut Ongoing<'_>, out: &mut Outgoing) -> Result<Response<Bytes>> {
+    async fn conduct<'e>(&'e self, on: &mut Ongoing<'e>, out: &mut Outgoing) -> Result<Response<Bytes>> {
         let host = Host::of(&self.hosts, out.uri())?;
         let operation = on.call.operation;
         let meters = host.operation(operation, out.method(), out.uri(), &self.meters)?;
-        on.meters = Some(Arc::clone(&meters));
+        on.meters = Some(meters);
         out.identify(&on.call, meters.key.as_ref(), &*self.random)?;
         if on.deadline <= on.started {
             return Err(Error::new(ErrorKind::Timeout, "the caller's deadline had passed before the call began"));
@@ -163,8 +163,8 @@ impl Engine {
 
     /// One attempt, or the error of a refusal before it.
     async fn attempt(&self, on: &mut Ongoing<'_>, out: &mut Outgoing, to: &Route<'_>, now: Instant) -> Result<Judged> {
-        let asked = now;
-        to.host.breaker.peek(self.moment(now)).map_err(circuit_open)?;
+        let (asked, mut moment) = (now, self.moment(now));
+        to.host.breaker.peek(moment).map_err(circuit_open)?;
         let passage = Passage {
             tenant: &on.call.tenant,
             priority: on.call.priority,
@@ -173,10 +173,13 @@ impl Engine {
             origin: self.origin,
             waiting_max: self.profile.limits.waiting_max,
         };
-        let now = to.lane.pass(passage, now).await.map_err(lane_refused)?;
+        let now = to.lane.pass(passage, now, moment).await.map_err(lane_refused)?;
         let (place, now) = self.place(on, now).await?;
-        on.waited += now - asked;
-        let permit = to.host.breaker.acquire(self.moment(now)).map_err(circuit_open)?;
+        if now != asked {
+            on.waited += now - asked;
+            moment = self.moment(now);
+        }
+        let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
         let (credential, now) = match on.credential.take() {
             Some(refreshed) => (refreshed, now),
             None => self.credential(on, now).await?,

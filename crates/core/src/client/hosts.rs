@@ -5,9 +5,8 @@
 //! loopback). Plain `http` is for loopback hosts only. An address with user information is always refused.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::OnceLock;
 
-use arc_swap::ArcSwap;
 use http::uri::{Authority, Scheme};
 use http::{Method, Uri};
 
@@ -28,8 +27,7 @@ pub(super) struct Host {
     loopback: bool,
     pub(super) breaker: Breaker,
     pub(super) budget: Budget,
-    /// Sorted by the address of the operation's static. There are some hundred at most, so it is copied to grow.
-    operations: ArcSwap<Vec<(usize, Arc<OperationMeters>)>>,
+    operations: Operations,
 }
 
 impl Host {
@@ -62,7 +60,7 @@ impl Host {
             port: authority.port_u16(),
             breaker: Breaker::new(profile.breaker.clone(), state, trips),
             budget: Budget::new(profile.retry.budget),
-            operations: ArcSwap::default(),
+            operations: Operations::default(),
         })
     }
 
@@ -79,10 +77,10 @@ impl Host {
         let secure = *scheme == Scheme::HTTPS;
         // Nearly always the address is written as the entry is, and then there is nothing to take apart.
         let exact = |host: &&Self| host.entry == authority.as_str() && (secure || host.loopback);
-        if secure || *scheme == Scheme::HTTP {
-            if let Some(host) = hosts.iter().find(exact) {
-                return Ok(host);
-            }
+        if (secure || *scheme == Scheme::HTTP)
+            && let Some(host) = hosts.iter().find(exact)
+        {
+            return Ok(host);
         }
         if authority.as_str().contains('@') {
             return refused("the address of the call carries user information, which would leak");
@@ -116,23 +114,12 @@ impl Host {
         method: &Method,
         uri: &Uri,
         meters: &ClientMeters,
-    ) -> Result<Arc<OperationMeters>> {
+    ) -> Result<&OperationMeters> {
         let address = std::ptr::from_ref(operation).addr();
-        let at = |known: &[(usize, Arc<OperationMeters>)]| known.binary_search_by_key(&address, |(key, _)| *key);
-        let known = self.operations.load();
-        if let Some((_, meters)) = at(&known).ok().and_then(|found| known.get(found)) {
-            return Ok(Arc::clone(meters));
-        }
-        let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
-        let made = Arc::new(OperationMeters::new(&meters.metrics, operation, method, &self.name, port)?);
-        self.operations.rcu(|known| {
-            let mut grown = Vec::clone(known);
-            if let Err(place) = at(&grown) {
-                grown.insert(place, (address, Arc::clone(&made)));
-            }
-            grown
-        });
-        Ok(made)
+        self.operations.find_or_make(address, || {
+            let port = uri.port_u16().unwrap_or(if uri.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 });
+            OperationMeters::new(&meters.metrics, operation, method, &self.name, port)
+        })
     }
 
     /// Tells whether this is the host written as in the profile.
@@ -146,6 +133,63 @@ impl Host {
     }
 }
 
+/// The meters by the address of the operation's static: a table that only grows, so that reading it takes no lock and
+/// counts no reference.
+#[derive(Debug, Default)]
+struct Operations {
+    slots: [OnceLock<(usize, OperationMeters)>; SLOTS],
+    /// Where those go that find the table full.
+    more: OnceLock<Box<Operations>>,
+}
+
+/// More operations than most providers' clients use.
+const SLOTS: usize = 32;
+
+impl Operations {
+    fn find_or_make(&self, address: usize, make: impl FnOnce() -> Result<OperationMeters>) -> Result<&OperationMeters> {
+        match self.find(address) {
+            Some(found) => Ok(found),
+            None => Ok(self.insert(address, make()?)),
+        }
+    }
+
+    fn find(&self, address: usize) -> Option<&OperationMeters> {
+        let mut table = self;
+        loop {
+            for slot in table.probe(address) {
+                let (key, meters) = slot.get()?;
+                if *key == address {
+                    return Some(meters);
+                }
+            }
+            table = table.more.get()?;
+        }
+    }
+
+    /// Puts the meters into the first free slot, unless someone else was quicker with the same operation.
+    fn insert(&self, address: usize, meters: OperationMeters) -> &OperationMeters {
+        let mut value = Some((address, meters));
+        let mut table = self;
+        loop {
+            for slot in table.probe(address) {
+                value = value.and_then(|value| slot.set(value).err());
+                if let Some((key, meters)) = slot.get()
+                    && *key == address
+                {
+                    return meters;
+                }
+            }
+            table = table.more.get_or_init(Box::default);
+        }
+    }
+
+    /// Goes round the slots from the one the address points at. Statics lie some words apart.
+    fn probe(&self, address: usize) -> impl Iterator<Item = &OnceLock<(usize, OperationMeters)>> {
+        let begin = address / 64 % SLOTS;
+        self.slots.iter().skip(begin).chain(self.slots.iter().take(begin))
+    }
+}
+
 /// Tells whether a host is this machine: `localhost`, `127.0.0.0/8`, `[::1]`.
 fn is_loopback(name: &str) -> bool {
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
@@ -154,8 +198,12 @@ fn is_loopback(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
     use super::super::StatusClassifier;
     use super::*;
+    use crate::call::{Bucket, Replay};
     use crate::metrics::Metrics;
 
     fn hosts(entries: &[&str]) -> Result<Vec<Host>> {
@@ -201,6 +249,36 @@ mod tests {
         check(&["[::1]:80"], "http://[::1]/", true);
         check(&["10.0.0.1"], "http://10.0.0.1/", false);
         check(&["localhost.evil.com"], "http://localhost.evil.com/", false);
+    }
+
+    // Fails when a full table, or two operations of one slot, lose or mix up meters.
+    #[test]
+    fn the_table_of_operations_keeps_them_apart_however_many_there_are() {
+        static BUCKET: Bucket = Bucket { name: "b", units: 1, per: Duration::from_secs(1), burst: 1 };
+        let (table, metrics) = (Operations::default(), Metrics::default());
+        let mut made = 0;
+        for round in 0..2 {
+            for n in 0..200 {
+                let operation: &'static Operation = Box::leak(Box::new(Operation {
+                    provider: "p",
+                    name: format!("operation-{n}").leak(),
+                    url_template: "/",
+                    replay: Replay::Safe,
+                    bucket: &BUCKET,
+                    cost: 1,
+                    attempt_timeout: Duration::from_secs(1),
+                    overall_timeout: Duration::from_secs(1),
+                    body_bytes_max: 1,
+                }));
+                // Addresses of our own, many of them pointing at the same slot.
+                let found = table.find_or_make(n * 1_024, || {
+                    made += 1;
+                    OperationMeters::new(&metrics, operation, &Method::GET, "h", 1)
+                });
+                assert!(format!("{:?}", found.unwrap()).contains(&format!("\"operation-{n}\"")), "{round}");
+            }
+        }
+        assert_eq!(made, 200);
     }
 
     #[test]

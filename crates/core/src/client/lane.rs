@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, TenantId};
 
 /// What tells lanes apart. Two operations with equal buckets share a lane of the same connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LaneKey {
     pub(super) connection: ConnectionId,
     pub(super) part: Option<Arc<str>>,
@@ -42,9 +42,15 @@ impl PartialEq for BucketKey {
 
 impl Eq for BucketKey {}
 
-impl std::hash::Hash for BucketKey {
+/// Few writes: the hasher's work is per write more than per byte, and equality looks at everything anyway.
+impl std::hash::Hash for LaneKey {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
+        state.write(self.connection.as_str().as_bytes());
+        if let Some(part) = &self.part {
+            state.write(part.as_bytes());
+        }
+        let Bucket { name, units, burst, .. } = self.bucket.0;
+        state.write_u64(u64::from(*units) << 32 | u64::from(*burst) ^ name.len() as u64);
     }
 }
 
@@ -147,9 +153,11 @@ impl Lane {
 
     /// Waits for the pause, the turn and the units, or refuses at once when that would pass the deadline. Refusing
     /// takes no units. Dropping the future leaves the queue; units already taken are spent.
-    pub(super) async fn pass(&self, passage: Passage<'_>, now: Instant) -> Result<Instant, Refusal> {
-        let moment = nanos_since(passage.origin, now);
-        self.used_at.fetch_max(moment, Relaxed);
+    ///
+    /// `moment` is `now` on the engine's scale.
+    pub(super) async fn pass(&self, passage: Passage<'_>, now: Instant, moment: u64) -> Result<Instant, Refusal> {
+        // Only to tell old lanes from new ones: a lost race may leave the slightly older time.
+        self.used_at.store(moment, Relaxed);
         let turnstile = self.turnstile(passage.priority);
         let mut wait = 0;
         if turnstile.is_idle() {
@@ -252,7 +260,10 @@ impl Lane {
 
 impl Limit {
     fn take(&self, cost: NonZeroU32, leave: u32, now: u64) -> Result<(), u64> {
-        let now = self.clock.0.fetch_max(now, Relaxed).max(now);
+        // A lost race may set the clock back by the moment it took: units then come late, never early.
+        if self.clock.0.load(Relaxed) < now {
+            self.clock.0.store(now, Relaxed);
+        }
         if leave > 0 {
             // Room for the cost and what must stay, seen from when the bucket is full.
             let room = u64::from(self.burst).saturating_sub(u64::from(leave) + u64::from(cost.get()));
@@ -313,7 +324,7 @@ mod tests {
                 origin: self.origin,
                 waiting_max: 1_000,
             };
-            self.lane.pass(passage, now).await.map(|at| at - now)
+            self.lane.pass(passage, now, nanos_since(self.origin, now)).await.map(|at| at - now)
         }
 
         fn pause(&self, by: Duration) {

@@ -1,7 +1,6 @@
 //! The book of one call: what has happened so far, and what is told about it at the end, also when the caller goes
 //! away in the middle.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -25,7 +24,7 @@ pub(super) struct Ongoing<'a> {
     engine: &'a Engine,
     pub(super) call: Call,
     pub(super) span: Span,
-    pub(super) meters: Option<Arc<OperationMeters>>,
+    pub(super) meters: Option<&'a OperationMeters>,
     pub(super) started: Instant,
     pub(super) deadline: Instant,
     /// Attempts sent.
@@ -143,7 +142,7 @@ impl<'a> Ongoing<'a> {
                 error = error.with_request_id(id);
             }
         }
-        if let Some(key) = out.key().and_then(|key| key.to_str().ok()) {
+        if let Some(key) = out.key() {
             error = error.with_idempotency_key(key);
         }
         if self.ambiguous && !self.final_word {
@@ -176,7 +175,7 @@ impl<'a> Ongoing<'a> {
 
     /// Tells what became of the call.
     pub(super) fn finish(mut self, out: &Outgoing) {
-        let correlation = self.engine.observer.as_ref().and(out.correlation()).and_then(|id| id.to_str().ok());
+        let correlation = out.correlation();
         self.tell(correlation);
     }
 
@@ -190,7 +189,7 @@ impl<'a> Ongoing<'a> {
         let ended = if self.error.is_none() { self.ended } else { Instant::now() };
         let took = ended - self.started;
         let kind = self.error.map(|(kind, _)| kind);
-        if let Some(meters) = &self.meters {
+        if let Some(meters) = self.meters {
             meters.call(kind, self.attempts, took, self.waited);
         }
         if !self.span.is_disabled() {

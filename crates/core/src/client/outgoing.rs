@@ -25,9 +25,11 @@ pub(super) struct Outgoing {
     headers: SavedHeaders,
     /// A copy for later attempts, kept only when there is more than the [`Call`], which can be put back without one.
     spare: Option<Extensions>,
-    key: Option<HeaderValue>,
     identifiers: Option<Identifiers>,
-    attempts: u32,
+    /// What the caller gave in place of a key or correlation id of ours.
+    given_key: Option<HeaderValue>,
+    given_correlation: Option<HeaderValue>,
+    keyed: bool,
 }
 
 impl Outgoing {
@@ -41,9 +43,10 @@ impl Outgoing {
             body,
             first: Some((parts.headers, parts.extensions)),
             spare,
-            key: None,
             identifiers: None,
-            attempts: 0,
+            given_key: None,
+            given_correlation: None,
+            keyed: false,
         }
     }
 
@@ -62,34 +65,45 @@ impl Outgoing {
     /// [`ErrorKind::Config`] when a given key or id cannot stand in a header.
     pub(super) fn identify(&mut self, call: &Call, key: Option<&HeaderName>, random: &dyn Random) -> Result<()> {
         let mut identifiers = Identifiers::new(random);
-        let given = |name: &HeaderName| self.first.as_ref().and_then(|(headers, _)| headers.get(name));
+        // A walk over the few headers there are is cheaper than hashing the names.
+        let given = |name: &HeaderName| {
+            let (headers, _) = self.first.as_ref()?;
+            headers.iter().find(|(other, value)| *other == name && !value.is_empty()).map(|(_, value)| value)
+        };
         if let Some(parent) = given(&TRACEPARENT) {
-            identifiers.follow(parent, random);
+            identifiers.follow(parent);
         }
-        if let Some(text) = &call.correlation_id {
-            identifiers.correlation = header_text(text, "correlation id")?;
-        } else if let Some(value) = given(&CORRELATION) {
-            identifiers.correlation = value.clone();
-        }
-        if let Some(name) = key {
-            self.key = Some(match (&call.idempotency_key, given(name)) {
-                (Some(text), _) => header_text(text, "idempotency key")?,
-                (None, Some(value)) if !value.is_empty() => value.clone(),
-                (None, _) => identifiers.key.clone(),
-            });
-        }
+        let correlation = match &call.correlation_id {
+            Some(text) => Some(header_text(text, "correlation id")?),
+            None => given(&CORRELATION).cloned(),
+        };
+        let given_key = match (key, &call.idempotency_key) {
+            (Some(_), Some(text)) => Some(header_text(text, "idempotency key")?),
+            (Some(name), None) => given(name).cloned(),
+            (None, _) => None,
+        };
+        self.given_correlation = correlation;
+        self.given_key = given_key;
+        self.keyed = key.is_some();
         self.identifiers = Some(identifiers);
         Ok(())
     }
 
     /// Returns the idempotency key all attempts carry.
-    pub(super) fn key(&self) -> Option<&HeaderValue> {
-        self.key.as_ref()
+    pub(super) fn key(&self) -> Option<&str> {
+        match &self.given_key {
+            Some(given) => given.to_str().ok(),
+            None if self.keyed => self.identifiers.as_ref().map(Identifiers::key),
+            None => None,
+        }
     }
 
     /// Returns the correlation id all attempts carry.
-    pub(super) fn correlation(&self) -> Option<&HeaderValue> {
-        self.identifiers.as_ref().map(|identifiers| &identifiers.correlation)
+    pub(super) fn correlation(&self) -> Option<&str> {
+        match &self.given_correlation {
+            Some(given) => given.to_str().ok(),
+            None => self.identifiers.as_ref().map(Identifiers::correlation),
+        }
     }
 
     /// Makes the request of the next attempt. `key` is the header the idempotency key stands in.
@@ -106,17 +120,14 @@ impl Outgoing {
         let mut request = self.bare(call);
         let headers = request.headers_mut();
         headers.reserve(ADDED);
-        if let Some(identifiers) = &mut self.identifiers {
-            if self.attempts > 0 {
-                identifiers.next_traceparent(random);
+        if let Some(identifiers) = &self.identifiers {
+            let made = identifiers.headers(random);
+            headers.insert(CORRELATION, self.given_correlation.clone().unwrap_or(made.correlation));
+            headers.insert(TRACEPARENT, made.traceparent);
+            if let Some(name) = key {
+                headers.insert(name, self.given_key.clone().unwrap_or(made.key));
             }
-            headers.insert(CORRELATION, identifiers.correlation.clone());
-            headers.insert(TRACEPARENT, identifiers.traceparent.clone());
         }
-        if let (Some(name), Some(value)) = (key, &self.key) {
-            headers.insert(name, value.clone());
-        }
-        self.attempts += 1;
         credential.apply(&mut request)?;
         Ok(request)
     }

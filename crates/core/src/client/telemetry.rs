@@ -185,7 +185,7 @@ const CALLS: &str = "palisade_call_duration_seconds";
 const CALLS_HELP: &str = "Duration of calls, waits and repeats included";
 
 /// Begins the span of a call.
-pub(super) fn call_span(call: &Call, correlation: &HeaderValue) -> Span {
+pub(super) fn call_span(call: &Call, correlation: &str) -> Span {
     tracing::info_span!(
         "call",
         otel.name = format_args!("{} {}", call.operation.provider, call.operation.name),
@@ -193,7 +193,7 @@ pub(super) fn call_span(call: &Call, correlation: &HeaderValue) -> Span {
         palisade.operation = call.operation.name,
         palisade.connection = %call.connection,
         palisade.tenant = %call.tenant,
-        palisade.correlation_id = correlation.to_str().unwrap_or_default(),
+        palisade.correlation_id = correlation,
         palisade.attempts = Empty,
         error.type = Empty,
     )
@@ -218,12 +218,18 @@ fn check(operation: &'static Operation) -> Result<Option<HeaderName>> {
     }
 }
 
-/// The identifiers made once per call. One buffer holds the texts of all of them, so they cost one allocation.
+/// The identifiers made once per call, as texts. An attempt gets all of them in one buffer: one allocation.
 pub(super) struct Identifiers {
+    key: [u8; UUID],
+    correlation: [u8; UUID],
+    trace: [u8; TRACE],
+}
+
+/// The identifiers as one attempt's headers.
+pub(super) struct IdentifierHeaders {
     pub(super) key: HeaderValue,
     pub(super) correlation: HeaderValue,
     pub(super) traceparent: HeaderValue,
-    trace: [u8; TRACE],
 }
 
 const UUID: usize = 36;
@@ -235,26 +241,33 @@ impl Identifiers {
     /// and a trace are found by the same digits.
     pub(super) fn new(random: &dyn Random) -> Self {
         let trace = hex(uuid_bits(random));
-        let mut text = [0_u8; UUID + UUID + PARENT];
-        text[..UUID].copy_from_slice(&uuid(&hex(uuid_bits(random))));
-        text[UUID..2 * UUID].copy_from_slice(&uuid(&trace));
-        text[2 * UUID..].copy_from_slice(&traceparent(&trace, random));
-        let text = Bytes::from_owner(text);
-        Self {
-            key: header(text.slice(..UUID)),
-            correlation: header(text.slice(UUID..2 * UUID)),
-            traceparent: header(text.slice(2 * UUID..)),
-            trace,
-        }
+        Self { key: uuid(&hex(uuid_bits(random))), correlation: uuid(&trace), trace }
     }
 
-    /// Makes the next attempt's `traceparent`: the same trace, a span of its own.
-    pub(super) fn next_traceparent(&mut self, random: &dyn Random) {
-        self.traceparent = header(Bytes::from_owner(traceparent(&self.trace, random)));
+    /// Makes an attempt's headers, with a span of its own in the trace.
+    pub(super) fn headers(&self, random: &dyn Random) -> IdentifierHeaders {
+        let mut text = [0_u8; UUID + PARENT + UUID];
+        text[..UUID].copy_from_slice(&self.correlation);
+        text[UUID..UUID + PARENT].copy_from_slice(&traceparent(&self.trace, random));
+        text[UUID + PARENT..].copy_from_slice(&self.key);
+        let mut text = Bytes::from_owner(text);
+        let correlation = header(text.split_to(UUID));
+        let traceparent = header(text.split_to(PARENT));
+        IdentifierHeaders { correlation, traceparent, key: header(text) }
+    }
+
+    /// Returns the idempotency key.
+    pub(super) fn key(&self) -> &str {
+        text(&self.key)
+    }
+
+    /// Returns the correlation id.
+    pub(super) fn correlation(&self) -> &str {
+        text(&self.correlation)
     }
 
     /// Goes on with the trace of a caller's `traceparent`, if it is one.
-    pub(super) fn follow(&mut self, parent: &HeaderValue, random: &dyn Random) {
+    pub(super) fn follow(&mut self, parent: &HeaderValue) {
         let bytes = parent.as_bytes();
         let hex = |text: &[u8]| {
             text.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) && text.iter().any(|b| *b != b'0')
@@ -264,18 +277,22 @@ impl Identifiers {
             && let Some(trace) = bytes.get(3..3 + TRACE).filter(|trace| hex(trace))
         {
             self.trace.copy_from_slice(trace);
-            self.next_traceparent(random);
         }
     }
 }
 
 impl fmt::Debug for Identifiers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Identifiers({:?})", self.correlation)
+        write!(f, "Identifiers({})", self.correlation())
     }
 }
 
-/// Only ASCII is ever written, so the value is always valid.
+/// Only ASCII is ever written.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+/// Only ASCII is ever written, so the value is always a good one.
 fn header(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -344,22 +361,20 @@ mod tests {
     #[test]
     fn identifiers_have_their_forms_and_share_the_trace() {
         let random = SeededRandom::new(7);
-        let mut ids = Identifiers::new(&random);
-        let key = ids.key.to_str().unwrap().to_owned();
-        let correlation = ids.correlation.to_str().unwrap().to_owned();
-        assert_ne!(key, correlation);
-        for uuid in [&key, &correlation] {
+        let ids = Identifiers::new(&random);
+        assert_ne!(ids.key(), ids.correlation());
+        for uuid in [ids.key(), ids.correlation()] {
             assert_eq!(uuid.len(), 36);
             assert_eq!(uuid.as_bytes()[14], b'4');
             assert!(matches!(uuid.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
             assert_eq!(uuid.matches('-').count(), 4);
         }
-        let first = ids.traceparent.to_str().unwrap().to_owned();
-        assert_eq!(first.len(), 55);
-        assert_eq!(&first[3..35], correlation.replace('-', ""));
-        ids.next_traceparent(&random);
-        let second = ids.traceparent.to_str().unwrap();
-        assert_eq!(second[..35], first[..35]);
+        let (first, second) = (ids.headers(&random), ids.headers(&random));
+        assert_eq!((first.key.to_str().unwrap(), first.correlation.to_str().unwrap()), (ids.key(), ids.correlation()));
+        assert_eq!(first.key, second.key);
+        let (first, second) = (first.traceparent.to_str().unwrap(), second.traceparent.to_str().unwrap());
+        assert_eq!((first.len(), &first[3..35]), (55, ids.correlation().replace('-', "").as_str()));
+        assert_eq!(second[..36], first[..36]);
         assert_ne!(second[36..52], first[36..52]);
     }
 
@@ -369,11 +384,11 @@ mod tests {
         let mut ids = Identifiers::new(&random);
         let own = ids.trace;
         for broken in ["", "00-x", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
-            ids.follow(&HeaderValue::from_str(broken).unwrap(), &random);
+            ids.follow(&HeaderValue::from_str(broken).unwrap());
             assert_eq!(ids.trace, own);
         }
-        ids.follow(&HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), &random);
-        assert_eq!(&ids.trace, b"0af7651916cd43dd8448eb211c80319c");
-        assert!(ids.traceparent.to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+        ids.follow(&HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
+        let next = ids.headers(&random).traceparent;
+        assert!(next.to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
     }
 }

@@ -206,7 +206,15 @@ impl Driver<'_> {
             }
             let status = self.store.stream(task.key.clone()).await?;
             let request = self.source.request(self.site, &task.key.stream, cursor.as_ref())?;
-            let (response, span) = self.send(request).await?;
+            let (response, span) = match self.send(request).await {
+                Ok(answered) => answered,
+                Err(error) if error.kind() == ErrorKind::CursorExpired => {
+                    let back = cursor.as_ref().and_then(|at| self.source.step_back(&task.key.stream, at));
+                    cursor = Some(back.ok_or(error)?);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let Page { changes, events, next } =
                 self.source.page(&task.key.stream, cursor.as_ref(), &response, span)?;
             drop(response);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use palisade_core::Result;
 use palisade_core::store::{EventState, RunMode, RunState};
+use palisade_core::worker::WorkerSettings;
 
 use super::consumer::Followed;
 use super::report::{Calls, Deliveries, Promise, ProviderSide, Report, StreamTruth};
@@ -17,7 +18,7 @@ pub(super) struct Seen<'a> {
     pub(super) stage: &'a Stage,
     pub(super) copies: BTreeMap<String, Followed>,
     pub(super) written: Written,
-    pub(super) pages_at_kill: u64,
+    pub(super) killed: bool,
     pub(super) stored_before_healing: u64,
     pub(super) quiet: bool,
 }
@@ -75,7 +76,8 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
         },
         Promise {
             promise: "A killed worker's run goes on where it was",
-            held: resumed >= 1 && pages_read_again <= 1,
+            // A story so small that the run was over before anybody could be killed has nothing to show here.
+            held: (resumed >= 1 || !seen.killed) && pages_read_again <= 1,
             seen: format!("taken up {resumed} times, {pages_read_again} pages read again"),
         },
         Promise {
@@ -164,13 +166,12 @@ async fn acknowledged_but_missing(seen: &Seen<'_>, acked: &std::collections::BTr
     Ok(acked.iter().filter(|id| !held.contains(*id)).count() as u64)
 }
 
-/// Pages of the customers' run that were asked for more than once because its worker died.
+/// Pages of the customers' full run beyond what listing everybody once takes. Customers created meanwhile stand before
+/// the first page and add none.
 fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) -> u64 {
-    let pages = streams.get("customers").map_or(0, |s| s.pages);
-    let least =
-        (seen.story.customers as u64).div_ceil(u64::from(palisade_core::worker::WorkerSettings::default().page_size));
-    // Created meanwhile, customers stand before the first page and add none; so what is over the least was read again.
-    if pages >= seen.pages_at_kill { pages.saturating_sub(least) } else { seen.pages_at_kill }
+    let page_size = u64::from(WorkerSettings::default().page_size);
+    let least = (seen.story.customers as u64).div_ceil(page_size);
+    streams.get("customers").map_or(0, |s| s.pages.saturating_sub(least))
 }
 
 /// The hub's own counts, read from its metrics as an operator would.

@@ -17,6 +17,9 @@ use super::writer::{Tally, Tx};
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
 
+/// Most unfinished jobs walked to list pending events.
+const JOBS_WALKED_MAX: i64 = 10_000;
+
 const STATES: [EventState; 4] = [EventState::Pending, EventState::Done, EventState::Ignored, EventState::Dead];
 
 /// The number a state is stored as.
@@ -275,14 +278,35 @@ pub(super) fn events(
     before: Option<EventRow>,
     limit: u32,
 ) -> Result<Vec<StoredEvent>, Fault> {
+    let before = before.map_or(i64::MAX, |row| row.0);
+    if wanted == Some(EventState::Pending) && Tally::read(connection)?.jobs_live() <= JOBS_WALKED_MAX {
+        return pending(connection, before, limit);
+    }
     // The state stands in the text, not as a value, so that the partial index of a rare state is used.
     let only = wanted.map_or_else(String::new, |state| format!(" AND e.state = {}", number(state)));
     let sql = format!("{SELECT} WHERE e.id < ?1{only} ORDER BY e.id DESC LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![before.map_or(i64::MAX, |row| row.0), limit])?;
+    let mut rows = statement.query(params![before, limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(stored(row)?);
+    }
+    Ok(found)
+}
+
+/// Finds pending events by their jobs: each has an unfinished one. So a few old ones are found without walking all
+/// the handled ones that came after them. With many jobs the newest events are pending, and the table is walked.
+fn pending(connection: &Connection, before: i64, limit: u32) -> Result<Vec<StoredEvent>, Fault> {
+    let mut waiting = jobs::events_at_work(connection)?;
+    waiting.retain(|row| *row < before);
+    waiting.sort_unstable_by_key(|row| std::cmp::Reverse(*row));
+    waiting.dedup();
+    let mut found = Vec::new();
+    for row in waiting {
+        if found.len() as u64 >= u64::from(limit) {
+            break;
+        }
+        found.extend(event(connection, EventRow(row))?.filter(|event| event.state == EventState::Pending));
     }
     Ok(found)
 }

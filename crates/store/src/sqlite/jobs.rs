@@ -461,6 +461,18 @@ pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u6
     Ok(rows.len() as u64)
 }
 
+/// Returns the events of unfinished jobs, in no order, an event perhaps more than once. Each term is one of the
+/// partial indexes.
+pub(super) fn events_at_work(connection: &Connection) -> Result<Vec<i64>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT event FROM palisade_job WHERE queue = 0 AND state = 0 AND event IS NOT NULL \
+         UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 1 AND event IS NOT NULL \
+         UNION ALL SELECT event FROM palisade_job WHERE state = 4 AND event IS NOT NULL",
+    )?;
+    let found = statement.query_map([], |row| row.get(0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
 pub(super) fn counts(connection: &Connection) -> Result<JobCounts, Fault> {
     let tally = Tally::read(connection)?;
     Ok(JobCounts {

@@ -52,6 +52,7 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         schema::tune(&connection, self.busy)?;
+        schema::bound_cache(&connection)?;
         Ok(connection)
     }
 

@@ -406,6 +406,37 @@ async fn a_feed_that_was_away_too_long_says_so() {
     assert_eq!(listed.kind(), ErrorKind::CursorExpired, "a full sync whose place is gone starts over");
 }
 
+/// Stripe refuses to list behind a deleted object. The cursor knows the ids before it, so a run goes on.
+///
+/// Fails when a cursor holds the page's last id only.
+#[tokio::test]
+async fn a_run_goes_on_though_the_object_at_its_cursor_was_deleted() {
+    let world = World::new("2026-09-30.endive");
+    let source = StripeSource::new();
+    for number in 0..9 {
+        world.emulator.create_customer(&[("email", &format!("{number}@x.example"))]).unwrap();
+        world.pass(1);
+    }
+    let stream = StreamName::new("customers");
+    let site = Site { page_size: 4, ..world.site() };
+    let response = world.send(source.request(&site, &stream, None).unwrap()).await.unwrap();
+    let page = source.page(&stream, None, &response, world.span()).unwrap();
+    let Next::More(mut cursor) = page.next else { panic!("there is more") };
+    for change in page.changes.iter().rev().take(2) {
+        world.emulator.delete_customer(change.id.as_str()).unwrap();
+    }
+    let mut steps = 0;
+    while let Err(error) = world.send(source.request(&site, &stream, Some(&cursor)).unwrap()).await {
+        assert_eq!(error.kind(), ErrorKind::CursorExpired);
+        cursor = source.step_back(&stream, &cursor).expect("an id before it");
+        steps += 1;
+    }
+    assert_eq!(steps, 2);
+    let (rest, ..) = world.run(&source, "customers", Some(cursor)).await.unwrap();
+    assert_eq!(rest.len(), 5, "every customer behind the page, each once");
+    assert_eq!(source.step_back(&stream, &Cursor::new("cus_1")), None, "then the run starts over");
+}
+
 /// The emulator writes signatures with code of its own; the adapter reads them.
 #[tokio::test]
 async fn what_the_provider_signs_is_verified_applied_and_typed() {

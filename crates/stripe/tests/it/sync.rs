@@ -92,7 +92,7 @@ fn a_page_is_slices_of_the_answer_without_white_space() {
     let compact =
         ok(r#"{"object":"list","data":[{"id":"cus_2","name":"a b"},{"id":"cus_1","deleted":true}],"has_more":true}"#);
     let page = StripeSource::new().page(&"customers".into(), None, &compact, SPAN).unwrap();
-    assert_eq!(page.next, Next::More(Cursor::new("cus_1")));
+    assert_eq!(page.next, Next::More(Cursor::new("cus_1,cus_2")));
     let Change { id, span, state: State::Present(bytes), .. } = &page.changes[0] else { panic!("{:?}", page.changes) };
     assert_eq!((id.as_str(), *span, &bytes[..]), ("cus_2", SPAN, br#"{"id":"cus_2","name":"a b"}"#.as_slice()));
     assert!(compact.body().as_ptr_range().contains(&bytes.as_ptr()), "the bytes are the answer's own");

@@ -128,7 +128,8 @@ async fn a_description_that_cannot_work_is_refused() {
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_when_building() {
     type Change = fn(&mut Profile);
-    let changes: [(&str, Change); 18] = [
+    let changes: [(&str, Change); 19] = [
+        ("attempt_timeout_max", |p| p.attempt_timeout_max = Some(Duration::ZERO)),
         ("attempts_max", |p| p.retry.attempts_max = 0),
         ("timeouts_max", |p| p.retry.timeouts_max = 0),
         ("retry.base", |p| p.retry.base = Duration::ZERO),

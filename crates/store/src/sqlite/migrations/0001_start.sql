@@ -43,7 +43,7 @@ CREATE TABLE palisade_event (
 ) STRICT;
 CREATE UNIQUE INDEX palisade_event_key ON palisade_event (endpoint, event_id);
 CREATE INDEX palisade_event_delivery ON palisade_event (delivery) WHERE delivery IS NOT NULL;
-CREATE INDEX palisade_event_pending ON palisade_event (id) WHERE state = 0;
+-- There is none for pending events: every delivery would pay for it. They are found by their jobs.
 CREATE INDEX palisade_event_ignored ON palisade_event (id) WHERE state = 2;
 CREATE INDEX palisade_event_dead ON palisade_event (id) WHERE state = 3;
 CREATE INDEX palisade_event_settled ON palisade_event (received_at, id) WHERE state IN (1, 2);
