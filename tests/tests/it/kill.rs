@@ -260,11 +260,14 @@ async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>)
         let route = format!("GET /v1/{stream}");
         let faults = scripted - scripted_faults(emulator, &route);
         let full = runs.iter().filter(|run| run.key.stream.as_str() == *stream && run.mode == RunMode::Full);
-        let (pages, resumed) = full.fold((0, 0), |(pages, resumed), run| (pages + run.pages, resumed + run.resumed));
+        let full: Vec<_> = full.collect();
+        let (pages, resumed) =
+            full.iter().fold((0, 0), |(pages, resumed), run| (pages + run.pages, resumed + run.resumed));
         let requests = ledger.requests_by_route.get(&route).copied().unwrap_or(0);
         let again = requests - pages - faults;
         println!("{stream}: {requests} requests for {pages} pages, {faults} faults, taken up {resumed} times");
         assert!(again <= u64::from(resumed), "{stream}: {again} pages read again, taken up {resumed} times");
+        assert_eq!(full.len(), 1, "{stream} was listed wholly more than once within its week: {full:?}");
         if *stream == "customers" {
             // Were a run taken up at its beginning, every page before would be committed again.
             let created = emulator.events().iter().filter(|event| event["type"] == "customer.created").count();

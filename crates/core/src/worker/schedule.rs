@@ -122,25 +122,25 @@ impl Inner {
         Ok(jobs)
     }
 
-    /// Makes the full runs of streams that never had one end well, unless somebody must look at it first.
+    /// Makes the full runs of streams that never had one end well, unless one is under way or somebody must look at it
+    /// first.
     pub(super) async fn missing_full_runs(
         &self,
         source: &dyn Source,
         connection: &ConnectionId,
     ) -> Result<Vec<NewJob>> {
+        // Runs before streams: one that ends between the two is complete by the second.
+        let runs = self.store.runs(Some(connection.clone()), RUNS_LOOKED_AT).await?;
         let known = self.store.streams(connection.clone()).await?;
         let complete = |name: &StreamName, status: &StreamStatus, job: &NewJob| {
             matches!(&job.work, Work::Sync { key, .. } if key.stream == *name) && status.full_at.is_some()
         };
         let mut jobs = self.full_runs(source, connection);
         jobs.retain(|job| !known.iter().any(|(name, status)| complete(name, status, job)));
-        if jobs.is_empty() {
-            return Ok(jobs);
-        }
-        let runs = self.store.runs(Some(connection.clone()), RUNS_LOOKED_AT).await?;
         jobs.retain(|job| {
             let newest = runs.iter().find(|run| matches!(&job.work, Work::Sync { key, .. } if *key == run.key));
-            !newest.is_some_and(|run| matches!(run.state, RunState::Review { .. }))
+            // One under way has a live job. Were it added here, it would begin again should it end before this walk does.
+            !newest.is_some_and(|run| matches!(run.state, RunState::Review { .. } | RunState::Running))
         });
         Ok(jobs)
     }
