@@ -10,6 +10,7 @@
 mod stripe {
     mod api;
     mod behaviour;
+    mod journal;
     mod sockets;
     mod support;
     mod webhooks;

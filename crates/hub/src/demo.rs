@@ -2,6 +2,9 @@
 //!
 //! Everything in it is the real thing: the emulator listens on loopback, the hub runs on SQLite in a folder, and what
 //! goes wrong goes wrong on the wire.
+//!
+//! A story lives in its folder: the hub's database, what the provider remembers, and how far the story came. Killed at
+//! any moment and told again on the same folder it goes on, and its end is judged over the whole folder.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,7 +18,7 @@ use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey
 use palisade_core::sync::StreamKind;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{Handled, WorkerSettings, handler};
-use palisade_core::{ConnectionId, Error, ErrorKind, Random, Result, Secret, StreamName, TenantId, Transport};
+use palisade_core::{ConnectionId, Error, ErrorKind, Result, Secret, StreamName, TenantId, Transport};
 use palisade_emulator::stripe as emulated;
 use palisade_store::{SqliteConfig, SqliteStore};
 use palisade_stripe::StripeProvider;
@@ -26,23 +29,28 @@ use tokio::time::{Instant, sleep};
 
 mod consumer;
 mod faults;
+mod folder;
 mod progress;
 mod report;
 mod verdict;
 mod writes;
 
+pub use folder::{Kept, kept};
 pub use progress::Progress;
-pub use report::{Calls, Deliveries, Promise, ProviderSide, Report, StreamTruth};
+pub use report::{Calls, Continued, Deliveries, Promise, ProviderSide, Report, StreamTruth};
 
 use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, Settings};
 use crate::serve::{ServeSettings, serve};
 use consumer::Consumer;
+use folder::{Folder, Step};
 
 /// The name of the endpoint and of the connection.
 const CONNECTION: &str = "acme-stripe";
 const ENDPOINT: &str = "stripe";
 /// How long the story waits for quiet before it calls that a broken promise.
 const QUIET_WITHIN: Duration = Duration::from_secs(180);
+/// Runs looked at: more than a story has, however often it is told.
+const RUNS: u32 = 1_000;
 /// How often the story looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -58,7 +66,8 @@ pub struct Story {
     pub webhooks: u64,
     /// Where the hub listens.
     pub listen: SocketAddr,
-    /// Where the database stands.
+    /// Where the database and everything else the story needs to go on stands. One that holds this story already is
+    /// gone on with; one of another story is refused.
     pub folder: PathBuf,
 }
 
@@ -85,6 +94,7 @@ impl Told {
 /// What the story plays on.
 #[derive(Debug)]
 struct Stage {
+    folder: Folder,
     emulator: emulated::Stripe,
     store: SqliteStore,
     hub: Hub,
@@ -94,45 +104,61 @@ struct Stage {
     runner: JoinHandle<Result<()>>,
 }
 
-/// Tells the story.
+/// Tells the story, or goes on with it when its folder holds a part of it already.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] when the address cannot be listened on; [`ErrorKind::Store`] when the folder cannot be used.
-/// A promise that does not hold is no error: it is in the report.
+/// [`ErrorKind::Config`] when the address cannot be listened on, the folder holds something else or another process
+/// tells the story there; [`ErrorKind::Store`] when the folder cannot be used. A promise that does not hold is no error:
+/// it is in the report.
 pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let began = Instant::now();
-    progress.say("starting the emulator and the hub");
     let listener = TcpListener::bind(story.listen).await.map_err(|e| {
         Error::new(ErrorKind::Config, format!("cannot listen on {}: take another with --listen", story.listen))
             .with_source(e)
     })?;
     let address =
         listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
-    let mut stage = set(story, listener).await?;
+    let folder = Folder::open(story)?;
+    enter(&folder, Step::Begin, progress)?;
+    let mut stage = set(story, folder, listener).await?;
+    let continued = stage.continued().await?;
+    if let Some(continued) = &continued {
+        progress.note(&continued.to_text());
+    }
+    enter(&stage.folder, Step::Play, progress)?;
     let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
     let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), Some(stripe_version()), &["*"]);
 
     faults::throw(&stage.emulator);
+    stage.emulator.redeliver();
     let consumer = Consumer::follow(Arc::clone(stage.hub.store()), keys());
-    let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?));
+    let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?, stage.store.clone(), story.seed));
     let mutations = tokio::spawn(mutate(stage.emulator.clone(), story.clone(), progress.clone()));
 
     let killed = kill_workers_in_mid_run(&mut stage, story, progress).await?;
     let _ = mutations.await;
-    let written = writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))?;
-    progress.say("waiting for late deliveries");
+    let written =
+        writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))??;
+    enter(&stage.folder, Step::Late, progress)?;
     faults::calm(&stage.emulator);
     stage.emulator.drain_webhooks().await;
 
-    progress.say("healing what never arrived");
+    enter(&stage.folder, Step::Heal, progress)?;
     let stored_before_healing = counts(&stage).await?.0;
     let quiet = heal(&stage, progress).await?;
-    progress.say("comparing with the provider's truth");
+    enter(&stage.folder, Step::Compare, progress)?;
     let copies = consumer.finish().await?;
-    let seen = verdict::Seen { story, stage: &stage, copies, written, killed, stored_before_healing, quiet };
+    let seen = verdict::Seen { story, stage: &stage, continued, copies, written, killed, stored_before_healing, quiet };
     let report = verdict::judge(seen, began.elapsed()).await?;
+    stage.folder.reach(Step::Told)?;
     progress.done();
     Ok(Told { report, address, stage })
+}
+
+/// Notes in the folder, and tells, that the story comes to a step.
+fn enter(folder: &Folder, step: Step, progress: &Progress) -> Result<()> {
+    progress.say(step.text());
+    folder.reach(step)
 }
 
 /// The streams of records the story compares.
@@ -156,26 +182,38 @@ fn secret(seed: u64) -> String {
     format!("whsec_demo_{seed:016x}")
 }
 
-/// Sets the stage: an emulator with data, a store, a hub that serves and works.
-async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
+/// Starts the provider: as it was when the story was last told here, or with its first data.
+async fn provider(story: &Story, folder: &Folder) -> Result<emulated::Stripe> {
     let emulator = emulated::Stripe::start(emulated::StripeConfig { seed: story.seed, ..Default::default() })
         .await
         .map_err(|e| Error::new(ErrorKind::Config, "the emulator cannot listen on loopback").with_source(e))?;
-    emulator.populate(&emulated::Seed {
-        customers: story.customers,
-        products: 20,
-        prices: 40,
-        subscriptions: story.customers / 20,
-        invoices: story.customers / 12,
-        charges: story.customers / 30,
-        customer_bytes: 1_024,
-        ..Default::default()
-    });
-    let store = SqliteStore::open(SqliteConfig::at(story.folder.join("palisade.db")))?;
+    let path = folder.provider();
+    emulator.keep_journal(&path).map_err(|e| {
+        Error::new(ErrorKind::Store, format!("{} cannot be used: check the folder", path.display())).with_source(e)
+    })?;
+    if emulator.truth("customers").is_empty() {
+        emulator.populate(&emulated::Seed {
+            customers: story.customers,
+            products: 20,
+            prices: 40,
+            subscriptions: story.customers / 20,
+            invoices: story.customers / 12,
+            charges: story.customers / 30,
+            customer_bytes: 1_024,
+            ..Default::default()
+        });
+    }
+    Ok(emulator)
+}
+
+/// Sets the stage: an emulator with data, a store, a hub that serves and works.
+async fn set(story: &Story, folder: Folder, listener: TcpListener) -> Result<Stage> {
+    let emulator = provider(story, &folder).await?;
+    let store = SqliteStore::open(SqliteConfig::at(folder.database()))?;
     store.execute(statement("CREATE TABLE IF NOT EXISTS effect (event TEXT NOT NULL)")).await?;
+    store.execute(statement(writes::TABLE)).await?;
     let metrics = Metrics::default();
-    let mut key = [0; 32];
-    SystemRandom.fill(&mut key);
+    let key = folder.master_key()?;
     let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build()?);
     let hub = Hub::builder()
         .provider(StripeProvider::new().answering_within(Duration::from_secs(2)))
@@ -223,7 +261,7 @@ async fn set(story: &Story, listener: TcpListener) -> Result<Stage> {
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped.clone()));
     let runner = tokio::spawn(hub.runner().run(stopped));
-    Ok(Stage { emulator, store, hub, metrics, stop, server, runner })
+    Ok(Stage { folder, emulator, store, hub, metrics, stop, server, runner })
 }
 
 impl Stage {
@@ -233,6 +271,22 @@ impl Stage {
         let _ = self.server.await;
         self.emulator.shutdown().await;
         self.store.close().await
+    }
+
+    /// Tells from where the story goes on; nothing when it begins.
+    async fn continued(&self) -> Result<Option<Continued>> {
+        if self.folder.starts == 0 {
+            return Ok(None);
+        }
+        let reached = self.folder.reached.unwrap_or(Step::Begin);
+        Ok(Some(Continued {
+            starts: self.folder.starts,
+            told: reached == Step::Told,
+            step: reached.number(),
+            steps: Step::COUNT,
+            what: reached.text(),
+            handled: self.number("SELECT count(*) FROM effect").await?,
+        }))
     }
 
     /// Reads one number from the product's own tables.
@@ -256,13 +310,14 @@ fn client(hub: &Hub, emulator: &emulated::Stripe) -> Result<palisade_stripe::Str
         .at(emulator.base_url())
 }
 
-/// Lets things happen at the provider, until as many events were sent as the story wants.
+/// Lets things happen at the provider, until as many events were sent as the story wants. What happened in an earlier
+/// telling counts.
 async fn mutate(emulator: emulated::Stripe, story: Story, progress: Progress) {
     use rand::SeedableRng;
-    let mut dice = rand::rngs::StdRng::seed_from_u64(story.seed);
     let first = emulator.ledger().events_created;
+    let mut dice = rand::rngs::StdRng::seed_from_u64(story.seed.wrapping_add(first));
     loop {
-        let happened = emulator.ledger().events_created - first;
+        let happened = emulator.ledger().events_created;
         progress.events(happened, story.webhooks);
         if happened >= story.webhooks {
             return;
@@ -285,7 +340,7 @@ async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Pr
             progress.customers(listed(&run), all);
             let running = run.state == RunState::Running;
             if killed.is_none() && (!running || listed(&run) >= all / 2) {
-                progress.say("killing the workers in mid-run");
+                enter(&stage.folder, Step::KillWorkers, progress)?;
                 stage.runner.abort();
                 let _ = (&mut stage.runner).await;
                 stage.runner = tokio::spawn(stage.hub.runner().run(stage.stop.subscribe()));
@@ -305,7 +360,7 @@ fn listed(run: &Run) -> u64 {
 }
 
 async fn full_run(stage: &Stage, stream: &str) -> Result<Option<Run>> {
-    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), 100).await?;
+    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), RUNS).await?;
     Ok(runs.into_iter().find(|run| run.key.stream.as_str() == stream && run.mode == RunMode::Full))
 }
 
@@ -328,7 +383,7 @@ async fn heal(stage: &Stage, progress: &Progress) -> Result<bool> {
         loop {
             let (stored, pending) = counts(stage).await?;
             progress.pending(stored, pending);
-            let running = stage.hub.store().runs(Some(connection.clone()), 100).await?;
+            let running = stage.hub.store().runs(Some(connection.clone()), RUNS).await?;
             let running = running.iter().any(|run| run.state == RunState::Running);
             if pending == 0 && !running && finished_runs(stage).await? > before {
                 break;
@@ -344,7 +399,7 @@ async fn heal(stage: &Stage, progress: &Progress) -> Result<bool> {
 
 /// Counts the finished walks of the provider's list.
 async fn finished_runs(stage: &Stage) -> Result<usize> {
-    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), 1_000).await?;
+    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), RUNS).await?;
     Ok(runs
         .iter()
         .filter(|run| run.key.stream.as_str() == palisade_stripe::sync::EVENTS && run.state == RunState::Done)

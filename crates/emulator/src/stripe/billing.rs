@@ -250,7 +250,7 @@ fn bill(
     if let Some(days) = subscription["days_until_due"].as_i64() {
         invoice["due_date"] = json!(desk.now + days * 86_400);
     }
-    let links = Links::from([("subscription", subscription_id.to_owned())]);
+    let links = Links::from([("subscription".into(), subscription_id.to_owned())]);
     desk.insert(Kind::Invoice, &invoice, links);
     desk.emit("invoice.created", Kind::Invoice, &invoice, None);
 }

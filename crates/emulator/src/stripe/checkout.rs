@@ -92,7 +92,7 @@ pub(crate) fn create_session(desk: &mut Desk<'_>, params: &Value) -> Result<Valu
         session["expires_at"] = json!(expires);
     }
     let text = serde_json::to_string(&lines).unwrap_or_default();
-    desk.insert(Kind::Session, &session, Links::from([("line_items", text)]));
+    desk.insert(Kind::Session, &session, Links::from([("line_items".into(), text)]));
     Ok(session)
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::error::Failure;
 use super::objects;
 use super::shape::{self, Era};
-use super::state::{Account, Dispatch, EventRow, Kind, Links, Row, World};
+use super::state::{Account, Announced, EventRow, Kind, Links, Row, World};
 
 /// Metadata bounds (Stripe API reference, metadata).
 const METADATA_KEYS_MAX: usize = 50;
@@ -67,6 +67,14 @@ impl Desk<'_> {
         let row = Row { json: bytes_of(value), links };
         let id = value["id"].as_str().unwrap_or_default().to_owned();
         self.data().table(kind).insert(&id, place, row);
+        self.touched(kind, &id);
+    }
+
+    /// Notes for the journal that an object is another one now.
+    fn touched(&mut self, kind: Kind, id: &str) {
+        if let Some(trace) = &mut self.world.trace {
+            trace.touched.insert((self.account.clone(), kind, id.to_owned()));
+        }
     }
 
     /// Stores a changed object; links that its public shape hides stay.
@@ -76,13 +84,15 @@ impl Desk<'_> {
         if let Some(row) = self.data().table(kind).row_mut(&id) {
             row.json = bytes_of(value);
             row.links.extend(links);
+            self.touched(kind, &id);
         }
     }
 
     /// Sets one hidden link.
     pub(crate) fn set_link(&mut self, kind: Kind, id: &str, name: &'static str, value: &str) {
         if let Some(row) = self.data().table(kind).row_mut(id) {
-            row.links.insert(name, value.to_owned());
+            row.links.insert(name.into(), value.to_owned());
+            self.touched(kind, id);
         }
     }
 
@@ -102,6 +112,7 @@ impl Desk<'_> {
         let row = self.world.find(&self.account, kind, id, "id", 404)?.clone();
         self.emit_row(event, &row.value(), &row.links, None);
         self.data().table(kind).remove(id);
+        self.touched(kind, id);
         Ok(gone)
     }
 
@@ -144,19 +155,17 @@ impl Desk<'_> {
         let pending = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let (head, tail) = split(body_of(&default_version), endpoints.len());
         let row = EventRow { kind: Arc::from(event), head, pending, tail };
-        for (endpoint, version) in &endpoints {
-            self.world.outbox.push(Dispatch {
-                endpoint: endpoint.clone(),
-                account: self.account.clone(),
-                event: id.clone(),
-                body: Bytes::copy_from_slice(body_of(version).as_bytes()),
-            });
-        }
         let now = self.now;
         let events = &mut self.data().events;
         events.insert(&id, place, row);
         events.expire(now);
         self.world.events_created += 1;
+        let announced = Announced { account: self.account.clone(), event: id.clone(), bodies: versions };
+        let outbox = self.world.addressed(&announced);
+        self.world.outbox.extend(outbox);
+        if let Some(trace) = &mut self.world.trace {
+            trace.announced.push(announced);
+        }
         self.emitted.push(id);
     }
 
@@ -234,11 +243,11 @@ pub(crate) fn links_of(kind: Kind, value: &Value) -> Links {
     let mut links = Links::new();
     for name in names {
         if let Some(text) = value[*name].as_str() {
-            links.insert(name, text.to_owned());
+            links.insert((*name).into(), text.to_owned());
         }
     }
     if let Some(active) = value["active"].as_bool().filter(|_| kind == Kind::Price) {
-        links.insert("active", active.to_string());
+        links.insert("active".into(), active.to_string());
     }
     links
 }

@@ -86,6 +86,13 @@ impl Keys {
         Ok(Claim::Run)
     }
 
+    /// Puts the result of a key's first request back, as the journal says.
+    pub(crate) fn restore(&mut self, account: String, key: String, fingerprint: u64, at: i64, stored: Stored) {
+        let name = (account, key);
+        self.order.push_back((at, name.clone()));
+        self.entries.insert(name, Entry { fingerprint, result: Some(stored) });
+    }
+
     /// Keeps the result of a key's first request.
     pub(crate) fn settle(&mut self, account: &str, key: &str, stored: Stored) {
         if let Some(entry) = self.entries.get_mut(&(account.to_owned(), key.to_owned())) {

@@ -35,7 +35,7 @@ pub(crate) fn finalize(desk: &mut Desk<'_>, id: &str) -> Result<Value, Failure> 
         let customer = invoice["customer"].as_str().map(str::to_owned);
         let intent = payments::new_intent(desk, due, &currency, customer.as_deref());
         let intent_id = intent["id"].as_str().unwrap_or_default().to_owned();
-        desk.insert(Kind::PaymentIntent, &intent, Links::from([("invoice", id.to_owned())]));
+        desk.insert(Kind::PaymentIntent, &intent, Links::from([("invoice".into(), id.to_owned())]));
         desk.set_link(Kind::Invoice, id, "payment_intent", &intent_id);
         desk.write(Kind::Invoice, &invoice);
         desk.emit("payment_intent.created", Kind::PaymentIntent, &intent, None);

@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::journal::Breach;
+
 /// How many idempotency keys, event identifiers and pauses are remembered.
 const REMEMBERED_MAX: usize = 200_000;
 
@@ -136,8 +138,9 @@ impl Book {
         }
     }
 
-    /// Counts a request as it arrives.
-    pub(crate) fn arrived(&mut self, route: &str, key: Option<&str>, now: Instant) {
+    /// Counts a request as it arrives. Tells whether it came before a `Retry-After` had passed.
+    pub(crate) fn arrived(&mut self, route: &str, key: Option<&str>, now: Instant) -> bool {
+        let mut early = false;
         let second = now.saturating_duration_since(self.begun).as_secs();
         self.second.count(second);
         self.in_flight += 1;
@@ -148,7 +151,7 @@ impl Book {
         if let Some(seen) = self.routes.get_mut(route) {
             seen.count(second);
             if seen.pause.is_some_and(|(told, until)| now >= told + ON_ITS_WAY && now < until) {
-                self.ledger.early_after_retry_after += 1;
+                early = true;
             }
         }
         if let Some(key) = key {
@@ -161,6 +164,16 @@ impl Book {
                 }
             }
             *self.keys.entry(key.to_owned()).or_default() += 1;
+        }
+        early
+    }
+
+    /// Counts what speaks against a client.
+    pub(crate) fn breach(&mut self, breach: Breach) {
+        match breach {
+            Breach::Early => self.ledger.early_after_retry_after += 1,
+            Breach::KeyReused => self.ledger.keys_reused += 1,
+            Breach::ForgedAccepted => self.ledger.webhooks.forged_accepted += 1,
         }
     }
 
@@ -224,12 +237,12 @@ mod tests {
         }
         book.throttled("GET /a", "injected", Some(Duration::from_secs(5)), Instant::now());
         tokio::time::advance(Duration::from_secs(2)).await;
-        book.arrived("GET /a", None, Instant::now());
-        book.arrived("GET /b", None, Instant::now());
+        assert!(book.arrived("GET /a", None, Instant::now()), "early");
+        assert!(!book.arrived("GET /b", None, Instant::now()), "another route");
         tokio::time::advance(Duration::from_secs(4)).await;
-        book.arrived("GET /a", None, Instant::now());
+        assert!(!book.arrived("GET /a", None, Instant::now()), "in time");
         let ledger = book.snapshot();
-        assert_eq!((ledger.requests, ledger.peak_per_second, ledger.early_after_retry_after), (6, 3, 1));
+        assert_eq!((ledger.requests, ledger.peak_per_second), (6, 3));
         assert_eq!(ledger.attempts_by_key.get("k"), Some(&3));
         assert_eq!(ledger.requests_by_route.get("GET /a"), Some(&5));
     }

@@ -11,6 +11,7 @@ mod form;
 mod http;
 mod idempotency;
 mod invoices;
+mod journal;
 mod ledger;
 mod lists;
 mod oauth;
@@ -24,6 +25,7 @@ mod state;
 mod story;
 mod webhooks;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -39,7 +41,8 @@ pub use seed::Seed;
 pub use webhooks::{WebhookSender, signature};
 
 use idempotency::Keys;
-use state::{Dice, World};
+use journal::Journal;
+use state::{Announced, Dice, Place, World};
 
 /// Tells the time; tests give their own.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -133,6 +136,9 @@ pub(crate) struct Inner {
     pub(crate) dice: Mutex<Dice>,
     pub(crate) book: Mutex<ledger::Book>,
     pub(crate) queue: Mutex<webhooks::Queue>,
+    pub(crate) journal: OnceLock<Journal>,
+    /// Recalled events that no receiver has acknowledged.
+    unheard: Mutex<HashMap<String, (Place, Announced)>>,
     pub(crate) wake: Arc<Notify>,
     pub(crate) idle: Notify,
     pub(crate) stop: Notify,
@@ -155,6 +161,19 @@ impl Inner {
     /// Gives the ledger to write in.
     pub(crate) fn book(&self) -> MutexGuard<'_, ledger::Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the recalled events nobody has acknowledged.
+    pub(crate) fn unheard(&self) -> MutexGuard<'_, HashMap<String, (Place, Announced)>> {
+        self.unheard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a breach, and keeps it in mind.
+    pub(crate) fn breach(&self, breach: journal::Breach) {
+        self.book().breach(breach);
+        if let Some(journal) = self.journal.get() {
+            journal.breach(breach);
+        }
     }
 
     /// Gives the configured clock's seconds, without skew.
@@ -198,6 +217,8 @@ impl Stripe {
             dice: Mutex::new(Dice(config.seed ^ 0x5EED_FA17)),
             book: Mutex::new(ledger::Book::new()),
             queue: Mutex::new(webhooks::Queue::default()),
+            journal: OnceLock::new(),
+            unheard: Mutex::default(),
             wake: Arc::new(Notify::new()),
             idle: Notify::new(),
             stop: Notify::new(),

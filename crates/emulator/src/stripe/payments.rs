@@ -100,7 +100,7 @@ pub(crate) fn resolve_method(
         let mut links = Links::new();
         let code = decline_of(name);
         if let Some(code) = &code {
-            links.insert("decline", code.clone());
+            links.insert("decline".into(), code.clone());
         }
         desk.insert(Kind::PaymentMethod, &value, links);
         if customer.is_some() {
@@ -314,7 +314,7 @@ pub(crate) fn pay_intent(desk: &mut Desk<'_>, mut intent: Value, manual: bool) -
     let intent_id = intent["id"].as_str().unwrap_or_default().to_owned();
     if let Some(invoice) = desk.link(Kind::PaymentIntent, &intent_id, "invoice") {
         desk.set_link(Kind::Invoice, &invoice, "charge", &id);
-        links.insert("invoice", invoice);
+        links.insert("invoice".into(), invoice);
     }
     if manual {
         charge["captured"] = json!(false);
@@ -363,7 +363,7 @@ pub(crate) fn fail_intent(desk: &mut Desk<'_>, mut intent: Value, method: &str, 
     let intent_id = intent["id"].as_str().unwrap_or_default().to_owned();
     let mut links = Links::new();
     if let Some(invoice) = desk.link(Kind::PaymentIntent, &intent_id, "invoice") {
-        links.insert("invoice", invoice);
+        links.insert("invoice".into(), invoice);
     }
     desk.insert(Kind::Charge, &charge, links);
     let method_value = desk.read(Kind::PaymentMethod, method, "payment_method", 400).unwrap_or(Value::Null);

@@ -15,6 +15,7 @@ use super::desk::{Desk, Origin, bytes_of};
 use super::error::Failure;
 use super::faults::{Fault, RetryAfter, Verdict};
 use super::idempotency::{self, Claim, Stored};
+use super::journal::{Breach, Key};
 use super::{Inner, Stripe, control, form, oauth, routes, shape};
 
 /// What a socket would have shown instead of a whole answer.
@@ -49,6 +50,49 @@ struct Way {
     fault: Option<Fault>,
 }
 
+impl Way {
+    /// Gives the answer as the journal keeps it, if its key makes the next request get the same one.
+    fn key_to_keep(&self, ran: &Ran, at: i64) -> Option<Key> {
+        let key = self.key.clone().filter(|_| ran.began)?;
+        Some(Key {
+            account: self.account.clone(),
+            key,
+            fingerprint: idempotency::fingerprint(self.parts.method.as_str(), self.parts.uri.path(), &self.body),
+            at,
+            status: ran.status,
+            body: String::from_utf8_lossy(&ran.body).into_owned(),
+            request: self.request.clone(),
+        })
+    }
+}
+
+/// What came of an operation.
+struct Ran {
+    status: u16,
+    body: Bytes,
+    /// Whether it got as far as doing something, so that its key is used.
+    began: bool,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Ran {
+    fn new(result: Result<Bytes, Failure>, fault: Option<&Fault>) -> Self {
+        let ran = match result {
+            Ok(body) => Self { status: 200, body, began: true, headers: Vec::new() },
+            Err(failure) => Self {
+                status: failure.status,
+                body: bytes_of(&failure.body()),
+                began: failure.began,
+                headers: vec![("stripe-should-retry", "false".to_owned())],
+            },
+        };
+        let Some(Fault::StatusAfter(status)) = fault.filter(|_| ran.status < 400) else { return ran };
+        let failure =
+            Failure::new(*status, "api_error", "Something went wrong on our side after your request was processed.");
+        Self { status: *status, body: bytes_of(&failure.body()), headers: Vec::new(), ..ran }
+    }
+}
+
 type Answer = Result<Response<Bytes>, Cut>;
 
 impl Stripe {
@@ -70,7 +114,10 @@ impl Stripe {
         let route = routes::route(&parts.method, parts.uri.path());
         let key = (parts.method == Method::POST).then(|| text(&parts.headers, "idempotency-key")).flatten();
         let now = Instant::now();
-        self.inner.book().arrived(&route, key.as_deref(), now);
+        let early = self.inner.book().arrived(&route, key.as_deref(), now);
+        if early {
+            self.inner.breach(Breach::Early);
+        }
         let verdict = {
             let mut dice = self.inner.dice.lock().unwrap_or_else(PoisonError::into_inner);
             self.inner.faults.judge(&route, now, &mut dice)
@@ -164,10 +211,10 @@ impl Inner {
                 Prepared::Replay(way, stored)
             }
             Err(failure) => {
-                let mut book = self.book();
-                book.ledger.keys_in_use += u64::from(failure.status == 409);
-                book.ledger.keys_reused += u64::from(failure.status == 400);
-                drop(book);
+                self.book().ledger.keys_in_use += u64::from(failure.status == 409);
+                if failure.status == 400 {
+                    self.breach(Breach::KeyReused);
+                }
                 // Its key belongs to another request: nothing may be settled under it.
                 way.key = None;
                 let retry = failure.status == 409;
@@ -285,7 +332,7 @@ impl Inner {
 
     fn run(self: &Arc<Self>, way: Way, params: &Value) -> Answer {
         let clock = self.clock();
-        let (result, outbox) = {
+        let (ran, outbox) = {
             let mut world = self.world();
             let now = world.frozen.unwrap_or(clock + world.skew);
             let mut desk = Desk {
@@ -297,25 +344,12 @@ impl Inner {
                 world: &mut world,
             };
             let result = routes::run(&mut desk, &way.parts.method, way.parts.uri.path(), params);
-            (result, std::mem::take(&mut world.outbox))
+            let ran = Ran::new(result, way.fault.as_ref());
+            self.remember(&mut world, way.key_to_keep(&ran, now));
+            (ran, std::mem::take(&mut world.outbox))
         };
         self.dispatch(outbox);
-        let (mut status, mut body, began, mut headers) = match result {
-            Ok(body) => (200, body, true, Vec::new()),
-            Err(failure) => (
-                failure.status,
-                bytes_of(&failure.body()),
-                failure.began,
-                vec![("stripe-should-retry", "false".to_owned())],
-            ),
-        };
-        if let Some(Fault::StatusAfter(fault)) = way.fault.as_ref().filter(|_| status < 400) {
-            status = *fault;
-            let failure =
-                Failure::new(*fault, "api_error", "Something went wrong on our side after your request was processed.");
-            body = bytes_of(&failure.body());
-            headers = Vec::new();
-        }
+        let Ran { status, body, began, headers } = ran;
         if let Some(key) = &way.key {
             let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
             if began {

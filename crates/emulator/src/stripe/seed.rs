@@ -54,19 +54,30 @@ impl Stripe {
     pub fn populate_on(&self, account: &str, seed: &Seed) {
         let origin = self.inner.config.seed;
         self.at_desk(account, |desk| {
-            let endpoints = std::mem::take(&mut desk.world.endpoints);
-            let mut filling = Filling {
-                dice: Dice(origin.wrapping_mul(0x2545_F491_4F6C_DD1D) ^ seed.salt ^ 0x9090),
-                at: desk.now - HISTORY,
-                step: step(seed),
-                seed,
-                desk,
-            };
-            filling.run();
-            desk.world.endpoints = endpoints;
-            desk.emitted.clear();
+            if let Some(journal) = self.inner.journal.get() {
+                journal.filled(account, desk.now, desk.world.counters(), seed);
+            }
+            fill(desk, seed, origin);
         });
     }
+}
+
+/// Fills the account at the desk. The same seed, origin and moment give the same bytes.
+pub(crate) fn fill(desk: &mut Desk<'_>, seed: &Seed, origin: u64) {
+    let endpoints = std::mem::take(&mut desk.world.endpoints);
+    // The journal keeps how the account was filled rather than what with.
+    let trace = desk.world.trace.take();
+    let mut filling = Filling {
+        dice: Dice(origin.wrapping_mul(0x2545_F491_4F6C_DD1D) ^ seed.salt ^ 0x9090),
+        at: desk.now - HISTORY,
+        step: step(seed),
+        seed,
+        desk,
+    };
+    filling.run();
+    desk.world.endpoints = endpoints;
+    desk.world.trace = trace;
+    desk.emitted.clear();
 }
 
 fn step(seed: &Seed) -> i64 {
@@ -214,7 +225,7 @@ impl Filling<'_, '_> {
         invoice["hosted_invoice_url"] = json!(format!("https://invoice.stripe.com/i/{id}"));
         let mut links = Links::new();
         if let Some(subscription) = subscription {
-            links.insert("subscription", subscription.to_owned());
+            links.insert("subscription".into(), subscription.to_owned());
         }
         self.store(Kind::Invoice, &invoice, links, "invoice.created");
     }

@@ -3,11 +3,13 @@
 //! An object is kept as its own JSON bytes in the newest shape, so a list page is a few copies and no parsing.
 //! Facts that the public shape hides (which payment intent pays an invoice) stand beside it as links.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::Failure;
@@ -18,7 +20,8 @@ pub(crate) const EVENT_AGE_MAX: i64 = 30 * 24 * 3600;
 const EVENTS_MAX: usize = 500_000;
 
 /// Kinds of object the emulator keeps; the discriminant indexes nothing, order is only for maps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
     Customer,
     Product,
@@ -91,7 +94,7 @@ impl Kind {
 }
 
 /// Facts beside an object: names are field names or words of our own.
-pub(crate) type Links = BTreeMap<&'static str, String>;
+pub(crate) type Links = BTreeMap<Cow<'static, str>, String>;
 
 /// One stored object.
 #[derive(Debug, Clone)]
@@ -147,6 +150,22 @@ impl Table {
         let (_, row) = self.rows.remove(&place)?;
         self.deleted.insert(id, place);
         Some(row)
+    }
+
+    /// Puts an object where it stood, as the journal says: alive, or as a tombstone when there is no row.
+    pub(crate) fn restore(&mut self, id: &str, place: Place, row: Option<Row>) {
+        let id: Arc<str> = Arc::from(id);
+        match row {
+            Some(row) => {
+                self.places.insert(id.clone(), place);
+                self.rows.insert(place, (id, row));
+            }
+            None => {
+                self.places.remove(&id);
+                self.rows.remove(&place);
+                self.deleted.insert(id, place);
+            }
+        }
     }
 
     /// Tells whether the object existed once and is gone.
@@ -323,6 +342,22 @@ pub(crate) struct Dispatch {
     pub(crate) body: Bytes,
 }
 
+/// What one operation has changed: objects by name, events with what their receivers are sent.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    pub(crate) touched: BTreeSet<(String, Kind, String)>,
+    pub(crate) announced: Vec<Announced>,
+}
+
+/// One event as it was announced.
+#[derive(Debug, Clone)]
+pub(crate) struct Announced {
+    pub(crate) account: String,
+    pub(crate) event: String,
+    /// One body per API version.
+    pub(crate) bodies: Vec<(String, String)>,
+}
+
 /// The whole provider.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -333,6 +368,8 @@ pub(crate) struct World {
     pub(crate) expired_keys: HashSet<String>,
     pub(crate) endpoints: BTreeMap<String, Endpoint>,
     pub(crate) outbox: Vec<Dispatch>,
+    /// What the operation under way has changed; kept only while a journal wants to know.
+    pub(crate) trace: Option<Trace>,
     pub(crate) api_version: String,
     pub(crate) skew: i64,
     pub(crate) frozen: Option<i64>,
@@ -355,6 +392,7 @@ impl World {
             expired_keys: HashSet::new(),
             endpoints: BTreeMap::new(),
             outbox: Vec::new(),
+            trace: None,
             api_version,
             skew: 0,
             frozen: None,
@@ -372,6 +410,36 @@ impl World {
             self.accounts.insert(id.to_owned(), Account::default());
         }
         self.accounts.entry(id.to_owned()).or_default()
+    }
+
+    /// Addresses an event to every endpoint that wants it.
+    pub(crate) fn addressed(&mut self, announced: &Announced) -> Vec<Dispatch> {
+        let events = &self.account(&announced.account).events;
+        let row = events.places.get(announced.event.as_str()).and_then(|place| events.rows.get(place));
+        let Some(kind) = row.map(|(_, row)| row.kind.clone()) else { return Vec::new() };
+        let wanting = self.endpoints.values().filter(|endpoint| endpoint.wants(&announced.account, &self.own, &kind));
+        let dispatch = |endpoint: &Endpoint| {
+            let version = endpoint.api_version.as_ref().unwrap_or(&self.api_version);
+            let known = announced.bodies.iter().find(|(known, _)| known == version);
+            let (_, body) = known.or_else(|| announced.bodies.last())?;
+            Some(Dispatch {
+                endpoint: endpoint.id.clone(),
+                account: announced.account.clone(),
+                event: announced.event.clone(),
+                body: Bytes::copy_from_slice(body.as_bytes()),
+            })
+        };
+        wanting.filter_map(dispatch).collect()
+    }
+
+    /// Gives where identifiers and order of arrival stand.
+    pub(crate) fn counters(&self) -> (u64, u64) {
+        (self.dice, self.sequence)
+    }
+
+    /// Sets where identifiers and order of arrival stand.
+    pub(crate) fn set_counters(&mut self, (dice, sequence): (u64, u64)) {
+        (self.dice, self.sequence) = (dice, sequence);
     }
 
     /// Counts up; the order of arrival of objects and events.

@@ -5,7 +5,7 @@
     reason = "reading a JSON value by name never panics, and writes go to objects made here"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use http::Method;
 use rand::Rng;
@@ -33,6 +33,7 @@ impl Stripe {
                 world: &mut world,
             };
             let result = work(&mut desk);
+            self.inner.remember(&mut world, None);
             (result, std::mem::take(&mut world.outbox))
         };
         self.inner.dispatch(outbox);
@@ -219,6 +220,13 @@ impl Stripe {
             .flat_map(|table| table.iter())
             .map(|(id, row)| (id.to_string(), shape::render(account, row, era)))
             .collect()
+    }
+
+    /// Gives the identifiers of all events of the last 30 days.
+    #[must_use]
+    pub fn event_ids(&self) -> BTreeSet<String> {
+        let own = self.own();
+        self.inner.world().account(&own).events.places.keys().map(|id| id.to_string()).collect()
     }
 
     /// Gives all events of the last 30 days, oldest first, as GET shows them.

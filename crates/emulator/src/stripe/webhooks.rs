@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::faults::between;
+use super::journal::Breach;
 use super::state::{Dispatch, Endpoint};
 
 /// How many deliveries are in flight at the same time.
@@ -109,6 +110,9 @@ impl Inner {
             for dispatch in outbox {
                 if dice.chance(faults.drop) {
                     book.ledger.webhooks.dropped += 1;
+                    if let Some(journal) = self.journal.get() {
+                        journal.dropped(&dispatch.event);
+                    }
                     continue;
                 }
                 let mut at = now;
@@ -218,7 +222,12 @@ impl Inner {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         let webhooks = &mut book.ledger.webhooks;
         match delivery.sort {
-            Sort::Forged => webhooks.forged_accepted += u64::from(accepted),
+            Sort::Forged if accepted => {
+                drop(book);
+                self.breach(Breach::ForgedAccepted);
+                return;
+            }
+            Sort::Forged => {}
             Sort::Replayed => webhooks.replayed_accepted += u64::from(accepted),
             Sort::True => {}
         }
@@ -232,6 +241,9 @@ impl Inner {
         if accepted {
             book.acked(&delivery.dispatch.event);
             drop(book);
+            if let Some(journal) = self.journal.get() {
+                journal.acked(&delivery.dispatch.account, &delivery.dispatch.event);
+            }
             let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(row) = world.account(&delivery.dispatch.account).events.row_mut(&delivery.dispatch.event) {
                 row.pending = row.pending.saturating_sub(1);

@@ -1,13 +1,15 @@
 //! `palisade demo`: tells the story and shows what came of it.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use palisade_core::ErrorKind;
+use palisade_core::{Error, ErrorKind};
 
 use super::{Failure, runtime, say, signal};
-use crate::demo::{Progress, Story, tell};
+use crate::demo::{self, Kept, Progress, Story, tell};
+
+/// What a story is begun with unless told otherwise.
+const BEGUN: Kept = Kept { seed: 7, customers: 10_000, webhooks: 2_000 };
 
 /// What `palisade demo` takes.
 #[derive(Debug, clap::Args)]
@@ -18,19 +20,20 @@ pub(super) struct Arguments {
     /// Prints the report as JSON.
     #[arg(long)]
     json: bool,
-    /// Repeats a run: identifiers, contents and what happens at the provider follow from it.
-    #[arg(long, default_value_t = 7)]
-    seed: u64,
-    /// Customers at the provider before the story begins.
-    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
-    customers: u32,
-    /// Events that happen meanwhile, each sent as a signed webhook.
-    #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(50..=1_000_000))]
-    webhooks: u32,
+    /// Repeats a run: identifiers, contents and what happens at the provider follow from it [default: 7].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Customers at the provider before the story begins [default: 10000].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    customers: Option<u32>,
+    /// Events that happen meanwhile, each sent as a signed webhook [default: 2000].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(50..=1_000_000))]
+    webhooks: Option<u32>,
     /// Where the hub listens.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Keeps the database in this folder, to look at it afterwards. A new folder under the temporary one otherwise.
+    /// Keeps the story in this folder, to look at it afterwards; a folder that holds one already goes on with it, also
+    /// after `kill -9`. A new folder under the temporary one otherwise.
     #[arg(long)]
     data: Option<PathBuf>,
 }
@@ -46,37 +49,32 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         .prefix("palisade-demo-")
         .tempdir()
         .map_err(|error| Failure::machine(format!("no temporary folder can be made: {error}")))?;
-    let folder = match &arguments.data {
-        Some(folder) if folder.join("palisade.db").exists() => {
-            return Err(Failure::usage(format!(
-                "{} holds a database already: a story begins with an empty folder",
-                folder.display()
-            )));
-        }
-        Some(folder) => {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| Failure::machine(format!("cannot make {}: {error}", folder.display())))?;
-            folder.clone()
-        }
-        None => temporary.path().to_owned(),
-    };
+    let folder = arguments.data.clone().unwrap_or_else(|| temporary.path().to_owned());
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| Failure::machine(format!("cannot make {}: {error}", folder.display())))?;
+    let kept = demo::kept(&folder).map_err(failed)?.unwrap_or(BEGUN);
     let story = Story {
-        seed: arguments.seed,
-        customers: arguments.customers as usize,
-        webhooks: u64::from(arguments.webhooks),
+        seed: arguments.seed.unwrap_or(kept.seed),
+        customers: arguments.customers.map_or(kept.customers, |customers| customers as usize),
+        webhooks: arguments.webhooks.map_or(kept.webhooks, u64::from),
         listen: arguments.listen,
         folder,
     };
     runtime()?.block_on(show(arguments, &story))
 }
 
+fn failed(error: Error) -> Failure {
+    let usage = error.kind() == ErrorKind::Config;
+    if usage { Failure::usage(error.message()) } else { Failure::machine(error.to_string()) }
+}
+
 async fn show(arguments: &Arguments, story: &Story) -> Result<(), Failure> {
-    let on_terminal = std::io::stderr().is_terminal();
-    let progress = if on_terminal { Progress::on_terminal() } else { Progress::silent() };
-    let told = tell(story, &progress).await.map_err(|error| {
-        let usage = error.kind() == ErrorKind::Config;
-        if usage { Failure::usage(error.to_string()) } else { Failure::machine(error.to_string()) }
-    })?;
+    let progress = Progress::on_terminal();
+    if arguments.data.is_none() {
+        let folder = story.folder.display();
+        progress.note(&format!("killed in mid-story, it goes on with: palisade demo --data {folder}"));
+    }
+    let told = tell(story, &progress).await.map_err(failed)?;
     if arguments.json {
         let json = serde_json::to_string_pretty(&told.report)
             .map_err(|error| Failure::machine(format!("the report cannot be written: {error}")))?;

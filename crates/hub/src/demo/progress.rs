@@ -1,34 +1,50 @@
 //! The moving line of the demo, on standard error, so that `--json` stays clean on standard output.
 
+use std::io::{IsTerminal, Write};
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// One line that says what is going on. Silent when standard error is not a terminal.
+/// One line that says what is going on, and a few that stay.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
+    /// Whether the lines that stay are written.
+    tells: bool,
 }
 
 impl Progress {
-    /// Draws on standard error.
+    /// Draws on standard error; where that is not a terminal, only what stays is written.
     #[must_use]
     pub fn on_terminal() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self { bar: ProgressBar::hidden(), tells: true };
+        }
         let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} [{bar:28}] {msg}") {
             bar.set_style(style.progress_chars("━╸ "));
         }
-        Self { bar }
+        Self { bar, tells: true }
     }
 
     /// Draws nothing.
     #[must_use]
     pub fn silent() -> Self {
-        Self { bar: ProgressBar::hidden() }
+        Self { bar: ProgressBar::hidden(), tells: false }
     }
 
     pub(super) fn say(&self, what: &'static str) {
         self.bar.set_message(what);
         self.bar.tick();
         tracing::info!(step = what, "demo");
+    }
+
+    /// Writes a line that stays.
+    pub(crate) fn note(&self, line: &str) {
+        if self.tells {
+            // A reader that went away is not our failure.
+            self.bar.suspend(|| drop(writeln!(std::io::stderr().lock(), "{line}")));
+        }
+        tracing::info!(line, "demo");
     }
 
     pub(super) fn customers(&self, stored: u64, all: u64) {

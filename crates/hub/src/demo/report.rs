@@ -15,6 +15,8 @@ pub struct Report {
     pub held: bool,
     /// The seed that repeats this run.
     pub seed: u64,
+    /// From where the story went on; nothing when it was told at a stretch.
+    pub continued: Option<Continued>,
     /// How long the story took, in milliseconds.
     pub took_ms: u64,
     /// Each promise with what was seen.
@@ -29,6 +31,36 @@ pub struct Report {
     pub streams: BTreeMap<String, StreamTruth>,
     /// Pages read again because a worker died.
     pub pages_read_again: u64,
+}
+
+/// From where a story that was told before went on. Promises, records, events and effects are judged over all its
+/// tellings; calls and deliveries are counted since this one began.
+#[derive(Clone, Debug, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Continued {
+    /// Processes that began to tell it before.
+    pub starts: u32,
+    /// Whether the last of them came to its end.
+    pub told: bool,
+    /// The step the last of them had come to, from 1.
+    pub step: u32,
+    /// How many steps there are.
+    pub steps: u32,
+    /// What happens in that step.
+    pub what: &'static str,
+    /// Events whose effects stood in the database already.
+    pub handled: u64,
+}
+
+impl Continued {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        let Self { step, steps, what, handled, .. } = self;
+        if self.told {
+            return format!("told before to its end: {handled} events were already handled");
+        }
+        format!("continued after a kill at step {step} of {steps} ({what}): {handled} events were already handled")
+    }
 }
 
 /// One promise and its evidence.
@@ -163,6 +195,13 @@ impl Report {
         for promise in &self.promises {
             let mark = if promise.held { "✓" } else { "✗" };
             let _ = writeln!(text, "{mark} {}: {}", promise.promise, promise.seen);
+        }
+        if let Some(continued) = &self.continued {
+            let sentence = continued.to_text();
+            let _ = writeln!(
+                text,
+                "\nThe story was {sentence}.\nCalls and deliveries are counted since then, all else over the whole folder."
+            );
         }
         let verdict = if self.held { "Every promise held." } else { "A PROMISE DID NOT HOLD." };
         let seconds = self.took_ms as f64 / 1_000.0;

@@ -1,6 +1,6 @@
 //! Compares what the hub holds with the provider's truth, and says of each promise whether it held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use palisade_core::Result;
@@ -8,7 +8,7 @@ use palisade_core::store::{EventState, RunMode, RunState};
 use palisade_core::worker::WorkerSettings;
 
 use super::consumer::Followed;
-use super::report::{Calls, Deliveries, Promise, ProviderSide, Report, StreamTruth};
+use super::report::{Calls, Continued, Deliveries, Promise, ProviderSide, Report, StreamTruth};
 use super::writes::Written;
 use super::{Stage, Story};
 
@@ -16,6 +16,7 @@ use super::{Stage, Story};
 pub(super) struct Seen<'a> {
     pub(super) story: &'a Story,
     pub(super) stage: &'a Stage,
+    pub(super) continued: Option<Continued>,
     pub(super) copies: BTreeMap<String, Followed>,
     pub(super) written: Written,
     pub(super) killed: bool,
@@ -43,13 +44,16 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
     let backwards: u64 = seen.copies.values().map(|followed| followed.backwards).sum();
     let entries: u64 = seen.copies.values().map(|followed| followed.entries).sum();
     let resumed: u64 = streams.values().map(|s| s.resumed).sum();
-    let acked_missing = acknowledged_but_missing(&seen, &ledger.webhooks.acked_events).await?;
+    let inbox = held(&seen).await?;
+    let acked = &ledger.webhooks.acked_events;
+    let acked_missing = acked.difference(&inbox).count();
+    let strangers = strangers(&seen, &inbox, ledger.events_created);
     let pages_read_again = pages_read_again(&seen, &streams);
     let promises = vec![
         Promise {
             promise: "Nothing acknowledged is lost",
             held: acked_missing == 0 && deliveries.dead == 0 && seen.quiet,
-            seen: format!("{} deliveries acknowledged, {acked_missing} of their events missing", deliveries.accepted),
+            seen: format!("{} events acknowledged, {acked_missing} of them missing", acked.len()),
         },
         Promise {
             promise: "An effect in the same database happens once",
@@ -61,8 +65,13 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
         },
         Promise {
             promise: "Nothing forged gets in",
-            held: ledger.webhooks.forged_accepted == 0 && deliveries.rejected >= ledger.webhooks.forged,
-            seen: format!("{} forged, {} accepted", ledger.webhooks.forged, ledger.webhooks.forged_accepted),
+            held: ledger.webhooks.forged_accepted == 0
+                && deliveries.rejected >= ledger.webhooks.forged
+                && strangers == 0,
+            seen: format!(
+                "{} forged, {} accepted, {strangers} stored that the provider never made",
+                ledger.webhooks.forged, ledger.webhooks.forged_accepted
+            ),
         },
         Promise {
             promise: "The records equal the provider's",
@@ -94,6 +103,7 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
     Ok(Report {
         held: promises.iter().all(|promise| promise.held),
         seed: seen.story.seed,
+        continued: seen.continued,
         took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         promises,
         calls,
@@ -153,17 +163,22 @@ async fn deliveries(seen: &Seen<'_>, hub: &Counts) -> Result<Deliveries> {
     })
 }
 
-/// Events the provider got a 2xx for that the inbox does not hold.
-async fn acknowledged_but_missing(seen: &Seen<'_>, acked: &std::collections::BTreeSet<String>) -> Result<u64> {
-    let mut held = std::collections::BTreeSet::new();
+/// The ids of all events in the inbox.
+async fn held(seen: &Seen<'_>) -> Result<BTreeSet<String>> {
+    let mut held = BTreeSet::new();
     let mut before = None;
     loop {
         let page = seen.stage.hub.store().events(None, before, 1_000).await?;
-        let Some(last) = page.last() else { break };
+        let Some(last) = page.last() else { return Ok(held) };
         before = Some(last.row);
         held.extend(page.into_iter().map(|event| event.event.id.as_str().to_owned()));
     }
-    Ok(acked.iter().filter(|id| !held.contains(*id)).count() as u64)
+}
+
+/// Events in the inbox that never happened. Not told when the provider itself has forgotten some.
+fn strangers(seen: &Seen<'_>, inbox: &BTreeSet<String>, happened: u64) -> usize {
+    let made = seen.stage.emulator.event_ids();
+    if made.len() as u64 == happened { inbox.difference(&made).count() } else { 0 }
 }
 
 /// Pages of the customers' full run beyond what listing everybody once takes. Customers created meanwhile stand before

@@ -1,10 +1,15 @@
 //! The story's own calls: customers created through the typed client while the provider misbehaves. Each carries its
 //! number, so that the provider's truth tells how often it really happened.
+//!
+//! What each call said is kept in a table of the product's own. One that was begun and whose process died is made
+//! again under the same idempotency key, as a product would: it happens once.
 
 use std::collections::BTreeMap;
 
-use palisade_core::Outcome;
+use palisade_core::store::{Effect, Value};
+use palisade_core::{Outcome, Result};
 use palisade_emulator::stripe::Stripe as Emulator;
+use palisade_store::SqliteStore;
 use palisade_stripe::Stripe;
 use palisade_stripe::client::NewCustomer;
 
@@ -12,6 +17,9 @@ use palisade_stripe::client::NewCustomer;
 const WRITES: u32 = 60;
 /// The metadata key that carries the number.
 const NUMBER: &str = "story_write";
+
+/// The product's table: a row stands from before its call is sent.
+pub(super) const TABLE: &str = "CREATE TABLE IF NOT EXISTS story_write (number INTEGER PRIMARY KEY, said TEXT) STRICT";
 
 /// What each write said of itself.
 #[derive(Debug, Default)]
@@ -26,22 +34,78 @@ enum Said {
     Unknown,
 }
 
-/// Makes the calls one after another.
-pub(super) async fn make(stripe: Stripe) -> Written {
+impl Said {
+    const ALL: [Self; 3] = [Self::Done, Self::NotDone, Self::Unknown];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::NotDone => "not_done",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Makes the calls one after another; those that have said what became of them are not made again.
+pub(super) async fn make(stripe: Stripe, store: SqliteStore, seed: u64) -> Result<Written> {
     let mut written = Written::default();
     for number in 0..WRITES {
-        let customer =
-            NewCustomer::new().email(format!("story-{number}@example.com")).metadata(NUMBER, number.to_string());
-        let said = match stripe.create_customer(customer, None).await {
-            Ok(_) => Said::Done,
-            Err(error) => match error.outcome() {
-                Outcome::Unknown | Outcome::Processed => Said::Unknown,
-                Outcome::NotSent | Outcome::Rejected => Said::NotDone,
-            },
+        let said = match before(&store, number).await? {
+            Before::Said(said) => said,
+            before @ (Before::Nothing | Before::Begun) => {
+                let said = create(&stripe, number, seed).await;
+                // "Not done" speaks of this call only; the one whose process died may have been.
+                let said = if before == Before::Begun && said == Said::NotDone { Said::Unknown } else { said };
+                let values = vec![Value::Integer(number.into()), Value::Text(said.name().to_owned())];
+                run(&store, "UPDATE story_write SET said = ?2 WHERE number = ?1", values).await?;
+                said
+            }
         };
         written.said.insert(number.to_string(), said);
     }
-    written
+    Ok(written)
+}
+
+/// What an earlier process left of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Nothing,
+    /// It was about to be sent, or was sent.
+    Begun,
+    Said(Said),
+}
+
+/// Reads what is known of a write, and notes that it begins.
+async fn before(store: &SqliteStore, number: u32) -> Result<Before> {
+    let values = vec![Value::Integer(number.into())];
+    let rows = store.query("SELECT said FROM story_write WHERE number = ?1", values.clone()).await?;
+    match rows.first().and_then(|row| row.first()) {
+        Some(Value::Text(text)) => {
+            let said = Said::ALL.into_iter().find(|said| said.name() == text);
+            Ok(said.map_or(Before::Begun, Before::Said))
+        }
+        Some(_) => Ok(Before::Begun),
+        None => {
+            run(store, "INSERT INTO story_write (number) VALUES (?1)", values).await?;
+            Ok(Before::Nothing)
+        }
+    }
+}
+
+async fn run(store: &SqliteStore, sql: &str, values: Vec<Value>) -> Result<()> {
+    store.execute(Effect { sql: sql.to_owned(), values }).await.map(drop)
+}
+
+async fn create(stripe: &Stripe, number: u32, seed: u64) -> Said {
+    let customer = NewCustomer::new().email(format!("story-{number}@example.com")).metadata(NUMBER, number.to_string());
+    let key = format!("story-{seed}-{number}");
+    match stripe.create_customer(customer, Some(&key)).await {
+        Ok(_) => Said::Done,
+        Err(error) => match error.outcome() {
+            Outcome::Unknown | Outcome::Processed => Said::Unknown,
+            Outcome::NotSent | Outcome::Rejected => Said::NotDone,
+        },
+    }
 }
 
 impl Written {

@@ -1,0 +1,135 @@
+//! The sentence of promise 1 a newcomer can try: `kill -9` the demo at any moment and start it again on its folder. The
+//! real binary is killed at seeded moments of its story and then tells it to its end; the folder is judged by the demo
+//! itself and, apart from it, by reading the file.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use palisade_core::store::Value as Cell;
+use palisade_store::{SqliteConfig, SqliteStore};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+
+/// How often the story is killed.
+const KILLS: usize = 7;
+/// The variable that names the only seed to run.
+const ONLY: &str = "PALISADE_SEED";
+const TEST: &str = "killed_demo::a_demo_killed_at_any_moment_goes_on_and_repeats_nothing";
+
+fn demo(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+    command.arg("demo").arg("--data").arg(folder).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    command
+}
+
+const SMALL: [&str; 6] = ["--seed", "3", "--customers", "300", "--webhooks", "200"];
+
+/// How long a life may take, in milliseconds: to the first lines of the folder, to the listing, beyond it. Where in its
+/// work the story dies is what the seed varies; nothing is awaited by it.
+fn lifetime(dice: &mut StdRng) -> Duration {
+    let range = match dice.random_range(0..4) {
+        0 => 0..60,
+        1 => 60..600,
+        2 => 600..2_000,
+        _ => 2_000..4_000,
+    };
+    Duration::from_millis(dice.random_range(range))
+}
+
+/// Kills it after a while. Returns whether it still lived.
+fn kill_after(mut child: Child, life: Duration) -> bool {
+    let (_never, wait) = std::sync::mpsc::channel::<()>();
+    let _ = wait.recv_timeout(life);
+    let lived = child.try_wait().unwrap().is_none();
+    // SIGKILL on Unix.
+    let _ = child.kill();
+    let _ = child.wait().unwrap();
+    lived
+}
+
+struct Repeat(u64);
+
+impl Drop for Repeat {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("\nrepeat with: {ONLY}={} cargo test -p palisade-hub --test it -- --exact {TEST}", self.0);
+        }
+    }
+}
+
+fn seed() -> u64 {
+    let only = std::env::var(ONLY).ok();
+    only.map_or(5, |text| text.parse().expect("PALISADE_SEED is a number"))
+}
+
+/// Effects in the file, and how many of them are of different events.
+async fn effects(folder: &Path) -> (i64, i64) {
+    let store = SqliteStore::open(SqliteConfig::at(folder.join("palisade.db"))).unwrap();
+    let rows = store.query("SELECT count(*), count(DISTINCT event) FROM effect", vec![]).await.unwrap();
+    store.close().await.unwrap();
+    let [Cell::Integer(all), Cell::Integer(different)] = rows[0][..] else { panic!("{rows:?}") };
+    (all, different)
+}
+
+/// Fails when the provider forgets what happened, when a delivery is acknowledged before its commit, when an effect
+/// commits apart from its job, when deduplication is off, when the folder keeps no master key, or when the end is judged
+/// over the last process alone.
+#[tokio::test]
+async fn a_demo_killed_at_any_moment_goes_on_and_repeats_nothing() {
+    let seed = seed();
+    eprintln!("seed {seed}");
+    let _repeat = Repeat(seed);
+    let mut dice = StdRng::seed_from_u64(seed);
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("story");
+    let mut killed = 0;
+    for _ in 0..KILLS {
+        let life = lifetime(&mut dice);
+        let child = demo(&folder, &SMALL).arg("--exit").spawn().unwrap();
+        let lived = kill_after(child, life);
+        eprintln!("killed after {life:?}: {lived}");
+        killed += u32::from(lived);
+    }
+    assert!(killed >= 3, "the story was over too soon: {killed}");
+
+    let output = demo(&folder, &["--exit", "--json"]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}\n{}", String::from_utf8_lossy(&output.stdout));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    eprintln!("{}\n{errors}", report["continued"]);
+    assert!(report["held"] == true && report["promises"].as_array().unwrap().iter().all(|p| p["held"] == true));
+    assert_eq!(report["seed"], 3, "the folder keeps what the story was begun with");
+    assert!(report["continued"]["starts"].as_u64().unwrap() >= 3, "{}", report["continued"]);
+    assert!(errors.contains("continued after a kill at step "), "{errors}");
+    assert!(errors.contains("events were already handled"), "{errors}");
+    let happened = report["deliveries"]["happened"].as_i64().unwrap();
+    assert!(happened >= 200, "{happened}");
+    assert_eq!(effects(&folder).await, (happened, happened), "effects in the file, of different events");
+}
+
+/// Fails when a folder's story is told with another seed, or by two processes at once.
+#[test]
+fn a_folder_keeps_its_story() {
+    let place = tempfile::tempdir().unwrap();
+    let first = demo(place.path(), &SMALL).spawn().unwrap();
+    // The file stands from the first moment.
+    while !place.path().join("provider.jsonl").exists() {
+        std::thread::yield_now();
+    }
+    let refused = |arguments: &[&str], words: &[&str]| {
+        let output = demo(place.path(), arguments).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        for word in words {
+            assert!(errors.contains(word), "{word} in {errors}");
+        }
+        assert_eq!(errors.lines().count(), 1, "one sentence: {errors}");
+    };
+    refused(&["--exit"], &["another demo is telling the story"]);
+    let _ = kill_after(first, Duration::ZERO);
+    refused(&["--exit", "--seed", "4"], &["--seed 3 --customers 300 --webhooks 200", "leave these out"]);
+    refused(&["--exit", "--webhooks", "201"], &["--webhooks 200"]);
+}
