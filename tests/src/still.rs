@@ -71,6 +71,10 @@ impl<S: Store> Inbox for Still<S> {
         still(self.inner.event_counts()).await
     }
 
+    async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
+        still(self.inner.dead_counts(connections)).await
+    }
+
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
         still(self.inner.prune_events(before, limit)).await
     }

@@ -184,7 +184,7 @@ pub trait Inbox: Send + Sync {
 
     /// Puts a dead or handled event back to pending with a fresh job, due `now` and otherwise as by
     /// [`Inbox::append`]. `false` when there is none such (it waits, is ignored or is gone). Its reason stays until
-    /// the job ends.
+    /// the job ends. The job it died with counts as done from then on: somebody has seen to it.
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
@@ -195,6 +195,13 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>>;
+
+    /// Counts the dead events of each of the connections; one without any is left out. Kept as counters: costs the
+    /// same for any number of events.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>>;
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
     /// `before`, lowest rows first. Returns how many went. An event removed is no longer a duplicate when it comes

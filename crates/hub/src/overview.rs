@@ -19,8 +19,6 @@ const CONNECTIONS_SHOWN: u32 = 50;
 const ROWS_SHOWN: u32 = 20;
 /// Runs read for a connection's health.
 const RUNS_JUDGED: u32 = 50;
-/// Dead letters read to tell whose they are; of more than this the newest count.
-const DEAD_JUDGED: u32 = 500;
 /// The window of the error rate.
 const RATE_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 
@@ -114,7 +112,8 @@ pub(crate) async fn connections(
     let mut list = shared.store.connections(after, limit + 1).await?;
     let more = list.len() > limit as usize;
     list.truncate(limit as usize);
-    let dead = dead_letters(shared).await?;
+    let ids = list.iter().map(|connection| connection.id.clone()).collect();
+    let dead = shared.store.dead_counts(ids).await?;
     let mut views = Vec::with_capacity(list.len());
     for connection in list {
         views.push(judge(shared, connection, &dead).await?);
@@ -124,17 +123,8 @@ pub(crate) async fn connections(
 
 /// Reads what is known of one connection and judges it.
 pub(crate) async fn view(shared: &Shared, connection: Connection) -> Result<ConnectionView> {
-    let dead = dead_letters(shared).await?;
+    let dead = shared.store.dead_counts(vec![connection.id.clone()]).await?;
     judge(shared, connection, &dead).await
-}
-
-/// Counts dead letters per connection, among the newest of them.
-async fn dead_letters(shared: &Shared) -> Result<BTreeMap<ConnectionId, u64>> {
-    let mut dead = BTreeMap::new();
-    for event in shared.store.events(Some(EventState::Dead), None, DEAD_JUDGED).await? {
-        *dead.entry(event.connection).or_default() += 1;
-    }
-    Ok(dead)
 }
 
 async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<ConnectionId, u64>) -> Result<ConnectionView> {

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,6 +79,18 @@ impl SqliteConfig {
     }
 }
 
+/// What [`SqliteStore::examine`] found in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Examined {
+    /// The version of its tables; 0 for an empty file.
+    pub found: u32,
+    /// The version this program works with.
+    pub wanted: u32,
+    /// What SQLite's own full check found; empty when the file is sound.
+    pub findings: Vec<String>,
+}
+
 /// The durable store in one SQLite file. Cheap to clone; clones share one writer.
 ///
 /// Every write is answered after the commit it is part of has reached the disk (`synchronous=FULL`). Dropping the last
@@ -135,6 +147,15 @@ impl SqliteStore {
             .map_err(|error| Error::new(ErrorKind::Store, "the writer thread cannot be started").with_source(error))?;
         let closed = Mutex::new(Some(closed));
         Ok(Self { inner: Arc::new(Inner { config, inlet, readers, bells, closed }) })
+    }
+
+    /// Looks at a file without changing it: its version, and whether it is sound. It is not made, upgraded or locked
+    /// against a process that uses it. Blocks for a reading of all of it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when it is not there, cannot be read, or is another program's: the text says what to do.
+    pub fn examine(path: &Path) -> Result<Examined> {
+        schema::examine(path)
     }
 
     /// Commits what is queued, moves the WAL into the database and closes the file. Everything asked afterwards, of
@@ -219,6 +240,10 @@ impl Inbox for SqliteStore {
 
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
         self.inner.readers.read(inbox::counts).await
+    }
+
+    async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
+        self.inner.readers.read(move |reader| inbox::dead_counts(reader, connections)).await
     }
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {

@@ -177,7 +177,10 @@ impl Inbox for MemoryStore {
         let job = {
             let mut model = self.lock();
             let job = model.inbox.replay(row, now);
-            job.map(|job| model.jobs.enqueue(job))
+            job.map(|job| {
+                model.jobs.seen_to(row);
+                model.jobs.enqueue(job)
+            })
         };
         self.events_wake.notify_one();
         Ok(job.is_some())
@@ -185,6 +188,10 @@ impl Inbox for MemoryStore {
 
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
         Ok(self.lock().inbox.counts())
+    }
+
+    async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
+        Ok(self.lock().inbox.dead_counts(&connections))
     }
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {

@@ -1,5 +1,6 @@
 //! `palisade doctor`: is everything in place? One line per check, with what to do where it is not.
 
+use std::cmp::Ordering;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,9 +12,10 @@ use clap::Args;
 use palisade_core::clock::SystemClock;
 use palisade_core::transport::HttpTransport;
 use palisade_core::{Clock, Timestamp, Transport};
+use palisade_store::{Examined, SqliteStore};
 use tokio::net::TcpListener;
 
-use super::serve::{Secrets, cannot_listen, folder_of, load, open_store};
+use super::serve::{Secrets, cannot_listen, folder_of, load};
 use super::{Failure, runtime, say};
 use crate::builtin;
 use crate::config::{Config, process_environment};
@@ -165,25 +167,35 @@ fn space(_folder: &Path) -> Found {
     Found::Warn("the free space cannot be told on this system".to_owned())
 }
 
-/// Opens the database, which upgrades it as `serve` would, and checks the whole file.
+/// Looks at the database without changing it: its version, and the whole file.
 async fn database_state(path: &Path) -> Found {
     let shown = path.display();
     if !path.exists() {
         return Found::Ok(format!("{shown} is not there yet; `serve` makes it"));
     }
-    let store = match open_store(path.to_owned()).await {
-        Ok(store) => store,
-        Err(failure) => return Found::Fail(failure.to_string()),
+    let examine = {
+        let path = path.to_owned();
+        move || SqliteStore::examine(&path)
     };
-    let checked = store.check().await;
-    let _ = store.close().await;
-    match checked {
-        Ok(findings) if findings.is_empty() => Found::Ok(format!("{shown} is sound")),
-        Ok(findings) => Found::Fail(format!(
+    let examined = match tokio::task::spawn_blocking(examine).await {
+        Ok(Ok(examined)) => examined,
+        Ok(Err(error)) => return Found::Fail(error.message().to_owned()),
+        Err(_) => return Found::Fail(format!("{shown} could not be read: the thread that reads it died")),
+    };
+    let Examined { found, wanted, findings, .. } = examined;
+    if !findings.is_empty() {
+        return Found::Fail(format!(
             "{shown} is damaged ({} findings): stop every process that uses it, keep it, and restore a backup",
             findings.len()
-        )),
-        Err(error) => Found::Fail(format!("{shown}: {}", error.message())),
+        ));
+    }
+    let versions = format!("{shown} is sound; its schema is version {found}, this program wants {wanted}");
+    match found.cmp(&wanted) {
+        Ordering::Equal => Found::Ok(versions),
+        Ordering::Less => Found::Warn(format!("{versions}: `serve` upgrades it when it starts, so back it up first")),
+        Ordering::Greater => {
+            Found::Fail(format!("{versions}: run the newer program, or restore a backup made before the upgrade"))
+        }
     }
 }
 

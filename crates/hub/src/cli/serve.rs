@@ -171,7 +171,7 @@ pub(super) fn cannot_listen(address: SocketAddr, key: &str, error: &std::io::Err
 }
 
 /// Opens the store on a thread that may block.
-pub(super) async fn open_store(path: PathBuf) -> Result<SqliteStore, Failure> {
+async fn open_store(path: PathBuf) -> Result<SqliteStore, Failure> {
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(SqliteConfig::at(path))).await;
     match opened {
         Ok(Ok(store)) => Ok(store),

@@ -140,6 +140,35 @@ fn a_port_in_use_and_a_file_that_is_no_database_are_the_machines_fault() {
     ends(&doctor, 1, &["fail  database", "not a database"]);
 }
 
+// Fails when the doctor makes, upgrades or writes the database it looks at.
+#[test]
+fn the_doctor_looks_at_the_database_and_leaves_it_alone() {
+    let folder = folder_with(&config("http://127.0.0.1:1"));
+    let path = folder.path().join("palisade.db");
+    let examine = |code: i32, words: &[&str]| {
+        let before = fs::read(&path).ok();
+        let output = palisade(&["doctor", "--offline", "--config", &path_of(&folder)]).output().unwrap();
+        ends(&output, code, words);
+        assert_eq!(fs::read(&path).ok(), before, "the file is as it was");
+        let names: Vec<_> = files(folder.path()).filter(|path| !path.ends_with("palisade.toml")).collect();
+        assert_eq!(names.len(), usize::from(before.is_some()), "nothing beside it: {names:?}");
+    };
+    examine(0, &["ok    database", "is not there yet"]);
+    let store = palisade_store::SqliteStore::open(palisade_store::SqliteConfig::at(&path)).unwrap();
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(store.close()).unwrap();
+    examine(0, &["ok    database", "is sound", "version 2, this program wants 2"]);
+    let versioned = |version: u8| {
+        let mut bytes = fs::read(&path).unwrap();
+        // `user_version` stands at offset 60 of the header (SQLite file format, 1.3).
+        bytes[60..64].copy_from_slice(&[0, 0, 0, version]);
+        fs::write(&path, bytes).unwrap();
+    };
+    versioned(1);
+    examine(0, &["warn  database", "version 1, this program wants 2", "`serve` upgrades it", "back it up"]);
+    versioned(9);
+    examine(1, &["fail  database", "version 9, this program wants 2", "run the newer program"]);
+}
+
 // Fails when the mode of a secret file is not looked at.
 #[test]
 fn a_secret_file_that_others_can_read_is_refused() {

@@ -7,7 +7,7 @@ use palisade_core::store::{
     Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, Queue, StoredEvent,
 };
 use palisade_core::webhook::Event;
-use palisade_core::{Error, ErrorKind, Timestamp};
+use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
@@ -177,6 +177,21 @@ pub(super) fn set_state(tx: &mut Tx<'_>, row: i64, to: EventState, reason: Optio
     tx.prepare("UPDATE palisade_event SET state = ?2, reason = ?3 WHERE id = ?1")?.execute(params![row, to, reason])?;
     count(&mut tx.tally, from, -1);
     count(&mut tx.tally, to, 1);
+    let dead = number(EventState::Dead);
+    match (from == dead, to == dead) {
+        (false, true) => count_dead(tx, row, 1),
+        (true, false) => count_dead(tx, row, -1),
+        (true, true) | (false, false) => Ok(()),
+    }
+}
+
+/// Counts an event of its connection as dead, or as dead no more.
+fn count_dead(tx: &Tx<'_>, row: i64, by: i64) -> Result<(), Fault> {
+    tx.prepare(
+        "INSERT INTO palisade_dead_count SELECT connection, ?2 FROM palisade_event WHERE id = ?1 \
+         ON CONFLICT (connection) DO UPDATE SET events = events + excluded.events",
+    )?
+    .execute(params![row, by])?;
     Ok(())
 }
 
@@ -189,6 +204,10 @@ pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, 
     tx.prepare("UPDATE palisade_event SET state = 0 WHERE id = ?1")?.execute([row])?;
     count(&mut tx.tally, from, -1);
     count(&mut tx.tally, number(EventState::Pending), 1);
+    if from == number(EventState::Dead) {
+        count_dead(tx, row, -1)?;
+        jobs::seen_to(tx, row)?;
+    }
     add_job(tx, row, &connection, ordering_key.as_deref(), now)?;
     Ok(true)
 }
@@ -309,6 +328,21 @@ fn pending(connection: &Connection, before: i64, limit: u32) -> Result<Vec<Store
         found.extend(event(connection, EventRow(row))?.filter(|event| event.state == EventState::Pending));
     }
     Ok(found)
+}
+
+pub(super) fn dead_counts(
+    reader: &Connection,
+    connections: Vec<ConnectionId>,
+) -> Result<BTreeMap<ConnectionId, u64>, Fault> {
+    let mut statement = reader.prepare_cached("SELECT events FROM palisade_dead_count WHERE connection = ?1")?;
+    let mut counts = BTreeMap::new();
+    for connection in connections {
+        let events: Option<i64> = statement.query_row([connection.as_str()], |row| row.get(0)).optional()?;
+        if let Some(events) = events.filter(|events| *events > 0) {
+            counts.insert(connection, events.unsigned_abs());
+        }
+    }
+    Ok(counts)
 }
 
 pub(super) fn counts(connection: &Connection) -> Result<BTreeMap<EventState, u64>, Fault> {

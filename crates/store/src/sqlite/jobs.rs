@@ -428,6 +428,9 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
             }
         }
     }
+    if let (Some(event), true) = (job.event, dead.is_some()) {
+        tx.prepare("INSERT OR REPLACE INTO palisade_dead_letter VALUES (?1, ?2)")?.execute([event, job.id])?;
+    }
     if let Some(event) = job.event {
         inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead)?;
     }
@@ -435,6 +438,18 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
         Some(lane) => promote(tx, lane),
         None => Ok(()),
     }
+}
+
+/// Counts the job an event died with as done.
+pub(super) fn seen_to(tx: &mut Tx<'_>, event: i64) -> Result<(), Fault> {
+    let job: Option<i64> = tx
+        .prepare("DELETE FROM palisade_dead_letter WHERE event = ?1 RETURNING job")?
+        .query_row([event], |row| row.get(0))
+        .optional()?;
+    let Some(job) = job else { return Ok(()) };
+    let counted = tx.prepare("UPDATE palisade_job SET state = 2 WHERE id = ?1 AND state = 3")?.execute([job])?;
+    tx.tally.jobs_dead -= i64::from(counted == 1);
+    Ok(())
 }
 
 pub(super) fn extend(tx: &Tx<'_>, lease: Lease, until: Timestamp) -> Result<bool, Fault> {

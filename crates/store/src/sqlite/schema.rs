@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use palisade_core::{Error, ErrorKind, Result};
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 use sha2::{Digest, Sha256};
 
+use super::Examined;
 use super::error::{failure, store_error};
 
 /// Marks a database file as Palisade's in its header: "Pals" as a number.
@@ -20,13 +21,19 @@ const CACHE_KIB: u32 = 16 * 1024;
 /// Statements kept prepared per connection: more than this crate has.
 const STATEMENTS_MAX: usize = 128;
 
+/// How long examining waits for a process that holds the file.
+const EXAMINE_BUSY: std::time::Duration = std::time::Duration::from_secs(5);
+
 struct Migration {
     name: &'static str,
     sql: &'static str,
 }
 
 /// In order; never changed once released (their checksums are kept in the file), only added to.
-const MIGRATIONS: &[Migration] = &[Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") },
+    Migration { name: "0002_dead", sql: include_str!("migrations/0002_dead.sql") },
+];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
      name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT";
@@ -120,12 +127,21 @@ fn newer(path: &Path, version: i64) -> Result<()> {
 }
 
 fn migrate(connection: &mut Connection, path: &Path, named: &dyn Fn(rusqlite::Error) -> Error) -> Result<()> {
+    migrate_to(connection, path, MIGRATIONS, named)
+}
+
+fn migrate_to(
+    connection: &mut Connection,
+    path: &Path,
+    migrations: &[Migration],
+    named: &dyn Fn(rusqlite::Error) -> Error,
+) -> Result<()> {
     let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).map_err(named)?;
     // Another process may have been first: what counts is what stands in the file under the lock.
     let version = tx.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).map_err(named)?;
     newer(path, version)?;
     tx.execute_batch(MIGRATION_TABLE).map_err(named)?;
-    for (number, migration) in (1_i64..).zip(MIGRATIONS) {
+    for (number, migration) in (1_i64..).zip(migrations) {
         let checksum = hex(&Sha256::digest(migration.sql.as_bytes()));
         if number <= version {
             let kept: String = tx
@@ -162,6 +178,41 @@ pub(super) fn limit(connection: &Connection, bytes: Option<u64>) -> rusqlite::Re
     connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
 }
 
+/// Looks at a file without changing it.
+pub(super) fn examine(path: &Path) -> Result<Examined> {
+    let log = || {
+        let mut name = path.as_os_str().to_owned();
+        name.push("-wal");
+        Path::new(&name).exists()
+    };
+    let beside = log();
+    let examined = examine_as(path, beside);
+    // A hub that started meanwhile has written beside a file that was taken to be at rest.
+    if !beside && log() { examine_as(path, true) } else { examined }
+}
+
+/// Reads a file that is at rest as it stands, so that SQLite makes no other file beside it; or with its log.
+fn examine_as(path: &Path, with_log: bool) -> Result<Examined> {
+    let named = |error| named(path, error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}{}", encoded(path), if with_log { "" } else { "?immutable=1" });
+    let connection = Connection::open_with_flags(uri, flags).map_err(named)?;
+    tune(&connection, EXAMINE_BUSY).map_err(named)?;
+    match recognise(&connection, path, &named) {
+        // A newer file is told, not refused.
+        Err(error) if error.kind() == ErrorKind::Config => {}
+        recognised => recognised?,
+    }
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(named)?;
+    let wanted = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
+    Ok(Examined { found, wanted, findings: integrity(&connection)? })
+}
+
+/// Writes a path as SQLite's URIs want it: `?`, `#` and `%` have a meaning there.
+fn encoded(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23")
+}
+
 /// Touches the root of every table of ours, so that a truncated or overwritten file is found at the start.
 fn probe(connection: &Connection) -> rusqlite::Result<()> {
     let mut tables =
@@ -191,4 +242,61 @@ fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file as the program with only the first `count` migrations left it.
+    fn file_of(path: &Path, count: usize, after: &str) {
+        let mut connection = Connection::open(path).unwrap();
+        migrate_to(&mut connection, path, &MIGRATIONS[..count], &|error| named(path, error)).unwrap();
+        connection.execute_batch(after).unwrap();
+    }
+
+    /// Fails when dead events of before the counters are not counted, or jobs of replayed events stay dead.
+    #[test]
+    fn counters_of_dead_events_are_filled_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let event = |id: i64, state: i64, connection: &str| {
+            format!(
+                "INSERT INTO palisade_event (id, state, received_at, endpoint, event_id, connection, provider, kind) \
+                 VALUES ({id}, {state}, 1, 'hook', 'e{id}', '{connection}', 'stripe', 'x');"
+            )
+        };
+        let job = |id: i64, state: i64, event: &str| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, event, finished_at) \
+                 VALUES ({id}, {state}, 0, 0, 1, 20, {event}, 5);"
+            )
+        };
+        let rows = [
+            event(1, 3, "a"),
+            event(2, 3, "a"),
+            event(3, 3, "b"),
+            event(4, 1, "a"),
+            job(1, 3, "1"),
+            job(2, 3, "2"),
+            job(3, 3, "2"),
+            job(4, 3, "3"),
+            job(5, 3, "4"),
+            job(6, 3, "NULL"),
+            "UPDATE palisade_tally SET jobs_dead = 6, events_dead = 3, events_done = 1;".to_owned(),
+        ];
+        file_of(&path, 1, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let pairs = |sql: &str| -> Vec<(String, i64)> {
+            let mut statement = connection.prepare(sql).unwrap();
+            statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let counts = pairs("SELECT connection, events FROM palisade_dead_count ORDER BY connection");
+        assert_eq!(counts, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+        let letters = pairs("SELECT CAST(event AS TEXT), job FROM palisade_dead_letter ORDER BY event");
+        assert_eq!(letters, [("1".to_owned(), 1), ("2".to_owned(), 3), ("3".to_owned(), 4)]);
+        let dead = pairs("SELECT 'dead', jobs_dead FROM palisade_tally");
+        assert_eq!(dead, [("dead".to_owned(), 4)], "three events' and the one that is nobody's");
+    }
 }

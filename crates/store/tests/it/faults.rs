@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use palisade_core::store::{Appended, EventRow, Inbox, Jobs};
 use palisade_core::{Error, ErrorKind};
-use palisade_store::{SqliteConfig, SqliteStore};
+use palisade_store::{Examined, SqliteConfig, SqliteStore};
 
 use crate::child;
 use crate::subject::{delivery, job, open};
@@ -114,11 +114,57 @@ async fn a_newer_database_is_refused_with_both_versions() {
     open(&path).close().await.unwrap();
     let edit = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     edit("PRAGMA user_version = 7");
-    refused(&path, ErrorKind::Config, &["version 7", "up to 1", "backup"]);
-    edit("PRAGMA user_version = 1");
+    refused(&path, ErrorKind::Config, &["version 7", "up to 2", "backup"]);
+    edit("PRAGMA user_version = 2");
     open(&path).close().await.unwrap();
     edit("UPDATE palisade_migration SET checksum = 'other'");
     refused(&path, ErrorKind::Config, &["0001_start", "another form"]);
+}
+
+/// Every file of a folder with its bytes.
+fn contents(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.map(|path| (path.clone(), std::fs::read(&path).unwrap())).collect()
+}
+
+/// Fails when examining makes, upgrades or otherwise writes a file, or does not see what stands in the log alone.
+#[tokio::test]
+async fn examining_a_file_tells_its_version_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a file #1?.db");
+    let examine = || {
+        let before = contents(folder.path());
+        let examined = SqliteStore::examine(&path);
+        let after = contents(folder.path());
+        let changed = |name: &&std::path::PathBuf| before.get(*name) != after.get(*name);
+        // The index of a log is no part of the database: SQLite makes it anew whenever it wants.
+        let mut changed = after.keys().chain(before.keys()).filter(changed);
+        assert!(changed.all(|name| name.to_string_lossy().ends_with("-shm")), "of {:?}", after.keys());
+        examined
+    };
+    let told = |examined: Result<Examined, Error>| {
+        let Examined { found, wanted, findings, .. } = examined.unwrap();
+        (found, wanted, findings.len())
+    };
+    assert_eq!(examine().unwrap_err().kind(), ErrorKind::Store, "there is none");
+    assert!(!path.exists());
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(told(examine()), (0, 2, 0), "an empty file is a database without tables");
+
+    std::fs::remove_file(&path).unwrap();
+    open(&path).close().await.unwrap();
+    assert_eq!(told(examine()), (2, 2, 0));
+    for (sql, found) in [("PRAGMA user_version = 1", 1), ("PRAGMA user_version = 7", 7)] {
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        connection.execute_batch(sql).unwrap();
+        assert_eq!(told(examine()), (found, 2, 0), "with a log beside it");
+        drop(connection);
+        assert_eq!(told(examine()), (found, 2, 0), "closed");
+    }
+    let text = folder.path().join("notes.txt");
+    std::fs::write(&text, "dear diary ".repeat(500)).unwrap();
+    let error = SqliteStore::examine(&text).unwrap_err();
+    assert!(error.message().contains("not a database"), "{error}");
 }
 
 #[tokio::test]
@@ -148,6 +194,8 @@ async fn a_damaged_file_is_refused_or_named() {
     if let Ok(store) = SqliteStore::open(SqliteConfig::at(&path)) {
         let found = store.check().await;
         assert!(found.as_ref().map_or(true, |found| !found.is_empty()), "the check finds it: {found:?}");
+        let examined = SqliteStore::examine(&path).map(|examined| examined.findings);
+        assert!(examined.as_ref().map_or(true, |found| !found.is_empty()), "so does examining: {examined:?}");
         store.close().await.unwrap();
     }
 }

@@ -1,12 +1,13 @@
 //! Promises of the inbox.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, Claim, EVENT_ATTEMPTS_MAX, EventRow, EventState, JobEnd, NewDelivery, NewEvent, Queue, Settled,
-    Settlement, Store, Work,
+    Appended, Claim, EVENT_ATTEMPTS_MAX, EventRow, EventState, JobCounts, JobEnd, NewDelivery, NewEvent, Queue,
+    Settled, Settlement, Store, Work,
 };
 
 use super::jobs::{claim, end};
@@ -126,11 +127,13 @@ pub async fn a_replayed_event_gets_a_fresh_job(store: &dyn Store) {
     for (job, how) in claimed.iter().zip(ends) {
         end(store, job.lease, how, 13).await;
     }
+    same(ok(store.job_counts().await).dead, 1, "a dead job");
     for row in [1, 2] {
         assert!(ok(store.replay(EventRow(row), Timestamp(20)).await), "event {row} is replayed");
         assert!(!ok(store.replay(EventRow(row), Timestamp(20)).await), "once");
     }
     same(ok(store.event_counts().await), [(EventState::Pending, 2)].into(), "both wait again");
+    same(ok(store.job_counts().await), JobCounts { waiting: 2, running: 0, dead: 0 }, "nothing is dead any more");
     same(claim(store, Queue::Events, 19).await.len(), 0, "not before the replay");
     let again = claim(store, Queue::Events, 20).await;
     same(
@@ -139,6 +142,39 @@ pub async fn a_replayed_event_gets_a_fresh_job(store: &dyn Store) {
         "fresh attempts",
     );
     assert!(!ok(store.replay(EventRow(99), Timestamp(20)).await), "an event that is not there");
+}
+
+/// Dead events are counted for each connection, however many there are, until they are replayed; the job an event died
+/// with counts as dead as long, also when it dies again.
+pub async fn dead_events_are_counted_by_connection(store: &dyn Store) {
+    /// More than a page of anything.
+    const MANY: u64 = 1_100;
+    let events = (0..MANY).map(|n| event(&n.to_string())).collect();
+    let other = NewDelivery { connection: "other".into(), endpoint: "there".into(), ..delivery(10, vec![event("x")]) };
+    ok(store.append(vec![delivery(10, events), other]).await);
+    let kill = async |now: i64| {
+        let held = Claim { max: u32::MAX, ..claim_of(Queue::Events, now) };
+        for job in ok(store.claim(held).await) {
+            end(store, job.lease, JobEnd::Dead { reason: "no".to_owned() }, now).await;
+        }
+    };
+    let counts = async || ok(store.dead_counts(vec!["acme".into(), "other".into(), "none".into()]).await);
+    same(counts().await, BTreeMap::new(), "none is dead yet");
+    kill(20).await;
+    same(counts().await, [("acme".into(), MANY), ("other".into(), 1)].into(), "all are dead");
+    same(ok(store.job_counts().await).dead, MANY + 1, "and their jobs");
+    assert!(ok(store.replay(EventRow(2), Timestamp(30)).await), "one is replayed");
+    same(counts().await, [("acme".into(), MANY - 1), ("other".into(), 1)].into(), "one less");
+    same(ok(store.job_counts().await), JobCounts { waiting: 1, running: 0, dead: MANY }, "and its job");
+    kill(31).await;
+    same(counts().await, [("acme".into(), MANY), ("other".into(), 1)].into(), "it died again");
+    same(ok(store.job_counts().await).dead, MANY + 1, "once");
+    same(ok(store.prune_jobs(Timestamp(25), u32::MAX).await), MANY + 1, "all jobs that ended before then");
+    same(ok(store.job_counts().await).dead, 1, "the one that died later");
+    same(counts().await, [("acme".into(), MANY), ("other".into(), 1)].into(), "events stay");
+    assert!(ok(store.replay(EventRow(1), Timestamp(40)).await), "an event whose job is pruned is replayed");
+    same(ok(store.job_counts().await).dead, 1, "nothing is counted twice");
+    same(ok(store.dead_counts(vec!["other".into()]).await), [("other".into(), 1)].into(), "only what was asked for");
 }
 
 /// Handled and ignored events received before a moment are pruned, lowest rows first; waiting and dead ones stay, and

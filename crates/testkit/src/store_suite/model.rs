@@ -472,6 +472,7 @@ impl Model {
         let all = u32::MAX;
         put("event counts", told(&store.event_counts().await));
         put("job counts", told(&store.job_counts().await));
+        put("dead counts", told(&store.dead_counts(CONNECTIONS.map(Into::into).to_vec()).await));
         put("events", told(&store.events(None, None, all).await));
         put("runs", told(&store.runs(None, all).await));
         put("calls", told(&store.calls(None, all).await));

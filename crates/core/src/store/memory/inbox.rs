@@ -132,6 +132,17 @@ impl InboxModel {
         counts
     }
 
+    pub(super) fn dead_counts(&self, connections: &[ConnectionId]) -> BTreeMap<ConnectionId, u64> {
+        let mut counts = BTreeMap::new();
+        for stored in self.events.values().filter(|stored| stored.state == EventState::Dead) {
+            let Some(Kept { connection, .. }) = self.deliveries.get(&stored.delivery) else { continue };
+            if connections.contains(connection) {
+                *counts.entry(connection.clone()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
         let old = |stored: &Row| {
             let finished = matches!(stored.state, EventState::Done | EventState::Ignored);

@@ -157,6 +157,16 @@ impl JobsModel {
         }
     }
 
+    /// Counts the job an event died with as done.
+    pub(super) fn seen_to(&mut self, event: EventRow) {
+        let of_event = |job: &&mut Job| job.new.work == Work::Event { row: event };
+        for job in self.jobs.values_mut().filter(of_event) {
+            if let State::Dead { at } = job.state {
+                job.state = State::Done { at };
+            }
+        }
+    }
+
     pub(super) fn holds(&self, lease: Lease) -> bool {
         self.jobs.get(&lease.job).is_some_and(|job| job.fence == lease.fence && matches!(job.state, State::Held { .. }))
     }

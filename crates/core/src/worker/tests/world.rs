@@ -330,6 +330,7 @@ delegate!(Inbox {
     fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
     fn replay(row: EventRow, now: Timestamp) -> bool;
     fn event_counts() -> BTreeMap<EventState, u64>;
+    fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
     fn prune_events(before: Timestamp, limit: u32) -> u64;
 });
 delegate!(Jobs {
