@@ -26,7 +26,10 @@ struct Migration {
 }
 
 /// In order; never changed once released (their checksums are kept in the file), only added to.
-const MIGRATIONS: &[Migration] = &[Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") }];
+const MIGRATIONS: &[Migration] = &[
+    Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") },
+    Migration { name: "0002_auth", sql: include_str!("migrations/0002_auth.sql") },
+];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
      name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT";
