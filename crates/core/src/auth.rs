@@ -13,6 +13,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ConnectionId;
 use crate::secret::Secret;
 
+pub mod flow;
+pub mod grant;
 pub mod vault;
 
 /// A secret with the way it is sent. Serialised only inside the vault.

@@ -76,3 +76,7 @@ text_id! {
     /// The provider's own identifier of a record within its stream.
     RecordId
 }
+text_id! {
+    /// Names one of a connection's grants (`main`, `bot`, `user`).
+    GrantName
+}

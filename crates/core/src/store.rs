@@ -31,7 +31,18 @@ use crate::error::{ErrorKind, Outcome, Result};
 use crate::id::{ConnectionId, EndpointId, EventId, RecordId, StreamName, TenantId};
 use crate::sync::{Change, Cursor, Span};
 
+pub mod authorizations;
+#[cfg(test)]
+pub(crate) mod faulty;
+pub mod grants;
+pub mod keys;
 pub mod memory;
+
+pub use authorizations::{Authorizations, PendingRow, SessionRow, TokenHash};
+pub use grants::{
+    EndReason, GrantClaim, GrantKey, GrantLease, GrantState, Grants, NewGrant, NewTokens, Revocation, StoredGrant,
+};
+pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 
 /// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
 pub const EVENT_ATTEMPTS_MAX: u32 = 20;
@@ -838,23 +849,11 @@ pub struct Connection {
 pub struct SealedCredential {
     /// Grows with every write; part of what the seal binds.
     pub generation: u64,
-    /// The vault's bytes.
+    /// The vault's bytes; empty when it was erased ([`Grants::disconnect`]).
     pub blob: Vec<u8>,
 }
 
-/// A tenant's data key, wrapped by the master key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
-pub struct WrappedKey {
-    /// Its number.
-    pub id: u64,
-    /// The master key that wraps it.
-    pub master: String,
-    /// The wrapped bytes.
-    pub wrapped: Vec<u8>,
-}
-
-/// Keeps connections, sealed credentials and wrapped data keys.
+/// Keeps connections and sealed credentials.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Connections: Send + Sync {
@@ -887,19 +886,6 @@ pub trait Connections: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool>;
-
-    /// Lists a tenant's wrapped data keys, newest first.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Store`].
-    async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>>;
-
-    /// Adds a data key for a tenant if it has none with that number; returns the tenant's newest key (the highest
-    /// number) afterwards, so that two processes agree on one.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-    async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey>;
 }
 
 /// Marks an active connection whose credential no longer works. Any other state stays.
@@ -1007,7 +993,9 @@ pub fn counts_as_error(kind: ErrorKind) -> bool {
 
 /// A whole store.
 #[async_trait]
-pub trait Store: Inbox + Jobs + Records + Connections + CallLog + std::fmt::Debug + 'static {
+pub trait Store:
+    Inbox + Jobs + Records + Connections + Keys + Grants + Authorizations + CallLog + std::fmt::Debug + 'static
+{
     /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
     /// durable store commits something; this default runs a removal that finds nothing.
     ///

@@ -264,7 +264,7 @@ impl HubBuilder {
         let endpoints = check_endpoints(&providers, &self.connections, self.endpoints)?;
         // Keys and nonces come from the operating system, whatever the rest of the hub draws from.
         let vault = Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom));
-        let credentials = Arc::new(VaultCredentials::new(Arc::new(vault)));
+        let credentials = Arc::new(VaultCredentials::new(Arc::new(vault), Arc::clone(&store) as _));
         let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
         let calls = CallQueue::new(self.settings.call_log_max);
 

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `records` `runs` `connections` `calls` | the statements of the traits |
+//! | `inbox` `jobs` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -20,23 +20,28 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use palisade_core::store::{
-    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections, Effect, EventRow,
-    EventState, FeedEntry, Inbox, JobCounts, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
-    PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
-    StoredEvent, StreamKey, StreamStatus, Value, WrappedKey,
+    Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections,
+    Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Inbox, JobCounts,
+    JobId, Jobs, Keys, Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit,
+    PageCommitted, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode,
+    SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus,
+    TokenHash, Value, WrappedKey,
 };
-use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Result, StreamName, TenantId, Timestamp};
+use palisade_core::{ConnectionId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use readers::Readers;
 use writer::{Bells, Inlet, Writer};
 
+mod authorizations;
 mod calls;
 mod connections;
 mod error;
+mod grants;
 mod inbox;
 mod jobs;
+mod keys;
 mod product;
 mod readers;
 mod records;
@@ -206,6 +211,15 @@ impl SqliteStore {
         self.inner.readers.read(|connection| Ok(schema::integrity(connection)?)).await
     }
 
+    /// Queues a small command and waits for its commit.
+    async fn write<T, F>(&self, run: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Fn(&writer::Tx<'_>) -> std::result::Result<T, error::Fault> + Send + 'static,
+    {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| run(tx)).await
+    }
+
     /// Changes the size the database file may grow to ([`SqliteConfig::size_bytes_max`]).
     ///
     /// # Errors
@@ -354,13 +368,133 @@ impl Connections for SqliteStore {
         let run = move |tx: &mut writer::Tx<'_>| connections::put_credential(tx, &id, expected, &credential);
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
+}
 
+#[async_trait]
+impl Keys for SqliteStore {
     async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>> {
-        self.inner.readers.read(move |connection| connections::data_keys(connection, &tenant)).await
+        self.inner.readers.read(move |connection| keys::of_tenant(connection, &tenant)).await
     }
 
     async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::add_data_key(tx, &tenant, &key)).await
+        self.write(move |tx| keys::add(tx, &tenant, &key)).await
+    }
+
+    async fn reserve_seals(&self, tenant: TenantId, key: u64, count: u32, max: u32) -> Result<Option<u32>> {
+        self.write(move |tx| keys::reserve(tx, &tenant, key, count, max)).await
+    }
+
+    async fn active_master(&self, proposed: String) -> Result<String> {
+        self.write(move |tx| keys::active_or(tx, &proposed)).await
+    }
+
+    async fn activate_master(&self, id: String) -> Result<()> {
+        self.write(move |tx| keys::activate(tx, &id)).await
+    }
+
+    async fn retire_master(&self, id: String) -> Result<Retirement> {
+        self.write(move |tx| keys::retire(tx, &id)).await
+    }
+
+    async fn masters(&self) -> Result<Vec<MasterStatus>> {
+        self.inner.readers.read(keys::masters).await
+    }
+
+    async fn data_keys_not_under(
+        &self,
+        master: String,
+        after: Option<(TenantId, u64)>,
+        limit: u32,
+    ) -> Result<Vec<(TenantId, WrappedKey)>> {
+        let read = move |connection: &Connection| keys::not_under(connection, &master, after.as_ref(), limit);
+        self.inner.readers.read(read).await
+    }
+
+    async fn rewrap(&self, keys: Vec<Rewrapped>) -> Result<u64> {
+        self.inner.inlet.write(keys.len() * keys::REWRAPPED_BYTES, move |tx| keys::rewrap(tx, &keys)).await
+    }
+}
+
+#[async_trait]
+impl Grants for SqliteStore {
+    async fn connect(&self, connection: Account, grants: Vec<NewGrant>) -> Result<bool> {
+        self.inner.inlet.write(grants::bytes(&grants), move |tx| grants::connect(tx, &connection, &grants)).await
+    }
+
+    async fn grant(&self, key: GrantKey) -> Result<Option<StoredGrant>> {
+        self.inner.readers.read(move |connection| grants::one(connection, &key)).await
+    }
+
+    async fn grants(&self, connection: ConnectionId) -> Result<Vec<StoredGrant>> {
+        self.inner.readers.read(move |reader| grants::of_connection(reader, &connection)).await
+    }
+
+    async fn claim_grant(
+        &self,
+        key: GrantKey,
+        generation: u64,
+        now: Timestamp,
+        until: Timestamp,
+    ) -> Result<GrantClaim> {
+        self.write(move |tx| grants::claim(tx, &key, generation, now, until)).await
+    }
+
+    async fn extend_grant(&self, lease: GrantLease, until: Timestamp) -> Result<bool> {
+        self.write(move |tx| grants::extend(tx, &lease, until)).await
+    }
+
+    async fn note_intent(&self, lease: GrantLease, at: Option<Timestamp>) -> Result<bool> {
+        self.write(move |tx| grants::note_intent(tx, &lease, at)).await
+    }
+
+    async fn renew_grant(&self, key: GrantKey, tokens: NewTokens) -> Result<bool> {
+        let bytes = inbox::COMMAND_BYTES + tokens.blob.len();
+        self.inner.inlet.write(bytes, move |tx| grants::renew(tx, &key, &tokens)).await
+    }
+
+    async fn release_grant(&self, lease: GrantLease, rest_until: Option<Timestamp>) -> Result<bool> {
+        self.write(move |tx| grants::release(tx, &lease, rest_until)).await
+    }
+
+    async fn end_grant(&self, key: GrantKey, generation: u64, reason: EndReason, serves: bool) -> Result<bool> {
+        self.write(move |tx| grants::end(tx, &key, generation, reason, serves)).await
+    }
+
+    async fn disconnect(
+        &self,
+        connection: ConnectionId,
+        revocations: Vec<(GrantName, Revocation)>,
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.write(move |tx| grants::disconnect(tx, &connection, &revocations, now)).await
+    }
+
+    async fn grants_due(&self, now: Timestamp, limit: u32) -> Result<Vec<GrantKey>> {
+        self.inner.readers.read(move |connection| grants::due(connection, now, limit)).await
+    }
+}
+
+#[async_trait]
+impl Authorizations for SqliteStore {
+    async fn put_pending(&self, row: PendingRow) -> Result<bool> {
+        let bytes = inbox::COMMAND_BYTES + row.blob.len();
+        self.inner.inlet.write(bytes, move |tx| authorizations::put_pending(tx, &row)).await
+    }
+
+    async fn take_pending(&self, state: TokenHash) -> Result<Option<PendingRow>> {
+        self.write(move |tx| authorizations::take_pending(tx, state)).await
+    }
+
+    async fn put_session(&self, row: SessionRow) -> Result<bool> {
+        self.write(move |tx| authorizations::put_session(tx, &row)).await
+    }
+
+    async fn take_session(&self, token: TokenHash) -> Result<Option<SessionRow>> {
+        self.write(move |tx| authorizations::take_session(tx, token)).await
+    }
+
+    async fn prune_authorizations(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| authorizations::prune(tx, before, limit)).await
     }
 }
 

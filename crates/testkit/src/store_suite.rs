@@ -16,12 +16,21 @@ use async_trait::async_trait;
 use palisade_core::Result;
 use palisade_core::store::Store;
 
+mod grants;
 mod inbox;
 mod jobs;
+mod keys;
 mod model;
 mod records;
 mod rest;
+mod secrets;
 
+pub use grants::{
+    a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
+    a_grant_rests_after_a_failure, a_lost_hold_writes_nothing_and_its_intent_is_found,
+    a_renewal_compares_the_generation, an_end_names_its_generation_and_marks_the_connection, grants_are_due_in_order,
+    what_is_taken_is_taken_once,
+};
 pub use inbox::{
     a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
     an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_connection, events_are_listed_newest_first,
@@ -33,6 +42,11 @@ pub use jobs::{
     enqueued_work_wakes_a_waiter, finished_jobs_are_pruned, jobs_of_a_lane_run_one_by_one_in_order,
     the_state_of_an_event_follows_its_job, two_claims_never_hold_the_same_job,
 };
+pub use keys::{
+    a_master_key_is_retired_when_nothing_needs_it, data_keys_left_are_walked_in_order,
+    only_the_active_master_key_wraps, seals_are_set_aside_once, the_first_master_key_is_the_one_in_use,
+    two_processes_agree_on_a_data_key,
+};
 pub use model::model;
 pub use records::{
     a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
@@ -41,7 +55,6 @@ pub use records::{
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
-    two_processes_agree_on_a_data_key,
 };
 
 /// The statement of an effect that succeeds: adds its number to the subject's own table.
@@ -101,11 +114,25 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         an_old_cursor_is_forgotten,
         connections_are_kept_and_listed_by_id,
         two_processes_agree_on_a_data_key,
+        the_first_master_key_is_the_one_in_use,
+        only_the_active_master_key_wraps,
+        a_master_key_is_retired_when_nothing_needs_it,
+        data_keys_left_are_walked_in_order,
+        a_connect_is_whole_or_nothing,
+        a_lost_hold_writes_nothing_and_its_intent_is_found,
+        a_grant_rests_after_a_failure,
+        a_renewal_compares_the_generation,
+        an_end_names_its_generation_and_marks_the_connection,
+        a_disconnect_erases_and_refuses_late_writers,
+        grants_are_due_in_order,
         calls_are_counted_by_the_hour,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;
     a_credential_is_written_by_one_of_many(subject.fresh().await).await;
+    seals_are_set_aside_once(subject.fresh().await).await;
+    a_grant_is_held_by_one(subject.fresh().await).await;
+    what_is_taken_is_taken_once(subject.fresh().await).await;
     the_feed_has_no_gap_under_concurrent_commits(subject.fresh().await).await;
 }
 

@@ -1,34 +1,48 @@
 //! Seals secrets with AES-256-GCM under a per-tenant data key that a master key wraps.
 //!
 //! Format of a sealed blob, version 1: `0x01 | data key id (u64, big endian) | nonce (12) | ciphertext and tag`.
-//! Format of a wrapped data key, version 1: `0x01 | nonce (12) | ciphertext and tag`.
+//! Format of a wrapped data key, version 1: `0x01 | nonce (12) | ciphertext and tag`, kept beside the name of the master
+//! key that wraps it.
+//!
 //! Associated data is the length-prefixed list of what the blob belongs to, so a row cannot be moved or swapped: each
 //! item stands behind its length (u32, big endian), numbers as 8 bytes, big endian.
 //! - of a blob: `palisade.secret.v1`, tenant, connection, field, generation, data key id;
 //! - of a data key: `palisade.data-key.v1`, tenant, data key id, master key id.
+//!
+//! # No nonce twice
+//! The nonce of a blob is the number of the seal under its data key (u32, big endian) and 8 random bytes. Numbers are
+//! set aside in the store, durably and in blocks, before one is used: of all processes on a store, no two are ever
+//! given the same, and a number that was set aside and not used is lost. The random half is for the one case in which
+//! numbers come again: a store that was put back to an older backup. A data key seals at most [`SEALS_MAX`] times,
+//! counted over all processes; then a new one is made.
+//!
+//! The nonce of a wrapping is random: a master key wraps one data key of a tenant in [`SEALS_MAX`] seals, and 2³² random
+//! nonces are safe (NIST SP 800-38D, 8.3).
 //!
 //! What this cannot see: a whole old row put back together with its generation. What it never does: print a key.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use tokio::time::Instant;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Credential, CredentialSource, Scheme};
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, TenantId};
 use crate::random::Random;
-use crate::store::{ConnectionState, Connections, SealedCredential, WrappedKey, mark_needs_reconnect};
+use crate::store::{Keys, WrappedKey};
 
-/// The length of every key, in bytes.
-pub const KEY_BYTES: usize = 32;
+mod credentials;
+mod master;
+mod rotation;
+
+pub use credentials::VaultCredentials;
+pub use master::{KEY_BYTES, LocalMasterKey, MasterKey, MasterKeyFile, MasterKeyRing, PlainKey};
+pub use rotation::{Progress, Rotation, Stuck};
+
+#[cfg(feature = "mock")]
+pub use master::MockMasterKey;
 
 /// The first byte of blobs and wrapped keys.
 const VERSION: u8 = 1;
@@ -36,136 +50,16 @@ const VERSION: u8 = 1;
 const BLOB_HEAD: usize = 1 + 8;
 const SECRET_DOMAIN: &[u8] = b"palisade.secret.v1";
 const DATA_KEY_DOMAIN: &[u8] = b"palisade.data-key.v1";
-/// The field a connection's credential is sealed as.
-const CREDENTIAL_FIELD: &str = "credential";
 
-/// Seals one process makes under one data key before it makes a new one. Random 96-bit nonces are safe for 2³² seals
-/// of a key (NIST SP 800-38D, 8.3); this leaves room for 4,096 lives of processes.
-const SEALS_MAX: u64 = 1 << 20;
+/// Seals made under one data key, by all processes together, before there is a new one.
+pub const SEALS_MAX: u32 = 1 << 24;
+/// Seals a process sets aside at once: what it costs a data key when a process ends, against a commit of the store for
+/// every so many seals.
+const SEALS_BLOCK: u32 = 64;
 /// Tenants whose data keys are kept opened.
 const TENANTS_KEPT_MAX: usize = 10_000;
-/// Opened credentials kept.
-const CREDENTIALS_KEPT_MAX: usize = 10_000;
-/// How long an opened credential is used before its row is looked at again: how long another process's disconnect
-/// takes to reach this one.
-const CREDENTIAL_KEPT: Duration = Duration::from_secs(60);
-
-/// A key in plain, wiped when dropped.
-pub type PlainKey = Zeroizing<[u8; KEY_BYTES]>;
-
-/// Wraps data keys. One master key serves all tenants; it never leaves its holder.
-#[cfg_attr(feature = "mock", mockall::automock)]
-#[async_trait]
-pub trait MasterKey: Send + Sync + fmt::Debug + 'static {
-    /// Returns the name of the key that wraps new data keys.
-    fn id(&self) -> String;
-
-    /// Wraps a data key, bound to `aad`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when the holder cannot wrap.
-    async fn wrap(&self, key: &PlainKey, aad: &[u8]) -> Result<Vec<u8>>;
-
-    /// Opens a data key that the master key `master` wrapped, bound to `aad`.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when the holder does not have that master key, or it does not open with it.
-    async fn unwrap(&self, master: &str, wrapped: &[u8], aad: &[u8]) -> Result<PlainKey>;
-}
-
-/// A master key in this process's memory, from a file or the environment.
-pub struct LocalMasterKey {
-    id: String,
-    key: LessSafeKey,
-    random: Arc<dyn Random>,
-}
-
-impl LocalMasterKey {
-    /// Takes 32 random bytes. The key's name is made of a hash of it, so that a wrong key is told as such.
-    ///
-    /// `random` must be fit for nonces ([`crate::random::SystemRandom`]).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when all bytes are the same: that is a placeholder, not a key.
-    pub fn new(bytes: &PlainKey, random: Arc<dyn Random>) -> Result<Self> {
-        if bytes.iter().all(|byte| Some(byte) == bytes.first()) {
-            return Err(Error::new(ErrorKind::Config, "the master key is one byte repeated: make a random one"));
-        }
-        let name = {
-            use sha2::Digest;
-            let mut hash = sha2::Sha256::new();
-            hash.update(b"palisade.master-key.id.v1");
-            hash.update(bytes.as_slice());
-            hash.finalize()
-        };
-        let name: String = name.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { id: format!("local-{name}"), key: aead(bytes)?, random })
-    }
-
-    /// Reads a key as it stands in a file or variable: 32 raw bytes, or their hex or base64 (standard or URL-safe,
-    /// padded or not), with white space around it.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when it is none of these; the text is not in the error.
-    pub fn parse(given: &[u8], random: Arc<dyn Random>) -> Result<Self> {
-        let key = key_of(given).ok_or_else(|| {
-            Error::new(ErrorKind::Config, "the master key must be 32 bytes, or the hex or base64 of 32 bytes")
-        })?;
-        Self::new(&key, random)
-    }
-}
-
-fn key_of(given: &[u8]) -> Option<PlainKey> {
-    if let Ok(raw) = <[u8; KEY_BYTES]>::try_from(given) {
-        // 32 characters are a password or the hex of half a key: random bytes are never all printable.
-        let is_text = raw.iter().all(u8::is_ascii_graphic);
-        return (!is_text).then(|| Zeroizing::new(raw));
-    }
-    let text = std::str::from_utf8(given).ok()?.trim();
-    let bytes = Zeroizing::new(if text.len() == 2 * KEY_BYTES {
-        let pairs = text.as_bytes().chunks(2);
-        pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect::<Option<_>>()?
-    } else {
-        let text = Zeroizing::new(format!("{}=", text.trim_end_matches('=')));
-        STANDARD.decode(text.as_bytes()).or_else(|_| URL_SAFE.decode(text.as_bytes())).ok()?
-    });
-    Some(Zeroizing::new(<[u8; KEY_BYTES]>::try_from(bytes.as_slice()).ok()?))
-}
-
-#[async_trait]
-impl MasterKey for LocalMasterKey {
-    fn id(&self) -> String {
-        self.id.clone()
-    }
-
-    async fn wrap(&self, key: &PlainKey, aad: &[u8]) -> Result<Vec<u8>> {
-        let mut wrapped = vec![VERSION];
-        seal_onto(&mut wrapped, &self.key, self.random.as_ref(), aad, key.as_slice())?;
-        Ok(wrapped)
-    }
-
-    async fn unwrap(&self, master: &str, wrapped: &[u8], aad: &[u8]) -> Result<PlainKey> {
-        if master != self.id {
-            let own = &self.id;
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("the data is sealed under the master key {master}, and the one given is {own}"),
-            ));
-        }
-        let opened = match wrapped.split_first() {
-            Some((&VERSION, sealed)) => open_sealed(&self.key, aad, sealed),
-            Some(_) | None => None,
-        };
-        let key = opened.and_then(|plain| <[u8; KEY_BYTES]>::try_from(plain.as_slice()).ok()).map(Zeroizing::new);
-        key.ok_or_else(|| Error::new(ErrorKind::Config, "a data key does not open: its row was changed or moved"))
-    }
-}
-
-impl fmt::Debug for LocalMasterKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LocalMasterKey({})", self.id)
-    }
-}
+/// How often a new data key is wrapped again because the active master key changed meanwhile.
+const WRAPS_MAX: usize = 3;
 
 /// What a sealed blob belongs to. Another value in any part, and it does not open.
 #[derive(Clone, Copy, Debug)]
@@ -183,19 +77,34 @@ pub struct Place<'a> {
 
 /// Seals and opens. Data keys are made on first use, and kept opened in memory.
 pub struct Vault {
-    connections: Arc<dyn Connections>,
+    store: Arc<dyn Keys>,
     master: Arc<dyn MasterKey>,
     random: Arc<dyn Random>,
-    seals_max: u64,
-    keys: Mutex<HashMap<TenantId, Keys>>,
+    seals_max: u32,
+    seals_block: u32,
+    tenants: Mutex<HashMap<TenantId, Tenant>>,
 }
 
 /// A tenant's opened data keys.
 #[derive(Default)]
-struct Keys {
+struct Tenant {
     opened: BTreeMap<u64, Arc<LessSafeKey>>,
-    /// The key that seals, and how often this process has used it.
-    active: Option<(u64, u64)>,
+    sealing: Option<Sealing>,
+}
+
+/// Seals of one data key that are set aside for this process: `next` to `end`.
+struct Sealing {
+    id: u64,
+    key: Arc<LessSafeKey>,
+    next: u32,
+    end: u32,
+}
+
+/// One seal to make.
+struct Turn {
+    id: u64,
+    key: Arc<LessSafeKey>,
+    number: u32,
 }
 
 impl Vault {
@@ -203,8 +112,8 @@ impl Vault {
     ///
     /// `random` must be fit for keys and nonces ([`crate::random::SystemRandom`]).
     #[must_use]
-    pub fn new(connections: Arc<dyn Connections>, master: Arc<dyn MasterKey>, random: Arc<dyn Random>) -> Self {
-        Self { connections, master, random, seals_max: SEALS_MAX, keys: Mutex::default() }
+    pub fn new(store: Arc<dyn Keys>, master: Arc<dyn MasterKey>, random: Arc<dyn Random>) -> Self {
+        Self { store, master, random, seals_max: SEALS_MAX, seals_block: SEALS_BLOCK, tenants: Mutex::default() }
     }
 
     /// Seals a secret for its place.
@@ -212,11 +121,18 @@ impl Vault {
     /// # Errors
     /// [`ErrorKind::Config`] from the master key; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn seal(&self, place: Place<'_>, secret: &[u8]) -> Result<Vec<u8>> {
-        let (id, key) = self.sealing_key(place.tenant).await?;
+        let turn = match self.turn(place.tenant) {
+            Some(turn) => turn,
+            None => self.next_turn(place.tenant).await?,
+        };
         let mut blob = Vec::with_capacity(BLOB_HEAD + NONCE_LEN + secret.len() + AES_256_GCM.tag_len());
         blob.push(VERSION);
-        blob.extend(id.to_be_bytes());
-        seal_onto(&mut blob, &key, self.random.as_ref(), &secret_aad(place, id), secret)?;
+        blob.extend(turn.id.to_be_bytes());
+        let mut nonce = [0; NONCE_LEN];
+        let (number, random) = nonce.split_at_mut(4);
+        number.copy_from_slice(&turn.number.to_be_bytes());
+        self.random.fill(random);
+        seal_onto(&mut blob, &turn.key, nonce, &secret_aad(place, turn.id), secret)?;
         Ok(blob)
     }
 
@@ -232,54 +148,67 @@ impl Vault {
             Some((&VERSION, id)) => u64::from_be_bytes(id.try_into().map_err(|_| closed())?),
             Some(_) | None => return Err(closed()),
         };
-        let key = self.opening_key(place.tenant, id).await?.ok_or_else(closed)?;
+        let kept = self.lock().get(place.tenant).and_then(|tenant| tenant.opened.get(&id)).cloned();
+        let key = match kept {
+            Some(key) => key,
+            None => self.stored_key(place.tenant, id).await?.ok_or_else(closed)?,
+        };
         open_sealed(&key, &secret_aad(place, id), sealed).ok_or_else(closed)
     }
 
-    async fn sealing_key(&self, tenant: &TenantId) -> Result<(u64, Arc<LessSafeKey>)> {
-        if let Some(key) = self.use_active(tenant) {
-            return Ok(key);
-        }
-        // The newest, unless it is the one this process has used up.
-        let used_up = self.lock().get(tenant).and_then(|keys| keys.active).map(|(id, _)| id);
-        let newest = self.connections.data_keys(tenant.clone()).await?.into_iter().next();
-        let chosen = match newest {
-            Some(newest) if Some(newest.id) != used_up => newest,
-            newest => self.make_key(tenant, newest.map_or(1, |newest| newest.id.saturating_add(1))).await?,
+    /// Takes one seal of those set aside, if there is one left.
+    fn turn(&self, tenant: &TenantId) -> Option<Turn> {
+        let mut tenants = self.lock();
+        let sealing = tenants.get_mut(tenant)?.sealing.as_mut().filter(|sealing| sealing.next < sealing.end)?;
+        let number = sealing.next;
+        sealing.next += 1;
+        Some(Turn { id: sealing.id, key: Arc::clone(&sealing.key), number })
+    }
+
+    /// Sets seals aside, under a new data key where the newest is used up, and takes the first of them.
+    async fn next_turn(&self, tenant: &TenantId) -> Result<Turn> {
+        let newest = self.store.data_keys(tenant.clone()).await?.into_iter().next();
+        let mut chosen = match newest {
+            Some(newest) => newest,
+            None => self.make_key(tenant, 1).await?,
+        };
+        let block = self.seals_block.clamp(1, self.seals_max.max(1));
+        let reserve = |id| self.store.reserve_seals(tenant.clone(), id, block, self.seals_max);
+        let first = match reserve(chosen.id).await? {
+            Some(first) => first,
+            None => {
+                chosen = self.make_key(tenant, chosen.id.saturating_add(1)).await?;
+                let none = || Error::new(ErrorKind::Store, "a new data key has no seals left").with_retryable(true);
+                reserve(chosen.id).await?.ok_or_else(none)?
+            }
         };
         let id = chosen.id;
         let key = self.opened(tenant, chosen).await?;
-        self.keep(tenant, |keys| {
-            // Another task may have been here first; its count goes on.
-            if keys.active.is_none_or(|(active, _)| active != id) {
-                keys.active = Some((id, 0));
-            }
+        let end = first.saturating_add(block);
+        self.keep(tenant, |kept| {
+            // Numbers another task has set aside meanwhile are given up: there are many.
+            kept.sealing = Some(Sealing { id, key: Arc::clone(&key), next: first.saturating_add(1), end });
         });
-        Ok(self.use_active(tenant).unwrap_or((id, key)))
-    }
-
-    /// Takes one seal of the active key, if there is one with seals left.
-    fn use_active(&self, tenant: &TenantId) -> Option<(u64, Arc<LessSafeKey>)> {
-        let mut keys = self.lock();
-        let Keys { opened, active } = keys.get_mut(tenant)?;
-        let (id, seals) = active.as_mut().filter(|(_, seals)| *seals < self.seals_max)?;
-        *seals += 1;
-        Some((*id, opened.get(id)?.clone()))
+        Ok(Turn { id, key, number: first })
     }
 
     async fn make_key(&self, tenant: &TenantId, id: u64) -> Result<WrappedKey> {
         let mut key = PlainKey::default();
         self.random.fill(key.as_mut_slice());
-        let master = self.master.id();
-        let wrapped = self.master.wrap(&key, &data_key_aad(tenant, id, &master)).await?;
-        self.connections.add_data_key(tenant.clone(), WrappedKey { id, master, wrapped }).await
+        let mut tries = 0;
+        loop {
+            let master = self.store.active_master(self.master.id()).await?;
+            let wrapped = self.master.wrap(&master, &key, &data_key_aad(tenant, id, &master)).await?;
+            tries += 1;
+            match self.store.add_data_key(tenant.clone(), WrappedKey { id, master, wrapped }).await {
+                Err(error) if error.kind() == ErrorKind::Conflict && tries < WRAPS_MAX => {}
+                added => return added,
+            }
+        }
     }
 
-    async fn opening_key(&self, tenant: &TenantId, id: u64) -> Result<Option<Arc<LessSafeKey>>> {
-        if let Some(key) = self.lock().get(tenant).and_then(|keys| keys.opened.get(&id)).cloned() {
-            return Ok(Some(key));
-        }
-        let stored = self.connections.data_keys(tenant.clone()).await?.into_iter().find(|key| key.id == id);
+    async fn stored_key(&self, tenant: &TenantId, id: u64) -> Result<Option<Arc<LessSafeKey>>> {
+        let stored = self.store.data_keys(tenant.clone()).await?.into_iter().find(|key| key.id == id);
         match stored {
             Some(stored) => self.opened(tenant, stored).await.map(Some),
             None => Ok(None),
@@ -290,24 +219,24 @@ impl Vault {
         let aad = data_key_aad(tenant, stored.id, &stored.master);
         let plain = self.master.unwrap(&stored.master, &stored.wrapped, &aad).await?;
         let key = Arc::new(aead(&plain)?);
-        self.keep(tenant, |keys| {
-            keys.opened.insert(stored.id, key.clone());
+        self.keep(tenant, |kept| {
+            kept.opened.insert(stored.id, Arc::clone(&key));
         });
         Ok(key)
     }
 
-    fn keep(&self, tenant: &TenantId, change: impl FnOnce(&mut Keys)) {
-        let mut keys = self.lock();
-        if !keys.contains_key(tenant) && keys.len() >= TENANTS_KEPT_MAX {
+    fn keep(&self, tenant: &TenantId, change: impl FnOnce(&mut Tenant)) {
+        let mut tenants = self.lock();
+        if !tenants.contains_key(tenant) && tenants.len() >= TENANTS_KEPT_MAX {
             // Any tenant may go: its keys are opened again when they are needed.
-            let gone = keys.keys().next().cloned();
-            gone.map(|gone| keys.remove(&gone));
+            let gone = tenants.keys().next().cloned();
+            gone.map(|gone| tenants.remove(&gone));
         }
-        change(keys.entry(tenant.clone()).or_default());
+        change(tenants.entry(tenant.clone()).or_default());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Keys>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Tenant>> {
+        self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -322,19 +251,23 @@ fn aead(key: &PlainKey) -> Result<LessSafeKey> {
     unbound.map(LessSafeKey::new).map_err(|_| Error::new(ErrorKind::Config, "the key cannot be used"))
 }
 
-/// Appends nonce, ciphertext and tag.
-fn seal_onto(out: &mut Vec<u8>, key: &LessSafeKey, random: &dyn Random, aad: &[u8], plain: &[u8]) -> Result<()> {
-    let mut nonce = [0; NONCE_LEN];
-    random.fill(&mut nonce);
-    let mut sealed = plain.to_vec();
-    let done = key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), &mut sealed);
-    if done.is_err() {
-        sealed.zeroize();
-        return Err(Error::new(ErrorKind::Config, "the secret is too long to be sealed"));
+/// Appends nonce, ciphertext and tag. The plaintext is encrypted where it will stay: no copy of it is left.
+fn seal_onto(out: &mut Vec<u8>, key: &LessSafeKey, nonce: [u8; NONCE_LEN], aad: &[u8], plain: &[u8]) -> Result<()> {
+    out.reserve_exact(NONCE_LEN + plain.len() + AES_256_GCM.tag_len());
+    out.extend_from_slice(&nonce);
+    let start = out.len();
+    out.extend_from_slice(plain);
+    let body = out.get_mut(start..).unwrap_or_default();
+    match key.seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), body) {
+        Ok(tag) => {
+            out.extend_from_slice(tag.as_ref());
+            Ok(())
+        }
+        Err(_) => {
+            body.zeroize();
+            Err(Error::new(ErrorKind::Config, "the secret is too long to be sealed"))
+        }
     }
-    out.extend(nonce);
-    out.append(&mut sealed);
-    Ok(())
 }
 
 /// Opens nonce, ciphertext and tag.
@@ -366,165 +299,12 @@ fn data_key_aad(tenant: &TenantId, id: u64, master: &str) -> Vec<u8> {
 
 /// Writes items so that no two lists give the same bytes.
 fn list(items: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(items.iter().map(|item| 4 + item.len()).sum());
     for item in items {
-        bytes.extend(u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes());
-        bytes.extend(*item);
+        bytes.extend_from_slice(&u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes());
+        bytes.extend_from_slice(item);
     }
     bytes
-}
-
-/// Gives connections' credentials out of the vault, for keys that do not expire by themselves.
-pub struct VaultCredentials {
-    vault: Arc<Vault>,
-    opened: Mutex<HashMap<ConnectionId, Opened>>,
-}
-
-struct Opened {
-    credential: Credential,
-    until: Instant,
-}
-
-impl VaultCredentials {
-    /// Reads and writes through a vault.
-    #[must_use]
-    pub fn new(vault: Arc<Vault>) -> Self {
-        Self { vault, opened: Mutex::default() }
-    }
-
-    /// Seals a connection's credential and stores it in the place of the one that is there. The connection's state
-    /// is the caller's business.
-    ///
-    /// # Errors
-    /// [`ErrorKind::NotFound`] when there is no such connection; [`ErrorKind::Conflict`] when another writer was
-    /// faster; [`ErrorKind::Config`] when the secret cannot stand in a header, or from the master key;
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-    pub async fn store_credential(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<u64> {
-        let store = &self.vault.connections;
-        let Some(row) = store.connection(connection.clone()).await? else {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no connection {connection}")));
-        };
-        let expected = store.credential(connection.clone()).await?.map_or(0, |stored| stored.generation);
-        let generation = expected.saturating_add(1);
-        // What could not be sent is refused before it is kept.
-        Credential::new(scheme, generation, None)?;
-        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
-        let blob = self.vault.seal(place, &scheme.to_plaintext()).await?;
-        let sealed = SealedCredential { generation, blob };
-        if !store.put_credential(connection.clone(), expected, sealed).await? {
-            return Err(Error::new(ErrorKind::Conflict, "the credential was replaced by somebody else meanwhile"));
-        }
-        self.forget(connection);
-        Ok(generation)
-    }
-
-    /// As [`VaultCredentials::store_credential`], unless the very same credential is stored already. Returns whether
-    /// it was written. A stored one that does not open any more is replaced.
-    ///
-    /// # Errors
-    /// As [`VaultCredentials::store_credential`]; [`ErrorKind::Config`] when the stored one is sealed under another
-    /// master key.
-    pub async fn store_if_changed(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
-        if self.holds(connection, scheme).await? {
-            return Ok(false);
-        }
-        match self.store_credential(connection, scheme).await {
-            // Processes that start together on one database store the very same credential: the first one did it.
-            Err(error) if error.kind() == ErrorKind::Conflict && self.holds(connection, scheme).await? => Ok(false),
-            stored => stored.map(|_| true),
-        }
-    }
-
-    /// Tells whether this very credential is stored and opens.
-    async fn holds(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
-        let store = &self.vault.connections;
-        let row = store.connection(connection.clone()).await?;
-        let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) else { return Ok(false) };
-        let generation = sealed.generation;
-        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
-        match self.vault.open(place, &sealed.blob).await {
-            Ok(plain) => Ok(*plain == *scheme.to_plaintext()),
-            Err(error) if error.kind() == ErrorKind::Decode => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Forgets an opened credential, so that its row is read again.
-    pub fn forget(&self, connection: &ConnectionId) {
-        self.lock().remove(connection);
-    }
-
-    /// Reads and opens the row, whatever is kept in memory.
-    async fn read(&self, connection: &ConnectionId) -> Result<Credential> {
-        let store = &self.vault.connections;
-        let refused = |why: String| Err(Error::new(ErrorKind::Auth, why).with_outcome(Outcome::NotSent));
-        let Some(row) = store.connection(connection.clone()).await? else {
-            return refused(format!("there is no connection {connection}"));
-        };
-        match row.state {
-            ConnectionState::Active | ConnectionState::Paused => {}
-            ConnectionState::NeedsReconnect { reason } => {
-                return refused(format!("the connection must be reconnected: {reason}"));
-            }
-            ConnectionState::Disconnected => return refused("the connection is disconnected".to_owned()),
-        }
-        let Some(sealed) = store.credential(connection.clone()).await? else {
-            return refused("the connection has no credential: connect it".to_owned());
-        };
-        let generation = sealed.generation;
-        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
-        let plain = self.vault.open(place, &sealed.blob).await?;
-        Credential::new(&Scheme::from_plaintext(&plain)?, generation, None)
-    }
-
-    fn keep(&self, connection: &ConnectionId, credential: &Credential) {
-        let now = Instant::now();
-        let mut opened = self.lock();
-        if opened.len() >= CREDENTIALS_KEPT_MAX {
-            opened.retain(|_, kept| kept.until > now);
-        }
-        if opened.len() >= CREDENTIALS_KEPT_MAX {
-            let gone = opened.keys().next().cloned();
-            gone.map(|gone| opened.remove(&gone));
-        }
-        let kept = Opened { credential: credential.clone(), until: now + CREDENTIAL_KEPT };
-        opened.insert(connection.clone(), kept);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, Opened>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait]
-impl CredentialSource for VaultCredentials {
-    async fn credential(&self, connection: ConnectionId) -> Result<Credential> {
-        if let Some(kept) = self.lock().get(&connection).filter(|kept| kept.until > Instant::now()) {
-            return Ok(kept.credential.clone());
-        }
-        let credential = self.read(&connection).await?;
-        self.keep(&connection, &credential);
-        Ok(credential)
-    }
-
-    /// A key cannot be refreshed: if the row has another one by now it is given, else its owner must reconnect.
-    async fn refresh(&self, connection: ConnectionId, seen: u64) -> Result<Credential> {
-        self.forget(&connection);
-        let credential = self.read(&connection).await?;
-        if credential.version() == seen {
-            let why = "the provider refused the key: replace it";
-            mark_needs_reconnect(self.vault.connections.as_ref(), &connection, why).await?;
-            return Err(Error::new(ErrorKind::Auth, why).with_outcome(Outcome::Rejected));
-        }
-        self.keep(&connection, &credential);
-        Ok(credential)
-    }
-}
-
-impl fmt::Debug for VaultCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VaultCredentials").field("vault", &self.vault).finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

@@ -14,18 +14,24 @@ use super::{
     Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, Effect, EventRow, EventState,
     FeedEntry, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
     PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
-    StoredEvent, StreamKey, StreamStatus, WrappedKey, counts_as_error,
+    StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ConnectionId, RecordId, StreamName, TenantId};
+use crate::id::{ConnectionId, RecordId, StreamName};
 
+mod authorizations;
+mod grants;
 mod inbox;
 mod jobs;
+mod keys;
 mod records;
 
+use authorizations::AuthorizationsModel;
+use grants::GrantsModel;
 use inbox::InboxModel;
 use jobs::JobsModel;
+use keys::KeysModel;
 use records::RecordsModel;
 
 /// Says why an effect fails, or lets it pass.
@@ -48,7 +54,9 @@ struct Model {
     effect_hook: Option<EffectHook>,
     connections: BTreeMap<ConnectionId, Connection>,
     credentials: HashMap<ConnectionId, SealedCredential>,
-    data_keys: HashMap<TenantId, BTreeMap<u64, WrappedKey>>,
+    grants: GrantsModel,
+    keys: KeysModel,
+    authorizations: AuthorizationsModel,
     calls: BTreeMap<u64, CallRecord>,
     calls_logged: u64,
     call_hours: BTreeMap<(ConnectionId, i64), CallCounts>,
@@ -356,20 +364,6 @@ impl Connections for MemoryStore {
         }
         model.credentials.insert(id, credential);
         Ok(true)
-    }
-
-    async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>> {
-        let model = self.lock();
-        Ok(model.data_keys.get(&tenant).map(|keys| keys.values().rev().cloned().collect()).unwrap_or_default())
-    }
-
-    async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey> {
-        let mut model = self.lock();
-        let keys = model.data_keys.entry(tenant).or_default();
-        let newest = keys.last_key_value().map_or(key.id, |(newest, _)| key.id.max(*newest));
-        let given = key.clone();
-        keys.entry(key.id).or_insert(key);
-        Ok(keys.get(&newest).cloned().unwrap_or(given))
     }
 }
 

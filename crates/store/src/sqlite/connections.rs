@@ -1,7 +1,7 @@
-//! Connections, sealed credentials and wrapped data keys. Secrets come sealed and are stored as they come.
+//! Connections and sealed credentials. Secrets come sealed and are stored as they come.
 
-use palisade_core::store::{Connection as Account, SealedCredential, WrappedKey};
-use palisade_core::{ConnectionId, Error, ErrorKind, TenantId, Timestamp};
+use palisade_core::store::{Connection as Account, ConnectionState, SealedCredential};
+use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
@@ -91,31 +91,43 @@ pub(super) fn put_credential(
     Ok(true)
 }
 
-const KEYS: &str = "SELECT id, master, wrapped FROM palisade_data_key WHERE tenant = ?1";
-
-fn key(row: &Row<'_>) -> rusqlite::Result<WrappedKey> {
-    Ok(WrappedKey { id: row.get::<_, i64>(0)?.cast_unsigned(), master: row.get(1)?, wrapped: row.get(2)? })
+/// Marks an active connection as one whose owner must reconnect it.
+pub(super) fn need_reconnect(tx: &Tx<'_>, id: &ConnectionId, reason: &str) -> Result<(), Fault> {
+    change(tx, id, |state| {
+        let reason = reason.to_owned();
+        (*state == ConnectionState::Active).then_some(ConnectionState::NeedsReconnect { reason })
+    })?;
+    Ok(())
 }
 
-/// A tenant's keys, newest (highest number) first. They are few, and SQLite would order the numbers as signed.
-fn newest_first(mut keys: Vec<WrappedKey>) -> Vec<WrappedKey> {
-    keys.sort_by_key(|key| std::cmp::Reverse(key.id));
-    keys
+/// Makes a connection active again that needed to be reconnected.
+pub(super) fn restore(tx: &Tx<'_>, id: &ConnectionId) -> Result<(), Fault> {
+    change(tx, id, |state| matches!(state, ConnectionState::NeedsReconnect { .. }).then_some(ConnectionState::Active))?;
+    Ok(())
 }
 
-pub(super) fn data_keys(connection: &Connection, tenant: &TenantId) -> Result<Vec<WrappedKey>, Fault> {
-    let mut statement = connection.prepare_cached(KEYS)?;
-    let keys = statement.query_map([tenant.as_str()], key)?.collect::<rusqlite::Result<_>>()?;
-    Ok(newest_first(keys))
-}
-
-pub(super) fn add_data_key(tx: &Tx<'_>, tenant: &TenantId, new: &WrappedKey) -> Result<WrappedKey, Fault> {
+/// Marks a connection as disconnected and erases its key. `false` when there is no such connection.
+pub(super) fn disconnect(tx: &Tx<'_>, id: &ConnectionId) -> Result<bool, Fault> {
+    if !change(tx, id, |_| Some(ConnectionState::Disconnected))? {
+        return Ok(false);
+    }
     tx.prepare(
-        "INSERT INTO palisade_data_key (tenant, id, master, wrapped) VALUES (?1, ?2, ?3, ?4) \
-         ON CONFLICT (tenant, id) DO NOTHING",
+        "UPDATE palisade_credential SET generation = generation + 1, blob = x'' \
+         WHERE connection = ?1 AND length(blob) > 0",
     )?
-    .execute(params![tenant.as_str(), new.id.cast_signed(), new.master, new.wrapped])?;
-    let mut statement = tx.prepare(KEYS)?;
-    let keys = statement.query_map([tenant.as_str()], key)?.collect::<rusqlite::Result<_>>()?;
-    newest_first(keys).into_iter().next().ok_or_else(|| unreadable("data key").into())
+    .execute([id.as_str()])?;
+    Ok(true)
+}
+
+fn change(
+    tx: &Tx<'_>,
+    id: &ConnectionId,
+    to: impl FnOnce(&ConnectionState) -> Option<ConnectionState>,
+) -> Result<bool, Fault> {
+    let Some(mut account) = one(tx.connection(), id)? else { return Ok(false) };
+    if let Some(state) = to(&account.state) {
+        account.state = state;
+        put(tx, &account)?;
+    }
+    Ok(true)
 }

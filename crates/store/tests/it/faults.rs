@@ -113,9 +113,11 @@ async fn a_newer_database_is_refused_with_both_versions() {
     let path = folder.path().join("newer.db");
     open(&path).close().await.unwrap();
     let edit = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    edit("PRAGMA user_version = 7");
-    refused(&path, ErrorKind::Config, &["version 7", "up to 2", "backup"]);
-    edit("PRAGMA user_version = 2");
+    let own: i64 =
+        rusqlite::Connection::open(&path).unwrap().query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    edit(&format!("PRAGMA user_version = {}", own + 1));
+    refused(&path, ErrorKind::Config, &[&format!("version {}", own + 1), &format!("up to {own}"), "backup"]);
+    edit(&format!("PRAGMA user_version = {own}"));
     open(&path).close().await.unwrap();
     edit("UPDATE palisade_migration SET checksum = 'other'");
     refused(&path, ErrorKind::Config, &["0001_start", "another form"]);

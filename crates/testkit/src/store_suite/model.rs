@@ -9,9 +9,9 @@ use bytes::Bytes;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
-    CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, JobEnd, Lease, Merge, NewDelivery,
-    NewEvent, NewJob, PageCommit, Queue, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled, Settlement,
-    Store, StreamKey, Value, Work, WrappedKey,
+    CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, GrantLease, JobEnd, Lease, Merge,
+    NewDelivery, NewEvent, NewJob, PageCommit, Queue, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled,
+    Settlement, Store, StreamKey, Value, Work,
 };
 use palisade_core::sync::{Change, Cursor, Span, State};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -35,6 +35,7 @@ pub async fn model(subject: &dyn StoreUnderTest, seed: u64, steps: usize, repeat
         leases: Vec::new(),
         held: Vec::new(),
         runs: Vec::new(),
+        holds: Vec::new(),
         effects: 0,
         trace: Vec::new(),
     };
@@ -74,11 +75,13 @@ fn difference(wanted: &str, found: &str) -> String {
     text
 }
 
-struct Model {
+pub(super) struct Model {
     random: SeededRandom,
     now: i64,
-    reference: Arc<MemoryStore>,
-    store: Arc<dyn Store>,
+    pub(super) reference: Arc<MemoryStore>,
+    pub(super) store: Arc<dyn Store>,
+    /// Holds of grants ever given.
+    pub(super) holds: Vec<GrantLease>,
     /// Every lease ever given, and those not settled yet.
     leases: Vec<Lease>,
     held: Vec<Lease>,
@@ -102,36 +105,38 @@ macro_rules! both {
     }};
 }
 
-fn told<T: Debug>(answer: &Result<T>) -> String {
+pub(super) fn told<T: Debug>(answer: &Result<T>) -> String {
     match answer {
         Ok(value) => format!("{value:?}"),
         Err(error) => format!("error {}", error.kind().as_str()),
     }
 }
 
+pub(super) use both;
+
 const STREAMS: [&str; 2] = ["customers", "invoices"];
-const CONNECTIONS: [&str; 2] = ["acme", "beta"];
+pub(super) const CONNECTIONS: [&str; 2] = ["acme", "beta"];
 const RECORDS: [&str; 6] = ["a", "b", "c", "d", "é", "Z"];
 
 impl Model {
-    fn below(&self, limit: u64) -> u64 {
+    pub(super) fn below(&self, limit: u64) -> u64 {
         self.random.bits() % limit
     }
 
-    fn one_in(&self, n: u64) -> bool {
+    pub(super) fn one_in(&self, n: u64) -> bool {
         self.below(n) == 0
     }
 
-    fn pick<T: Clone>(&self, from: &[T]) -> Option<T> {
+    pub(super) fn pick<T: Clone>(&self, from: &[T]) -> Option<T> {
         let place = usize::try_from(self.below((from.len() as u64).max(1))).ok()?;
         from.get(place).cloned()
     }
 
-    fn now(&self) -> Timestamp {
+    pub(super) fn now(&self) -> Timestamp {
         Timestamp(self.now)
     }
 
-    fn near(&self) -> Timestamp {
+    pub(super) fn near(&self) -> Timestamp {
         Timestamp(self.now + i64::try_from(self.below(300)).unwrap_or(0) - 150)
     }
 
@@ -220,7 +225,8 @@ impl Model {
             79..=83 => self.merges().await,
             84..=86 => self.prune().await,
             87..=88 => self.extend_or_replay().await,
-            89..=95 => self.accounts().await,
+            89..=91 => self.accounts().await,
+            92..=95 => super::secrets::step(self).await,
             96..=97 => self.calls().await,
             _ => {
                 self.trace.push("crash and open again".to_owned());
@@ -230,7 +236,7 @@ impl Model {
         }
     }
 
-    fn note(&mut self, what: String, answers: (String, String)) -> Option<(String, String)> {
+    pub(super) fn note(&mut self, what: String, answers: (String, String)) -> Option<(String, String)> {
         self.trace.push(format!("{what} -> {}", answers.0));
         Some(answers)
     }
@@ -396,7 +402,7 @@ impl Model {
 
     async fn accounts(&mut self) -> Option<(String, String)> {
         let id: palisade_core::ConnectionId = self.pick(&CONNECTIONS).unwrap_or_default().into();
-        match self.below(3) {
+        match self.below(2) {
             0 => {
                 let states = [
                     ConnectionState::Active,
@@ -416,22 +422,12 @@ impl Model {
                 let answers = both!(self, store => told(&store.put_connection(account.clone()).await));
                 self.note(format!("put {account:?}"), answers)
             }
-            1 => {
+            _ => {
                 let expected = self.below(3);
                 let credential = SealedCredential { generation: expected + 1, blob: vec![0, 159, 146, 150] };
                 let answers =
                     both!(self, store => told(&store.put_credential(id.clone(), expected, credential.clone()).await));
                 self.note(format!("put_credential {id} {expected}"), answers)
-            }
-            _ => {
-                let numbers = [1, 2, 3, u64::MAX, i64::MAX as u64 + 1];
-                let key = WrappedKey {
-                    id: self.pick(&numbers).unwrap_or(1),
-                    master: format!("m{}", self.below(3)),
-                    wrapped: vec![1, 2, 3],
-                };
-                let answers = both!(self, store => told(&store.add_data_key("t".into(), key.clone()).await));
-                self.note(format!("add_data_key {key:?}"), answers)
             }
         }
     }
@@ -510,7 +506,7 @@ impl Model {
         put("a connection", told(&store.connection(connection.into()).await));
         put("a credential", told(&store.credential(connection.into()).await));
         put("connections", told(&store.connections(None, all).await));
-        put("data keys", told(&store.data_keys("t".into()).await));
+        super::secrets::read(store, connection, &mut put).await;
         text
     }
 }

@@ -1,8 +1,8 @@
-//! Promises of connections, credentials, data keys and the call log.
+//! Promises of connections, credentials and the call log.
 
 use std::sync::Arc;
 
-use palisade_core::store::{CallCounts, CallRecord, Connection, ConnectionState, SealedCredential, Store, WrappedKey};
+use palisade_core::store::{CallCounts, CallRecord, Connection, ConnectionState, SealedCredential, Store};
 use palisade_core::{ErrorKind, Outcome, Timestamp};
 
 use super::{ok, same};
@@ -54,18 +54,6 @@ pub async fn a_credential_is_written_by_one_of_many(store: Arc<dyn Store>) {
         same(ok(store.credential("acme".into()).await), won.into_iter().next(), "and that is kept");
     }
     same(ok(store.credential("other".into()).await), None, "another connection has none");
-}
-
-/// A data key is added if the tenant has none with its number; everybody is given the newest afterwards.
-pub async fn two_processes_agree_on_a_data_key(store: &dyn Store) {
-    let key = |id, wrapped: &[u8]| WrappedKey { id, master: "m1".to_owned(), wrapped: wrapped.to_vec() };
-    same(ok(store.add_data_key("t".into(), key(1, b"first")).await), key(1, b"first"), "the first");
-    same(ok(store.add_data_key("t".into(), key(1, b"second")).await), key(1, b"first"), "the same number again");
-    same(ok(store.add_data_key("t".into(), key(u64::MAX, b"big")).await), key(u64::MAX, b"big"), "a higher number");
-    same(ok(store.add_data_key("t".into(), key(2, b"late")).await), key(u64::MAX, b"big"), "the newest is the highest");
-    let keys = ok(store.data_keys("t".into()).await);
-    same(keys.iter().map(|key| key.id).collect(), vec![u64::MAX, 2, 1], "newest first");
-    same(ok(store.data_keys("other".into()).await), Vec::new(), "another tenant has its own");
 }
 
 /// Calls are listed newest first and counted per connection and hour; pruning removes old calls, oldest first, and

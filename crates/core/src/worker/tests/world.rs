@@ -1,7 +1,6 @@
 //! A provider in a map, a store that fails and yields on demand, and a worker between them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,10 +11,10 @@ use serde_json::{Value as Json, json};
 use super::super::*;
 use crate::client::{Classifier, Profile, Verdict};
 use crate::clock::TokioClock;
-use crate::id::{EventId, RecordId, TenantId};
+use crate::id::{EventId, RecordId};
 use crate::provider::Manifest;
 use crate::random::SeededRandom;
-use crate::store::memory::MemoryStore;
+pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
 use crate::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
 use crate::webhook::Event;
@@ -252,123 +251,6 @@ fn change(body: &Json, span: Span) -> Change {
     };
     Change { stream: THINGS.into(), id: id.into(), span, state }
 }
-
-// ---------------------------------------------------------------------------------------------- the store
-
-/// When a call of the store fails.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// Before it does anything.
-    Before,
-    /// After it is done: the caller cannot know.
-    After,
-}
-
-type FaultHook = Box<dyn FnMut(&str) -> Option<Fault> + Send>;
-
-/// The in-memory store with faults, and a yield around every call, so that a future may be dropped there.
-#[derive(Default)]
-pub(super) struct Faulty {
-    pub(super) inner: MemoryStore,
-    faults: Mutex<Option<FaultHook>>,
-    yields: AtomicBool,
-}
-
-impl fmt::Debug for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-impl Faulty {
-    pub(super) fn yielding(&self) {
-        self.yields.store(true, Ordering::SeqCst);
-    }
-
-    pub(super) fn failing(&self, hook: impl FnMut(&str) -> Option<Fault> + Send + 'static) {
-        *self.faults.lock().unwrap() = Some(Box::new(hook));
-    }
-
-    pub(super) fn healed(&self) {
-        *self.faults.lock().unwrap() = None;
-    }
-
-    async fn around<T>(&self, name: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
-        let broken = || Err(Error::new(ErrorKind::Store, "the disk is gone"));
-        let fault = self.faults.lock().unwrap().as_mut().and_then(|hook| hook(name));
-        if self.yields.load(Ordering::SeqCst) {
-            tokio::task::yield_now().await;
-        }
-        if fault == Some(Fault::Before) {
-            return broken();
-        }
-        let result = call.await;
-        if self.yields.load(Ordering::SeqCst) {
-            tokio::task::yield_now().await;
-        }
-        if fault == Some(Fault::After) { broken() } else { result }
-    }
-}
-
-macro_rules! delegate {
-    ($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* $(forward $wait:ident($warg:ident: $wty:ty);)* }) => {
-        #[async_trait]
-        impl $trait for Faulty {
-            $(async fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
-                self.around(stringify!($name), self.inner.$name($($arg),*)).await
-            })*
-            $(async fn $wait(&self, $warg: $wty) {
-                self.inner.$wait($warg).await;
-            })*
-        }
-    };
-}
-
-delegate!(Inbox {
-    fn append(deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>>;
-    fn event(row: EventRow) -> Option<StoredEvent>;
-    fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
-    fn replay(row: EventRow, now: Timestamp) -> bool;
-    fn event_counts() -> BTreeMap<EventState, u64>;
-    fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
-    fn prune_events(before: Timestamp, limit: u32) -> u64;
-});
-delegate!(Jobs {
-    fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;
-    fn claim(claim: Claim) -> Vec<Claimed>;
-    fn settle(settlements: Vec<Settlement>) -> Vec<Settled>;
-    fn extend(leases: Vec<Lease>, until: Timestamp) -> Vec<bool>;
-    fn job_counts() -> JobCounts;
-    fn prune_jobs(before: Timestamp, limit: u32) -> u64;
-    forward wait_for_work(queue: Queue);
-});
-delegate!(Records {
-    fn stream(key: StreamKey) -> StreamStatus;
-    fn streams(connection: ConnectionId) -> Vec<(StreamName, StreamStatus)>;
-    fn start_run(lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Run;
-    fn commit_page(page: PageCommit) -> PageCommitted;
-    fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
-    fn end_run(end: RunEnd) -> Run;
-    fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
-    fn record(key: StreamKey, id: RecordId) -> Option<Record>;
-    fn changes(key: StreamKey, after: u64, limit: u32) -> Vec<FeedEntry>;
-});
-delegate!(Connections {
-    fn put_connection(connection: Connection) -> ();
-    fn connection(id: ConnectionId) -> Option<Connection>;
-    fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
-    fn credential(id: ConnectionId) -> Option<SealedCredential>;
-    fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
-    fn data_keys(tenant: TenantId) -> Vec<WrappedKey>;
-    fn add_data_key(tenant: TenantId, key: WrappedKey) -> WrappedKey;
-});
-delegate!(CallLog {
-    fn log_calls(calls: Vec<CallRecord>) -> ();
-    fn calls(connection: Option<ConnectionId>, limit: u32) -> Vec<CallRecord>;
-    fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
-    fn prune_calls(before: Timestamp, limit: u32) -> u64;
-});
-impl Store for Faulty {}
 
 // ---------------------------------------------------------------------------------------------- the world
 

@@ -1,0 +1,177 @@
+//! The keys of connections that do not expire by themselves, out of the vault.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{Place, Vault};
+use crate::auth::{Credential, CredentialSource, Scheme};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::id::ConnectionId;
+use crate::store::{ConnectionState, Connections, SealedCredential, mark_needs_reconnect};
+
+/// The field a connection's credential is sealed as.
+const CREDENTIAL_FIELD: &str = "credential";
+/// Opened credentials kept.
+pub(super) const CREDENTIALS_KEPT_MAX: usize = 10_000;
+/// How long an opened credential is used before its row is looked at again: how long another process's disconnect
+/// takes to reach this one.
+pub(super) const CREDENTIAL_KEPT: Duration = Duration::from_secs(60);
+
+/// Gives connections' credentials out of the vault, for keys that do not expire by themselves.
+pub struct VaultCredentials {
+    pub(super) vault: Arc<Vault>,
+    connections: Arc<dyn Connections>,
+    opened: Mutex<HashMap<ConnectionId, Opened>>,
+}
+
+pub(super) struct Opened {
+    credential: Credential,
+    until: Instant,
+}
+
+impl VaultCredentials {
+    /// Reads and writes through a vault.
+    #[must_use]
+    pub fn new(vault: Arc<Vault>, connections: Arc<dyn Connections>) -> Self {
+        Self { vault, connections, opened: Mutex::default() }
+    }
+
+    /// Seals a connection's credential and stores it in the place of the one that is there. The connection's state
+    /// is the caller's business.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no such connection; [`ErrorKind::Conflict`] when another writer was
+    /// faster; [`ErrorKind::Config`] when the secret cannot stand in a header, or from the master key;
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn store_credential(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<u64> {
+        let store = &self.connections;
+        let Some(row) = store.connection(connection.clone()).await? else {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no connection {connection}")));
+        };
+        let expected = store.credential(connection.clone()).await?.map_or(0, |stored| stored.generation);
+        let generation = expected.saturating_add(1);
+        // What could not be sent is refused before it is kept.
+        Credential::new(scheme, generation, None)?;
+        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
+        let blob = self.vault.seal(place, &scheme.to_plaintext()).await?;
+        let sealed = SealedCredential { generation, blob };
+        if !store.put_credential(connection.clone(), expected, sealed).await? {
+            return Err(Error::new(ErrorKind::Conflict, "the credential was replaced by somebody else meanwhile"));
+        }
+        self.forget(connection);
+        Ok(generation)
+    }
+
+    /// As [`VaultCredentials::store_credential`], unless the very same credential is stored already. Returns whether
+    /// it was written. A stored one that does not open any more is replaced.
+    ///
+    /// # Errors
+    /// As [`VaultCredentials::store_credential`]; [`ErrorKind::Config`] when the stored one is sealed under another
+    /// master key.
+    pub async fn store_if_changed(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
+        if self.holds(connection, scheme).await? {
+            return Ok(false);
+        }
+        match self.store_credential(connection, scheme).await {
+            // Processes that start together on one database store the very same credential: the first one did it.
+            Err(error) if error.kind() == ErrorKind::Conflict && self.holds(connection, scheme).await? => Ok(false),
+            stored => stored.map(|_| true),
+        }
+    }
+
+    /// Tells whether this very credential is stored and opens.
+    async fn holds(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
+        let store = &self.connections;
+        let row = store.connection(connection.clone()).await?;
+        let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) else { return Ok(false) };
+        let generation = sealed.generation;
+        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
+        match self.vault.open(place, &sealed.blob).await {
+            Ok(plain) => Ok(*plain == *scheme.to_plaintext()),
+            Err(error) if error.kind() == ErrorKind::Decode => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Forgets an opened credential, so that its row is read again.
+    pub fn forget(&self, connection: &ConnectionId) {
+        self.lock().remove(connection);
+    }
+
+    /// Reads and opens the row, whatever is kept in memory.
+    async fn read(&self, connection: &ConnectionId) -> Result<Credential> {
+        let store = &self.connections;
+        let refused = |why: String| Err(Error::new(ErrorKind::Auth, why).with_outcome(Outcome::NotSent));
+        let Some(row) = store.connection(connection.clone()).await? else {
+            return refused(format!("there is no connection {connection}"));
+        };
+        match row.state {
+            ConnectionState::Active | ConnectionState::Paused => {}
+            ConnectionState::NeedsReconnect { reason } => {
+                return refused(format!("the connection must be reconnected: {reason}"));
+            }
+            ConnectionState::Disconnected => return refused("the connection is disconnected".to_owned()),
+        }
+        let Some(sealed) = store.credential(connection.clone()).await?.filter(|sealed| !sealed.blob.is_empty()) else {
+            return refused("the connection has no credential: connect it".to_owned());
+        };
+        let generation = sealed.generation;
+        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
+        let plain = self.vault.open(place, &sealed.blob).await?;
+        Credential::new(&Scheme::from_plaintext(&plain)?, generation, None)
+    }
+
+    pub(super) fn keep(&self, connection: &ConnectionId, credential: &Credential) {
+        let now = Instant::now();
+        let mut opened = self.lock();
+        if opened.len() >= CREDENTIALS_KEPT_MAX {
+            opened.retain(|_, kept| kept.until > now);
+        }
+        if opened.len() >= CREDENTIALS_KEPT_MAX {
+            let gone = opened.keys().next().cloned();
+            gone.map(|gone| opened.remove(&gone));
+        }
+        let kept = Opened { credential: credential.clone(), until: now + CREDENTIAL_KEPT };
+        opened.insert(connection.clone(), kept);
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<ConnectionId, Opened>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl CredentialSource for VaultCredentials {
+    async fn credential(&self, connection: ConnectionId) -> Result<Credential> {
+        if let Some(kept) = self.lock().get(&connection).filter(|kept| kept.until > Instant::now()) {
+            return Ok(kept.credential.clone());
+        }
+        let credential = self.read(&connection).await?;
+        self.keep(&connection, &credential);
+        Ok(credential)
+    }
+
+    /// A key cannot be refreshed: if the row has another one by now it is given, else its owner must reconnect.
+    async fn refresh(&self, connection: ConnectionId, seen: u64) -> Result<Credential> {
+        self.forget(&connection);
+        let credential = self.read(&connection).await?;
+        if credential.version() == seen {
+            let why = "the provider refused the key: replace it";
+            mark_needs_reconnect(self.connections.as_ref(), &connection, why).await?;
+            return Err(Error::new(ErrorKind::Auth, why).with_outcome(Outcome::Rejected));
+        }
+        self.keep(&connection, &credential);
+        Ok(credential)
+    }
+}
+
+impl fmt::Debug for VaultCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VaultCredentials").field("vault", &self.vault).finish_non_exhaustive()
+    }
+}
