@@ -11,8 +11,9 @@ use crate::steps::{Step, cargo, root};
 const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("palisade-core", &[]),
     ("palisade-stripe", &["palisade-core"]),
+    ("palisade-twilio", &["palisade-core"]),
     ("palisade-store", &["palisade-core"]),
-    ("palisade-hub", &["palisade-core", "palisade-stripe", "palisade-store", "palisade-emulator"]),
+    ("palisade-hub", &["palisade-core", "palisade-stripe", "palisade-twilio", "palisade-store", "palisade-emulator"]),
     ("palisade-emulator", &[]),
     ("palisade-testkit", &["palisade-core", "palisade-emulator"]),
     (
@@ -33,7 +34,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
 const TESTS_MAY_USE: &[&str] = &["palisade-core", "palisade-emulator", "palisade-testkit"];
 
 /// The adapters, and the rooms every one of them has.
-const ADAPTERS: &[&str] = &["stripe"];
+const ADAPTERS: &[&str] = &["stripe", "twilio"];
 const ADAPTER_FILES: &[&str] = &[
     "README.md",
     "src/lib.rs",
