@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 mod demo;
 mod doctor;
 mod emulate;
+mod keys;
 mod serve;
 mod signal;
 mod verify;
@@ -28,6 +29,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs the hub.
     Serve(serve::Arguments),
+    /// Makes, shows and rotates the master keys that seal credentials.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Runs an offline stand-in for a provider.
     #[command(subcommand)]
     Emulate(emulate::Provider),
@@ -82,6 +86,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Emulate(provider) => emulate::run(provider),
+        Command::Keys(command) => keys::run(&command),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
     };

@@ -160,7 +160,16 @@ impl SqliteStore {
     /// # Errors
     /// [`ErrorKind::Store`] when it is not there, cannot be read, or is another program's: the text says what to do.
     pub fn examine(path: &Path) -> Result<Examined> {
-        schema::examine(path)
+        schema::examine(path, true)
+    }
+
+    /// Looks at a file's version without changing it, as [`SqliteStore::examine`] but without reading all of it: there
+    /// are no findings.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::examine`].
+    pub fn examine_version(path: &Path) -> Result<Examined> {
+        schema::examine(path, false)
     }
 
     /// Commits what is queued, moves the WAL into the database and closes the file. Everything asked afterwards, of

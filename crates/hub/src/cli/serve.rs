@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use palisade_core::auth::Scheme;
-use palisade_core::auth::vault::LocalMasterKey;
-use palisade_core::random::SystemRandom;
+use palisade_core::auth::vault::MasterKey;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::WorkerSettings;
 use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId, Transport};
@@ -19,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use super::keys::{self, Holder};
 use super::{Failure, runtime, say, signal};
 use crate::builtin;
 use crate::config::{Admin, Config, Environment, Log, SecretRef, process_environment};
@@ -89,7 +89,7 @@ fn keep_files_private() {
 
 /// Every secret the configuration names, read.
 pub(super) struct Secrets {
-    master_key: LocalMasterKey,
+    master_key: Arc<dyn MasterKey>,
     admin: Option<Secret>,
     connections: Vec<Scheme>,
     endpoints: Vec<Vec<Secret>>,
@@ -106,7 +106,6 @@ impl Secrets {
                 None
             }
         };
-        let master_key = read("vault.master_key".to_owned(), &config.master_key);
         let admin = match &config.server.admin {
             Admin::Open => None,
             Admin::Token(place) => read("server.admin_token".to_owned(), place),
@@ -136,14 +135,10 @@ impl Secrets {
         if admin.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS_MIN) {
             problems.push(format!("server.admin_token: the token must have at least {TOKEN_CHARS_MIN} characters"));
         }
-        let master_key = master_key.and_then(|secret| {
-            let key = LocalMasterKey::parse(secret.expose().as_bytes(), Arc::new(SystemRandom));
-            key.map_err(|error| {
-                let how = "make one with `openssl rand -base64 32`";
-                problems.push(format!("vault.master_key: {}: {how}", error.message()));
-            })
+        let master_key = keys::holder(config, folder, environment)
+            .map_err(|problem| problems.push(problem))
             .ok()
-        });
+            .map(Holder::into_master_key);
         match master_key {
             Some(master_key) if problems.is_empty() => Ok(Self {
                 master_key,
@@ -171,7 +166,7 @@ pub(super) fn cannot_listen(address: SocketAddr, key: &str, error: &std::io::Err
 }
 
 /// Opens the store on a thread that may block.
-async fn open_store(path: PathBuf) -> Result<SqliteStore, Failure> {
+pub(super) async fn open_store(path: PathBuf) -> Result<SqliteStore, Failure> {
     let opened = tokio::task::spawn_blocking(move || SqliteStore::open(SqliteConfig::at(path))).await;
     match opened {
         Ok(Ok(store)) => Ok(store),
@@ -256,7 +251,7 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     let mut builder = Hub::builder()
         .store(Arc::new(store.clone()))
         .transport(transport)
-        .master_key(Arc::new(secrets.master_key))
+        .master_key(secrets.master_key)
         .settings(settings(config, secrets.admin));
     for one in &builtin::BUILTIN {
         builder = builder.shared_provider((one.provider)());

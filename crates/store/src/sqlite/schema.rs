@@ -179,21 +179,21 @@ pub(super) fn limit(connection: &Connection, bytes: Option<u64>) -> rusqlite::Re
     connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
 }
 
-/// Looks at a file without changing it.
-pub(super) fn examine(path: &Path) -> Result<Examined> {
+/// Looks at a file without changing it; `whole` runs SQLite's own full check too.
+pub(super) fn examine(path: &Path, whole: bool) -> Result<Examined> {
     let log = || {
         let mut name = path.as_os_str().to_owned();
         name.push("-wal");
         Path::new(&name).exists()
     };
     let beside = log();
-    let examined = examine_as(path, beside);
+    let examined = examine_as(path, beside, whole);
     // A hub that started meanwhile has written beside a file that was taken to be at rest.
-    if !beside && log() { examine_as(path, true) } else { examined }
+    if !beside && log() { examine_as(path, true, whole) } else { examined }
 }
 
 /// Reads a file that is at rest as it stands, so that SQLite makes no other file beside it; or with its log.
-fn examine_as(path: &Path, with_log: bool) -> Result<Examined> {
+fn examine_as(path: &Path, with_log: bool, whole: bool) -> Result<Examined> {
     let named = |error| named(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let uri = format!("file:{}{}", encoded(path), if with_log { "" } else { "?immutable=1" });
@@ -206,7 +206,8 @@ fn examine_as(path: &Path, with_log: bool) -> Result<Examined> {
     }
     let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(named)?;
     let wanted = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
-    Ok(Examined { found, wanted, findings: integrity(&connection)? })
+    let findings = if whole { integrity(&connection)? } else { Vec::new() };
+    Ok(Examined { found, wanted, findings })
 }
 
 /// Writes a path as SQLite's URIs want it: `?`, `#` and `%` have a meaning there.

@@ -306,6 +306,12 @@ impl MasterKeyFile {
         Ok(id)
     }
 
+    /// Returns the names of the keys it has read, newest first.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        self.ring().ids().into_iter().map(str::to_owned).collect()
+    }
+
     fn ring(&self) -> Arc<MasterKeyRing> {
         Arc::clone(&self.ring.lock().unwrap_or_else(PoisonError::into_inner))
     }

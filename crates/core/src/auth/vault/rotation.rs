@@ -10,7 +10,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::{MasterKey, data_key_aad};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::TenantId;
 use crate::store::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 
@@ -52,6 +52,16 @@ pub struct Stuck {
     pub master: String,
     /// Why, in one phrase.
     pub reason: String,
+}
+
+impl Progress {
+    fn stick(&mut self, tenant: TenantId, key: WrappedKey, error: &Error) {
+        self.stuck += 1;
+        if self.first_stuck.len() < STUCK_SHOWN_MAX {
+            let reason = error.message().to_owned();
+            self.first_stuck.push(Stuck { tenant, id: key.id, master: key.master, reason });
+        }
+    }
 }
 
 impl Rotation {
@@ -108,13 +118,7 @@ impl Rotation {
         for (tenant, old) in rows {
             match self.rewrapped(&tenant, &old, &active).await {
                 Ok(key) => anew.push(Rewrapped { tenant, from: old.master, key }),
-                Err(error) if error.kind() == ErrorKind::Config => {
-                    progress.stuck += 1;
-                    if progress.first_stuck.len() < STUCK_SHOWN_MAX {
-                        let reason = error.message().to_owned();
-                        progress.first_stuck.push(Stuck { tenant, id: old.id, master: old.master, reason });
-                    }
-                }
+                Err(error) if error.kind() == ErrorKind::Config => progress.stick(tenant, old, &error),
                 Err(error) => return Err(error),
             }
         }
@@ -122,6 +126,31 @@ impl Rotation {
         let done = if anew.is_empty() { 0 } else { self.store.rewrap(anew).await? };
         progress.done += done;
         progress.moved += asked.saturating_sub(done);
+        progress.after = Some(after);
+        Ok(())
+    }
+
+    /// Opens up to `limit` data keys that another master key than `target` wraps, changes nothing, and moves `progress`
+    /// on: [`Progress::done`] counts those that [`Rotation::step`] would wrap anew once `target` is active. Call it as
+    /// `step`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    pub async fn rehearse(&self, target: &str, progress: &mut Progress, limit: u32) -> Result<()> {
+        let after = progress.after.clone();
+        let rows = self.store.data_keys_not_under(target.to_owned(), after, limit.max(1)).await?;
+        let Some((last_tenant, last)) = rows.last() else {
+            progress.over = true;
+            return Ok(());
+        };
+        let after = (last_tenant.clone(), last.id);
+        for (tenant, old) in rows {
+            match self.master.unwrap(&old.master, &old.wrapped, &data_key_aad(&tenant, old.id, &old.master)).await {
+                Ok(_) => progress.done += 1,
+                Err(error) if error.kind() == ErrorKind::Config => progress.stick(tenant, old, &error),
+                Err(error) => return Err(error),
+            }
+        }
         progress.after = Some(after);
         Ok(())
     }

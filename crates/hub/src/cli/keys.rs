@@ -1,0 +1,451 @@
+//! `palisade keys`: the master keys that wrap every data key, made, shown, rotated and retired.
+//!
+//! All of it is safe while a hub serves from the same database, and safe to stop at any moment and start again: which
+//! key wraps is decided by the register in the store, and what is left to do is counted there.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use comfy_table::Table;
+use indicatif::{ProgressBar, ProgressStyle};
+use palisade_core::auth::vault::{MasterKey, MasterKeyFile, MasterKeyRing, Progress, Rotation};
+use palisade_core::random::SystemRandom;
+use palisade_core::store::{MasterState, MasterStatus, Retirement};
+use palisade_core::{Error, ErrorKind, Random};
+use palisade_store::{Examined, SqliteStore};
+use serde_json::json;
+
+use super::serve::{folder_of, load, open_store};
+use super::{Failure, runtime, say};
+use crate::config::{Config, Environment, SecretRef, process_environment};
+
+/// Data keys wrapped anew in one commit: a hub's own commits wait no longer than for one of these.
+const BATCH: u32 = 500;
+/// How often a rotation begins its walk again because another process made another key active meanwhile.
+const WALKS_MAX: u32 = 3;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Makes a key file with one new key, for this user only. A file that is there is not touched.
+    Init {
+        /// The file, as `vault.master_key = { file = "…" }` will name it.
+        file: PathBuf,
+    },
+    /// Shows the master keys, what each is used for and how many data keys it wraps.
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a new key the active one and wraps every data key by it; goes on with a rotation that was stopped.
+    Rotate {
+        #[command(flatten)]
+        place: Place,
+        /// Changes nothing: says what would be done, and whether every data key opens.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Retires a key that wraps nothing any more, so that it can leave the key file.
+    Retire {
+        /// The key's name, as `status` shows it.
+        key: String,
+        #[command(flatten)]
+        place: Place,
+        /// Changes nothing: says what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Where the keys and the database are.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The configuration file.
+    #[arg(long, default_value = "palisade.toml")]
+    config: PathBuf,
+}
+
+/// The master keys of a configuration.
+pub(super) enum Holder {
+    /// In a file of their own, which a running hub reads again when it needs a new one.
+    File(PathBuf, Arc<MasterKeyFile>),
+    /// In an environment variable, read once.
+    Variable(String, Arc<MasterKeyRing>),
+}
+
+impl Holder {
+    pub(super) fn into_master_key(self) -> Arc<dyn MasterKey> {
+        self.master_key()
+    }
+
+    fn master_key(&self) -> Arc<dyn MasterKey> {
+        match self {
+            Self::File(_, file) => Arc::clone(file) as _,
+            Self::Variable(_, ring) => Arc::clone(ring) as _,
+        }
+    }
+
+    fn ids(&self) -> Vec<String> {
+        match self {
+            Self::File(_, file) => file.ids(),
+            Self::Variable(_, ring) => ring.ids().into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// Returns the newest key's name.
+    fn newest(&self) -> String {
+        self.master_key().id()
+    }
+}
+
+/// Reads the master keys of a configuration.
+///
+/// # Errors
+/// One sentence that says what is wrong and what to do, never a key.
+pub(super) fn holder(config: &Config, folder: &Path, environment: Environment<'_>) -> Result<Holder, String> {
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    match &config.master_key {
+        SecretRef::File(path) => {
+            let path = folder.join(path);
+            let file = MasterKeyFile::open(&path, random)
+                .map_err(|error| format!("vault.master_key: {}: {HOW}", error.message()))?;
+            Ok(Holder::File(path, Arc::new(file)))
+        }
+        SecretRef::Env(name) => {
+            let text = config
+                .master_key
+                .read(folder, environment)
+                .map_err(|problem| format!("vault.master_key: {problem}"))?;
+            let ring = MasterKeyRing::parse(text.expose().as_bytes(), &random)
+                .map_err(|error| format!("vault.master_key: {}: {HOW}", error.message()))?;
+            Ok(Holder::Variable(name.clone(), Arc::new(ring)))
+        }
+    }
+}
+
+const HOW: &str = "make one with `palisade keys init FILE`, or `openssl rand -base64 32` for a variable";
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Init { file } => init(file),
+        Command::Status { place, json } => runtime()?.block_on(with_keys(place, async |keys| keys.status(*json).await)),
+        Command::Rotate { place, dry_run } => {
+            runtime()?.block_on(with_keys(place, async |keys| keys.rotate(*dry_run).await))
+        }
+        Command::Retire { key, place, dry_run } => {
+            runtime()?.block_on(with_keys(place, async |keys| keys.retire(key, *dry_run).await))
+        }
+    }
+}
+
+fn init(file: &Path) -> Result<(), Failure> {
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let id = MasterKeyFile::init(file, &random).map_err(|error| Failure::usage(error.message()))?;
+    let shown = file.display();
+    say(format!("made the master key {id} in {shown}"));
+    say("keep a copy of it apart from the database's backups: without it no stored credential opens again");
+    Ok(())
+}
+
+/// The keys and the store of one command.
+struct Keys {
+    holder: Holder,
+    rotation: Rotation,
+}
+
+/// Opens keys and database, runs a command over them, and closes the database whatever became of it.
+async fn with_keys(place: &Place, command: impl AsyncFnOnce(Keys) -> Result<(), Failure>) -> Result<(), Failure> {
+    let config = load(&place.config)?;
+    let folder = folder_of(&place.config);
+    let holder = holder(&config, folder, &process_environment).map_err(Failure::usage)?;
+    let store = existing_store(folder.join(&config.store.path)).await?;
+    let rotation = Rotation::new(Arc::new(store.clone()), holder.master_key());
+    let done = command(Keys { holder, rotation }).await;
+    let closed = store.close().await;
+    done?;
+    closed.map_err(|error| store_failure(&error))
+}
+
+/// Opens a database that is there already and of this program's version: a command about keys neither makes nor
+/// upgrades one under a running hub.
+async fn existing_store(path: PathBuf) -> Result<SqliteStore, Failure> {
+    let shown = path.display().to_string();
+    if !path.exists() {
+        return Err(Failure::machine(format!("{shown} is not there yet: `palisade serve` makes it when it starts")));
+    }
+    let Examined { found, wanted, .. } = SqliteStore::examine_version(&path).map_err(|error| store_failure(&error))?;
+    if found != wanted {
+        return Err(Failure::machine(format!(
+            "{shown} has the schema version {found}, this program wants {wanted}: start the newer `palisade serve` once, \
+             then try again"
+        )));
+    }
+    open_store(path).await
+}
+
+fn store_failure(error: &Error) -> Failure {
+    Failure::machine(format!("the database: {}", error.message()))
+}
+
+fn failed(error: Error) -> Failure {
+    if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) {
+        return store_failure(&error);
+    }
+    Failure::usage(error.message())
+}
+
+/// What a rotation has to do first.
+#[derive(Debug, PartialEq, Eq)]
+enum Plan {
+    /// The active key is the newest, and data keys are left under older ones.
+    GoOn,
+    /// The newest key the holder has is not active yet.
+    Activate(String),
+    /// The newest key is active and wraps everything: there has to be a newer one.
+    Add,
+}
+
+impl Keys {
+    async fn status(self, as_json: bool) -> Result<(), Failure> {
+        let masters = self.rotation.status().await.map_err(failed)?;
+        let held = self.holder.ids();
+        let rows = masters.iter().map(|one| (one, held.contains(&one.id)));
+        if as_json {
+            let keys: Vec<_> = rows
+                .map(
+                    |(one, held)| json!({ "id": one.id, "state": one.state, "data_keys": one.data_keys, "held": held }),
+                )
+                .collect();
+            let new: Vec<&String> = held.iter().filter(|id| masters.iter().all(|one| one.id != **id)).collect();
+            say(json!({ "keys": keys, "not_used_yet": new }));
+            return Ok(());
+        }
+        let mut table = Table::new();
+        table.set_header(["master key", "used for", "data keys", "here"]);
+        for (one, held) in rows {
+            let here = if held { "yes" } else { "no" };
+            table.add_row([&one.id, state(one.state), &one.data_keys.to_string(), here]);
+        }
+        for id in held.iter().filter(|id| masters.iter().all(|one| one.id != **id)) {
+            table.add_row([id, "nothing yet", "0", "yes"]);
+        }
+        say(table);
+        let missing = masters.iter().filter(|one| one.data_keys > 0 && !held.contains(&one.id)).count();
+        if missing > 0 {
+            say(format!("{missing} keys that data is sealed under are not given: put them into vault.master_key"));
+            return Err(Failure::negative());
+        }
+        Ok(())
+    }
+
+    async fn rotate(mut self, dry_run: bool) -> Result<(), Failure> {
+        let masters = self.rotation.status().await.map_err(failed)?;
+        if masters.is_empty() {
+            say(
+                "nothing is sealed yet, so there is nothing to rotate: the newest key is used from the first secret on",
+            );
+            return Ok(());
+        }
+        let plan = plan(&masters, &self.holder.newest())?;
+        if let (Plan::Add, Holder::Variable(name, _)) = (&plan, &self.holder) {
+            return Err(Failure::usage(format!(
+                "the key in {name} is active already: put a new one in front of it (\"new,old\"), start every hub \
+                 with that, then run this again"
+            )));
+        }
+        if dry_run {
+            return self.rehearse(&plan).await;
+        }
+        let target = match plan {
+            Plan::GoOn => None,
+            Plan::Activate(id) => Some(id),
+            Plan::Add => Some(self.add()?),
+        };
+        if let Some(id) = target {
+            self.rotation.activate(&id).await.map_err(failed)?;
+            say(format!("the master key {id} is active"));
+        }
+        let progress = self.walk().await?;
+        report_stuck(&progress)?;
+        let old: Vec<String> = self
+            .rotation
+            .status()
+            .await
+            .map_err(failed)?
+            .into_iter()
+            .filter(|one| one.state == MasterState::Old && one.data_keys == 0)
+            .map(|one| one.id)
+            .collect();
+        say(format!("wrapped {} data keys anew; nothing is left under an older key", progress.done));
+        for id in old {
+            say(format!("{id} is needed by old backups only: `palisade keys retire {id}`"));
+        }
+        Ok(())
+    }
+
+    /// Adds a new key in front of those in the file and opens it again.
+    fn add(&mut self) -> Result<String, Failure> {
+        let Holder::File(path, _) = &self.holder else {
+            return Err(Failure::usage("a key can only be added to a file"));
+        };
+        let path = path.clone();
+        let random: Arc<dyn Random> = Arc::new(SystemRandom);
+        let id = MasterKeyFile::add(&path, &random).map_err(failed)?;
+        say(format!("added the master key {id} to {}: keep a copy of the file", path.display()));
+        Ok(id)
+    }
+
+    /// Wraps everything anew, step by step.
+    async fn walk(&self) -> Result<Progress, Failure> {
+        let bar = bar(self.rotation.left().await.map_err(failed)?);
+        let mut walks = 1;
+        let mut progress = Progress::default();
+        while !progress.over {
+            match self.rotation.step(&mut progress, BATCH).await {
+                Ok(()) => bar.set_position(progress.done + progress.moved + progress.stuck),
+                // Another rotation made another key active: what is left is counted anew.
+                Err(error) if error.kind() == ErrorKind::Conflict && walks < WALKS_MAX => {
+                    walks += 1;
+                    let done = progress.done;
+                    progress = Progress::default();
+                    progress.done = done;
+                }
+                Err(error) => {
+                    bar.abandon();
+                    let done = progress.done;
+                    let Failure { code, text } = failed(error);
+                    let text = format!("{text}; {done} data keys are wrapped anew, run this again for the rest");
+                    return Err(Failure { code, text });
+                }
+            }
+        }
+        bar.finish_and_clear();
+        Ok(progress)
+    }
+
+    async fn rehearse(&self, plan: &Plan) -> Result<(), Failure> {
+        let target = match plan {
+            Plan::GoOn | Plan::Add => self.holder.newest(),
+            Plan::Activate(id) => id.clone(),
+        };
+        // With a key that is not there yet, every data key would be wrapped anew.
+        let other_than = if *plan == Plan::Add { "" } else { &target };
+        let mut progress = Progress::default();
+        while !progress.over {
+            self.rotation.rehearse(other_than, &mut progress, BATCH).await.map_err(failed)?;
+        }
+        say(match plan {
+            Plan::GoOn => format!("would go on under {target}"),
+            Plan::Activate(_) => format!("would make {target} active"),
+            Plan::Add => "would add a new key to the file and make it active".to_owned(),
+        });
+        say(format!("would wrap {} data keys anew; nothing was changed", progress.done));
+        report_stuck(&progress)
+    }
+
+    async fn retire(self, id: &str, dry_run: bool) -> Result<(), Failure> {
+        let known = self.rotation.status().await.map_err(failed)?.into_iter().find(|one| one.id == id);
+        let outcome = match known {
+            Some(one) if dry_run => match one.state {
+                MasterState::Active => Retirement::Active,
+                MasterState::Old if one.data_keys > 0 => Retirement::Needed(one.data_keys),
+                MasterState::Old | MasterState::Retired => Retirement::Done,
+            },
+            None if dry_run => Retirement::Unknown,
+            _ => self.rotation.retire(id).await.map_err(failed)?,
+        };
+        match outcome {
+            Retirement::Done if dry_run => say(format!("would retire {id}; nothing was changed")),
+            Retirement::Done => {
+                say(format!("{id} is retired: it can leave vault.master_key once every hub runs with a newer key"));
+                say("keep a copy of it for as long as you keep backups made before now: they open with nothing else");
+            }
+            Retirement::Needed(left) => {
+                return Err(Failure::usage(format!(
+                    "{id} still wraps {left} data keys: run `palisade keys rotate` first"
+                )));
+            }
+            Retirement::Active => {
+                return Err(Failure::usage(format!("{id} is the active key: run `palisade keys rotate` first")));
+            }
+            Retirement::Unknown => {
+                return Err(Failure::usage(format!("no master key is called {id}: `palisade keys status` lists them")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Decides what a rotation has to do. `newest` is the first key of the configuration.
+fn plan(masters: &[MasterStatus], newest: &str) -> Result<Plan, Failure> {
+    let active = masters.iter().find(|one| one.state == MasterState::Active);
+    let left: u64 = masters.iter().filter(|one| one.state != MasterState::Active).map(|one| one.data_keys).sum();
+    let register = masters.iter().find(|one| one.id == newest);
+    match (active, register) {
+        (Some(active), _) if active.id == newest => Ok(if left > 0 { Plan::GoOn } else { Plan::Add }),
+        (Some(active), Some(old)) => Err(Failure::usage(format!(
+            "the first key of vault.master_key, {}, was replaced by {} before: put {} first",
+            old.id, active.id, active.id
+        ))),
+        (Some(_) | None, _) => Ok(Plan::Activate(newest.to_owned())),
+    }
+}
+
+fn report_stuck(progress: &Progress) -> Result<(), Failure> {
+    if progress.stuck == 0 {
+        return Ok(());
+    }
+    for stuck in &progress.first_stuck {
+        say(format!("data key {} of tenant {} stays under {}: {}", stuck.id, stuck.tenant, stuck.master, stuck.reason));
+    }
+    Err(Failure {
+        code: 1,
+        text: format!("{} data keys do not open; nothing was lost, they stay as they are", progress.stuck),
+    })
+}
+
+fn state(state: MasterState) -> &'static str {
+    match state {
+        MasterState::Active => "wraps and opens",
+        MasterState::Old => "opens",
+        MasterState::Retired => "retired: old backups only",
+    }
+}
+
+fn bar(length: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} data keys, {per_sec}, {eta} left");
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn master(id: &str, state: MasterState, data_keys: u64) -> MasterStatus {
+        MasterStatus { id: id.to_owned(), state, data_keys }
+    }
+
+    // Fails when a rotation that was stopped adds one more key each time it is started, or goes back to an old key.
+    #[test]
+    fn a_rotation_goes_on_where_it_was_and_never_back() {
+        use MasterState::{Active, Old, Retired};
+        let cases = [
+            ("all is wrapped by the newest", vec![master("b", Active, 5), master("a", Old, 0)], Some(Plan::Add)),
+            ("stopped in the middle", vec![master("b", Active, 2), master("a", Old, 3)], Some(Plan::GoOn)),
+            ("stopped before it began", vec![master("a", Active, 5)], Some(Plan::Activate("b".to_owned()))),
+            ("sealed before there was a register", vec![master("a", Old, 5)], Some(Plan::Activate("b".to_owned()))),
+            ("an old key stands first", vec![master("c", Active, 5), master("b", Old, 0)], None),
+            ("a retired key stands first", vec![master("c", Active, 5), master("b", Retired, 0)], None),
+        ];
+        for (case, masters, expected) in cases {
+            assert_eq!(plan(&masters, "b").ok(), expected, "{case}");
+        }
+    }
+}
