@@ -108,6 +108,21 @@ async fn a_grace_window_gives_the_same_successor() {
 }
 
 #[tokio::test]
+async fn a_refresh_token_belongs_to_its_client() {
+    for provider in [Emulator::slack().await, Emulator::google().await] {
+        let token = text(&provider.connected().await, "refresh_token");
+        let pairs = [
+            ("client_id", "ca_other"),
+            ("client_secret", super::support::SECRET),
+            ("grant_type", "refresh_token"),
+            ("refresh_token", &token),
+        ];
+        assert_ne!(provider.error(&provider.token_as(&pairs, None).await), "", "{}", provider.name());
+        assert_eq!(provider.error(&provider.refresh(&token).await), "", "the other's try does not spend it");
+    }
+}
+
+#[tokio::test]
 async fn google_tokens_stay_and_narrow() {
     let google = Emulator::google().await;
     let reply = google.connected().await;
