@@ -7,4 +7,36 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests may panic")
 )]
 
+mod control;
+mod dice;
+mod faults;
+mod gate;
+mod ledger;
+mod params;
+mod wire;
+
+pub mod google;
+pub mod oauth;
+pub mod slack;
 pub mod stripe;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub use faults::{Fault, Faults, RetryAfter, RouteFaults, WebhookFaults};
+pub use gate::Emulated;
+pub use ledger::{Ledger, WebhookLedger};
+pub use wire::Cut;
+
+/// Tells the time; tests give their own.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Gives the machine's own clock, the default of every emulator.
+#[must_use]
+pub fn system_clock() -> Clock {
+    #[allow(clippy::disallowed_methods, reason = "the default clock is the one place that reads the system's")]
+    fn now() -> SystemTime {
+        SystemTime::now()
+    }
+    Arc::new(now)
+}

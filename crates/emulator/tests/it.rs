@@ -7,6 +7,16 @@
     reason = "tests may panic"
 )]
 
+mod oauth {
+    mod codes;
+    mod connect;
+    mod faults;
+    mod google;
+    mod pages;
+    mod slack;
+    mod support;
+    mod tokens;
+}
 mod stripe {
     mod api;
     mod behaviour;

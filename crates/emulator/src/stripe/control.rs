@@ -15,27 +15,10 @@ use serde_json::{Value, json};
 
 use super::desk::bytes_of;
 use super::error::Failure;
-use super::faults::{Fault, RouteFaults, WebhookFaults};
 use super::{Seed, Stripe};
 
 /// How many random changes one request may ask for.
 const MUTATIONS_MAX: u64 = 100_000;
-
-/// What `/_emulator/faults` takes.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct FaultForm {
-    routes: Vec<RouteFaults>,
-    next: Vec<NextForm>,
-    webhooks: Option<WebhookFaults>,
-    clear: bool,
-}
-
-#[derive(Debug, Deserialize)]
-struct NextForm {
-    route: String,
-    faults: Vec<Fault>,
-}
 
 /// Answers a control request.
 pub(crate) fn answer(stripe: &Stripe, parts: &Parts, body: &Bytes) -> Response<Bytes> {
@@ -51,8 +34,7 @@ pub(crate) fn answer(stripe: &Stripe, parts: &Parts, body: &Bytes) -> Response<B
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, Failure> {
-    let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(text).map_err(|error| Failure::invalid(format!("control request: {error}")))
+    crate::control::read(body).map_err(Failure::invalid)
 }
 
 fn show(value: impl serde::Serialize) -> Value {
@@ -64,22 +46,10 @@ fn route(stripe: &Stripe, parts: &Parts, body: &Bytes) -> Result<Value, Failure>
     let text = |name: &str| query[name].as_str().unwrap_or_default().to_owned();
     match (&parts.method, parts.uri.path()) {
         (_, "/_emulator/ledger") => Ok(show(stripe.ledger())),
-        (&Method::GET, "/_emulator/faults") => {
-            let (routes, webhooks) = stripe.faults().current();
-            Ok(json!({ "routes": routes, "webhooks": webhooks }))
-        }
-        (&Method::POST, "/_emulator/faults") => {
-            let form: FaultForm = read(body)?;
-            let faults = stripe.faults();
-            if form.clear {
-                faults.clear_all();
-            }
-            form.routes.into_iter().for_each(|route| faults.set(route));
-            form.next.into_iter().for_each(|next| faults.next(&next.route, next.faults));
-            if let Some(webhooks) = form.webhooks {
-                faults.webhooks(webhooks);
-            }
-            Ok(json!({ "ok": true }))
+        (&Method::GET, "/_emulator/faults") => Ok(crate::control::faults(&stripe.faults())),
+        (&Method::POST, "/_emulator/faults") => crate::control::turn(&stripe.faults(), body).map_err(Failure::invalid),
+        (method, "/_emulator/oauth") => {
+            crate::control::oauth(&stripe.inner.oauth, method, body, stripe.inner.millis()).map_err(Failure::invalid)
         }
         (&Method::POST, "/_emulator/populate") => {
             stripe.populate(&read::<Seed>(body)?);

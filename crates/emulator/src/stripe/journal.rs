@@ -19,6 +19,7 @@ use super::desk::{Desk, Origin};
 use super::idempotency::Stored;
 use super::state::{Announced, EventRow, Kind, Links, Place, Row, Trace, World};
 use super::{Inner, Seed, Stripe, seed, shape};
+use crate::ledger::Breach;
 
 /// One line of the file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,18 +35,6 @@ enum Line {
     Dropped { event: String },
     /// A client did what it must not.
     Breach(Breach),
-}
-
-/// What speaks against a client or a receiver, in whichever process it happened.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Breach {
-    /// A request before a `Retry-After` had passed.
-    Early,
-    /// An idempotency key with other parameters.
-    KeyReused,
-    /// A forged delivery answered 2xx.
-    ForgedAccepted,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,13 +6,10 @@ mod checkout;
 mod control;
 mod desk;
 mod error;
-mod faults;
 mod form;
-mod http;
 mod idempotency;
 mod invoices;
 mod journal;
-mod ledger;
 mod lists;
 mod oauth;
 mod objects;
@@ -27,25 +24,25 @@ mod webhooks;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
 pub use error::Failure;
-pub use faults::{Fault, Faults, RetryAfter, RouteFaults, WebhookFaults};
-pub use ledger::{Ledger, WebhookLedger};
-pub use pipeline::Cut;
 pub use seed::Seed;
-pub use webhooks::{WebhookSender, signature};
+pub use webhooks::signature;
 
+pub use crate::Clock;
+pub use crate::faults::{Fault, Faults, RetryAfter, RouteFaults, WebhookFaults};
+pub use crate::ledger::{Ledger, WebhookLedger};
+pub use crate::wire::{Cut, WebhookSender};
+
+use crate::oauth::{Authority, Client};
+use crate::{faults, ledger, wire};
 use idempotency::Keys;
 use journal::Journal;
 use state::{Announced, Dice, Place, World};
-
-/// Tells the time; tests give their own.
-pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// How an emulated Stripe account is set up.
 #[derive(Clone)]
@@ -60,6 +57,8 @@ pub struct StripeConfig {
     pub account: String,
     /// Connected accounts reachable with `Stripe-Account`.
     pub connected: Vec<String>,
+    /// The platform as Connect's OAuth knows it: `ca_…`, name, redirect URIs. Its secret is `api_key`.
+    pub platform: Client,
     /// The account's default API version, used when a request or an endpoint names none.
     pub api_version: String,
     /// Gives the time of day; waits use tokio's clock.
@@ -86,8 +85,9 @@ impl Default for StripeConfig {
             api_key: "sk_test_emulator".to_owned(),
             account: "acct_1Emulator0000000".to_owned(),
             connected: Vec::new(),
+            platform: Client { id: "ca_emulator".to_owned(), ..Client::default() },
             api_version: "2026-09-30.endive".to_owned(),
-            clock: Arc::new(system_clock),
+            clock: crate::system_clock(),
             webhook_retries: [50, 200, 1_000, 5_000, 30_000].map(Duration::from_millis).to_vec(),
             webhook_timeout: Duration::from_secs(10),
             webhook_sender: None,
@@ -96,11 +96,6 @@ impl Default for StripeConfig {
             control: true,
         }
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "the default clock is the one place that reads the system's")]
-fn system_clock() -> SystemTime {
-    SystemTime::now()
 }
 
 impl std::fmt::Debug for StripeConfig {
@@ -129,8 +124,9 @@ impl std::fmt::Debug for Stripe {
 /// What all handles share.
 pub(crate) struct Inner {
     pub(crate) config: StripeConfig,
-    pub(crate) base_url: OnceLock<String>,
+    pub(crate) door: wire::Door,
     pub(crate) world: Mutex<World>,
+    pub(crate) oauth: Authority,
     pub(crate) keys: Mutex<Keys>,
     pub(crate) faults: Faults,
     pub(crate) dice: Mutex<Dice>,
@@ -141,8 +137,6 @@ pub(crate) struct Inner {
     unheard: Mutex<HashMap<String, (Place, Announced)>>,
     pub(crate) wake: Arc<Notify>,
     pub(crate) idle: Notify,
-    pub(crate) stop: Notify,
-    pub(crate) stopped: AtomicBool,
     pub(crate) sender: WebhookSender,
 }
 
@@ -169,7 +163,7 @@ impl Inner {
     }
 
     /// Counts a breach, and keeps it in mind.
-    pub(crate) fn breach(&self, breach: journal::Breach) {
+    pub(crate) fn breach(&self, breach: ledger::Breach) {
         self.book().breach(breach);
         if let Some(journal) = self.journal.get() {
             journal.breach(breach);
@@ -182,6 +176,11 @@ impl Inner {
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
     }
 
+    /// Gives the provider's own milliseconds, with skew.
+    pub(crate) fn millis(&self) -> i64 {
+        self.now().saturating_mul(1000)
+    }
+
     /// Gives the provider's own seconds, with skew.
     pub(crate) fn now(&self) -> i64 {
         self.clock() + self.world().skew
@@ -189,7 +188,7 @@ impl Inner {
 
     /// Tells whether `shutdown` was called.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.door.is_shut()
     }
 }
 
@@ -204,14 +203,16 @@ impl Stripe {
     /// ```
     #[must_use]
     pub fn offline(config: StripeConfig) -> Self {
-        let mut world = World::new(config.seed, config.account.clone(), config.api_version.clone());
+        let oauth = oauth::authority(config.seed, config.platform.clone());
+        let mut world = World::new(config.seed, config.account.clone(), config.api_version.clone(), oauth.clone());
         world.keys.insert(config.api_key.clone());
         world.connected = config.connected.iter().cloned().collect();
         world.cursors_survive_deletion = config.cursors_survive_deletion;
-        let sender = config.webhook_sender.clone().unwrap_or_else(http::sender);
+        let sender = config.webhook_sender.clone().unwrap_or_else(wire::sender);
         let inner = Inner {
-            base_url: OnceLock::new(),
+            door: wire::Door::default(),
             world: Mutex::new(world),
+            oauth,
             keys: Mutex::new(Keys::default()),
             faults: Faults::default(),
             dice: Mutex::new(Dice(config.seed ^ 0x5EED_FA17)),
@@ -221,8 +222,6 @@ impl Stripe {
             unheard: Mutex::default(),
             wake: Arc::new(Notify::new()),
             idle: Notify::new(),
-            stop: Notify::new(),
-            stopped: AtomicBool::new(false),
             sender,
             config,
         };
@@ -235,20 +234,26 @@ impl Stripe {
     /// Gives the socket's error when it cannot listen.
     pub async fn start(config: StripeConfig) -> std::io::Result<Self> {
         let stripe = Self::offline(config);
-        http::serve(&stripe).await?;
+        wire::serve(&stripe.inner, stripe.inner.config.listen).await?;
         Ok(stripe)
     }
 
     /// Gives `http://127.0.0.1:PORT`, or a name that no resolver knows for an offline one.
     #[must_use]
     pub fn base_url(&self) -> &str {
-        self.inner.base_url.get().map_or("http://stripe.invalid", String::as_str)
+        self.inner.door.base_url().unwrap_or("http://stripe.invalid")
     }
 
     /// Gives the key the emulator was started with.
     #[must_use]
     pub fn api_key(&self) -> &str {
         &self.inner.config.api_key
+    }
+
+    /// Gives Connect's authorisation server: its platform, rules, dials and counts.
+    #[must_use]
+    pub fn oauth(&self) -> Authority {
+        self.inner.oauth.clone()
     }
 
     /// Gives the dials.
@@ -322,8 +327,7 @@ impl Stripe {
 
     /// Stops serving and delivering. Open connections are closed.
     pub async fn shutdown(&self) {
-        self.inner.stopped.store(true, Ordering::Release);
-        self.inner.stop.notify_waiters();
+        self.inner.door.shut();
         self.inner.wake.notify_one();
         self.inner.idle.notify_waiters();
         tokio::task::yield_now().await;

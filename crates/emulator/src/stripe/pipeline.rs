@@ -15,27 +15,12 @@ use super::desk::{Desk, Origin, bytes_of};
 use super::error::Failure;
 use super::faults::{Fault, RetryAfter, Verdict};
 use super::idempotency::{self, Claim, Stored};
-use super::journal::{Breach, Key};
+use super::journal::Key;
+use super::oauth::Held;
 use super::{Inner, Stripe, control, form, oauth, routes, shape};
-
-/// What a socket would have shown instead of a whole answer.
-#[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::exhaustive_enums, reason = "a transport must handle every way a connection can end")]
-pub enum Cut {
-    /// The connection was reset without an answer.
-    Reset,
-    /// The answer's head and part of its body arrived, then the connection closed.
-    CutBody {
-        /// Status of the head.
-        status: StatusCode,
-        /// Headers, `content-length` of the whole body among them.
-        headers: HeaderMap,
-        /// What arrived of the body.
-        partial: Bytes,
-    },
-    /// No answer will ever come; the caller's own deadline must end the wait.
-    Hang,
-}
+use crate::ledger::Breach;
+use crate::params::Params;
+use crate::wire::{Answer, Cut, Door, Served};
 
 /// One request on its way.
 #[derive(Debug)]
@@ -93,8 +78,6 @@ impl Ran {
     }
 }
 
-type Answer = Result<Response<Bytes>, Cut>;
-
 impl Stripe {
     /// Answers a request in memory, exactly as the socket would.
     ///
@@ -104,13 +87,14 @@ impl Stripe {
     /// # Errors
     /// Gives what the connection did instead of answering.
     pub async fn handle(&self, request: Request<Bytes>) -> Answer {
+        if oauth::is_page(request.uri().path()) {
+            return Ok(oauth::authorize(self, &request));
+        }
         let (parts, body) = request.into_parts();
         if self.inner.config.control && parts.uri.path().starts_with("/_emulator/") {
             return Ok(control::answer(self, &parts, &body));
         }
-        if parts.method == Method::GET && parts.uri.path().ends_with("/oauth/authorize") {
-            return Ok(oauth::authorize(self, parts.uri.query().unwrap_or_default()));
-        }
+        let flight = oauth::arrived(&self.inner.oauth, parts.uri.path(), &body);
         let route = routes::route(&parts.method, parts.uri.path());
         let key = (parts.method == Method::POST).then(|| text(&parts.headers, "idempotency-key")).flatten();
         let now = Instant::now();
@@ -125,15 +109,18 @@ impl Stripe {
         if let Some(fault) = verdict.fault.as_ref().filter(|fault| **fault != Fault::Pass) {
             self.inner.book().fault(fault.name());
         }
-        let latency = verdict.latency;
+        let (before, after) = (verdict.latency, verdict.latency_after);
         let prepared = self.inner.prepare(parts, body, route, key, verdict);
-        if latency.is_zero() {
+        if before.is_zero() && after.is_zero() {
             return self.inner.finish(prepared);
         }
         let inner = self.inner.clone();
         let work = tokio::spawn(async move {
-            wait(latency).await;
-            inner.finish(prepared)
+            wait(before).await;
+            let answer = inner.finish(prepared);
+            wait(after).await;
+            drop(flight);
+            answer
         });
         work.await.unwrap_or(Err(Cut::Reset))
     }
@@ -141,7 +128,19 @@ impl Stripe {
 
 #[allow(clippy::disallowed_methods, reason = "a dialled latency is a wait on tokio's clock and nothing else")]
 async fn wait(latency: Duration) {
-    tokio::time::sleep(latency).await;
+    if !latency.is_zero() {
+        tokio::time::sleep(latency).await;
+    }
+}
+
+impl Served for Inner {
+    fn door(&self) -> &Door {
+        &self.door
+    }
+
+    async fn serve(self: Arc<Self>, request: Request<Bytes>) -> Answer {
+        Stripe { inner: self }.handle(request).await
+    }
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -179,18 +178,34 @@ impl Inner {
                 let failure = Failure::new(429, "invalid_request_error", message).code("lock_timeout");
                 return Prepared::Refuse(way, failure, vec![("stripe-should-retry", "true".to_owned())]);
             }
+            Some(Fault::Refuse(code)) => {
+                let words = "The request was refused by a fault dial.";
+                let failure = if is_oauth(&way) {
+                    oauth::refused(if code == "invalid_client" { 401 } else { 400 }, &code, words)
+                } else {
+                    Failure::invalid(words).code(&code)
+                };
+                return Prepared::Refuse(way, failure, Vec::new());
+            }
             Some(
                 Fault::Pass
                 | Fault::Latency(_)
+                | Fault::LatencyAfter(_)
                 | Fault::StatusAfter(_)
                 | Fault::ResetAfter
                 | Fault::CutBody
+                | Fault::Garbage
+                | Fault::Html
                 | Fault::HangAfter,
             )
             | None => {}
         }
-        if let Err(failure) = self.authenticate(&mut way) {
+        if let Err(mut failure) = self.authenticate(&mut way) {
             self.book().ledger.auth_failures += 1;
+            if is_oauth(&way) {
+                self.oauth.state().ledger.client_refusals += 1;
+                failure = oauth::refused(401, "invalid_client", failure.field("message"));
+            }
             return Prepared::Refuse(way, failure, Vec::new());
         }
         if let Some((reason, after)) = verdict.over {
@@ -243,7 +258,9 @@ impl Inner {
 
     /// Checks credential, account and version.
     fn authenticate(&self, way: &mut Way) -> Result<(), Failure> {
-        let key = credential(&way.parts.headers).ok_or_else(|| {
+        let form = is_oauth(way).then(|| Params::parse(&way.body).unwrap_or_default());
+        let secret = form.as_ref().and_then(|form| form.get("client_secret"));
+        let key = secret.map(str::to_owned).or_else(|| credential(&way.parts.headers)).ok_or_else(|| {
             let message = "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we can help at https://support.stripe.com/.";
             Failure::new(401, "invalid_request_error", message)
         })?;
@@ -253,22 +270,26 @@ impl Inner {
             return Err(Failure::new(401, "invalid_request_error", message).code("secret_key_required"));
         }
         if world.expired_keys.contains(&key) {
-            return Err(Failure::new(
-                401,
-                "invalid_request_error",
-                format!("Expired API Key provided: {}", masked(&key)),
-            )
-            .code("api_key_expired"));
+            return Err(expired(&key));
         }
         if !world.keys.contains(&key) {
-            return Err(Failure::new(
-                401,
-                "invalid_request_error",
-                format!("Invalid API Key provided: {}", masked(&key)),
-            ));
-        }
-        if let Some(account) = world.grants.get(&key) {
-            way.account.clone_from(account);
+            let invalid = || {
+                let words = format!("Invalid API Key provided: {}", masked(&key));
+                Failure::new(401, "invalid_request_error", words)
+            };
+            match oauth::held(&self.oauth, &key, (self.clock() + world.skew).saturating_mul(1000)) {
+                _ if form.is_some() => return Err(invalid()),
+                Held::Account(_, true) if way.parts.method != Method::GET => {
+                    let words = format!(
+                        "The provided key '{}' does not have the required permissions for this endpoint.",
+                        masked(&key)
+                    );
+                    return Err(Failure::new(403, "invalid_request_error", words));
+                }
+                Held::Account(account, _) => way.account = account,
+                Held::Expired => return Err(expired(&key)),
+                Held::Nothing => return Err(invalid()),
+            }
         }
         if let Some(account) = text(&way.parts.headers, "stripe-account") {
             if account != world.own && !world.connected.contains(&account) {
@@ -318,7 +339,7 @@ impl Inner {
                     Some(&stored.request),
                     &[("idempotent-replayed", "true".to_owned())],
                 );
-                after(way.fault.as_ref(), answer)
+                crate::gate::after(way.fault.as_ref(), answer)
             }
             Prepared::Run(way, params) => self.run(*way, &params),
         };
@@ -359,7 +380,7 @@ impl Inner {
             }
         }
         let answer = self.respond(&way, status, body, Some(&way.request), &headers);
-        after(way.fault.as_ref(), answer)
+        crate::gate::after(way.fault.as_ref(), answer)
     }
 
     fn respond(
@@ -405,27 +426,14 @@ impl Inner {
     }
 }
 
-/// Applies what goes wrong after the change was made.
-fn after(fault: Option<&Fault>, response: Response<Bytes>) -> Answer {
-    match fault {
-        Some(Fault::ResetAfter) => Err(Cut::Reset),
-        Some(Fault::HangAfter) => Err(Cut::Hang),
-        Some(Fault::CutBody) => {
-            let (parts, body) = response.into_parts();
-            Err(Cut::CutBody { status: parts.status, headers: parts.headers, partial: body.slice(..body.len() / 2) })
-        }
-        Some(
-            Fault::Pass
-            | Fault::Latency(_)
-            | Fault::Status(_)
-            | Fault::StatusAfter(_)
-            | Fault::Throttle(_)
-            | Fault::LockTimeout
-            | Fault::ResetBefore
-            | Fault::HangBefore,
-        )
-        | None => Ok(response),
-    }
+/// Tells whether a request is Connect's, whose errors are flat and whose key may stand in the form.
+fn is_oauth(way: &Way) -> bool {
+    way.parts.uri.path().starts_with("/oauth/")
+}
+
+fn expired(key: &str) -> Failure {
+    Failure::new(401, "invalid_request_error", format!("Expired API Key provided: {}", masked(key)))
+        .code("api_key_expired")
 }
 
 fn credential(headers: &HeaderMap) -> Option<String> {

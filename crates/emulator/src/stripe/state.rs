@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::Failure;
+pub(crate) use crate::dice::Dice;
+use crate::oauth::Authority;
 
 /// How long `/v1/events` reaches back, in seconds (Stripe API reference, events).
 pub(crate) const EVENT_AGE_MAX: i64 = 30 * 24 * 3600;
@@ -375,15 +377,15 @@ pub(crate) struct World {
     pub(crate) frozen: Option<i64>,
     pub(crate) cursors_survive_deletion: bool,
     pub(crate) events_created: u64,
-    /// OAuth codes and tokens with the account each stands for.
-    pub(crate) grants: HashMap<String, String>,
+    /// Connect's codes and tokens.
+    pub(crate) oauth: Authority,
     sequence: u64,
     dice: u64,
 }
 
 impl World {
     /// Makes an empty provider whose identifiers follow from the seed.
-    pub(crate) fn new(seed: u64, own: String, api_version: String) -> Self {
+    pub(crate) fn new(seed: u64, own: String, api_version: String, oauth: Authority) -> Self {
         Self {
             own,
             accounts: HashMap::new(),
@@ -398,7 +400,7 @@ impl World {
             frozen: None,
             cursors_survive_deletion: false,
             events_created: 0,
-            grants: HashMap::new(),
+            oauth,
             sequence: 0,
             dice: seed,
         }
@@ -466,46 +468,6 @@ impl World {
     }
 }
 
-/// SplitMix64: small, seedable, the same on every platform and version. Never used for secrets.
-#[derive(Debug, Clone)]
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    /// Gives the next 64 bits.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Gives a number below the bound; zero for a bound of zero.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 { 0 } else { self.next() % bound }
-    }
-
-    /// Tells whether an event of that probability happens.
-    pub(crate) fn chance(&mut self, probability: f64) -> bool {
-        if probability <= 0.0 {
-            return false;
-        }
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64 <= probability.min(1.0)
-    }
-
-    /// Makes a name: prefix and letters, digits of both cases.
-    pub(crate) fn name(&mut self, prefix: &str, length: usize) -> String {
-        const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-        let mut name = String::with_capacity(prefix.len() + length);
-        name.push_str(prefix);
-        for _ in 0..length {
-            let at = self.below(62) as usize;
-            name.push(char::from(LETTERS.get(at).copied().unwrap_or(b'0')));
-        }
-        name
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -527,15 +489,6 @@ mod tests {
         assert_eq!(table.place("a", false), None);
         assert_eq!(table.place("a", true), Some((10, 1)));
         assert_eq!(table.between(Some((10, 1)), Some((10, 1))).count(), 0);
-    }
-
-    #[test]
-    fn dice_repeat_with_their_seed() {
-        let (mut one, mut two) = (Dice(7), Dice(7));
-        assert_eq!(one.name("cus_", 14), two.name("cus_", 14));
-        assert_ne!(one.next(), Dice(8).next());
-        assert!(Dice(1).chance(1.0));
-        assert!(!Dice(1).chance(0.0));
     }
 
     #[test]

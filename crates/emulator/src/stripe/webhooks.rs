@@ -1,8 +1,6 @@
 //! Sends events to endpoints: signed, retried on anything but 2xx, with the faults the dials ask for.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
@@ -14,8 +12,8 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::faults::between;
-use super::journal::Breach;
 use super::state::{Dispatch, Endpoint};
+use crate::ledger::Breach;
 
 /// How many deliveries are in flight at the same time.
 const IN_FLIGHT_MAX: usize = 32;
@@ -23,9 +21,6 @@ const IN_FLIGHT_MAX: usize = 32;
 const REORDER: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(60));
 /// How old the signature of a replayed delivery is, in seconds; receivers accept 300.
 const REPLAY_AGE: i64 = 3600;
-
-/// Posts a webhook and gives the status, or nothing when no answer came. Tests give their own to open no socket.
-pub type WebhookSender = Arc<dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Option<u16>> + Send>> + Send + Sync>;
 
 /// Whether a delivery is what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

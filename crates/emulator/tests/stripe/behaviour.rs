@@ -233,32 +233,6 @@ async fn the_control_plane_turns_everything() {
 }
 
 #[tokio::test]
-async fn connect_trades_codes_once() {
-    let stripe = offline();
-    let visit = "/oauth/authorize?response_type=code&client_id=ca_1&scope=read_write&state=a%26b&redirect_uri=https://app.example/cb&account=acct_new";
-    let reply = stripe.handle(super::support::request("GET", visit, "", &[])).await.unwrap();
-    let location = reply.headers()["location"].to_str().unwrap().to_owned();
-    assert!(reply.status() == 302 && location.ends_with("&state=a%26b"), "{location}");
-    let code = location.split("code=").nth(1).unwrap().split('&').next().unwrap();
-    let form = format!("grant_type=authorization_code&code={code}");
-    let token = post(&stripe, "/oauth/token", &form).await.ok();
-    assert_eq!(token["stripe_user_id"], "acct_new");
-    let again = post(&stripe, "/oauth/token", &form).await;
-    assert_eq!((again.status, again.json["error"].as_str()), (400, Some("invalid_grant")));
-    let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
-    raw(&stripe, "POST", "/v1/customers", "", &[("authorization", &bearer)]).await.unwrap().ok();
-    assert_eq!(stripe.truth_on("acct_new", "customers").len(), 1);
-    let refresh = format!("grant_type=refresh_token&refresh_token={}", token["refresh_token"].as_str().unwrap());
-    assert_eq!(post(&stripe, "/oauth/token", &refresh).await.ok()["stripe_user_id"], "acct_new");
-    post(&stripe, "/oauth/deauthorize", "client_id=ca_1&stripe_user_id=acct_new").await.ok();
-    assert_eq!(raw(&stripe, "GET", "/v1/customers", "", &[("authorization", &bearer)]).await.unwrap().status, 401);
-    raw(&stripe, "GET", "/v1/customers", "", &[("stripe-account", "acct_new")])
-        .await
-        .unwrap()
-        .refused(403, "account_invalid");
-}
-
-#[tokio::test]
 async fn a_refused_expansion_leaves_no_write() {
     let stripe = offline();
     let (customer, price) = super::support::shop(&stripe);

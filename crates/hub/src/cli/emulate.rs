@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use palisade_emulator::google::{Google, GoogleConfig};
+use palisade_emulator::oauth::{Client, Consent, Dials};
+use palisade_emulator::slack::{Slack, SlackConfig};
 use palisade_emulator::stripe::{Seed, Stripe, StripeConfig};
 use serde_json::json;
 
@@ -13,17 +16,53 @@ use crate::config::secret::read_secret_file;
 #[derive(Debug, Subcommand)]
 pub(super) enum Provider {
     /// Emulates Stripe. The first line of its output is JSON with its base URL; faults are set under /_emulator/.
-    Stripe(Arguments),
+    Stripe(StripeArguments),
+    /// Emulates Slack. The first line of its output is JSON with its base URL and the app's credentials.
+    Slack(SlackArguments),
+    /// Emulates Google. The first line of its output is JSON with its base URL, the app's credentials and the key file
+    /// of a service account (a published test key).
+    Google(GoogleArguments),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Arguments {
+pub(super) struct Common {
     /// The address to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// All identifiers and fault draws follow from this number.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// An address the authorisation page may send people back to, exactly; may be given several times.
+    #[arg(long = "redirect-uri", value_name = "URL")]
+    redirect_uris: Vec<String>,
+    /// The name of the app that the authorisation page shows.
+    #[arg(long, default_value = "Example app")]
+    app_name: String,
+    /// Allows every authorisation at once, without showing a page.
+    #[arg(long)]
+    auto_allow: bool,
+}
+
+impl Common {
+    /// Names the app and registers where people may be sent.
+    fn register(&self, client: Client) -> Client {
+        Client { name: self.app_name.clone(), redirect_uris: self.redirect_uris.clone(), ..client }
+    }
+
+    fn dials(&self) -> Dials {
+        let consent = if self.auto_allow { Consent::Allow } else { Consent::Ask };
+        Dials { consent, ..Dials::default() }
+    }
+
+    fn cannot_listen(&self, error: &std::io::Error) -> Failure {
+        serve::cannot_listen(self.listen, "--listen", error)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StripeArguments {
+    #[command(flatten)]
+    common: Common,
     /// Begins with this many customers, and products, prices, subscriptions, invoices and charges to match.
     #[arg(long, default_value_t = 0)]
     populate: usize,
@@ -41,25 +80,49 @@ pub(super) struct Arguments {
     secret_file: Option<PathBuf>,
 }
 
-pub(super) fn run(provider: Provider) -> Result<(), Failure> {
-    let Provider::Stripe(arguments) = provider;
-    let secret = match &arguments.secret_file {
-        Some(file) => Some(read_secret_file(file).map_err(Failure::usage)?.trim().to_owned()),
-        None => None,
-    };
-    runtime()?.block_on(stripe(arguments, secret))
+#[derive(Debug, Args)]
+pub(super) struct SlackArguments {
+    #[command(flatten)]
+    common: Common,
+    /// Gives tokens that never expire, as to an app that has not switched token rotation on.
+    #[arg(long)]
+    no_rotation: bool,
 }
 
-async fn stripe(arguments: Arguments, secret: Option<String>) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct GoogleArguments {
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(provider: Provider) -> Result<(), Failure> {
+    match provider {
+        Provider::Stripe(arguments) => {
+            let secret = match &arguments.secret_file {
+                Some(file) => Some(read_secret_file(file).map_err(Failure::usage)?.trim().to_owned()),
+                None => None,
+            };
+            runtime()?.block_on(stripe(arguments, secret))
+        }
+        Provider::Slack(arguments) => runtime()?.block_on(slack(arguments)),
+        Provider::Google(arguments) => runtime()?.block_on(google(arguments)),
+    }
+}
+
+async fn stripe(arguments: StripeArguments, secret: Option<String>) -> Result<(), Failure> {
+    let common = &arguments.common;
+    let defaults = StripeConfig::default();
     let config = StripeConfig {
-        listen: arguments.listen,
-        seed: arguments.seed,
+        listen: common.listen,
+        seed: common.seed,
         api_key: arguments.api_key,
         connected: arguments.connected,
-        ..StripeConfig::default()
+        platform: common.register(defaults.platform.clone()),
+        ..defaults
     };
-    let stripe =
-        Stripe::start(config).await.map_err(|error| serve::cannot_listen(arguments.listen, "--listen", &error))?;
+    let client = config.platform.id.clone();
+    let stripe = Stripe::start(config).await.map_err(|error| common.cannot_listen(&error))?;
+    stripe.oauth().set_dials(common.dials());
     if arguments.populate > 0 {
         stripe.populate(&seed(arguments.populate));
     }
@@ -67,9 +130,47 @@ async fn stripe(arguments: Arguments, secret: Option<String>) -> Result<(), Fail
         stripe.webhook_endpoint(url, secret, None, &["*"]);
     }
     let mut stop = signal::stop();
-    say(json!({ "provider": "stripe", "base_url": stripe.base_url(), "api_key": stripe.api_key() }));
+    say(json!({
+        "provider": "stripe", "base_url": stripe.base_url(), "api_key": stripe.api_key(), "client_id": client,
+    }));
     let _ = stop.wait_for(|stop| *stop).await;
     stripe.shutdown().await;
+    Ok(())
+}
+
+async fn slack(arguments: SlackArguments) -> Result<(), Failure> {
+    let common = &arguments.common;
+    let defaults = SlackConfig::default();
+    let clients = defaults.clients.iter().map(|client| common.register(client.clone())).collect();
+    let rotation = !arguments.no_rotation;
+    let config = SlackConfig { listen: common.listen, seed: common.seed, clients, rotation, ..defaults };
+    let slack = Slack::start(config).await.map_err(|error| common.cannot_listen(&error))?;
+    slack.oauth().set_dials(common.dials());
+    let (id, secret) = slack.client();
+    let mut stop = signal::stop();
+    say(json!({
+        "provider": "slack", "base_url": slack.base_url(), "client_id": id, "client_secret": secret,
+    }));
+    let _ = stop.wait_for(|stop| *stop).await;
+    slack.shutdown().await;
+    Ok(())
+}
+
+async fn google(arguments: GoogleArguments) -> Result<(), Failure> {
+    let common = &arguments.common;
+    let defaults = GoogleConfig::default();
+    let clients = defaults.clients.iter().map(|client| common.register(client.clone())).collect();
+    let config = GoogleConfig { listen: common.listen, seed: common.seed, clients, ..defaults };
+    let google = Google::start(config).await.map_err(|error| common.cannot_listen(&error))?;
+    google.oauth().set_dials(common.dials());
+    let (id, secret) = google.client();
+    let mut stop = signal::stop();
+    say(json!({
+        "provider": "google", "base_url": google.base_url(), "client_id": id, "client_secret": secret,
+        "service_account": google.service_account_key(),
+    }));
+    let _ = stop.wait_for(|stop| *stop).await;
+    google.shutdown().await;
     Ok(())
 }
 

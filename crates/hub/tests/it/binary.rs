@@ -301,8 +301,12 @@ impl Running {
         Self { child, first }
     }
 
+    fn said(&self, key: &str) -> String {
+        self.first[key].as_str().unwrap().to_owned()
+    }
+
     fn address(&self, key: &str) -> String {
-        self.first[key].as_str().unwrap().strip_prefix("http://").unwrap().to_owned()
+        self.said(key).strip_prefix("http://").unwrap().to_owned()
     }
 
     /// Asks it to stop and returns its exit code.
@@ -358,6 +362,25 @@ fn the_emulator_says_where_it_is_on_its_first_line_and_stops_when_asked() {
     );
     assert!(get(&address, "/v1/customers", "sk_test_other").starts_with("HTTP/1.1 401"));
     assert_eq!(running.stop(), Some(0));
+}
+
+#[test]
+fn emulated_oauth_providers_say_their_credentials_and_show_their_page() {
+    for (provider, path) in [("slack", "/oauth/v2/authorize"), ("google", "/o/oauth2/v2/auth")] {
+        let back = "http://127.0.0.1:9/cb";
+        let running =
+            Running::start(&mut palisade(&["emulate", provider, "--redirect-uri", back, "--app-name", "Tea"]));
+        let client = running.said("client_id");
+        assert!(!running.said("client_secret").is_empty());
+        let address = running.address("base_url");
+        let scope = if provider == "slack" { "chat:write" } else { "openid" };
+        let ask = format!("{path}?client_id={client}&redirect_uri={back}&scope={scope}&response_type=code");
+        let page = get(&address, &ask, "");
+        assert!(page.starts_with("HTTP/1.1 200") && page.contains("Tea") && page.contains("<form"), "{page}");
+        let elsewhere = get(&address, &ask.replace(":9/cb", ":9/other"), "");
+        assert!(elsewhere.starts_with("HTTP/1.1 400") && !elsewhere.contains("location:"), "{elsewhere}");
+        assert_eq!(running.stop(), Some(0));
+    }
 }
 
 /// Waits until an answer satisfies a condition; the process's own time decides how long that takes.

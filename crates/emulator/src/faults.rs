@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::state::Dice;
+use crate::dice::Dice;
 
 /// One thing that can go wrong with one request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,14 @@ pub enum Fault {
     HangBefore,
     /// Makes the change and never answers.
     HangAfter,
+    /// Makes the change and gives the answer only after a wait.
+    LatencyAfter(Duration),
+    /// Makes the change and answers with its status, its content type and a body that is not JSON.
+    Garbage,
+    /// Makes the change and answers with its status and an HTML page, as a proxy in between would.
+    Html,
+    /// Refuses in the provider's own form with this code (`invalid_client`, `invalid_grant`, …), nothing changed.
+    Refuse(String),
 }
 
 impl Fault {
@@ -53,6 +61,10 @@ impl Fault {
             Self::CutBody => "cut_body",
             Self::HangBefore => "hang_before",
             Self::HangAfter => "hang_after",
+            Self::LatencyAfter(_) => "latency_after",
+            Self::Garbage => "garbage",
+            Self::Html => "html",
+            Self::Refuse(_) => "refuse",
         }
     }
 }
@@ -209,6 +221,8 @@ struct Book {
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) latency: Duration,
+    /// How long the answer is held back once the change was made.
+    pub(crate) latency_after: Duration,
     pub(crate) fault: Option<Fault>,
     /// Set when a budget ran out: the reason and what the 429 says.
     pub(crate) over: Option<(&'static str, RetryAfter)>,
@@ -302,8 +316,10 @@ impl Faults {
                     verdict.fault = faults.draw(dice);
                 }
             }
-            if let Some(Fault::Latency(wait)) = verdict.fault {
-                verdict.latency += wait;
+            match verdict.fault {
+                Some(Fault::Latency(wait)) => verdict.latency += wait,
+                Some(Fault::LatencyAfter(wait)) => verdict.latency_after = wait,
+                _ => {}
             }
             verdict
         })

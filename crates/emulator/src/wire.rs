@@ -1,14 +1,15 @@
 //! The socket side: an accept loop of our own, so that connections can be reset and bodies cut as on a bad network.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -16,19 +17,76 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
-use super::webhooks::WebhookSender;
-use super::{Inner, Stripe};
-use crate::stripe::Cut;
-
-/// Largest request body read; Stripe's forms stay far below.
-const BODY_BYTES_MAX: usize = 4 << 20;
+/// Largest request body read: the biggest any emulated provider takes is a mail of 30 MB.
+const BODY_BYTES_MAX: usize = 40 << 20;
 /// Pause after a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
+/// What a socket would have shown instead of a whole answer.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::exhaustive_enums, reason = "a transport must handle every way a connection can end")]
+pub enum Cut {
+    /// The connection was reset without an answer.
+    Reset,
+    /// The answer's head and part of its body arrived, then the connection closed.
+    CutBody {
+        /// Status of the head.
+        status: StatusCode,
+        /// Headers, `content-length` of the whole body among them.
+        headers: HeaderMap,
+        /// What arrived of the body.
+        partial: Bytes,
+    },
+    /// No answer will ever come; the caller's own deadline must end the wait.
+    Hang,
+}
+
+/// What an emulator answers, or what its connection does instead.
+pub(crate) type Answer = Result<Response<Bytes>, Cut>;
+
+/// Where an emulator listens and whether it still does.
+#[derive(Debug, Default)]
+pub(crate) struct Door {
+    base_url: OnceLock<String>,
+    stop: Notify,
+    stopped: AtomicBool,
+}
+
+impl Door {
+    /// Gives `http://127.0.0.1:PORT`, once it listens.
+    pub(crate) fn base_url(&self) -> Option<&str> {
+        self.base_url.get().map(String::as_str)
+    }
+
+    /// Tells whether `shut` was called.
+    pub(crate) fn is_shut(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Ends the accept loop and every open connection.
+    pub(crate) fn shut(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.stop.notify_waiters();
+    }
+}
+
+/// Anything that answers requests behind a door.
+pub(crate) trait Served: Send + Sync + 'static {
+    /// Gives the door.
+    fn door(&self) -> &Door;
+
+    /// Answers one request.
+    fn serve(self: Arc<Self>, request: Request<Bytes>) -> impl Future<Output = Answer> + Send;
+}
+
+/// Posts webhooks and gives the status, or nothing when no answer came. Tests give their own to open no socket.
+pub type WebhookSender = Arc<dyn Fn(Request<Bytes>) -> Pin<Box<dyn Future<Output = Option<u16>> + Send>> + Send + Sync>;
+
 /// Posts webhooks over plain sockets, with kept connections.
 pub(crate) fn sender() -> WebhookSender {
-    let client: Arc<std::sync::OnceLock<Option<reqwest::Client>>> = Arc::default();
+    let client: Arc<OnceLock<Option<reqwest::Client>>> = Arc::default();
     Arc::new(move |request| {
         let client = client
             .get_or_init(|| {
@@ -43,28 +101,28 @@ pub(crate) fn sender() -> WebhookSender {
     })
 }
 
-/// Binds and serves until `shutdown` or until the last handle is dropped.
-pub(crate) async fn serve(stripe: &Stripe) -> io::Result<()> {
-    let listener = TcpListener::bind(stripe.inner.config.listen).await?;
+/// Binds and serves until the door is shut or the last handle is dropped.
+pub(crate) async fn serve<S: Served>(served: &Arc<S>, listen: SocketAddr) -> io::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
     let url = format!("http://{}", listener.local_addr()?);
-    let _ = stripe.inner.base_url.set(url);
-    let weak = Arc::downgrade(&stripe.inner);
+    let _ = served.door().base_url.set(url);
+    let weak = Arc::downgrade(served);
     tokio::spawn(async move {
         loop {
-            let Some(inner) = weak.upgrade().filter(|inner| !inner.is_stopped()) else { return };
+            let Some(served) = weak.upgrade().filter(|served| !served.door().is_shut()) else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = inner.stop.notified() => return,
+                () = served.door().stop.notified() => return,
                 // The loop keeps no handle for longer than this, so that dropping the emulator closes the socket.
                 () = pause(Duration::from_millis(500)) => continue,
             };
             match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(connection(inner, stream));
+                    tokio::spawn(connection(served, stream));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accept failed");
-                    drop(inner);
+                    drop(served);
                     pause(ACCEPT_PAUSE).await;
                 }
             }
@@ -78,23 +136,23 @@ async fn pause(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
 
-async fn connection(inner: Arc<Inner>, stream: TcpStream) {
+async fn connection<S: Served>(served: Arc<S>, stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let reset = Arc::new(AtomicBool::new(false));
     let wire = TokioIo::new(Wire { stream, reset: reset.clone() });
-    let stripe = Stripe { inner: inner.clone() };
-    let service = service_fn(move |request| answer(stripe.clone(), request, reset.clone()));
+    let own = served.clone();
+    let service = service_fn(move |request| answer(own.clone(), request, reset.clone()));
     // Idle connections stay open: closing them would race with a client's next request, a fault nobody dialled.
     let serving = http1::Builder::new().header_read_timeout(None).serve_connection(wire, service);
     tokio::select! {
         // Errors here are the client's going away or our own resets.
         _ = serving => {}
-        () = inner.stop.notified() => {}
+        () = served.door().stop.notified() => {}
     }
 }
 
-async fn answer(
-    stripe: Stripe,
+async fn answer<S: Served>(
+    served: Arc<S>,
     request: Request<Incoming>,
     reset: Arc<AtomicBool>,
 ) -> Result<Response<Wired>, ResetNow> {
@@ -104,7 +162,7 @@ async fn answer(
         return Err(ResetNow);
     };
     let request = Request::from_parts(parts, body.to_bytes());
-    match stripe.handle(request).await {
+    match served.serve(request).await {
         Ok(response) => Ok(response.map(|body| Wired { left: Some(body), cut: false, flushed: false, declared: None })),
         Err(Cut::Reset) => {
             reset.store(true, Ordering::Release);

@@ -6,8 +6,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::journal::Breach;
-
 /// How many idempotency keys, event identifiers and pauses are remembered.
 const REMEMBERED_MAX: usize = 200_000;
 
@@ -84,6 +82,18 @@ pub struct WebhookLedger {
     pub responses_by_status: BTreeMap<u16, u64>,
     /// Events acknowledged with 2xx at least once.
     pub acked_events: BTreeSet<String>,
+}
+
+/// What speaks against a client or a receiver, in whichever process it happened.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Breach {
+    /// A request before a `Retry-After` had passed.
+    Early,
+    /// An idempotency key with other parameters.
+    KeyReused,
+    /// A forged delivery answered 2xx.
+    ForgedAccepted,
 }
 
 /// The counting side.
