@@ -97,7 +97,11 @@ struct ThrottledBy429;
 impl Classifier for ThrottledBy429 {
     fn classify(&self, _operation: &'static Operation, response: &Response<Bytes>) -> Verdict {
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            Verdict::Throttled { error: Error::new(ErrorKind::Throttled, "the provider asks to wait"), after: None, scope: palisade_core::call::Scope::Operation }
+            Verdict::Throttled {
+                error: Error::new(ErrorKind::Throttled, "the provider asks to wait"),
+                after: None,
+                scope: palisade_core::call::Scope::Operation,
+            }
         } else {
             Verdict::Success
         }
