@@ -29,6 +29,7 @@ static CALLED: Operation = Operation {
     url_template: "/v1/messages",
     replay: Replay::Safe,
     bucket: &TIGHT,
+    also: &[],
     cost: 1,
     attempt_timeout: Duration::from_secs(30),
     overall_timeout: Duration::from_secs(80),
@@ -96,7 +97,11 @@ struct ThrottledBy429;
 impl Classifier for ThrottledBy429 {
     fn classify(&self, _operation: &'static Operation, response: &Response<Bytes>) -> Verdict {
         if response.status() == StatusCode::TOO_MANY_REQUESTS {
-            Verdict::Throttled { error: Error::new(ErrorKind::Throttled, "the provider asks to wait"), after: None }
+            Verdict::Throttled {
+                error: Error::new(ErrorKind::Throttled, "the provider asks to wait"),
+                after: None,
+                scope: palisade_core::call::Scope::Operation,
+            }
         } else {
             Verdict::Success
         }

@@ -28,6 +28,7 @@ static CREATE: Operation = Operation {
     url_template: "/v1/things",
     replay: Replay::Keyed("idempotency-key"),
     bucket: &BUCKET,
+    also: &[],
     cost: 1,
     attempt_timeout: Duration::from_secs(10),
     overall_timeout: Duration::from_secs(30),

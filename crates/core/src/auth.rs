@@ -104,6 +104,20 @@ impl Credential {
         self.expires_at
     }
 
+    /// Tells whether the key or token begins with a text that says what it is for (`sk_test_`). Never of
+    /// [`Scheme::Basic`], where the secret is not the beginning of what is sent.
+    #[must_use]
+    pub fn begins_with(&self, prefix: &str) -> bool {
+        match &self.placed {
+            Placed::Header(name, value) => {
+                let value = value.as_bytes();
+                let text = if *name == AUTHORIZATION { value.strip_prefix(b"Bearer ") } else { Some(value) };
+                text.is_some_and(|text| text.starts_with(prefix.as_bytes()))
+            }
+            Placed::Query(_, key) => key.expose().starts_with(prefix),
+        }
+    }
+
     /// Puts the credential on a request: replaces the header, or adds the query parameter percent-encoded.
     ///
     /// # Errors

@@ -34,9 +34,11 @@ pub struct Operation {
     pub url_template: &'static str,
     /// Whether an ambiguous failure may be repeated.
     pub replay: Replay,
-    /// The bucket of the account's rate limit this operation draws from; one lane per account and bucket.
+    /// The operation's own rate limit; one lane per account and bucket.
     pub bucket: &'static Bucket,
-    /// How many units of the bucket one attempt costs.
+    /// The wider limits it draws from as well, from narrow to wide: by scope, then by the bucket's name.
+    pub also: &'static [Limit],
+    /// How many units one attempt costs, of its own bucket and of each of the others.
     pub cost: u32,
     /// Time one attempt may take, from sending to the last byte of the body.
     pub attempt_timeout: Duration,
@@ -60,6 +62,37 @@ pub struct Bucket {
     pub burst: u32,
 }
 
+/// A limit several operations share.
+///
+/// An attempt leaves when all its limits let it, and takes of all or of none. A shared limit is a lane of its own,
+/// even where its bucket equals an operation's own one: an operation that shares it must name it here.
+#[derive(Debug)]
+#[expect(clippy::exhaustive_structs, reason = "adapters write tables of it")]
+pub struct Limit {
+    /// The limit.
+    pub bucket: &'static Bucket,
+    /// Who shares it: [`Scope::Account`] or [`Scope::Client`].
+    pub scope: Scope,
+    /// The class of credentials it is for, of those [`crate::client::Profile::class`] tells apart; `None` is all.
+    pub class: Option<&'static str>,
+}
+
+/// Says who shares a limit, from narrow to wide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the limiter decides on each")]
+pub enum Scope {
+    /// One operation of an account, or the part of it that [`Call::lane`] names.
+    #[default]
+    Operation,
+    /// All operations of an account.
+    Account,
+    /// All accounts of the client: the quota of an app or a project.
+    Client,
+}
+
+/// The most limits an operation may name besides its own.
+pub const ALSO_MAX: usize = 4;
+
 /// Says who waits for the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::exhaustive_enums, reason = "a closed set: the limiter decides on each")]
@@ -77,11 +110,11 @@ pub enum Priority {
 pub struct Call {
     /// The operation's description.
     pub operation: &'static Operation,
-    /// The connection whose account is called; with the bucket it makes the lane, with the source the credential.
+    /// The connection whose account is called; with the buckets it makes the lanes, with the source the credential.
     pub connection: ConnectionId,
     /// The tenant, for fair turns and spans. Never a metric label.
     pub tenant: TenantId,
-    /// Part of the lane's key besides account and bucket (a channel, an object), if the provider limits by it.
+    /// Part of the own lane's key besides account and bucket (a channel, an object), if the provider limits by it.
     pub lane: Option<Arc<str>>,
     /// Who waits.
     pub priority: Priority,

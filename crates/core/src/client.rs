@@ -2,7 +2,7 @@
 //!
 //! [`Client`] is a [`Transport`] that wraps another. What it must know of a call travels as one [`crate::Call`] in
 //! `request.extensions()`; what it must know of a provider is the [`Profile`]. The files follow the order a call
-//! passes them in: `hosts`, `admission`, `lanes` and `lane` with their `turnstile`, `breaker`, `outgoing`, then
+//! passes them in: `hosts`, `admission`, `way` through the `lanes`, each a `lane` with its `turnstile`s, `breaker`, `outgoing`, then
 //! `replay`, `backoff`, `retry_after` and `budget` for what comes after a failure; `engine` is the loop that asks them.
 
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::auth::CredentialSource;
-use crate::call::Operation;
+use crate::auth::{Credential, CredentialSource};
+use crate::call::{Operation, Scope};
 use crate::clock::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::Metrics;
@@ -39,6 +39,7 @@ mod telemetry;
 #[cfg(test)]
 mod tests;
 mod turnstile;
+mod way;
 
 pub use retry_after::{HINT_MAX, retry_after, until_epoch};
 pub use status::{StatusClassifier, error_of_status};
@@ -67,6 +68,9 @@ pub struct Profile {
     pub breaker: BreakerSettings,
     /// How much may be under way and waiting.
     pub limits: LimitSettings,
+    /// Tells classes of credentials apart where limits differ by them (a sandbox's key from a live one); see
+    /// [`crate::call::Limit::class`]. Pure: it is asked for every call that has such a limit.
+    pub class: Option<fn(&Credential) -> &'static str>,
     /// The longest an attempt may take, whatever its operation allows; `None` leaves it to the operation.
     pub attempt_timeout_max: Option<Duration>,
     /// The header the provider names its request id in, for errors and the call log.
@@ -98,6 +102,9 @@ pub enum Verdict {
         error: Error,
         /// The wait when the provider says it in the body.
         after: Option<Duration>,
+        /// Which of the operation's limits it was: all calls that share it are held back. A scope the operation has
+        /// no limit of stands for its own.
+        scope: Scope,
     },
     /// The call failed.
     Failed {
@@ -230,6 +237,7 @@ impl Profile {
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
             limits: LimitSettings::default(),
+            class: None,
             attempt_timeout_max: None,
             request_id_header: "x-request-id",
         }

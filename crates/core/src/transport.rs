@@ -40,6 +40,7 @@ pub use http_transport::{HttpTransport, HttpTransportBuilder};
 ///     url_template: "/ping",
 ///     replay: Replay::Safe,
 ///     bucket: &BUCKET,
+///     also: &[],
 ///     cost: 1,
 ///     attempt_timeout: Duration::from_secs(10),
 ///     overall_timeout: Duration::from_secs(30),

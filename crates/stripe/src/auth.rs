@@ -3,7 +3,7 @@
 //! The kinds of key are told apart by their prefix (Stripe API reference, authentication; read 2026-11), so that the
 //! wrong one is refused here, with a sentence that says which one is needed, instead of as a 401 later.
 
-use palisade_core::auth::Scheme;
+use palisade_core::auth::{Credential, Scheme};
 use palisade_core::{Error, ErrorKind, Result, Secret};
 
 /// Takes an API key as the credential of a connection.
@@ -39,10 +39,40 @@ pub fn api_key(key: Secret) -> Result<Scheme> {
     }
 }
 
+/// The class of keys that call live accounts.
+pub const LIVE: &str = "live";
+/// The class of keys that call sandboxes (test mode), whose limits are lower.
+pub const SANDBOX: &str = "sandbox";
+
+/// Tells by the prefix of its key whether a credential calls a sandbox or a live account.
+#[must_use]
+pub fn class(credential: &Credential) -> &'static str {
+    let sandbox = ["sk_test_", "rk_test_", "rkcs_test_", "sk_org_test_"];
+    if sandbox.iter().any(|prefix| credential.begins_with(prefix)) { SANDBOX } else { LIVE }
+}
+
 #[cfg(test)]
 mod tests {
     //! Each wrong kind of key is refused, and none is told.
     use super::*;
+
+    /// Fails when a sandbox's key is given a live account's limit.
+    #[test]
+    fn a_keys_prefix_tells_sandbox_from_live() {
+        for (key, expected) in [
+            ("sk_test_x", SANDBOX),
+            ("rk_test_x", SANDBOX),
+            ("rkcs_test_x", SANDBOX),
+            ("sk_live_test_", LIVE),
+            ("rk_live_x", LIVE),
+            ("Bearer sk_test_", LIVE),
+        ] {
+            let credential = Credential::new(&Scheme::Bearer(key.into()), 1, None).unwrap();
+            assert_eq!(class(&credential), expected, "{key}");
+        }
+        let basic = Scheme::Basic { user: "sk_test_x".to_owned(), password: "".into() };
+        assert_eq!(class(&Credential::new(&basic, 1, None).unwrap()), LIVE);
+    }
 
     #[test]
     fn only_secret_and_restricted_keys_are_taken_and_none_is_told() {

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use http::{HeaderMap, StatusCode};
+use palisade_core::call::Scope;
 use palisade_core::client::{Classifier, Repeat, Verdict};
 use palisade_core::{Error, ErrorKind, Operation, Outcome};
 use serde_json::Value;
@@ -291,6 +292,10 @@ impl Answer<'_> {
             error = error.with_code(code.to_owned());
         }
         let unauthorized = self.status == StatusCode::UNAUTHORIZED;
+        let scope = match self.reason {
+            Some("global-rate" | "global-concurrency") => Scope::Account,
+            _ => Scope::Operation,
+        };
         let pauses = row.kind == ErrorKind::Throttled && row.repeat == Repeat::Always;
         if let Body::Api(detail) = self.body {
             error = error.with_source(detail);
@@ -301,7 +306,7 @@ impl Answer<'_> {
         if unauthorized && row.kind == ErrorKind::Auth {
             Verdict::Unauthorized(error)
         } else if pauses {
-            Verdict::Throttled { error, after: None }
+            Verdict::Throttled { error, after: None, scope }
         } else {
             Verdict::Failed { error, repeat: row.repeat }
         }

@@ -99,6 +99,7 @@ impl Provider for StripeProvider {
     fn profile(&self) -> Profile {
         let mut profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::StripeClassifier));
         profile.attempt_timeout_max = self.attempt_timeout_max;
+        profile.class = Some(auth::class);
         profile.request_id_header = error::REQUEST_ID;
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
     }

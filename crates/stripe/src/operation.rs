@@ -7,21 +7,29 @@
 
 use std::time::Duration;
 
-use palisade_core::call::Bucket;
+use palisade_core::call::{Bucket, Limit, Scope};
 use palisade_core::{Operation, Replay};
 use stripe_client_core::StripeMethod;
+
+use crate::auth::{LIVE, SANDBOX};
 
 /// The header Stripe deduplicates POST requests by.
 pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
-/// What a live account may call in all: 100 requests a second (Stripe, rate limits, 2026). Data for planning; the
-/// pipeline draws each call from its endpoint's bucket, which is the tighter one for a single endpoint.
-pub static ACCOUNT_LIVE: Bucket = bucket("account_live", 100, 100);
-/// What a sandbox may call in all: 25 requests a second (Stripe, rate limits, 2026).
-pub static ACCOUNT_SANDBOX: Bucket = bucket("account_sandbox", 25, 25);
+/// What one live account takes in all: 100 requests a second (Stripe, rate limits, 2026). Every operation draws from
+/// it beside its endpoint's own bucket.
+///
+/// As with every bucket here, rate and burst add up to what is published, so that no second of the account's clock
+/// sees more, wherever it begins.
+pub static ACCOUNT_LIVE: Bucket = bucket("account_live", 80, 20);
+/// What one sandbox takes in all: 25 requests a second (Stripe, rate limits, 2026).
+pub static ACCOUNT_SANDBOX: Bucket = bucket("account_sandbox", 20, 5);
+const ACCOUNT: &[Limit] = &[
+    Limit { bucket: &ACCOUNT_LIVE, scope: Scope::Account, class: Some(LIVE) },
+    Limit { bucket: &ACCOUNT_SANDBOX, scope: Scope::Account, class: Some(SANDBOX) },
+];
 
 /// One endpoint (method and path template, all ids together) takes 25 requests a second (Stripe, rate limits, 2026).
-/// Rate and burst add up to it, so that no second of the account's clock sees more, wherever it begins.
 const ENDPOINT_RATE: u32 = 20;
 const ENDPOINT_BURST: u32 = 5;
 /// Search takes 20 requests a second (Stripe, rate limits, 2026); split the same way.
@@ -55,6 +63,7 @@ const READ: Operation = Operation {
     url_template: "/v1/account",
     replay: Replay::Safe,
     bucket: &endpoint("account.retrieve"),
+    also: ACCOUNT,
     cost: 1,
     attempt_timeout: ATTEMPT,
     overall_timeout: OVERALL,
@@ -212,6 +221,7 @@ mod tests {
             assert!(lanes.insert(row.bucket.name), "{} shares a lane", row.name);
             assert!(row.bucket.units + row.bucket.burst <= 25, "{} may exceed 25 in a second", row.name);
             assert_eq!(row.provider, "stripe");
+            assert_eq!(row.also.iter().filter_map(|limit| limit.class).collect::<Vec<_>>(), [LIVE, SANDBOX]);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use http::{HeaderMap, StatusCode};
+use palisade_core::call::Scope;
 use palisade_core::client::{Classifier, Repeat, Verdict};
 use palisade_core::{Error, ErrorKind, Operation, Outcome};
 use serde::Deserialize;
@@ -206,7 +207,9 @@ impl Answer {
         }
         match (row.kind, row.repeat) {
             (ErrorKind::Auth, _) if self.status == StatusCode::UNAUTHORIZED => Verdict::Unauthorized(error),
-            (ErrorKind::Throttled, Repeat::Always) => Verdict::Throttled { error, after: None },
+            (ErrorKind::Throttled, Repeat::Always) => {
+                Verdict::Throttled { error, after: None, scope: Scope::Operation }
+            }
             (_, repeat) => Verdict::Failed { error, repeat },
         }
     }

@@ -33,6 +33,7 @@ const READ: Operation = Operation {
     url_template: "/2010-04-01/Accounts/{sid}.json",
     replay: Replay::Safe,
     bucket: &READS,
+    also: &[],
     cost: 1,
     attempt_timeout: ATTEMPT,
     overall_timeout: OVERALL,

@@ -1,9 +1,12 @@
 //! The engine: one visible loop, no hidden tasks. Everything the pipeline promises is decided here, in this order:
 //!
 //! ```text
-//! CALL  deadline · host · admission · lane · key and correlation id, once
-//! LOOP  breaker peek → lane (pause, turn, units) → place → breaker permit → credential → attempt → judge → decide
+//! CALL  deadline · host · admission · lanes · key and correlation id, once
+//! LOOP  breaker peek → lanes (pause, turn, units) → place → breaker permit → credential → attempt → judge → decide
 //! ```
+//!
+//! Where limits differ by the class of the credential, this is looked at before the lanes are found, and taken again
+//! after a wait.
 //!
 //! A place and a permit are held for one attempt and never while waiting. What this process refuses by itself is
 //! never repeated here and takes nothing from the retry budget.
@@ -26,7 +29,7 @@ use super::breaker::Health;
 use super::budget::Cost;
 use super::flights::Flights;
 use super::hosts::Host;
-use super::lane::{BucketKey, Lane, LaneKey, Passage, Refusal, nanos_since};
+use super::lane::{Passage, nanos_since};
 use super::lanes::Lanes;
 use super::ongoing::Ongoing;
 use super::outgoing::Outgoing;
@@ -34,9 +37,10 @@ use super::replay::{Evidence, may_repeat};
 use super::retry_after::retry_after;
 use super::telemetry::{ClientMeters, OperationMeters, call_span};
 use super::turnstile::{Place, Turnstile};
+use super::way::{Refusal, Way};
 use super::{Fallback, Observer, Profile, Repeat, Verdict};
-use crate::auth::CredentialSource;
-use crate::call::Call;
+use crate::auth::{Credential, CredentialSource};
+use crate::call::{Call, Scope};
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::random::Random;
@@ -64,7 +68,7 @@ pub(super) struct Engine {
 /// Where a call goes: resolved once, used by every attempt.
 struct Route<'a> {
     host: &'a Host,
-    lane: Arc<Lane>,
+    way: Way,
     meters: &'a OperationMeters,
     cost: NonZeroU32,
 }
@@ -81,7 +85,8 @@ struct Failure {
     error: Error,
     evidence: Evidence,
     health: Health,
-    throttled: bool,
+    /// Who should keep away for a while, if the provider asks for it.
+    throttled: Option<Scope>,
     timed_out: bool,
     /// The wait the server asks for.
     hint: Option<Duration>,
@@ -124,25 +129,41 @@ impl Engine {
             return Err(Error::new(ErrorKind::Overloaded, "too many calls to this provider are under way already")
                 .with_retry_after(Some(Duration::from_secs(1))));
         };
-        let key = LaneKey {
-            connection: on.call.connection.clone(),
-            part: on.call.lane.clone(),
-            bucket: BucketKey(operation.bucket),
-        };
-        let lane = self.lanes.lane(&key, nanos_since(self.origin, on.started))?;
+        let (class, now) = self.class(on, host).await?;
+        let way = Way::find(&self.lanes, &on.call, class, self.moment(now))?;
         let cost = NonZeroU32::new(operation.cost).unwrap_or(NonZeroU32::MIN);
-        let route = Route { host, lane, meters, cost };
+        let route = Route { host, way, meters, cost };
         on.span = match out.correlation() {
             Some(correlation) => call_span(&on.call, correlation),
             None => tracing::Span::none(),
         };
         let span = on.span.clone();
-        self.attempts(on, out, &route).instrument(span).await
+        self.attempts(on, out, &route, now).instrument(span).await
+    }
+
+    /// Returns the class of the call's credential where its limits differ by it.
+    async fn class(&self, on: &mut Ongoing<'_>, host: &Host) -> Result<(Option<&'static str>, Instant)> {
+        let now = on.started;
+        let Some(class) = &self.profile.class else { return Ok((None, now)) };
+        if on.call.operation.also.iter().all(|limit| limit.class.is_none()) {
+            return Ok((None, now));
+        }
+        host.breaker.peek(self.moment(now)).map_err(circuit_open)?;
+        let (credential, now) = self.credential(on, now).await?;
+        let class = class(&credential);
+        on.fetched = Some((credential, now));
+        Ok((Some(class), now))
     }
 
     /// The loop.
-    async fn attempts(&self, on: &mut Ongoing<'_>, out: &mut Outgoing, to: &Route<'_>) -> Result<Response<Bytes>> {
-        let mut now = on.started;
+    async fn attempts(
+        &self,
+        on: &mut Ongoing<'_>,
+        out: &mut Outgoing,
+        to: &Route<'_>,
+        begin: Instant,
+    ) -> Result<Response<Bytes>> {
+        let mut now = begin;
         loop {
             let judged = match self.attempt(on, out, to, now).await {
                 Ok(judged) => judged,
@@ -173,16 +194,17 @@ impl Engine {
             origin: self.origin,
             waiting_max: self.profile.limits.waiting_max,
         };
-        let now = to.lane.pass(passage, now, moment).await.map_err(lane_refused)?;
+        let (units, now) = to.way.pass(passage, now, moment).await.map_err(lane_refused)?;
         let (place, now) = self.place(on, now).await?;
         if now != asked {
             on.waited += now - asked;
             moment = self.moment(now);
         }
         let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
-        let (credential, now) = match on.credential.take() {
-            Some(refreshed) => (refreshed, now),
-            None => self.credential(on, now).await?,
+        let (credential, now) = match (on.credential.take(), on.fetched.take()) {
+            (Some(refreshed), _) => (refreshed, now),
+            (None, Some((fetched, at))) if at == now => (fetched, now),
+            (None, _) => self.credential(on, now).await?,
         };
         if now >= on.deadline {
             return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
@@ -194,6 +216,7 @@ impl Engine {
         let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
         let until = on.deadline.min(now + attempt);
         on.attempts += 1;
+        units.spend();
         let flight = on.depart(&to.meters.active);
         let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;
         drop(flight);
@@ -236,7 +259,7 @@ impl Engine {
         }
     }
 
-    async fn credential(&self, on: &Ongoing<'_>, now: Instant) -> Result<(crate::auth::Credential, Instant)> {
+    async fn credential(&self, on: &Ongoing<'_>, now: Instant) -> Result<(Credential, Instant)> {
         let mut asked = self.credentials.credential(on.call.connection.clone());
         // A cached credential is there at the first look, and no time has passed.
         if let Poll::Ready(credential) = poll_once(&mut asked).await {
@@ -267,13 +290,13 @@ impl Engine {
         match self.profile.classifier.classify(operation, &response) {
             Verdict::Success => Judged::Success(response),
             Verdict::Unauthorized(error) => Judged::Unauthorized(error, version),
-            Verdict::Throttled { error, after } => {
+            Verdict::Throttled { error, after, scope } => {
                 let hint = match (hint(&error), after) {
                     (Some(header), Some(body)) => Some(header.max(body)),
                     (header, body) => header.or(body),
                 };
                 let failure = Failure::of_answer(error, Evidence::NotProcessed);
-                Judged::Failed(Failure { hint, throttled: true, health: Health::Silent, ..failure })
+                Judged::Failed(Failure { hint, throttled: Some(scope), health: Health::Silent, ..failure })
             }
             Verdict::Failed { error, repeat } => {
                 let evidence = match repeat {
@@ -283,7 +306,8 @@ impl Engine {
                 };
                 let hint = hint(&error);
                 // Unavailable until then says the same as throttled: nobody should come earlier.
-                let throttled = status == StatusCode::SERVICE_UNAVAILABLE && hint.is_some();
+                let unavailable = status == StatusCode::SERVICE_UNAVAILABLE && hint.is_some();
+                let throttled = unavailable.then_some(Scope::Operation);
                 Judged::Failed(Failure { hint, throttled, ..Failure::of_answer(error, evidence) })
             }
         }
@@ -297,16 +321,20 @@ impl Engine {
         on.timeouts += u32::from(timed_out);
         on.ambiguous |= evidence == Evidence::Ambiguous;
         on.final_word = evidence == Evidence::Final && error.outcome() != Outcome::NotSent;
-        let delay = backoff::delay(settings, throttled, on.failures, hint, self.random.unit());
+        let delay = backoff::delay(settings, throttled.is_some(), on.failures, hint, self.random.unit());
         let now = Instant::now();
-        if throttled {
-            to.lane.pause_until(self.moment(now).saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)));
+        if let Some(scope) = throttled {
+            let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+            to.way.pause_until(scope, self.moment(now).saturating_add(delay));
         }
-        let error =
-            if hint.is_some() || throttled { error.with_retry_after(Some(hint.unwrap_or(delay))) } else { error };
+        let error = if hint.is_some() || throttled.is_some() {
+            error.with_retry_after(Some(hint.unwrap_or(delay)))
+        } else {
+            error
+        };
         let cost = match (timed_out, hint) {
             (true, _) => Cost::Timeout,
-            (false, Some(_)) if throttled => Cost::Hinted,
+            (false, Some(_)) if throttled.is_some() => Cost::Hinted,
             (false, _) => Cost::Failure,
         };
         let goes_on = may_repeat(on.call.operation.replay, evidence)
@@ -359,7 +387,7 @@ impl Failure {
             Evidence::NotProcessed => error.with_outcome(Outcome::Rejected),
             Evidence::NotSent | Evidence::Final => error,
         };
-        Self { error, evidence, health, throttled: false, timed_out: false, hint: None }
+        Self { error, evidence, health, throttled: None, timed_out: false, hint: None }
     }
 
     /// A transport's own error: what the provider may have done is in its outcome, and the kind tells what failed.
@@ -372,7 +400,7 @@ impl Failure {
         };
         let timed_out = error.kind() == ErrorKind::Timeout && evidence == Evidence::Ambiguous;
         let health = if broke { Health::Bad } else { Health::Silent };
-        Self { error, evidence, health, throttled: false, timed_out, hint: None }
+        Self { error, evidence, health, throttled: None, timed_out, hint: None }
     }
 }
 

@@ -265,6 +265,7 @@ mod tests {
                     url_template: "/",
                     replay: Replay::Safe,
                     bucket: &BUCKET,
+                    also: &[],
                     cost: 1,
                     attempt_timeout: Duration::from_secs(1),
                     overall_timeout: Duration::from_secs(1),

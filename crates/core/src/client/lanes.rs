@@ -119,7 +119,7 @@ impl Lanes {
 /// Chooses the shard by the end of the connection's id, where ids differ. It only spreads the locks; the map inside
 /// hashes by itself, so nothing is lost when someone chooses ids badly on purpose but the bound of one shard.
 fn spread(key: &LaneKey) -> usize {
-    let id = key.connection.as_str().as_bytes();
+    let id = key.connection.as_ref().map_or("", |connection| connection.as_str()).as_bytes();
     let end = id.iter().rev().take(8).fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
     (end.wrapping_mul(0x9e37_79b9) >> 16) as usize
 }
@@ -128,13 +128,18 @@ fn spread(key: &LaneKey) -> usize {
 mod tests {
     use super::super::lane::BucketKey;
     use super::*;
-    use crate::call::Bucket;
+    use crate::call::{Bucket, Scope};
     use crate::id::ConnectionId;
 
     static BUCKET: Bucket = Bucket { name: "b", units: 100, per: Duration::from_secs(1), burst: 100 };
 
     fn key(n: usize) -> LaneKey {
-        LaneKey { connection: ConnectionId::from(format!("c{n}")), part: None, bucket: BucketKey(&BUCKET) }
+        LaneKey {
+            connection: Some(ConnectionId::from(format!("c{n}"))),
+            part: None,
+            bucket: BucketKey(&BUCKET),
+            scope: Scope::Operation,
+        }
     }
 
     fn lanes(max: usize) -> Lanes {

@@ -40,6 +40,8 @@ pub(super) struct Ongoing<'a> {
     pub(super) refreshed: bool,
     /// The credential a refresh gave, for the next attempt.
     pub(super) credential: Option<Credential>,
+    /// The credential that was looked at to find the lanes, and when: as good as new while no time has passed.
+    pub(super) fetched: Option<(Credential, Instant)>,
     /// The error of the last attempt that failed.
     pub(super) last: Option<Error>,
     /// The status of the last attempt, if it was answered.
@@ -83,6 +85,7 @@ impl<'a> Ongoing<'a> {
             final_word: false,
             refreshed: false,
             credential: None,
+            fetched: None,
             last: None,
             answered: None,
             status: None,

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use super::{Classifier, Repeat, Verdict};
-use crate::call::Operation;
+use crate::call::{Operation, Scope};
 use crate::error::{Error, ErrorKind, Outcome};
 
 /// Classifies by status alone: 2xx succeeds, 401 refreshes, 429 waits, 408 and 5xx repeat where that is safe,
@@ -22,7 +22,7 @@ impl Classifier for StatusClassifier {
         let error = error_of_status(status);
         match status.as_u16() {
             401 => Verdict::Unauthorized(error),
-            429 => Verdict::Throttled { error, after: None },
+            429 => Verdict::Throttled { error, after: None, scope: Scope::Operation },
             408 | 500 | 502..=504 | 506..=599 => Verdict::Failed { error, repeat: Repeat::IfSafe },
             _ => Verdict::Failed { error, repeat: Repeat::Never },
         }

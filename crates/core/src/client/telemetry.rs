@@ -11,7 +11,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tracing::Span;
 use tracing::field::Empty;
 
-use crate::call::{Call, Operation, Replay};
+use crate::call::{ALSO_MAX, Call, Operation, Replay, Scope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Counter, Gauge, Histogram, Metrics};
 use crate::random::Random;
@@ -210,6 +210,16 @@ fn check(operation: &'static Operation) -> Result<Option<HeaderName>> {
     }
     if operation.cost == 0 || operation.cost > operation.bucket.burst {
         return wrong("needs a cost of at least one unit and at most the bucket's burst");
+    }
+    if operation.also.len() > ALSO_MAX || operation.also.iter().any(|limit| limit.scope == Scope::Operation) {
+        return wrong("may share at most four limits, each an account's or the client's");
+    }
+    if operation.also.iter().any(|limit| operation.cost > limit.bucket.burst) {
+        return wrong("costs more than the burst of a limit it shares");
+    }
+    // The order in which callers take turns: one order for all, or two could wait for each other.
+    if !operation.also.is_sorted_by_key(|limit| (limit.scope, limit.bucket.name)) {
+        return wrong("must name shared limits by scope, then by name");
     }
     let Replay::Keyed(header) = operation.replay else { return Ok(None) };
     match HeaderName::from_bytes(header.as_bytes()) {

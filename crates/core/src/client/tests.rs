@@ -34,6 +34,7 @@ const fn operation(name: &'static str, replay: Replay, bucket: &'static Bucket) 
         url_template: "/v1/things/{id}",
         replay,
         bucket,
+        also: &[],
         cost: 1,
         attempt_timeout: Duration::from_secs(10),
         overall_timeout: Duration::from_secs(30),

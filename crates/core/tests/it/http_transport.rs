@@ -21,6 +21,7 @@ static READ: Operation = Operation {
     url_template: "/v1",
     replay: Replay::Safe,
     bucket: &BUCKET,
+    also: &[],
     cost: 1,
     attempt_timeout: Duration::from_millis(200),
     overall_timeout: Duration::from_secs(5),

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
+use palisade_core::call::Scope;
 use palisade_core::client::{Classifier, Repeat, Verdict};
 use palisade_core::{Error, ErrorKind, Outcome};
 use palisade_stripe::error::{StripeClassifier, detail};
@@ -13,7 +14,7 @@ use stripe_client_core::StripeMethod;
 enum Seen {
     Success,
     Unauthorized,
-    Throttled,
+    Throttled(Scope),
     Failed(Repeat),
 }
 
@@ -30,7 +31,7 @@ fn split(verdict: Verdict) -> (Seen, Option<Error>) {
     match verdict {
         Verdict::Success => (Seen::Success, None),
         Verdict::Unauthorized(error) => (Seen::Unauthorized, Some(error)),
-        Verdict::Throttled { error, after: None } => (Seen::Throttled, Some(error)),
+        Verdict::Throttled { error, after: None, scope } => (Seen::Throttled(scope), Some(error)),
         Verdict::Throttled { after: Some(_), .. } => panic!("Stripe gives no wait in a body"),
         Verdict::Failed { error, repeat } => (Seen::Failed(repeat), Some(error)),
     }
@@ -97,16 +98,23 @@ fn a_404_that_is_not_stripes_is_no_missing_object() {
     check(404, &[], url, Seen::Failed(Repeat::Never), ErrorKind::Invalid, Outcome::Rejected);
 }
 
-/// Fails when Stripe's own word does not go first, or when the reason of a 429 is not read.
+/// Fails when Stripe's own word does not go first, or when the reason of a 429 is not read or holds back more
+/// than is meant.
 #[test]
 fn throttles_pause_the_lane_unless_one_object_or_lock_is_meant() {
     use Repeat::{IfSafe, Never};
     let limit = body("invalid_request_error", "rate_limit", "");
     let throttled =
         |headers: &[(&str, &str)], seen| check(429, headers, &limit, seen, ErrorKind::Throttled, Outcome::Rejected);
-    throttled(&[], Seen::Throttled);
-    for reason in ["global-rate", "endpoint-rate", "global-concurrency", "endpoint-concurrency", "new-one"] {
-        throttled(&[("Stripe-Rate-Limited-Reason", reason)], Seen::Throttled);
+    throttled(&[], Seen::Throttled(Scope::Operation));
+    for (reason, scope) in [
+        ("global-rate", Scope::Account),
+        ("global-concurrency", Scope::Account),
+        ("endpoint-rate", Scope::Operation),
+        ("endpoint-concurrency", Scope::Operation),
+        ("new-one", Scope::Operation),
+    ] {
+        throttled(&[("Stripe-Rate-Limited-Reason", reason)], Seen::Throttled(scope));
     }
     let own = throttled(&[("Stripe-Rate-Limited-Reason", "resource-specific")], Seen::Failed(Never));
     assert!(own.is_retryable(), "later, by whoever asked");
@@ -115,7 +123,7 @@ fn throttles_pause_the_lane_unless_one_object_or_lock_is_meant() {
         &[("Stripe-Rate-Limited-Reason", "resource-specific"), ("Stripe-Should-Retry", "true")],
         Seen::Failed(IfSafe),
     );
-    check(400, &[], &limit, Seen::Throttled, ErrorKind::Throttled, Outcome::Rejected);
+    check(400, &[], &limit, Seen::Throttled(Scope::Operation), ErrorKind::Throttled, Outcome::Rejected);
 }
 
 #[test]

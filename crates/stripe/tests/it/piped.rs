@@ -9,15 +9,23 @@ use palisade_core::auth::{FixedCredential, Scheme};
 use palisade_core::clock::TokioClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::{Client, ErrorKind, Outcome, Provider, Timestamp, Transport};
-use palisade_emulator::stripe::{Fault, RetryAfter, Stripe as Emulator, StripeConfig};
+use palisade_emulator::stripe::{Fault, RetryAfter, RouteFaults, Stripe as Emulator, StripeConfig};
 use palisade_stripe::client::{NewCustomer, NewRefund};
 use palisade_stripe::{Stripe, StripeProvider};
 use palisade_testkit::transport::EmulatorTransport;
+use stripe_billing::subscription::ListSubscription;
+use stripe_core::customer::ListCustomer;
+use stripe_product::price::ListPrice;
+use stripe_product::product::ListProduct;
 
 const CUSTOMERS: &str = "POST /v1/customers";
 
 fn setup() -> (Emulator, Stripe) {
-    let emulator = Emulator::offline(StripeConfig::default());
+    with_key("sk_test_emulator")
+}
+
+fn with_key(key: &str) -> (Emulator, Stripe) {
+    let emulator = Emulator::offline(StripeConfig { api_key: key.to_owned(), ..StripeConfig::default() });
     let credential = FixedCredential::new(&Scheme::Bearer(emulator.api_key().into())).unwrap();
     let transport = Arc::new(EmulatorTransport::new(emulator.clone()));
     let client = Client::builder(StripeProvider::new().profile(), transport, Arc::new(credential))
@@ -85,6 +93,72 @@ async fn one_endpoint_never_sees_more_than_its_25_a_second() {
     let ledger = emulator.ledger();
     let peak = ledger.peak_per_second_by_route.values().max().copied().unwrap_or(0);
     assert!((20..=25).contains(&peak), "{peak} in one second: {:?}", ledger.peak_per_second_by_route);
+}
+
+/// Fails when an endpoint's calls do not draw from the account's limit as well, or a sandbox's key gets that of a live
+/// account.
+#[tokio::test(start_paused = true)]
+async fn an_account_never_sees_more_than_its_limit_from_all_operations_together() {
+    for (key, limit) in [("sk_test_emulator", 25), ("rk_live_emulator", 100)] {
+        let (emulator, stripe) = with_key(key);
+        let background = stripe.clone().in_background();
+        let customer = emulator.create_customer(&[]).unwrap();
+        let id = customer["id"].as_str().unwrap();
+        // Six endpoints at once, each for itself below its own limit and all of them far above the account's.
+        let rounds = (0..60).map(|n| {
+            let stripe = if n % 3 == 0 { &background } else { &stripe };
+            async move {
+                let (created, read, customers, products, prices, subscriptions) = tokio::join!(
+                    stripe.create_customer(NewCustomer::new(), None),
+                    stripe.retrieve_customer(id),
+                    async { stripe.send(&ListCustomer::new(), None).await },
+                    async { stripe.send(&ListProduct::new(), None).await },
+                    async { stripe.send(&ListPrice::new(), None).await },
+                    async { stripe.send(&ListSubscription::new(), None).await },
+                );
+                assert!(created.is_ok() && read.is_ok());
+                assert!(customers.is_ok() && products.is_ok() && prices.is_ok() && subscriptions.is_ok());
+            }
+        });
+        join_all(rounds).await;
+        let ledger = emulator.ledger();
+        let peak = ledger.peak_per_second;
+        assert_eq!((ledger.requests, ledger.throttles), (360, 0), "{key}");
+        assert!((limit * 4 / 5..=limit).contains(&peak), "{key}: {peak} in one second");
+        let endpoint = ledger.peak_per_second_by_route.values().max().copied().unwrap_or(0);
+        assert!(endpoint <= 25, "{key}: {endpoint} of one endpoint in one second");
+    }
+}
+
+/// Fails when the reason of a 429 is not heeded: what is the account's must stop all, what is an endpoint's only that.
+#[tokio::test(start_paused = true)]
+async fn a_throttled_account_pauses_all_and_a_throttled_endpoint_only_itself() {
+    for (route, others_wait) in [("*", true), ("GET /v1/customers", false)] {
+        let (emulator, stripe) = with_key("sk_live_emulator");
+        let dialled = RouteFaults {
+            route: route.to_owned(),
+            budget: Some(1),
+            burst: Some(1),
+            retry_after: RetryAfter::Seconds(20),
+            ..RouteFaults::default()
+        };
+        emulator.faults().set(dialled);
+        stripe.send(&ListCustomer::new(), None).await.unwrap();
+        let begin = tokio::time::Instant::now();
+        let (throttled, other) = tokio::join!(async { stripe.send(&ListCustomer::new(), None).await }, async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            emulator.faults().clear(route);
+            stripe.send(&ListProduct::new(), None).await.map(|_| begin.elapsed())
+        });
+        throttled.unwrap();
+        let waited = other.unwrap();
+        assert_eq!(waited >= Duration::from_secs(20), others_wait, "{route}: {waited:?}");
+        assert!(begin.elapsed() >= Duration::from_secs(20), "{route}");
+        let ledger = emulator.ledger();
+        let reason = if others_wait { "global-rate" } else { "endpoint-rate" };
+        assert_eq!(ledger.throttles_by_reason.get(reason), Some(&1), "{route}: {:?}", ledger.throttles_by_reason);
+        assert_eq!(ledger.early_after_retry_after, 0, "{route}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,160 @@
 //! Limits: places, lanes, fair turns, reserve, and what a caller that goes away leaves behind.
 
 use super::*;
+use crate::call::{Limit, Scope};
 use crate::random::Random;
+
+static SANDBOX: Bucket = Bucket { name: "account_sandbox", units: 2, per: Duration::from_secs(1), burst: 2 };
+static LIVE: Bucket = Bucket { name: "account_live", units: 8, per: Duration::from_secs(1), burst: 8 };
+static APP: Bucket = Bucket { name: "app", units: 100, per: Duration::from_secs(1), burst: 12 };
+const SHARED: &[Limit] = &[
+    Limit { bucket: &LIVE, scope: Scope::Account, class: Some("live") },
+    Limit { bucket: &SANDBOX, scope: Scope::Account, class: Some("sandbox") },
+    Limit { bucket: &APP, scope: Scope::Client, class: None },
+];
+static ONE: Operation = Operation { also: SHARED, ..operation("one", Replay::Safe, &FIVE) };
+static OTHER: Operation = Operation {
+    also: SHARED,
+    bucket: &Bucket { name: "other", units: 9, per: Duration::from_secs(1), burst: 9 },
+    ..ONE
+};
+
+/// Statuses mean what HTTP says; a header tells whom a 429 is for.
+struct Scoped;
+
+impl Classifier for Scoped {
+    fn classify(&self, operation: &'static Operation, response: &Response<Bytes>) -> Verdict {
+        match (StatusClassifier.classify(operation, response), response.headers().get("limit")) {
+            (Verdict::Throttled { error, after, .. }, Some(limit)) => {
+                let scope = if limit == "account" { Scope::Account } else { Scope::Client };
+                Verdict::Throttled { error, after, scope }
+            }
+            (verdict, _) => verdict,
+        }
+    }
+}
+
+fn classed() -> Profile {
+    let mut profile = without_breaker();
+    profile.classifier = Arc::new(Scoped);
+    profile.class = Some(|credential| if credential.begins_with("live_") { "live" } else { "sandbox" });
+    profile
+}
+
+/// Keys by connection; counts how often it is asked.
+#[derive(Default)]
+struct Keys(AtomicUsize);
+
+#[async_trait]
+impl CredentialSource for Keys {
+    async fn credential(&self, connection: ConnectionId) -> Result<Credential> {
+        self.0.fetch_add(1, SeqCst);
+        Credential::new(&Scheme::Bearer(connection.as_str().into()), 1, None)
+    }
+
+    async fn refresh(&self, _connection: ConnectionId, _seen: u64) -> Result<Credential> {
+        Err(Error::new(ErrorKind::Auth, "a key cannot be refreshed"))
+    }
+}
+
+/// Sends as many calls as go at once.
+async fn at_once(scene: &Scene, operation: &'static Operation, connection: &str) -> usize {
+    let mut sent = 0;
+    loop {
+        let call = Call::new(operation, connection.into(), "t".into())
+            .with_deadline(Instant::now() + Duration::from_millis(1));
+        match scene.client.send(request(call)).await {
+            Ok(_) => sent += 1,
+            Err(error) => {
+                assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 0));
+                return sent;
+            }
+        }
+    }
+}
+
+// Fails when an operation does not draw from what it shares, a class gets another's limit, or accounts share a lane.
+#[tokio::test(start_paused = true)]
+async fn operations_share_the_limit_of_their_account_and_of_the_app() {
+    let provider = Provider::always(Reply::Status(200));
+    let keys = Arc::new(Keys::default());
+    let scene = Scene::with(classed(), &provider, Arc::clone(&keys) as Arc<dyn CredentialSource>);
+    // Five of its own, and eight of the account in all; a sandbox has two; the app's twelve are shared by all.
+    assert_eq!([at_once(&scene, &ONE, "live_1").await, at_once(&scene, &OTHER, "live_1").await], [5, 3]);
+    assert_eq!([at_once(&scene, &OTHER, "test_1").await, at_once(&scene, &ONE, "test_1").await], [2, 0]);
+    assert_eq!([at_once(&scene, &OTHER, "live_2").await, at_once(&scene, &ONE, "live_2").await], [2, 0]);
+    // A shared limit is a lane of its own, even with the bucket of the operation's own one.
+    static TWICE: Operation =
+        Operation { also: &[Limit { bucket: &FIVE, scope: Scope::Account, class: None }], ..SLOW_LANE };
+    assert_eq!(at_once(&Scene::new(&provider), &TWICE, "c").await, 5);
+    // One look at the credential serves a call that waits for nothing, and one that is refused.
+    assert_eq!((provider.count(), keys.0.load(SeqCst)), (17, 18));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(at_once(&scene, &ONE, "live_1").await, 5);
+    let call = Call::new(&ONE, "live_1".into(), "t".into());
+    let before = keys.0.load(SeqCst);
+    scene.client.send(request(call)).await.unwrap();
+    assert_eq!(keys.0.load(SeqCst) - before, 2, "a credential from before the wait may have expired in it");
+}
+
+// Fails when a pause hits another scope than the provider meant.
+#[tokio::test(start_paused = true)]
+async fn a_throttle_holds_back_those_it_is_meant_for() {
+    for (limit, own, account, others) in
+        [(None, true, false, false), (Some("account"), true, true, false), (Some("client"), true, true, true)]
+    {
+        let provider = Provider::new(move |n, _| {
+            let told = limit.map(|limit: &str| ("limit", limit.to_owned()));
+            let headers = [("retry-after", "30".to_owned())].into_iter().chain(told).collect();
+            if n == 0 { Reply::With(429, headers, Bytes::new()) } else { Reply::Status(200) }
+        });
+        let scene = Scene::with(classed(), &provider, Arc::new(Keys::default()));
+        let soon = |operation, connection: &str| {
+            Call::new(operation, connection.into(), "t".into()).with_deadline(Instant::now() + Duration::from_secs(1))
+        };
+        scene.client.send(request(soon(&ONE, "live_1"))).await.unwrap_err();
+        for (operation, connection, held) in
+            [(&ONE, "live_1", own), (&OTHER, "live_1", account), (&ONE, "live_2", others), (&OTHER, "live_2", others)]
+        {
+            let result = scene.client.send(request(soon(operation, connection))).await;
+            assert_eq!(result.is_err(), held, "{limit:?}: {} of {connection}", operation.name);
+            if let Err(error) = result {
+                assert!(error.retry_after() > Some(Duration::from_secs(29)), "{error}");
+            }
+        }
+    }
+    // An operation that has no limit of that scope is held back itself.
+    let replies = [Reply::With(429, vec![("retry-after", "30".into()), ("limit", "client".into())], Bytes::new())];
+    let provider = Provider::in_turn(replies.into_iter().chain([Reply::Status(200)]).collect());
+    let scene = Scene::with(classed(), &provider, fixed());
+    let soon = |operation| call(operation).with_deadline(Instant::now() + Duration::from_secs(1));
+    for (operation, held) in [(&SLOW_LANE, true), (&SLOW_LANE, true), (&READ, false)] {
+        assert_eq!(scene.client.send(request(soon(operation))).await.is_err(), held, "{}", operation.name);
+    }
+    assert_eq!(provider.count(), 2);
+}
+
+// Fails when units are lost by a call that was refused after it had taken them.
+#[tokio::test(start_paused = true)]
+async fn a_call_that_does_not_leave_gives_its_units_back() {
+    let provider = Provider::always(Reply::After(Duration::from_millis(100), Box::new(Reply::Status(200))));
+    let scene = Arc::new(Scene::with(narrow(1), &provider, fixed()));
+    let holder = Arc::clone(&scene);
+    let holder = tokio::spawn(async move { holder.send(&READ).await });
+    sleep(Duration::from_millis(1)).await;
+    for _ in 0..20 {
+        let impatient = call(&SLOW_LANE).with_deadline(Instant::now() + Duration::from_millis(1));
+        assert_eq!(scene.client.send(request(impatient)).await.unwrap_err().kind(), ErrorKind::Overloaded);
+    }
+    holder.await.unwrap().unwrap();
+    let start = Instant::now();
+    together((0..5).map(|_| {
+        let scene = Arc::clone(&scene);
+        async move { scene.send(&SLOW_LANE).await.unwrap() }
+    }))
+    .await;
+    assert_eq!(start.elapsed(), Duration::from_millis(500), "five places one after another, and no wait for units");
+}
 
 fn narrow(concurrency: usize) -> Profile {
     let mut profile = without_breaker();

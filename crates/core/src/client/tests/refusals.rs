@@ -1,6 +1,7 @@
 //! What is refused here, before anything is sent; and the breaker over the whole pipeline.
 
 use super::*;
+use crate::call::{Limit, Scope};
 
 async fn fail(scene: &Scene, times: usize) {
     for _ in 0..times {
@@ -114,10 +115,16 @@ async fn a_description_that_cannot_work_is_refused() {
     static NOTHING: Operation = Operation { attempt_timeout: Duration::ZERO, ..BASE };
     static DEAR: Operation = Operation { cost: 6, ..BASE };
     static FREE: Operation = Operation { cost: 0, ..BASE };
+    const WIDER: Limit = Limit { bucket: &WIDE, scope: Scope::Account, class: None };
+    static OWN: Operation = Operation { also: &[Limit { scope: Scope::Operation, ..WIDER }], ..BASE };
+    static MANY: Operation = Operation { also: &[WIDER, WIDER, WIDER, WIDER, WIDER], ..BASE };
+    static ORDER: Operation = Operation { also: &[Limit { scope: Scope::Client, ..WIDER }, WIDER], ..BASE };
+    static NAMES: Operation = Operation { also: &[WIDER, Limit { bucket: &FIVE, ..WIDER }], ..BASE };
+    static SHARED: Operation = Operation { bucket: &WIDE, cost: 6, also: &[Limit { bucket: &FIVE, ..WIDER }], ..BASE };
     static HEADER: Operation = Operation { replay: Replay::Keyed("no header"), ..BASE };
     let provider = Provider::always(Reply::Status(200));
     let scene = Scene::new(&provider);
-    for broken in [&SLOW, &NOTHING, &DEAR, &FREE, &HEADER] {
+    for broken in [&SLOW, &NOTHING, &DEAR, &FREE, &OWN, &MANY, &ORDER, &NAMES, &SHARED, &HEADER] {
         for _ in 0..2 {
             assert_eq!(scene.send(broken).await.unwrap_err().kind(), ErrorKind::Config);
         }
