@@ -11,9 +11,20 @@ use crate::steps::{Step, cargo, root};
 const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("palisade-core", &[]),
     ("palisade-stripe", &["palisade-core"]),
+    ("palisade-google", &["palisade-core"]),
     ("palisade-twilio", &["palisade-core"]),
     ("palisade-store", &["palisade-core"]),
-    ("palisade-hub", &["palisade-core", "palisade-stripe", "palisade-twilio", "palisade-store", "palisade-emulator"]),
+    (
+        "palisade-hub",
+        &[
+            "palisade-core",
+            "palisade-google",
+            "palisade-stripe",
+            "palisade-twilio",
+            "palisade-store",
+            "palisade-emulator",
+        ],
+    ),
     ("palisade-emulator", &[]),
     ("palisade-testkit", &["palisade-core", "palisade-emulator"]),
     (
@@ -34,7 +45,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
 const TESTS_MAY_USE: &[&str] = &["palisade-core", "palisade-emulator", "palisade-testkit"];
 
 /// The adapters, and the rooms every one of them has.
-const ADAPTERS: &[&str] = &["stripe", "twilio"];
+const ADAPTERS: &[&str] = &["google", "stripe", "twilio"];
 const ADAPTER_FILES: &[&str] = &[
     "README.md",
     "src/lib.rs",

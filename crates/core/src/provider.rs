@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::client::Profile;
 use crate::sync::Source;
+use crate::sync::watch::Watcher;
 use crate::webhook::Webhook;
 
 /// States what an adapter covers. Every word of it is checked by the conformance suite.
@@ -37,6 +38,11 @@ pub trait Provider: Send + Sync + fmt::Debug + 'static {
 
     /// Returns the streams side, if the provider's data can be listed.
     fn source(&self) -> Option<&dyn Source> {
+        None
+    }
+
+    /// Returns the push-channel side, if the provider tells of changes only while a channel is kept open.
+    fn watcher(&self) -> Option<&dyn Watcher> {
         None
     }
 }

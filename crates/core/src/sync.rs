@@ -15,6 +15,7 @@ use crate::webhook::Event;
 
 pub mod driver;
 pub mod merge;
+pub mod watch;
 
 /// Describes one stream of a provider.
 #[derive(Clone, Debug)]
@@ -239,4 +240,11 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Decode`] when the event is not what the provider documents.
     fn apply(&self, event: &Event) -> Result<Vec<Change>>;
+
+    /// Names the streams of which an event says no more than that something changed (Gmail's and Google Calendar's
+    /// notifications): an incremental run of each is due now. None by default.
+    fn due(&self, event: &Event) -> Vec<StreamName> {
+        let _ = event;
+        Vec::new()
+    }
 }

@@ -1,5 +1,6 @@
 //! Inbound deliveries: raw bytes are verified first, and only what is verified can be parsed.
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
 
@@ -7,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::EventId;
 use crate::secret::Secret;
+use crate::transport::Transport;
 
 pub mod hmac;
 pub mod standard;
@@ -71,6 +73,11 @@ pub enum Refusal {
     Mismatch,
     /// The signature names a scheme this adapter does not accept.
     UnknownScheme,
+    /// The signature names a key that is not among the published ones at hand ([`Webhook::published_keys`]): they may
+    /// have been rotated. Everything that can be told without the key was in order.
+    UnknownKey,
+    /// What the signed token says of itself is not what the endpoint trusts; the phrase says what.
+    Untrusted(&'static str),
 }
 
 impl Refusal {
@@ -86,6 +93,8 @@ impl Refusal {
             Self::TooNew { .. } => "too_new",
             Self::Mismatch => "mismatch",
             Self::UnknownScheme => "unknown_scheme",
+            Self::UnknownKey => "unknown_key",
+            Self::Untrusted(_) => "untrusted",
         }
     }
 }
@@ -108,6 +117,11 @@ impl std::fmt::Display for Refusal {
                 "no signature matches: is the secret the one of this endpoint, and is the body unchanged on its way?"
             ),
             Self::UnknownScheme => write!(f, "the signature uses a scheme that is not accepted"),
+            Self::UnknownKey => write!(
+                f,
+                "the signature names a key the provider had not published when its keys were last fetched: can they be fetched?"
+            ),
+            Self::Untrusted(why) => write!(f, "{why}"),
         }
     }
 }
@@ -128,6 +142,41 @@ pub trait Webhook: Send + Sync {
     /// # Errors
     /// [`crate::ErrorKind::Decode`] when the body is not what the provider documents.
     fn events(&self, verified: &Verified) -> Result<Parsed>;
+
+    /// Returns the provider's published keys, where deliveries are signed with a private one. [`Webhook::verify`] reads
+    /// those at hand and fetches nothing; whoever receives deliveries keeps them fresh.
+    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+        None
+    }
+}
+
+/// Keys a provider publishes and rotates, kept at hand by the adapter.
+///
+/// Whoever receives deliveries asks [`PublishedKeys::stale`] before it verifies, and after [`Refusal::UnknownKey`] asks
+/// for the missing one once and verifies again if that brought new keys.
+#[async_trait]
+pub trait PublishedKeys: Send + Sync {
+    /// Tells whether the keys should be fetched again before they are used: never fetched, or past the time the
+    /// provider said they may be kept.
+    fn stale(&self, now: Timestamp) -> bool;
+
+    /// Fetches the keys, unless that is pointless: another fetch is under way or has just been made. Returns whether
+    /// there are other keys now than before the call. Keys that cannot be fetched leave the old ones in place.
+    ///
+    /// # Errors
+    /// What kept the keys from being fetched or read.
+    async fn refresh(&self, transport: &dyn Transport, now: Timestamp, wanted: KeysWanted) -> Result<bool>;
+}
+
+/// Why published keys are fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: adapters decide on each")]
+pub enum KeysWanted {
+    /// They are [`PublishedKeys::stale`]. One caller fetches, the others go on with the old ones.
+    Stale,
+    /// A delivery names a key that is not there. Callers wait for the one fetch; a floor between fetches keeps forged
+    /// deliveries from causing one each.
+    Missing,
 }
 
 /// A delivery whose signature was checked. Only [`Verified::check`] makes one, so parsing first does not compile:

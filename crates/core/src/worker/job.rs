@@ -159,7 +159,11 @@ impl Inner {
             Some(_) | None => Vec::new(),
         };
         let effects = self.handlers(&event, &place, attempt).await?;
-        Ok(Finish::Done { effects, merges, follow: Vec::new() })
+        let due = place.source.map(|source| source.due(&event.event)).unwrap_or_default();
+        let active = place.connection.state == ConnectionState::Active;
+        let keys = due.iter().filter(|_| active).map(|stream| stream_key(&event.connection, stream.as_str()));
+        let follow = keys.flat_map(|key| self.prompted_jobs(&key)).collect();
+        Ok(Finish::Done { effects, merges, follow })
     }
 
     /// Calls every handler that wants the event, in order; the first that does not finish decides.

@@ -14,6 +14,8 @@ use super::Inner;
 const SYNC_ATTEMPTS_MAX: u32 = 1_000;
 /// Attempts of a chore before the next one is due anyway.
 const CHORE_ATTEMPTS_MAX: u32 = 20;
+/// How long after a prompted run the regular one looks again: longer than most runs take.
+const SECOND_LOOK: Duration = Duration::from_secs(10);
 /// Time from one removal of old rows to the next.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
 /// Connections read at once when schedules are looked over.
@@ -61,6 +63,19 @@ impl Inner {
     pub(super) fn approved_job(&self, key: StreamKey) -> NewJob {
         let unique = Some(format!("sync/approved/{}/{}", key.connection, key.stream));
         NewJob { unique, work: Work::Approved { key: key.clone() }, ..self.sync_job(&key, RunMode::Full, When::Now) }
+    }
+
+    /// Makes the runs of a stream of which an event told no more than that something changed.
+    ///
+    /// Two, because a run under way may have read past the place before the change was there: the prompted one has a
+    /// key of its own, so it waits for a regular run that is under way; and the regular one, pulled forward, waits for
+    /// a prompted one that is. When neither is, the second costs one request that finds nothing.
+    pub(super) fn prompted_jobs(&self, key: &StreamKey) -> [NewJob; 2] {
+        let mut regular = self.sync_job(key, RunMode::Incremental, When::Now);
+        let unique = Some(format!("sync/prompted/{}/{}", key.connection, key.stream));
+        let prompted = NewJob { unique, ..regular.clone() };
+        regular.run_at = regular.run_at.plus(SECOND_LOOK);
+        [prompted, regular]
     }
 
     pub(super) fn retention_job(&self) -> NewJob {

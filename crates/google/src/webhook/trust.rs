@@ -1,0 +1,145 @@
+//! What an endpoint trusts, as the texts its secrets are.
+
+use std::fmt;
+
+use palisade_core::{Error, ErrorKind, Result, Secret};
+use serde_json::{Value, json};
+
+/// A shorter key could be guessed.
+const KEY_CHARS_MIN: usize = 16;
+
+/// One secret of an endpoint, read.
+///
+/// - `{"audience": "https://hooks.example/…", "email": "push@project.iam.gserviceaccount.com"}`: a Pub/Sub push
+///   subscription with authentication.
+/// - any text of 16 characters or more: the key from which the tokens of Calendar's channels are derived
+///   ([`super::channel::token`]). Nothing has to be remembered per channel, and the first notification may come before
+///   the answer to the watch is read.
+/// - `{"channel_id": …, "resource_id": …, "token": …}`: one channel that was opened elsewhere.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: each is checked in one place")]
+pub enum Trust {
+    /// A push subscription.
+    Push(PushTrust),
+    /// One channel.
+    Channel(ChannelTrust),
+    /// The key of all channels opened with it.
+    ChannelKey(Secret),
+}
+
+/// What the token of a push must say. Nothing of it is secret: Google's signature is the proof.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct PushTrust {
+    /// The audience the subscription was made with; Pub/Sub's default is the push URL.
+    pub audience: String,
+    /// The service account the subscription pushes as. Any Google account may be given tokens of any audience, so the
+    /// audience alone proves nothing.
+    pub email: String,
+}
+
+/// One channel that was opened elsewhere.
+#[derive(Clone)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct ChannelTrust {
+    /// The id it was opened with.
+    pub channel_id: String,
+    /// The resource id Google answered.
+    pub resource_id: String,
+    /// The token it was opened with.
+    pub token: Secret,
+}
+
+impl fmt::Debug for ChannelTrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelTrust")
+            .field("channel_id", &self.channel_id)
+            .field("resource_id", &self.resource_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// Reads the text of a secret.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] saying what is wrong with it, never what it holds.
+    pub fn read(secret: &Secret) -> Result<Self> {
+        let wrong = |why: &'static str| Error::new(ErrorKind::Config, why).during("google", "webhook");
+        let text = secret.expose().trim();
+        if !text.starts_with('{') {
+            if text.len() < KEY_CHARS_MIN {
+                return Err(wrong("the key of Calendar's channels must have 16 characters or more"));
+            }
+            return Ok(Self::ChannelKey(secret.clone()));
+        }
+        let value: Value =
+            serde_json::from_str(text).map_err(|_| wrong("the endpoint's secret is not a JSON object"))?;
+        let field = |name: &str| value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        match (field("audience"), field("email"), field("channel_id"), field("resource_id"), field("token")) {
+            (Some(audience), Some(email), None, None, None) => {
+                Ok(Self::Push(PushTrust { audience: audience.to_owned(), email: email.to_owned() }))
+            }
+            (None, None, Some(channel), Some(resource), Some(token)) => Ok(Self::Channel(ChannelTrust {
+                channel_id: channel.to_owned(),
+                resource_id: resource.to_owned(),
+                token: token.into(),
+            })),
+            _ => Err(wrong(
+                "the endpoint's secret needs audience and email (a Pub/Sub subscription), or channel_id, resource_id \
+                 and token (one Calendar channel)",
+            )),
+        }
+    }
+
+    /// Writes it as the text of a secret.
+    #[must_use]
+    pub fn to_secret(&self) -> Secret {
+        match self {
+            Self::Push(push) => Secret::new(json!({ "audience": push.audience, "email": push.email }).to_string()),
+            Self::Channel(channel) => Secret::new(
+                json!({
+                    "channel_id": channel.channel_id,
+                    "resource_id": channel.resource_id,
+                    "token": channel.token.expose(),
+                })
+                .to_string(),
+            ),
+            Self::ChannelKey(key) => key.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, kind: Option<&str>) {
+        let read = Trust::read(&text.into());
+        let told = format!("{read:?}");
+        let found = read.as_ref().ok().map(|trust| match trust {
+            Trust::Push(_) => "push",
+            Trust::Channel(_) => "channel",
+            Trust::ChannelKey(_) => "key",
+        });
+        assert_eq!(found, kind, "{text}");
+        assert!(!told.contains("swordfish"), "{told}");
+        if let Ok(trust) = read {
+            assert_eq!(format!("{:?}", Trust::read(&trust.to_secret()).unwrap()), told);
+        }
+    }
+
+    #[test]
+    fn a_secret_is_a_subscription_a_channel_or_a_key_and_is_never_told() {
+        check(r#"{"audience":"https://h.example/x","email":"a@b.iam.gserviceaccount.com"}"#, Some("push"));
+        check(r#" {"channel_id":"c","resource_id":"r","token":"swordfish"} "#, Some("channel"));
+        check("swordfish-swordfish", Some("key"));
+        check("swordfish", None);
+        check(r#"{"audience":"https://h.example/x"}"#, None);
+        check(r#"{"audience":"a","email":""}"#, None);
+        check(r#"{"channel_id":"c","token":"swordfish"}"#, None);
+        check(r#"{"audience":"a","email":"e","channel_id":"c","resource_id":"r","token":"swordfish"}"#, None);
+        check(r#"{"swordfish"#, None);
+    }
+}
