@@ -15,6 +15,7 @@ use toml::de::DeTable;
 pub mod reader;
 pub mod secret;
 
+use crate::gate::Network;
 use reader::{Problem, Problems, Section, line_of, nearest};
 pub use secret::{Environment, SecretRef, process_environment};
 
@@ -67,6 +68,8 @@ pub struct Server {
     pub shutdown_grace: Duration,
     /// Connections open at once; more wait to be accepted.
     pub connections_max: usize,
+    /// Proxies that are believed when they say for whom they ask.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Who may see the operations page and the API.
@@ -298,6 +301,7 @@ fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
     let request_timeout = section.duration("request_timeout", SECOND..=600 * SECOND).unwrap_or(30 * SECOND);
     let shutdown_grace = section.duration("shutdown_grace", SECOND..=600 * SECOND).unwrap_or(20 * SECOND);
     let connections_max = section.number("connections_max", 1..=65_536).unwrap_or(1_024);
+    let trusted_proxies = section.values("trusted_proxies", "addresses or networks, for example [\"10.0.0.0/8\"]");
     section.finish();
     Some(Server {
         listen: listen?,
@@ -308,6 +312,7 @@ fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
         request_timeout,
         shutdown_grace,
         connections_max: usize::try_from(connections_max).ok()?,
+        trusted_proxies,
     })
 }
 
@@ -555,6 +560,13 @@ secrets = [{ env = "HOOK" }]
         check("admin = \"open\"", "admin = \"open\"\nadmin_token = { env = \"A\" }", Some(2), &["keep one"]);
         check("admin = \"open\"", "admin = \"open\"\nbody_bytes_max = 5", Some(4), &["whole number from 1024"]);
         check("admin = \"open\"", "admin = \"open\"\nrequest_timeout = 5", Some(4), &["\"30s\""]);
+        check("admin = \"open\"", "admin = \"open\"\ntrusted_proxies = \"10.0.0.1\"", Some(4), &["10.0.0.0/8"]);
+        check(
+            "admin = \"open\"",
+            "admin = \"open\"\ntrusted_proxies = [\"10.0.0.1\", \"x\"]",
+            Some(4),
+            &["10.0.0.0/8"],
+        );
         check("master_key = { env = \"MASTER\" }", "", Some(4), &["openssl rand -base64 32"]);
         check("{ env = \"KEY\" }", "\"sk_live_canary\"", Some(10), &["must not stand in this file"]);
         check("{ env = \"KEY\" }", "1234", Some(10), &["must not stand in this file"]);

@@ -22,6 +22,7 @@ use palisade_core::{
 };
 
 use crate::calls::CallQueue;
+use crate::gate::{Gate, Network};
 use crate::metrics::HubMetrics;
 use crate::routes;
 use crate::routes::status::Probe;
@@ -86,6 +87,10 @@ pub struct Settings {
     pub access: Access,
     /// Whether `/metrics` answers without the above.
     pub metrics_open: bool,
+    /// Proxies that are believed when they say in `X-Forwarded-For` for whom they ask. Failed logins are bounded by the
+    /// address they come from: the request's `ConnectInfo<SocketAddr>`, which [`mod@crate::serve`] gives and
+    /// `axum::serve` where it is asked to.
+    pub trusted_proxies: Vec<Network>,
     /// The URL the world reaches the router at, without a trailing slash; otherwise the `Host` header is taken.
     pub public_url: Option<String>,
     /// The largest body of a delivery, in bytes.
@@ -107,6 +112,7 @@ impl Default for Settings {
         Self {
             access: Access::Closed,
             metrics_open: false,
+            trusted_proxies: Vec::new(),
             public_url: None,
             body_bytes_max: 1024 * 1024,
             request_timeout: Duration::from_secs(30),
@@ -138,6 +144,7 @@ pub(crate) struct Shared {
     pub(crate) calls: Arc<CallQueue>,
     pub(crate) settings: Settings,
     pub(crate) probe: Probe,
+    pub(crate) gate: Gate,
     /// Worker tasks alive.
     pub(crate) workers_alive: AtomicUsize,
 }
@@ -319,6 +326,7 @@ impl HubBuilder {
             calls,
             settings: self.settings,
             probe: Probe::default(),
+            gate: Gate::default(),
             workers_alive: AtomicUsize::new(0),
         };
         Ok(Hub { shared: Arc::new(shared) })

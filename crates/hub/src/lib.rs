@@ -26,6 +26,7 @@ mod calls;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod gate;
 pub mod hub;
 mod metrics;
 mod overview;
@@ -35,6 +36,7 @@ pub mod serve;
 mod time;
 mod unreadable;
 
+pub use gate::{Network, NoNetwork};
 pub use hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings};
 pub use runner::Runner;
 pub use serve::{ServeSettings, serve};

@@ -287,6 +287,7 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
     Settings {
         access: token.map_or(Access::Loopback, Access::Token),
         metrics_open: server.metrics_open,
+        trusted_proxies: server.trusted_proxies.clone(),
         public_url: server.public_url.clone(),
         body_bytes_max: server.body_bytes_max,
         request_timeout: server.request_timeout,

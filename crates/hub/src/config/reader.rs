@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -191,6 +192,24 @@ impl<'a, 'p> Section<'a, 'p> {
                 self.secret_of(key, offset, value.into_inner())
             })
             .collect()
+    }
+
+    /// Takes a list of texts that can be read as values; `wanted` says what they must be.
+    pub(super) fn values<T: FromStr>(&mut self, key: &'static str, wanted: &str) -> Vec<T> {
+        let Some((offset, value)) = self.take(key) else { return Vec::new() };
+        let DeValue::Array(list) = value.into_inner() else {
+            self.wrong(offset, key, wanted);
+            return Vec::new();
+        };
+        let read = |value: Spanned<DeValue<'a>>| {
+            let offset = value.span().start;
+            let read = value.into_inner().as_str().and_then(|text| text.parse().ok());
+            if read.is_none() {
+                self.wrong(offset, key, wanted);
+            }
+            read
+        };
+        list.into_iter().filter_map(read).collect()
     }
 
     fn secret_of(&self, key: &str, offset: usize, value: DeValue<'a>) -> Option<SecretRef> {

@@ -3,16 +3,17 @@
 //! A session is a signed moment, kept nowhere: `expiry.code` under a key derived from the token, so a new token ends
 //! every session. Actions from a browser must come from our own pages.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{OriginalUri, Request, State};
+use axum::extract::{ConnectInfo, OriginalUri, Request, State};
 use axum::http::header::{
-    AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, ORIGIN, SET_COOKIE, WWW_AUTHENTICATE,
+    AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, ORIGIN, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE,
 };
 use axum::http::uri::Authority;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Extensions, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt, Limited};
@@ -20,12 +21,17 @@ use palisade_core::webhook::hmac;
 use palisade_core::{Secret, Timestamp};
 
 use super::{Problem, pages};
+use crate::gate;
 use crate::hub::{Access, Shared};
 
 /// How long a login lasts.
 const SESSION: Duration = Duration::from_secs(12 * 3_600);
 /// The name of the session cookie.
 const COOKIE_NAME: &str = "palisade_session";
+/// What a client is told that tried too often.
+const TOO_MANY: &str = "too many wrong admin tokens came from this address";
+/// Where proxies write for whom they ask.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 /// The largest login form, in bytes.
 const FORM_BYTES_MAX: usize = 4 * 1024;
 
@@ -36,7 +42,7 @@ pub(crate) async fn guard(
     request: Request,
     next: Next,
 ) -> Response {
-    match check(&shared, request.method(), request.uri(), request.headers()) {
+    match check(&shared, request.method(), request.uri(), request.headers(), peer(request.extensions())) {
         Ok(()) => next.run(request).await,
         Err(Refused::Login) if request.method() == Method::GET && request.uri().path() == "/" => {
             redirect(&format!("{}/login", pages::base(&original, request.uri())))
@@ -52,6 +58,8 @@ pub(crate) enum Refused {
     Closed,
     /// The token or session is missing or wrong.
     Login,
+    /// Too many wrong tokens: none is looked at for so many seconds.
+    Later(u64),
     /// The request names a host that is not loopback.
     Host,
     /// An action that does not come from our own pages.
@@ -80,6 +88,14 @@ impl IntoResponse for Refused {
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
                 response
             }
+            Self::Later(seconds) => Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "throttled",
+                TOO_MANY,
+                format!("wait {seconds} s, then send the right one"),
+            )
+            .retry_after(seconds)
+            .into_response(),
             Self::Host => Problem::new(
                 StatusCode::FORBIDDEN,
                 "forbidden",
@@ -99,7 +115,13 @@ impl IntoResponse for Refused {
 }
 
 /// Decides whether a request may pass.
-pub(crate) fn check(shared: &Shared, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+pub(crate) fn check(
+    shared: &Shared,
+    method: &Method,
+    uri: &Uri,
+    headers: &HeaderMap,
+    peer: Option<IpAddr>,
+) -> Result<(), Refused> {
     match &shared.settings.access {
         Access::Closed => Err(Refused::Closed),
         Access::Trusted => Ok(()),
@@ -115,7 +137,7 @@ pub(crate) fn check(shared: &Shared, method: &Method, uri: &Uri, headers: &Heade
         }
         Access::Token(token) => {
             if let Some(given) = bearer(headers) {
-                return if token.matches(given) { Ok(()) } else { Err(Refused::Login) };
+                return try_token(shared, token, given, client(shared, headers, peer));
             }
             let session = cookie(headers).is_some_and(|text| session_holds(token, text, shared.clock.now()));
             if !session {
@@ -127,6 +149,32 @@ pub(crate) fn check(shared: &Shared, method: &Method, uri: &Uri, headers: &Heade
             Ok(())
         }
     }
+}
+
+/// Looks at a token, unless too many wrong ones came from its address.
+fn try_token(shared: &Shared, token: &Secret, given: &str, client: Option<IpAddr>) -> Result<(), Refused> {
+    let now = shared.clock.now();
+    if let Err(wait) = shared.gate.admit(client, now) {
+        return Err(Refused::Later(wait.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX)));
+    }
+    if token.matches(given) {
+        shared.gate.passed(client, now);
+        return Ok(());
+    }
+    shared.gate.failed(client, now);
+    tracing::warn!(client = client.map(tracing::field::display), "a wrong admin token");
+    Err(Refused::Login)
+}
+
+/// Returns the address the connection came from, where the server tells it.
+pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
+}
+
+/// Returns the address of whoever asks, seen through proxies that are believed.
+fn client(shared: &Shared, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
+    let forwarded = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+    peer.map(|peer| gate::client_of(peer, forwarded, &shared.settings.trusted_proxies))
 }
 
 fn changes(method: &Method) -> bool {
@@ -166,7 +214,7 @@ fn names_loopback(uri: &Uri, headers: &HeaderMap) -> bool {
     };
     let host = authority.host();
     host.eq_ignore_ascii_case("localhost")
-        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Makes a session's text.
@@ -193,7 +241,7 @@ pub(crate) async fn login_page(
 ) -> Response {
     let base = pages::base(&original, &uri);
     match shared.settings.access {
-        Access::Token(_) => pages::login(&base, false).into_response(),
+        Access::Token(_) => pages::login(&base, None).into_response(),
         Access::Closed => Refused::Closed.into_response(),
         Access::Loopback | Access::Trusted => redirect(&format!("{base}/")),
     }
@@ -210,10 +258,19 @@ pub(crate) async fn login(
     if request.headers().contains_key(ORIGIN) && !same_origin(request.uri(), request.headers()) {
         return Refused::Origin.into_response();
     }
-    let given = read_form(request.into_body()).await;
-    if !given.is_some_and(|given| token.matches(given.expose())) {
-        tracing::warn!("a login with a wrong admin token");
-        return (StatusCode::UNAUTHORIZED, pages::login(&base, true)).into_response();
+    let client = client(&shared, request.headers(), peer(request.extensions()));
+    let given = read_form(request.into_body()).await.unwrap_or_else(|| Secret::new(""));
+    match try_token(&shared, token, given.expose(), client) {
+        Ok(()) => {}
+        Err(Refused::Later(seconds)) => {
+            let text = format!("{TOO_MANY}. Wait {seconds} s, then enter the right one.");
+            let page = pages::login(&base, Some(&text));
+            return (StatusCode::TOO_MANY_REQUESTS, [(RETRY_AFTER, seconds.to_string())], page).into_response();
+        }
+        Err(Refused::Login | Refused::Closed | Refused::Host | Refused::Origin) => {
+            let text = "That is not the token. It stands where server.admin_token points.";
+            return (StatusCode::UNAUTHORIZED, pages::login(&base, Some(text))).into_response();
+        }
     }
     let text = session(token, shared.clock.now().plus(SESSION));
     with_cookie(&shared, &base, &text, SESSION.as_secs())

@@ -113,13 +113,13 @@ fn document(base: &str, title: &str, refresh: bool, body: &Markup) -> Markup {
     }
 }
 
-/// Shows the login form.
-pub(crate) fn login(base: &str, wrong: bool) -> Html<String> {
+/// Shows the login form, with what was wrong with the last one.
+pub(crate) fn login(base: &str, wrong: Option<&str>) -> Html<String> {
     let body = html! {
         main.login {
             h1 { "Palisade" }
             p { "Enter the admin token of this hub." }
-            @if wrong { p.alert role="alert" { "That is not the token. It stands where " code { "server.admin_token" } " points." } }
+            @if let Some(wrong) = wrong { p.alert role="alert" { (wrong) } }
             form method="post" action={ (base) "/login" } {
                 label for="token" { "Admin token" }
                 input #token name="token" type="password" autocomplete="current-password" required autofocus;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{Extensions, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use palisade_core::Timestamp;
 use palisade_core::metrics::Metrics;
@@ -94,9 +94,14 @@ pub(crate) async fn reasons(shared: &Shared) -> Vec<&'static str> {
 }
 
 /// Writes all counters as Prometheus text.
-pub(crate) async fn metrics(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap) -> Response {
+pub(crate) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    headers: HeaderMap,
+    extensions: Extensions,
+) -> Response {
     if !shared.settings.metrics_open
-        && let Err(refusal) = admin::check(&shared, &Method::GET, &uri, &headers)
+        && let Err(refusal) = admin::check(&shared, &Method::GET, &uri, &headers, admin::peer(&extensions))
     {
         return refusal.into_response();
     }

@@ -186,3 +186,86 @@ async fn every_answer_carries_the_security_headers() {
         assert_eq!(cache == Some("no-store"), path != "/style.css", "{path}: {cache:?}");
     }
 }
+
+/// Sends a request as if it had come from an address.
+async fn from(fixture: &Fixture, address: &str, mut request: Request<Body>) -> Answer {
+    let peer: std::net::SocketAddr = format!("{address}:4711").parse().unwrap();
+    request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+    fixture.ask(request).await
+}
+
+fn with_token(path: &str, token: &str, forwarded: Option<&str>) -> Request<Body> {
+    let bearer = format!("Bearer {token}");
+    let mut headers = vec![("authorization", bearer.as_str())];
+    headers.extend(forwarded.map(|text| ("x-forwarded-for", text)));
+    request(Method::GET, path, &headers)
+}
+
+fn form(token: &str) -> Request<Body> {
+    Request::post("/login").body(Body::from(format!("token={}", token.replace(' ', "+")))).unwrap()
+}
+
+// Fails when wrong tokens are not counted on one of the three ways in, when the right one is looked at while too many
+// wrong ones came, or when a session is held up by it.
+#[tokio::test]
+async fn wrong_tokens_are_bounded_for_each_address() {
+    let fixture = fixture_with(token()).with_connection().await;
+    let right = from(&fixture, "203.0.113.1", form(TOKEN)).await;
+    let session = right.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    for n in 0..10 {
+        let wrong = match n % 3 {
+            0 => from(&fixture, "203.0.113.1", form("guess")).await,
+            1 => from(&fixture, "203.0.113.1", with_token("/api/v1/jobs", "guess", None)).await,
+            _ => from(&fixture, "203.0.113.1", with_token("/metrics", "guess", Some("9.9.9.9"))).await,
+        };
+        assert_eq!(wrong.status, 401, "{n}");
+    }
+    for path in ["/api/v1/jobs", "/metrics", "/"] {
+        for token in ["guess", TOKEN] {
+            let answer = from(&fixture, "203.0.113.1", with_token(path, token, None)).await;
+            answer.is_error(429, "throttled");
+            assert_eq!(answer.header("retry-after"), Some("6"));
+            assert!(answer.text().contains("wait 6 s, then send the right one"), "{}", answer.text());
+        }
+    }
+    let page = from(&fixture, "203.0.113.1", form(TOKEN)).await;
+    assert_eq!((page.status.as_u16(), page.header("retry-after")), (429, Some("6")));
+    assert!(page.text().contains("Wait 6 s") && page.header("set-cookie").is_none(), "{}", page.text());
+
+    let cookie = request(Method::GET, "/api/v1/jobs", &[("cookie", &session)]);
+    assert_eq!(from(&fixture, "203.0.113.1", cookie).await.status, 200, "who is logged in goes on");
+    let other = with_token("/api/v1/jobs", TOKEN, None);
+    assert_eq!(from(&fixture, "203.0.113.2", other).await.status, 200, "another address is not held up");
+    let unknown = with_token("/api/v1/jobs", TOKEN, None);
+    assert_eq!(fixture.ask(unknown).await.status, 200, "nor one the server does not tell");
+
+    fixture.clock.advance(std::time::Duration::from_secs(6));
+    let again = with_token("/api/v1/jobs", TOKEN, None);
+    assert_eq!(from(&fixture, "203.0.113.1", again).await.status, 200);
+}
+
+// Fails when many addresses may guess without end, or when a client behind a trusted proxy is taken for the proxy.
+#[tokio::test]
+async fn wrong_tokens_are_bounded_over_all_and_seen_through_trusted_proxies() {
+    let settings = Settings { trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()], ..token() };
+    let fixture = fixture_with(settings);
+    let ask = async |token: &str, forwarded: &str| {
+        from(&fixture, "10.0.0.1", with_token("/api/v1/jobs", token, Some(forwarded))).await.status.as_u16()
+    };
+    assert_eq!(ask(TOKEN, "198.51.100.200").await, 200);
+    for _ in 0..10 {
+        assert_eq!(ask("guess", "198.51.100.1").await, 401);
+    }
+    assert_eq!((ask(TOKEN, "198.51.100.1").await, ask(TOKEN, "198.51.100.2").await), (429, 200));
+    assert_eq!(ask(TOKEN, "198.51.100.2, 198.51.100.1").await, 429, "what the client wrote itself is not believed");
+    let mut looked = 0;
+    for n in 0..200 {
+        looked += u32::from(ask("guess", &format!("192.0.2.{n}")).await == 401);
+    }
+    assert_eq!(looked, 90, "100 in all");
+    assert_eq!(
+        (ask(TOKEN, "192.0.2.250").await, ask(TOKEN, "198.51.100.200").await),
+        (429, 200),
+        "who was in stays in"
+    );
+}

@@ -159,3 +159,22 @@ async fn connections_beyond_the_bound_wait_their_turn() {
     server.stop.send(true).unwrap();
     server.task.await.unwrap();
 }
+
+// Fails when the server does not tell the router where a connection comes from.
+#[tokio::test]
+async fn wrong_tokens_over_a_socket_are_bounded_by_its_address() {
+    let server =
+        start(fixture_with(settings(Access::Token("the right one, long".into()))).router, ServeSettings::default())
+            .await;
+    let ask = async |token: &str| {
+        let request = format!("GET /api/v1/jobs HTTP/1.1\r\nhost: a\r\nauthorization: Bearer {token}\r\n\r\n");
+        say(server.address, request.as_bytes()).await
+    };
+    for _ in 0..10 {
+        assert!(ask("wrong").await.starts_with("HTTP/1.1 401"));
+    }
+    let refused = ask("the right one, long").await;
+    assert!(refused.starts_with("HTTP/1.1 429") && refused.contains("retry-after: 6"), "{refused}");
+    server.stop.send(true).unwrap();
+    server.task.await.unwrap();
+}
