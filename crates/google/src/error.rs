@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
+use palisade_core::call::Scope;
 use palisade_core::client::{Classifier, Repeat, Verdict};
 use palisade_core::{Error, ErrorKind, Operation, Outcome, Timestamp};
 use serde_json::Value;
@@ -306,7 +307,7 @@ impl Answer {
         if unauthorized {
             Verdict::Unauthorized(error)
         } else if row.pauses {
-            Verdict::Throttled { error, after: until }
+            Verdict::Throttled { error, after: until, scope: Scope::Operation }
         } else {
             Verdict::Failed { error, repeat: row.repeat }
         }

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use http::Method;
-use palisade_core::call::Bucket;
+use palisade_core::call::{Bucket, Limit, Scope};
 use palisade_core::{Operation, Replay};
 
 /// What one Gmail user takes: 6,000 units a minute.
@@ -50,6 +50,7 @@ const GMAIL: Operation = Operation {
     url_template: "/gmail/v1/users/{user}/profile",
     replay: Replay::Safe,
     bucket: &GMAIL_USER,
+    also: &[Limit { bucket: &GMAIL_PROJECT, scope: Scope::Client, class: None }],
     cost: 1,
     attempt_timeout: ATTEMPT,
     overall_timeout: OVERALL,
@@ -59,6 +60,7 @@ const CALENDAR: Operation = Operation {
     name: "calendar.events.get",
     url_template: "/calendar/v3/calendars/{calendar}/events/{event}",
     bucket: &CALENDAR_USER,
+    also: &[Limit { bucket: &CALENDAR_PROJECT, scope: Scope::Client, class: None }],
     ..GMAIL
 };
 const SENDING: Operation = Operation {

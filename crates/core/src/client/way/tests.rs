@@ -360,7 +360,7 @@ async fn the_sum_of_all_operations_keeps_what_they_share() {
         let (account, client) = (world.lane(&TEN), world.lane(&TEN));
         let operations: Vec<_> = [&[&account][..], &[&account, &client], &[&client], &[&account, &client]]
             .into_iter()
-            .map(|shared| world.operation(if random.bits() % 2 > 0 { &TEN } else { &ONE }, shared))
+            .map(|shared| world.operation(if !random.bits().is_multiple_of(2) { &TEN } else { &ONE }, shared))
             .collect();
         let sent = Arc::new(Mutex::new(Vec::new()));
         let tasks: Vec<_> = (0..300)
