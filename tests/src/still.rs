@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use palisade_core::store::{
-    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, EventRow, EventState,
-    FeedEntry, Inbox, JobCounts, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
-    PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
-    StoredEvent, StreamKey, StreamStatus, WrappedKey,
+    Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, EndReason,
+    EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Inbox, JobCounts, JobId, Jobs, Keys,
+    Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted,
+    PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential,
+    SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, WrappedKey,
 };
-use palisade_core::{ConnectionId, RecordId, Result, StreamName, TenantId, Timestamp};
+use palisade_core::{ConnectionId, GrantName, RecordId, Result, StreamName, TenantId, Timestamp};
 
 /// Wraps a store; see the module.
 #[derive(Debug)]
@@ -44,158 +45,90 @@ impl<S: Store> Store for Still<S> {
     }
 }
 
-#[async_trait]
-impl<S: Store> Inbox for Still<S> {
-    async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>> {
-        still(self.inner.append(deliveries)).await
-    }
-
-    async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>> {
-        still(self.inner.event(row)).await
-    }
-
-    async fn events(
-        &self,
-        state: Option<EventState>,
-        before: Option<EventRow>,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>> {
-        still(self.inner.events(state, before, limit)).await
-    }
-
-    async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {
-        still(self.inner.replay(row, now)).await
-    }
-
-    async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
-        still(self.inner.event_counts()).await
-    }
-
-    async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
-        still(self.inner.dead_counts(connections)).await
-    }
-
-    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        still(self.inner.prune_events(before, limit)).await
-    }
+macro_rules! delegate {
+    ($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* $(forward $wait:ident($warg:ident: $wty:ty);)* }) => {
+        #[async_trait]
+        impl<S: Store> $trait for Still<S> {
+            $(async fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
+                still(self.inner.$name($($arg),*)).await
+            })*
+            $(async fn $wait(&self, $warg: $wty) {
+                self.inner.$wait($warg).await;
+            })*
+        }
+    };
 }
 
-#[async_trait]
-impl<S: Store> Jobs for Still<S> {
-    async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
-        still(self.inner.enqueue(jobs)).await
-    }
-
-    async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
-        still(self.inner.claim(claim)).await
-    }
-
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
-        still(self.inner.settle(settlements)).await
-    }
-
-    async fn extend(&self, leases: Vec<Lease>, until: Timestamp) -> Result<Vec<bool>> {
-        still(self.inner.extend(leases, until)).await
-    }
-
-    async fn job_counts(&self) -> Result<JobCounts> {
-        still(self.inner.job_counts()).await
-    }
-
-    async fn wait_for_work(&self, queue: Queue) {
-        self.inner.wait_for_work(queue).await;
-    }
-
-    async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        still(self.inner.prune_jobs(before, limit)).await
-    }
-}
-
-#[async_trait]
-impl<S: Store> Records for Still<S> {
-    async fn stream(&self, key: StreamKey) -> Result<StreamStatus> {
-        still(self.inner.stream(key)).await
-    }
-
-    async fn streams(&self, connection: ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>> {
-        still(self.inner.streams(connection)).await
-    }
-
-    async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run> {
-        still(self.inner.start_run(lease, key, mode, now)).await
-    }
-
-    async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
-        still(self.inner.commit_page(page)).await
-    }
-
-    async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
-        still(self.inner.merge(merges, now)).await
-    }
-
-    async fn end_run(&self, end: RunEnd) -> Result<Run> {
-        still(self.inner.end_run(end)).await
-    }
-
-    async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
-        still(self.inner.runs(connection, limit)).await
-    }
-
-    async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {
-        still(self.inner.record(key, id)).await
-    }
-
-    async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
-        still(self.inner.changes(key, after, limit)).await
-    }
-}
-
-#[async_trait]
-impl<S: Store> Connections for Still<S> {
-    async fn put_connection(&self, connection: Connection) -> Result<()> {
-        still(self.inner.put_connection(connection)).await
-    }
-
-    async fn connection(&self, id: ConnectionId) -> Result<Option<Connection>> {
-        still(self.inner.connection(id)).await
-    }
-
-    async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Connection>> {
-        still(self.inner.connections(after, limit)).await
-    }
-
-    async fn credential(&self, id: ConnectionId) -> Result<Option<SealedCredential>> {
-        still(self.inner.credential(id)).await
-    }
-
-    async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool> {
-        still(self.inner.put_credential(id, expected, credential)).await
-    }
-
-    async fn data_keys(&self, tenant: TenantId) -> Result<Vec<WrappedKey>> {
-        still(self.inner.data_keys(tenant)).await
-    }
-
-    async fn add_data_key(&self, tenant: TenantId, key: WrappedKey) -> Result<WrappedKey> {
-        still(self.inner.add_data_key(tenant, key)).await
-    }
-}
-
-#[async_trait]
-impl<S: Store> CallLog for Still<S> {
-    async fn log_calls(&self, calls: Vec<CallRecord>) -> Result<()> {
-        still(self.inner.log_calls(calls)).await
-    }
-
-    async fn calls(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<CallRecord>> {
-        still(self.inner.calls(connection, limit)).await
-    }
-
-    async fn call_counts(&self, connection: ConnectionId, since: Timestamp) -> Result<CallCounts> {
-        still(self.inner.call_counts(connection, since)).await
-    }
-
-    async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        still(self.inner.prune_calls(before, limit)).await
-    }
-}
+delegate!(Inbox {
+    fn append(deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>>;
+    fn event(row: EventRow) -> Option<StoredEvent>;
+    fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
+    fn replay(row: EventRow, now: Timestamp) -> bool;
+    fn event_counts() -> BTreeMap<EventState, u64>;
+    fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
+    fn prune_events(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(Jobs {
+    fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;
+    fn claim(claim: Claim) -> Vec<Claimed>;
+    fn settle(settlements: Vec<Settlement>) -> Vec<Settled>;
+    fn extend(leases: Vec<Lease>, until: Timestamp) -> Vec<bool>;
+    fn job_counts() -> JobCounts;
+    fn prune_jobs(before: Timestamp, limit: u32) -> u64;
+    forward wait_for_work(queue: Queue);
+});
+delegate!(Records {
+    fn stream(key: StreamKey) -> StreamStatus;
+    fn streams(connection: ConnectionId) -> Vec<(StreamName, StreamStatus)>;
+    fn start_run(lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Run;
+    fn commit_page(page: PageCommit) -> PageCommitted;
+    fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
+    fn end_run(end: RunEnd) -> Run;
+    fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
+    fn record(key: StreamKey, id: RecordId) -> Option<Record>;
+    fn changes(key: StreamKey, after: u64, limit: u32) -> Vec<FeedEntry>;
+});
+delegate!(Connections {
+    fn put_connection(connection: Connection) -> ();
+    fn connection(id: ConnectionId) -> Option<Connection>;
+    fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
+    fn credential(id: ConnectionId) -> Option<SealedCredential>;
+    fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
+});
+delegate!(Keys {
+    fn data_keys(tenant: TenantId) -> Vec<WrappedKey>;
+    fn add_data_key(tenant: TenantId, key: WrappedKey) -> WrappedKey;
+    fn reserve_seals(tenant: TenantId, key: u64, count: u32, max: u32) -> Option<u32>;
+    fn active_master(proposed: String) -> String;
+    fn activate_master(id: String) -> ();
+    fn retire_master(id: String) -> Retirement;
+    fn masters() -> Vec<MasterStatus>;
+    fn data_keys_not_under(master: String, after: Option<(TenantId, u64)>, limit: u32) -> Vec<(TenantId, WrappedKey)>;
+    fn rewrap(keys: Vec<Rewrapped>) -> u64;
+});
+delegate!(Grants {
+    fn connect(connection: Connection, grants: Vec<NewGrant>) -> bool;
+    fn grant(key: GrantKey) -> Option<StoredGrant>;
+    fn grants(connection: ConnectionId) -> Vec<StoredGrant>;
+    fn claim_grant(key: GrantKey, generation: u64, now: Timestamp, until: Timestamp) -> GrantClaim;
+    fn extend_grant(lease: GrantLease, until: Timestamp) -> bool;
+    fn note_intent(lease: GrantLease, at: Option<Timestamp>) -> bool;
+    fn renew_grant(key: GrantKey, tokens: NewTokens) -> bool;
+    fn release_grant(lease: GrantLease, rest_until: Option<Timestamp>) -> bool;
+    fn end_grant(key: GrantKey, generation: u64, reason: EndReason, serves: bool) -> bool;
+    fn disconnect(connection: ConnectionId, revocations: Vec<(GrantName, Revocation)>, now: Timestamp) -> bool;
+    fn grants_due(now: Timestamp, limit: u32) -> Vec<GrantKey>;
+});
+delegate!(Authorizations {
+    fn put_pending(row: PendingRow) -> bool;
+    fn take_pending(state: TokenHash) -> Option<PendingRow>;
+    fn put_session(row: SessionRow) -> bool;
+    fn take_session(token: TokenHash) -> Option<SessionRow>;
+    fn prune_authorizations(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(CallLog {
+    fn log_calls(calls: Vec<CallRecord>) -> ();
+    fn calls(connection: Option<ConnectionId>, limit: u32) -> Vec<CallRecord>;
+    fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
+    fn prune_calls(before: Timestamp, limit: u32) -> u64;
+});
