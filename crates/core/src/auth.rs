@@ -13,8 +13,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::ConnectionId;
 use crate::secret::Secret;
 
+mod address;
+pub mod connect;
 pub mod flow;
 pub mod grant;
+pub mod oauth2;
+pub mod token_source;
 pub mod vault;
 
 /// A secret with the way it is sent. Serialised only inside the vault.

@@ -34,10 +34,12 @@ use crate::random::Random;
 use crate::store::{Keys, WrappedKey};
 
 mod credentials;
+mod grants;
 mod master;
 mod rotation;
 
 pub use credentials::VaultCredentials;
+pub(super) use grants::Issued;
 pub use master::{KEY_BYTES, LocalMasterKey, MasterKey, MasterKeyFile, MasterKeyRing, PlainKey};
 pub use rotation::{Progress, Rotation, Stuck};
 
@@ -101,7 +103,7 @@ struct Sealing {
 }
 
 /// One seal to make.
-struct Turn {
+pub(super) struct Turn {
     id: u64,
     key: Arc<LessSafeKey>,
     number: u32,
@@ -121,10 +123,20 @@ impl Vault {
     /// # Errors
     /// [`ErrorKind::Config`] from the master key; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn seal(&self, place: Place<'_>, secret: &[u8]) -> Result<Vec<u8>> {
-        let turn = match self.turn(place.tenant) {
-            Some(turn) => turn,
-            None => self.next_turn(place.tenant).await?,
-        };
+        let turn = self.take_turn(place.tenant).await?;
+        self.seal_at(&turn, place, secret)
+    }
+
+    /// Sets one seal aside: what can fail of sealing is done by it.
+    pub(super) async fn take_turn(&self, tenant: &TenantId) -> Result<Turn> {
+        match self.turn(tenant) {
+            Some(turn) => Ok(turn),
+            None => self.next_turn(tenant).await,
+        }
+    }
+
+    /// Seals with a turn of the place's tenant. A turn seals once.
+    fn seal_at(&self, turn: &Turn, place: Place<'_>, secret: &[u8]) -> Result<Vec<u8>> {
         let mut blob = Vec::with_capacity(BLOB_HEAD + NONCE_LEN + secret.len() + AES_256_GCM.tag_len());
         blob.push(VERSION);
         blob.extend(turn.id.to_be_bytes());

@@ -22,6 +22,7 @@ pub(crate) enum Fault {
 }
 
 type FaultHook = Box<dyn FnMut(&str) -> Option<Fault> + Send>;
+type DelayHook = Box<dyn FnMut(&str) -> Duration + Send>;
 
 /// The in-memory store with faults, and a yield around every call, so that a future may be dropped there.
 #[derive(Default)]
@@ -29,6 +30,7 @@ pub(crate) struct Faulty {
     pub(crate) inner: MemoryStore,
     faults: Mutex<Option<FaultHook>>,
     yields: AtomicBool,
+    delays: Mutex<Option<DelayHook>>,
 }
 
 impl fmt::Debug for Faulty {
@@ -46,6 +48,18 @@ impl Faulty {
         *self.faults.lock().unwrap() = Some(Box::new(hook));
     }
 
+    /// Lets every call take a while, before and after it is done.
+    pub(crate) fn slowed(&self, hook: impl FnMut(&str) -> Duration + Send + 'static) {
+        *self.delays.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    async fn delay(&self, name: &str) {
+        let delay = self.delays.lock().unwrap().as_mut().map(|hook| hook(name));
+        if let Some(delay) = delay.filter(|delay| !delay.is_zero()) {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
     pub(crate) fn healed(&self) {
         *self.faults.lock().unwrap() = None;
     }
@@ -56,10 +70,12 @@ impl Faulty {
         if self.yields.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }
+        self.delay(name).await;
         if fault == Some(Fault::Before) {
             return broken();
         }
         let result = call.await;
+        self.delay(name).await;
         if self.yields.load(Ordering::SeqCst) {
             tokio::task::yield_now().await;
         }

@@ -104,7 +104,7 @@ impl VaultCredentials {
     }
 
     /// Reads and opens the row, whatever is kept in memory.
-    async fn read(&self, connection: &ConnectionId) -> Result<Credential> {
+    pub(in crate::auth) async fn read(&self, connection: &ConnectionId) -> Result<Credential> {
         let store = &self.connections;
         let refused = |why: String| Err(Error::new(ErrorKind::Auth, why).with_outcome(Outcome::NotSent));
         let Some(row) = store.connection(connection.clone()).await? else {
