@@ -30,6 +30,7 @@ mod flights;
 mod hosts;
 mod lane;
 mod lanes;
+mod learned;
 mod ongoing;
 mod outgoing;
 mod replay;
@@ -41,6 +42,7 @@ mod tests;
 mod turnstile;
 mod way;
 
+pub use learned::{Learned, LimitHeaders, Reset};
 pub use retry_after::{HINT_MAX, retry_after, until_epoch};
 pub use status::{StatusClassifier, error_of_status};
 
@@ -68,6 +70,8 @@ pub struct Profile {
     pub breaker: BreakerSettings,
     /// How much may be under way and waiting.
     pub limits: LimitSettings,
+    /// Learns limits from what answers say of them; `None` heeds the buckets and throttles only.
+    pub learned: Option<Learned>,
     /// Tells classes of credentials apart where limits differ by them (a sandbox's key from a live one); see
     /// [`crate::call::Limit::class`]. Pure: it is asked for every call that has such a limit.
     pub class: Option<fn(&Credential) -> &'static str>,
@@ -237,6 +241,7 @@ impl Profile {
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
             limits: LimitSettings::default(),
+            learned: None,
             class: None,
             attempt_timeout_max: None,
             request_id_header: "x-request-id",
@@ -444,6 +449,10 @@ impl ClientBuilder {
     }
 }
 
+fn is_header(name: &str) -> bool {
+    http::HeaderName::from_bytes(name.as_bytes()).is_ok()
+}
+
 impl Profile {
     fn check(&self) -> Result<()> {
         let (retry, breaker, limits) = (&self.retry, &self.breaker, &self.limits);
@@ -471,9 +480,14 @@ impl Profile {
                 self.attempt_timeout_max.is_none_or(|max| !max.is_zero()),
                 "attempt_timeout_max must be longer than nothing",
             ),
+            (is_header(self.request_id_header), "request_id_header must be a header name"),
             (
-                http::HeaderName::from_bytes(self.request_id_header.as_bytes()).is_ok(),
-                "request_id_header must be a header name",
+                self.learned.as_ref().is_none_or(|learned| learned.window.is_none_or(|window| !window.is_zero())),
+                "learned.window must be longer than nothing",
+            ),
+            (
+                self.learned.as_ref().is_none_or(|learned| learned.headers.names().into_iter().all(is_header)),
+                "learned.headers must be header names",
             ),
         ];
         match rules.iter().find(|(holds, _)| !holds) {

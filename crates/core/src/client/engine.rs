@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::Instrument;
 
@@ -38,7 +38,7 @@ use super::retry_after::retry_after;
 use super::telemetry::{ClientMeters, OperationMeters, call_span};
 use super::turnstile::{Place, Turnstile};
 use super::way::{Refusal, Way};
-use super::{Fallback, Observer, Profile, Repeat, Verdict};
+use super::{Fallback, Learned, Observer, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
 use crate::call::{Call, Scope};
 use crate::clock::Clock;
@@ -226,7 +226,7 @@ impl Engine {
 
         let took = ended - now;
         let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
-        let judged = self.judge(on, answer, credential.version());
+        let judged = self.judge(on, to, answer, credential.version());
         let (health, error) = match &judged {
             Judged::Success(_) => (Health::Good, None),
             Judged::Unauthorized(error, _) => (Health::Silent, Some(error.kind())),
@@ -272,7 +272,7 @@ impl Engine {
     }
 
     /// Reads an answer: the engine's own rules first, then the adapter's classifier.
-    fn judge(&self, on: &mut Ongoing<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
+    fn judge(&self, on: &mut Ongoing<'_>, to: &Route<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
         let response = match answer {
             Ok(response) => response,
             Err(error) => return Judged::Failed(Failure::of_transport(error)),
@@ -280,6 +280,7 @@ impl Engine {
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(self.profile.request_id_header));
         let operation = on.call.operation;
+        let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, to, response.headers()));
         if status.is_success() && response.body().len() > operation.body_bytes_max {
             return Judged::Failed(Failure::of_answer(too_large(), Evidence::Final));
         }
@@ -293,7 +294,7 @@ impl Engine {
             Verdict::Throttled { error, after, scope } => {
                 let hint = match (hint(&error), after) {
                     (Some(header), Some(body)) => Some(header.max(body)),
-                    (header, body) => header.or(body),
+                    (header, body) => header.or(body).or(reset),
                 };
                 let failure = Failure::of_answer(error, Evidence::NotProcessed);
                 Judged::Failed(Failure { hint, throttled: Some(scope), health: Health::Silent, ..failure })
@@ -313,6 +314,18 @@ impl Engine {
         }
     }
 
+    /// Heeds what an answer tells of the limits, and returns how long until they begin anew.
+    fn learn(&self, learned: &Learned, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
+        let told = learned.read(headers, &*self.clock);
+        if let Some(unit) = told.unit {
+            to.way.learn(learned.scope, nanos(unit), learned.may_raise);
+        }
+        if let Some(wait) = told.used_up {
+            to.way.pause_until(learned.scope, self.moment(Instant::now()).saturating_add(nanos(wait)));
+        }
+        told.reset
+    }
+
     /// Gives the wait before the next attempt, or the error to give up with.
     fn decide(&self, on: &mut Ongoing<'_>, to: &Route<'_>, failure: Failure) -> Result<Duration> {
         let settings = &self.profile.retry;
@@ -324,8 +337,7 @@ impl Engine {
         let delay = backoff::delay(settings, throttled.is_some(), on.failures, hint, self.random.unit());
         let now = Instant::now();
         if let Some(scope) = throttled {
-            let delay = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
-            to.way.pause_until(scope, self.moment(now).saturating_add(delay));
+            to.way.pause_until(scope, self.moment(now).saturating_add(nanos(delay)));
         }
         let error = if hint.is_some() || throttled.is_some() {
             error.with_retry_after(Some(hint.unwrap_or(delay)))
@@ -409,6 +421,10 @@ impl Health {
     fn of(error: &Error) -> Self {
         if matches!(error.kind(), ErrorKind::Provider | ErrorKind::Timeout) { Self::Bad } else { Self::Good }
     }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer.

@@ -20,6 +20,9 @@ use crate::call::{Bucket, Priority, Scope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, TenantId};
 
+/// The most one call is charged at a learned rate, in nanoseconds: a day.
+const CHARGE_MAX: u64 = 86_400_000_000_000;
+
 /// What tells lanes apart. Two operations with equal buckets of their own share a lane of the same connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LaneKey {
@@ -115,6 +118,8 @@ struct Limit {
     times: Dial,
     /// Nanoseconds one unit takes to come back.
     unit: u64,
+    /// The same as learned from answers; 0 before.
+    learned: AtomicU64,
     burst: u32,
     /// Units background calls leave alone.
     reserve: u32,
@@ -150,6 +155,7 @@ impl Lane {
                 limiter: RateLimiter::new(quota.allow_burst(burst), times.clone(), times.clone()),
                 times,
                 unit: span / u64::from(burst.get()),
+                learned: AtomicU64::new(0),
                 burst: burst.get(),
                 reserve: (f64::from(burst.get()) * reserve) as u32,
             }
@@ -168,7 +174,16 @@ impl Lane {
         self.paused_until.fetch_max(moment, Relaxed);
     }
 
-    /// Tells whether the lane is the same as a new one: not paused, its bucket full, nobody waiting.
+    /// Goes by a learned rate from now on: a unit comes back after `unit` nanoseconds. A quicker one than the bucket's
+    /// is believed only if it may raise it. The burst stays what it is in time. A lane without a limit learns none.
+    pub(super) fn learn(&self, unit: u64, may_raise: bool) {
+        if let Some(limit) = &self.limit {
+            limit.learned.store(if may_raise { unit } else { unit.max(limit.unit) }, Relaxed);
+        }
+    }
+
+    /// Tells whether the lane is the same as a new one: not paused, its bucket full. (What it has learned the next
+    /// answer tells again.)
     pub(super) fn is_rested(&self, now: u64) -> bool {
         self.paused_until.load(Relaxed) <= now && self.limit.as_ref().is_none_or(|limit| limit.full_at() <= now)
     }
@@ -249,8 +264,8 @@ impl Lane {
         let pause = self.paused_until.load(Relaxed).saturating_sub(now);
         let units = self.limit.as_ref().map_or(0, |limit| {
             let ahead = u64::try_from(ahead).unwrap_or(u64::MAX);
-            let needed = ahead.saturating_add(u64::from(passage.cost.get())).saturating_mul(limit.unit);
-            needed.saturating_add(limit.spent(now)).saturating_sub(limit.capacity())
+            let before = limit.spent(now).saturating_add(ahead.saturating_mul(limit.charge(1)));
+            before.saturating_add(limit.told(passage.cost.get())).saturating_sub(limit.capacity())
         });
         // Units come back while the lane is paused, too.
         pause.max(units)
@@ -271,9 +286,33 @@ impl Limit {
         }
         // More units than the burst are refused where the operation is first seen.
         match self.limiter.check_n(cost) {
-            Ok(Ok(())) => Ok(u64::from(cost.get()) * self.unit),
+            Ok(Ok(())) => Ok(self.charged(cost)),
             Ok(Err(_)) | Err(_) => Err(self.lack(cost, leave, now).max(1)),
         }
+    }
+
+    /// Corrects what governor has charged to what was learned, and returns it.
+    fn charged(&self, cost: NonZeroU32) -> u64 {
+        let (told, charge) = (self.told(cost.get()), self.charge(cost.get()));
+        if charge > told {
+            self.times.0.full_at.fetch_add(charge - told, Relaxed);
+        } else if charge < told {
+            self.times.0.full_at.fetch_sub(told - charge, Relaxed);
+        }
+        charge
+    }
+
+    /// Returns what units cost, in time.
+    fn charge(&self, units: u32) -> u64 {
+        match self.learned.load(Relaxed) {
+            0 => self.told(units),
+            unit => u64::from(units).saturating_mul(unit).min(CHARGE_MAX.max(self.told(units))),
+        }
+    }
+
+    /// Returns what governor charges for units. Cannot overflow: no more are asked for than the burst has.
+    fn told(&self, units: u32) -> u64 {
+        u64::from(units) * self.unit
     }
 
     /// Returns how long until `cost` units are there and `leave` stay.
@@ -292,7 +331,7 @@ impl Limit {
     }
 
     fn capacity(&self) -> u64 {
-        u64::from(self.burst) * self.unit
+        self.told(self.burst)
     }
 }
 

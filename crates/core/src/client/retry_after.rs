@@ -43,9 +43,14 @@ pub fn until_epoch(seconds: i64, headers: &HeaderMap, clock: &dyn Clock) -> Dura
     Timestamp::from_seconds(seconds).since(now).min(HINT_MAX)
 }
 
+/// Reads a header as [`decimal`].
+pub(super) fn number(value: &HeaderValue) -> Option<f64> {
+    decimal(value.to_str().ok()?)
+}
+
 /// Reads a plain non-negative decimal: digits with at most one point. No sign, exponent, `inf` or `nan`.
-fn number(value: &HeaderValue) -> Option<f64> {
-    let text = value.to_str().ok()?.trim();
+pub(super) fn decimal(text: &str) -> Option<f64> {
+    let text = text.trim();
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if plain { text.parse().ok() } else { None }
 }

@@ -106,15 +106,25 @@ impl Way {
         Box::pin(self.queue(passage, now, wait)).await
     }
 
-    /// Stops the lanes of a scope until `moment`; the own one when the call has none of it.
+    /// Stops the lanes of a scope until `moment`.
     pub(super) fn pause_until(&self, scope: Scope, moment: u64) {
-        let mut paused = false;
+        self.of(scope, |lane| lane.pause_until(moment));
+    }
+
+    /// Gives the lanes of a scope a learned rate, as [`Lane::learn`].
+    pub(super) fn learn(&self, scope: Scope, unit: u64, may_raise: bool) {
+        self.of(scope, |lane| lane.learn(unit, may_raise));
+    }
+
+    /// Does something with the lanes of a scope; with the own one when the call has none of it.
+    fn of(&self, scope: Scope, act: impl Fn(&Lane)) {
+        let mut found = false;
         for wider in self.wider.iter().filter(|wider| wider.scope == scope) {
-            wider.lane.pause_until(moment);
-            paused = true;
+            act(&wider.lane);
+            found = true;
         }
-        if !paused {
-            self.own.pause_until(moment);
+        if !found {
+            act(&self.own);
         }
     }
 

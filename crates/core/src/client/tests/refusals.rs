@@ -132,10 +132,17 @@ async fn a_description_that_cannot_work_is_refused() {
     assert_eq!(provider.count(), 0);
 }
 
+fn learned(window: Duration, limit: &'static str) -> Learned {
+    let headers = LimitHeaders::Named { limit, remaining: "x", reset: "x", reset_as: Reset::Delta };
+    Learned { headers, scope: Scope::Operation, window: Some(window), may_raise: false }
+}
+
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_when_building() {
     type Change = fn(&mut Profile);
-    let changes: [(&str, Change); 19] = [
+    let changes: [(&str, Change); 21] = [
+        ("learned.window", |p| p.learned = Some(learned(Duration::ZERO, "x-limit"))),
+        ("learned.headers", |p| p.learned = Some(learned(Duration::from_secs(1), "no header"))),
         ("attempt_timeout_max", |p| p.attempt_timeout_max = Some(Duration::ZERO)),
         ("attempts_max", |p| p.retry.attempts_max = 0),
         ("timeouts_max", |p| p.retry.timeouts_max = 0),

@@ -334,6 +334,22 @@ async fn units_that_were_not_used_are_given_back_once() {
     assert_eq!(operation.left().await, 0, "more than the bucket holds went out at once");
 }
 
+// Fails when something else is given back than was charged.
+#[tokio::test(start_paused = true)]
+async fn what_is_given_back_is_what_was_charged() {
+    let world = World::new(0.0);
+    let account = world.lane(&TEN);
+    let operation = world.operation(&TEN, &[&account]);
+    for (unit, may_raise) in [(1_000_000_000, false), (10_000_000, true), (100_000_000, true)] {
+        account.learn(unit, may_raise);
+        let unused = operation.units("t", Priority::Interactive, AT_ONCE).await.unwrap();
+        let now = nanos_since(world.origin, Instant::now());
+        assert!(!account.is_rested(now + unit - 1) && account.is_rested(now + unit));
+        drop(unused);
+        assert!(account.is_rested(now), "{unit}");
+    }
+}
+
 // Fails when whoever comes takes what is there, though others wait for it.
 #[tokio::test(start_paused = true)]
 async fn a_newcomer_does_not_overtake_those_who_wait() {
