@@ -10,8 +10,9 @@ use crate::steps::{Step, cargo, root};
 /// emulator anywhere.
 const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("palisade-core", &[]),
-    ("palisade-stripe", &["palisade-core"]),
     ("palisade-google", &["palisade-core"]),
+    ("palisade-sendgrid", &["palisade-core"]),
+    ("palisade-stripe", &["palisade-core"]),
     ("palisade-twilio", &["palisade-core"]),
     ("palisade-store", &["palisade-core"]),
     (
@@ -19,6 +20,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &[
             "palisade-core",
             "palisade-google",
+            "palisade-sendgrid",
             "palisade-stripe",
             "palisade-twilio",
             "palisade-store",
@@ -45,7 +47,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
 const TESTS_MAY_USE: &[&str] = &["palisade-core", "palisade-emulator", "palisade-testkit"];
 
 /// The adapters, and the rooms every one of them has.
-const ADAPTERS: &[&str] = &["google", "stripe", "twilio"];
+const ADAPTERS: &[&str] = &["google", "sendgrid", "stripe", "twilio"];
 const ADAPTER_FILES: &[&str] = &[
     "README.md",
     "src/lib.rs",
