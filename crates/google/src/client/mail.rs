@@ -120,10 +120,7 @@ pub struct Attachment {
 
 impl fmt::Debug for Attachment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Attachment")
-            .field("content_type", &self.content_type)
-            .field("bytes", &self.bytes.len())
-            .finish()
+        f.debug_struct("Attachment").field("bytes", &self.bytes.len()).finish_non_exhaustive()
     }
 }
 
