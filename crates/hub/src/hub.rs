@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use axum::Router;
 use palisade_core::auth::Scheme;
-use palisade_core::auth::vault::{MasterKey, Vault, VaultCredentials};
+use palisade_core::auth::connect::{Connector, ReturnTargets};
+use palisade_core::auth::oauth2::{OAuth2Config, OAuth2Flow};
+use palisade_core::auth::token_source::TokenSource;
+use palisade_core::auth::vault::{MasterKey, Vault};
 use palisade_core::client::Client;
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
@@ -138,7 +141,10 @@ pub(crate) struct Shared {
     pub(crate) clients: BTreeMap<&'static str, Client>,
     pub(crate) endpoints: BTreeMap<String, EndpointConfig>,
     pub(crate) connections: Vec<ConnectionConfig>,
-    pub(crate) credentials: Arc<VaultCredentials>,
+    pub(crate) tokens: Arc<TokenSource>,
+    pub(crate) connector: Connector,
+    /// Where browsers are sent to connect: the origins of the flows' authorize addresses.
+    pub(crate) connect_origins: Vec<String>,
     pub(crate) worker: Worker,
     pub(crate) metrics: HubMetrics,
     pub(crate) calls: Arc<CallQueue>,
@@ -159,6 +165,8 @@ pub struct HubBuilder {
     providers: Vec<Arc<dyn Provider>>,
     endpoints: Vec<EndpointConfig>,
     connections: Vec<ConnectionConfig>,
+    flows: Vec<OAuth2Config>,
+    return_targets: ReturnTargets,
     handlers: Vec<(Option<String>, String, Arc<dyn Handler>)>,
     metrics: Metrics,
     settings: Settings,
@@ -228,6 +236,21 @@ impl HubBuilder {
         self
     }
 
+    /// Adds a way to connect accounts in a browser: `GET /connect/{name}` begins it and `GET /auth/{name}/callback`,
+    /// which must be the flow's redirect address, ends it. Its name is a provider's, or `provider/environment`.
+    #[must_use]
+    pub fn flow(mut self, flow: OAuth2Config) -> Self {
+        self.flows.push(flow);
+        self
+    }
+
+    /// Sets where a browser may be sent after connecting; nowhere otherwise, so that it sees a page of the hub's.
+    #[must_use]
+    pub fn return_targets(mut self, targets: ReturnTargets) -> Self {
+        self.return_targets = targets;
+        self
+    }
+
     /// Registers a handler for events of a type, of every provider: exact (`invoice.paid`), a prefix (`invoice.*`)
     /// or `*` for all. Every handler that matches is called, in order of registration.
     #[must_use]
@@ -270,8 +293,26 @@ impl HubBuilder {
         check_connections(&providers, &self.connections)?;
         let endpoints = check_endpoints(&providers, &self.connections, self.endpoints)?;
         // Keys and nonces come from the operating system, whatever the rest of the hub draws from.
-        let vault = Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom));
-        let credentials = Arc::new(VaultCredentials::new(Arc::new(vault), Arc::clone(&store) as _));
+        let vault = Arc::new(Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom)));
+        let flows = browser_flows(&providers, self.flows, &transport)?;
+        let connect_origins = flows.iter().filter_map(|flow| origin(&flow.config().authorize_url)).collect();
+        let mut tokens = TokenSource::builder(
+            Arc::clone(&store),
+            Arc::clone(&vault),
+            Arc::clone(&self.clock),
+            Arc::clone(&self.random),
+        );
+        for flow in &flows {
+            tokens = tokens.flow(&flow.config().name, Arc::clone(flow) as _);
+        }
+        let tokens = tokens.build()?;
+        let mut connector =
+            Connector::builder(Arc::clone(&store), vault, Arc::clone(&self.clock), Arc::new(SystemRandom))
+                .return_targets(self.return_targets)
+                .token_source(Arc::clone(&tokens));
+        for flow in flows {
+            connector = connector.browser_flow(flow);
+        }
         let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
         let calls = CallQueue::new(self.settings.call_log_max);
 
@@ -286,7 +327,7 @@ impl HubBuilder {
                     profile = profile.allowing(base_url);
                 }
             }
-            let client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&credentials) as _)
+            let client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&tokens) as _)
                 .clock(Arc::clone(&self.clock))
                 .random(Arc::clone(&self.random))
                 .observer(Arc::clone(&calls) as _)
@@ -320,7 +361,9 @@ impl HubBuilder {
             clients,
             endpoints,
             connections: self.connections,
-            credentials,
+            tokens,
+            connector: connector.build()?,
+            connect_origins,
             worker: worker.build()?,
             metrics,
             calls,
@@ -331,6 +374,34 @@ impl HubBuilder {
         };
         Ok(Hub { shared: Arc::new(shared) })
     }
+}
+
+/// Makes the flows of the hub: each of a provider of it.
+fn browser_flows(
+    providers: &BTreeMap<&'static str, Arc<dyn Provider>>,
+    flows: Vec<OAuth2Config>,
+    transport: &Arc<dyn Transport>,
+) -> Result<Vec<Arc<OAuth2Flow>>> {
+    let mut made = Vec::with_capacity(flows.len());
+    for flow in flows {
+        let (provider, environment) = flow.name.split_once('/').unwrap_or((&flow.name, "-"));
+        if !providers.contains_key(provider) {
+            return Err(wrong(format!("the flow {} is of a provider that is not part of the hub", flow.name)));
+        }
+        let plain =
+            |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
+        if !plain(provider) || !plain(environment) {
+            return Err(wrong("a flow is called as its provider, or provider/environment in letters, digits, - and _"));
+        }
+        made.push(Arc::new(OAuth2Flow::new(flow, Arc::clone(transport))?));
+    }
+    Ok(made)
+}
+
+/// Returns scheme, host and port of an address.
+fn origin(address: &str) -> Option<String> {
+    let uri: http::Uri = address.parse().ok()?;
+    Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
 }
 
 fn wrong(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
@@ -429,6 +500,8 @@ impl Hub {
             providers: Vec::new(),
             endpoints: Vec::new(),
             connections: Vec::new(),
+            flows: Vec::new(),
+            return_targets: ReturnTargets::none(),
             handlers: Vec::new(),
             metrics: Metrics::default(),
             settings: Settings::default(),
@@ -505,7 +578,7 @@ impl Hub {
         if changed {
             shared.store.put_connection(connection.clone()).await?;
         }
-        let fresh = shared.credentials.store_if_changed(id, &config.credential).await?;
+        let fresh = shared.tokens.keys().store_if_changed(id, &config.credential).await?;
         if fresh && connection.state == ConnectionState::Disconnected {
             connection.state = ConnectionState::Active;
             shared.store.put_connection(connection.clone()).await?;

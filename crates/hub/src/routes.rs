@@ -10,21 +10,26 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValu
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use serde::Serialize;
 
 use crate::hub::Shared;
 
 pub(crate) mod admin;
 pub(crate) mod api;
+pub(crate) mod connect;
 pub(crate) mod pages;
 pub(crate) mod status;
 pub(crate) mod webhooks;
 
-/// What a browser may load and do on our pages: our own style sheet and our own forms, no script at all.
-const CONTENT_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-);
+/// What a browser may load and do on our pages: our own style sheet and our own forms, no script at all. A form may end
+/// at a provider, where somebody connects an account.
+fn content_policy(origins: &[String]) -> HeaderValue {
+    const OWN: &str = "default-src 'none'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'; \
+                       form-action 'self'";
+    let text = origins.iter().fold(OWN.to_owned(), |text, origin| format!("{text} {origin}"));
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(OWN))
+}
 
 /// Makes the router.
 pub(crate) fn router(shared: Arc<Shared>) -> Router {
@@ -33,6 +38,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/actions/events/{row}/replay", post(pages::replay))
         .route("/actions/connections/{id}/sync", post(pages::sync))
         .route("/actions/connections/{id}/streams/{stream}/approve", post(pages::approve))
+        .route("/connections/{id}/reconnect", post(connect::reconnect))
+        .route("/connections/{id}", delete(connect::disconnect))
+        .route("/api/v1/connect-sessions", post(connect::open_session))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/connections", get(api::connections))
         .route("/api/v1/connections/{id}", get(api::connection))
@@ -53,6 +61,10 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/metrics", get(status::metrics))
         .route("/login", get(admin::login_page).post(admin::login))
         .route("/logout", post(admin::logout))
+        .route("/connect/{provider}", get(connect::begin))
+        .route("/connect/{provider}/{environment}", get(connect::begin))
+        .route("/auth/{provider}/callback", get(connect::callback))
+        .route("/auth/{provider}/{environment}/callback", get(connect::callback))
         .route("/style.css", get(pages::style))
         .merge(guarded)
         .fallback(not_found)
@@ -94,7 +106,7 @@ async fn envelope(State(shared): State<Arc<Shared>>, request: Request, next: Nex
         })
     };
     let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("content-security-policy"), CONTENT_POLICY);
+    headers.insert(HeaderName::from_static("content-security-policy"), content_policy(&shared.connect_origins));
     headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     headers.insert(HeaderName::from_static("x-frame-options"), HeaderValue::from_static("DENY"));
     headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));

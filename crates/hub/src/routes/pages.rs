@@ -97,7 +97,7 @@ pub(crate) async fn approve(
     }
 }
 
-fn document(base: &str, title: &str, refresh: bool, body: &Markup) -> Markup {
+pub(crate) fn document(base: &str, title: &str, refresh: bool, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
