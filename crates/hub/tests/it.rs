@@ -18,6 +18,8 @@ mod access;
 mod api;
 #[path = "it/binary.rs"]
 mod binary;
+#[path = "it/connecting.rs"]
+mod connecting;
 #[path = "it/keys.rs"]
 mod keys;
 #[path = "it/killed_demo.rs"]
