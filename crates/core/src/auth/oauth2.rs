@@ -30,6 +30,7 @@ mod tests;
 
 pub use reply::{Asked, Reply};
 
+pub(super) use reply::read as read_tokens;
 pub(super) use wire::{Endpoint, TokenError};
 
 /// Everything that differs between standard providers.
