@@ -26,7 +26,7 @@ mod revoke;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::auth) mod tests;
 
 pub use reply::{Asked, Reply};
 

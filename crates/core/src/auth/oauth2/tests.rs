@@ -8,7 +8,7 @@ mod google;
 mod slack;
 
 pub(in crate::auth) use google::google;
-pub(in crate::auth) use slack::slack;
+pub(in crate::auth) use slack::{both, slack};
 
 const TOKEN_URL: &str = "https://id.example/token";
 
