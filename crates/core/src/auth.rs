@@ -17,7 +17,10 @@ mod address;
 pub mod connect;
 pub mod flow;
 pub mod grant;
+pub mod jwt;
 pub mod oauth2;
+#[cfg(test)]
+mod testing;
 pub mod token_source;
 pub mod vault;
 

@@ -26,10 +26,11 @@ mod revoke;
 mod wire;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::auth) mod tests;
 
 pub use reply::{Asked, Reply};
 
+pub(super) use reply::read as read_tokens;
 pub(super) use wire::{Endpoint, TokenError};
 
 /// Everything that differs between standard providers.

@@ -117,26 +117,44 @@ pub(super) fn tokens(
     if parts.is_empty() {
         return Err(TokenError::Unreadable);
     }
-    parts.into_iter().map(|(name, part)| one(config, name, part, groups)).collect()
+    let read = |(name, part)| {
+        let requested = requested(&name, groups);
+        read(name, part, config.scope_joint, config.lifetime, requested)
+    };
+    parts.into_iter().map(read).collect()
 }
 
-fn one(config: &OAuth2Config, name: GrantName, mut part: Value, groups: &[ScopeGroup]) -> Result<Tokens, TokenError> {
-    lenient(&mut part, config.scope_joint);
+/// The scopes that were asked for in a grant of that name.
+fn requested(name: &GrantName, groups: &[ScopeGroup]) -> Vec<String> {
+    let of_grant = groups.iter().filter(|group| group.grant == *name);
+    let scopes: Vec<String> = of_grant.flat_map(|group| group.scopes.clone()).collect();
+    match groups {
+        // A provider that gives one grant gives it for everything that was asked.
+        [only] if scopes.is_empty() => only.scopes.clone(),
+        _ => scopes,
+    }
+}
+
+/// Reads one token answer of RFC 6749, section 5.1.
+///
+/// # Errors
+/// [`TokenError::Unreadable`] when it is none.
+pub(in crate::auth) fn read(
+    name: GrantName,
+    mut part: Value,
+    joint: ScopeJoint,
+    otherwise: Option<Duration>,
+    requested: Vec<String>,
+) -> Result<Tokens, TokenError> {
+    lenient(&mut part, joint);
     let reply: BasicTokenResponse = serde_json::from_value(part).map_err(|_| TokenError::Unreadable)?;
     if reply.access_token().secret().is_empty() {
         return Err(TokenError::Unreadable);
     }
-    let mut asked = groups.iter().filter(|group| group.grant == name).peekable();
-    let requested: Vec<String> = match asked.peek() {
-        Some(_) => asked.flat_map(|group| group.scopes.clone()).collect(),
-        // A provider that gives one grant gives it for everything that was asked.
-        None if groups.len() == 1 => groups.iter().flat_map(|group| group.scopes.clone()).collect(),
-        None => Vec::new(),
-    };
     let named = reply.scopes().map(|scopes| scopes.iter().map(|scope| scope.to_string()));
     let granted = match named {
         Some(named) => named.filter(|scope| !scope.is_empty()).collect(),
-        // RFC 6749, 5.1: left out when it is what was asked for.
+        // Left out when it is what was asked for.
         None => requested.clone(),
     };
     Ok(Tokens {
@@ -146,7 +164,7 @@ fn one(config: &OAuth2Config, name: GrantName, mut part: Value, groups: &[ScopeG
             Some(token) => Renewal::RefreshToken(Secret::new(token.secret().as_str())),
             None => Renewal::Never,
         },
-        expires_in: lifetime(reply.expires_in(), config.lifetime),
+        expires_in: lifetime(reply.expires_in(), otherwise),
         requested,
         granted,
     })

@@ -164,6 +164,21 @@ impl Endpoint {
         }
     }
 
+    /// An endpoint that takes assertions: who asks stands in them.
+    pub(crate) fn anonymous(token_url: Url, timeout: Duration, transport: Arc<dyn Transport>) -> Self {
+        Self {
+            client: client("", None, &ClientAuth::Body, token_url),
+            extra: Arc::new([]),
+            timeout,
+            auth: ClientAuth::Body,
+            client_id: String::new(),
+            client_secret: None,
+            joint: ScopeJoint::Space,
+            dialect: Arc::new(super::Standard),
+            transport,
+        }
+    }
+
     pub(super) async fn trade_code(&self, code: Secret, verifier: Option<Secret>, redirect: Option<&Url>) -> Answered {
         let wire = self.wire(Asked::Code);
         let mut request = self.client.exchange_code(AuthorizationCode::new(code.expose().to_owned()));
