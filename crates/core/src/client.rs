@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::auth::{Credential, CredentialSource};
 use crate::call::{Operation, Scope};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
+use crate::id::ConnectionId;
 use crate::metrics::Metrics;
 use crate::random::{Random, SystemRandom};
 use crate::store::CallRecord;
@@ -27,6 +28,7 @@ mod breaker;
 mod budget;
 mod engine;
 mod flights;
+mod held;
 mod hosts;
 mod lane;
 mod lanes;
@@ -49,6 +51,7 @@ pub use status::{StatusClassifier, error_of_status};
 use admission::Admission;
 use engine::Engine;
 use flights::Flights;
+use held::Held;
 use hosts::Host;
 use lanes::Lanes;
 use telemetry::ClientMeters;
@@ -348,6 +351,14 @@ impl Client {
         }
     }
 
+    /// Returns until when calls of a connection are held back: by the longest pause the provider has asked this process
+    /// for, of any of the connection's limits, or by the open breaker of the host of `base_url`. `None` when nothing
+    /// holds them, or only an operator's hand. By the client's clock.
+    #[must_use]
+    pub fn held_until(&self, connection: &ConnectionId, base_url: &str) -> Option<Timestamp> {
+        self.engine.held_until(connection, base_url)
+    }
+
     /// Returns the breaker of a host, named as in [`Profile::hosts`].
     #[must_use]
     pub fn breaker(&self, host: &str) -> Option<BreakerHandle> {
@@ -434,6 +445,7 @@ impl ClientBuilder {
             places: Turnstile::new(limits.concurrency),
             admission: Admission::new(limits.admission_max),
             flights: Flights::default(),
+            held: Held::default(),
             origin: Instant::now(),
             hosts,
             meters,

@@ -117,6 +117,14 @@ impl Breaker {
         Ok(Permit { breaker: self, generation: self.generation.load(Ordering::Acquire), probe, settled: false })
     }
 
+    /// Returns until when an open breaker keeps attempts back; 0 when it is not open, or by hand and without an end.
+    pub(super) fn open_until(&self) -> u64 {
+        match self.gate.load(Ordering::Acquire) {
+            CLOSED | SHUT => 0,
+            until => until,
+        }
+    }
+
     /// Returns the state for people.
     pub(super) fn state(&self) -> BreakerState {
         match self.lock().state {

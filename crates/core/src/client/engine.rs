@@ -28,6 +28,7 @@ use super::backoff;
 use super::breaker::Health;
 use super::budget::Cost;
 use super::flights::Flights;
+use super::held::Held;
 use super::hosts::Host;
 use super::lane::{Passage, nanos_since};
 use super::lanes::Lanes;
@@ -41,8 +42,9 @@ use super::way::{Refusal, Way};
 use super::{Fallback, Learned, Observer, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
 use crate::call::{Call, Scope};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::id::ConnectionId;
 use crate::random::Random;
 use crate::transport::Transport;
 
@@ -61,6 +63,7 @@ pub(super) struct Engine {
     pub(super) places: Turnstile,
     pub(super) admission: Admission,
     pub(super) flights: Flights,
+    pub(super) held: Held,
     /// Where the engine's monotonic scale begins.
     pub(super) origin: Instant,
 }
@@ -280,7 +283,7 @@ impl Engine {
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(self.profile.request_id_header));
         let operation = on.call.operation;
-        let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, to, response.headers()));
+        let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, on, to, response.headers()));
         if status.is_success() && response.body().len() > operation.body_bytes_max {
             return Judged::Failed(Failure::of_answer(too_large(), Evidence::Final));
         }
@@ -315,15 +318,23 @@ impl Engine {
     }
 
     /// Heeds what an answer tells of the limits, and returns how long until they begin anew.
-    fn learn(&self, learned: &Learned, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
+    fn learn(&self, learned: &Learned, on: &Ongoing<'_>, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
         let told = learned.read(headers, &*self.clock);
         if let Some(unit) = told.unit {
             to.way.learn(learned.scope, nanos(unit), learned.may_raise);
         }
         if let Some(wait) = told.used_up {
-            to.way.pause_until(learned.scope, self.moment(Instant::now()).saturating_add(nanos(wait)));
+            self.pause(on, to, learned.scope, wait, Instant::now());
         }
         told.reset
+    }
+
+    /// Holds back all who share what the provider has asked to leave alone for a while.
+    fn pause(&self, on: &Ongoing<'_>, to: &Route<'_>, scope: Scope, wait: Duration, now: Instant) {
+        let now = self.moment(now);
+        let until = now.saturating_add(nanos(wait));
+        to.way.pause_until(scope, until);
+        self.held.note(&on.call.connection, scope, until, now);
     }
 
     /// Gives the wait before the next attempt, or the error to give up with.
@@ -337,7 +348,7 @@ impl Engine {
         let delay = backoff::delay(settings, throttled.is_some(), on.failures, hint, self.random.unit());
         let now = Instant::now();
         if let Some(scope) = throttled {
-            to.way.pause_until(scope, self.moment(now).saturating_add(nanos(delay)));
+            self.pause(on, to, scope, delay, now);
         }
         let error = if hint.is_some() || throttled.is_some() {
             error.with_retry_after(Some(hint.unwrap_or(delay)))
@@ -383,6 +394,15 @@ impl Engine {
         self.meters.refresh(fresh.is_ok());
         on.credential = Some(fresh?);
         Ok(())
+    }
+
+    /// Returns until when calls of a connection to an address are held back, by a pause or by the breaker, if they are.
+    pub(super) fn held_until(&self, connection: &ConnectionId, base_url: &str) -> Option<Timestamp> {
+        let now = self.moment(Instant::now());
+        let host = base_url.parse().ok().and_then(|uri| Host::of(&self.hosts, &uri).ok());
+        let open = host.map_or(0, |host| host.breaker.open_until());
+        let until = self.held.until(connection).max(open);
+        (until > now).then(|| self.clock.now().plus(Duration::from_nanos(until - now)))
     }
 
     /// Returns a moment on the engine's own monotonic scale.

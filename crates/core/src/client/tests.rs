@@ -18,9 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::auth::{Credential, FixedCredential, Scheme};
 use crate::call::{Bucket, Call, Replay};
-use crate::clock::{Timestamp, TokioClock};
+use crate::clock::TokioClock;
 use crate::error::Outcome;
-use crate::id::ConnectionId;
 use crate::random::SeededRandom;
 
 pub(super) const KEY: &str = "idempotency-key";

@@ -134,6 +134,42 @@ async fn a_throttle_holds_back_those_it_is_meant_for() {
     assert_eq!(provider.count(), 2);
 }
 
+// Fails when a pause or an open breaker cannot be seen from outside, or is told of a connection it does not hold.
+#[tokio::test(start_paused = true)]
+async fn what_holds_a_connection_back_can_be_seen() {
+    const BASE: &str = "https://api.acme.test";
+    let begin = Timestamp::from_seconds(1_800_000_000);
+    let provider = Provider::new(|n, _| match n {
+        0 => Reply::With(429, vec![("retry-after", "40".into())], Bytes::new()),
+        1 => Reply::With(429, vec![("retry-after", "20".into()), ("limit", "client".into())], Bytes::new()),
+        _ => Reply::Status(500),
+    });
+    let scene =
+        Scene::with(Profile { breaker: BreakerSettings::default(), ..classed() }, &provider, Arc::new(Keys::default()));
+    let held =
+        |connection: &str| scene.client.held_until(&connection.into(), BASE).map(|until| until.since(begin).as_secs());
+    let soon = |connection: &str| {
+        Call::new(&ONE, connection.into(), "t".into()).with_deadline(Instant::now() + Duration::from_secs(1))
+    };
+    assert_eq!(held("live_1"), None);
+    scene.client.send(request(soon("live_1"))).await.unwrap_err();
+    assert_eq!((held("live_1").is_some_and(|s| (40..=44).contains(&s)), held("live_2")), (true, None));
+    scene.client.send(request(soon("live_2"))).await.unwrap_err();
+    assert!(held("live_1") > Some(39) && held("live_3").is_some_and(|s| (20..=22).contains(&s)));
+    sleep(Duration::from_secs(45)).await;
+    assert_eq!([held("live_1"), held("live_3")], [None, None]);
+    // The breaker of the host holds everybody back; another host's does not.
+    while scene.client.breaker("api.acme.test").unwrap().state() == BreakerState::Closed {
+        let _ = scene.client.send(request(Call::new(&READ, "live_4".into(), "t".into()))).await;
+    }
+    let now = scene.client.engine.clock.now();
+    let until = scene.client.held_until(&"live_9".into(), BASE).unwrap();
+    assert!((Duration::from_secs(4)..=Duration::from_secs(6)).contains(&until.since(now)), "{:?}", until.since(now));
+    assert_eq!(scene.client.held_until(&"live_9".into(), "https://other.test"), None);
+    scene.client.breaker("api.acme.test").unwrap().force_open();
+    assert_eq!(scene.client.held_until(&"live_9".into(), BASE), None, "nobody knows when");
+}
+
 // Fails when units are lost by a call that was refused after it had taken them.
 #[tokio::test(start_paused = true)]
 async fn a_call_that_does_not_leave_gives_its_units_back() {
