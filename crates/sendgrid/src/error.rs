@@ -7,6 +7,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use http::StatusCode;
+use palisade_core::call::Scope;
 use palisade_core::client::{Classifier, Repeat, Verdict};
 use palisade_core::{Error, ErrorKind, Operation, Outcome};
 use serde::Deserialize;
@@ -235,7 +236,7 @@ impl Answer {
         }
         match (row.kind, row.repeat) {
             (ErrorKind::Auth, _) => Verdict::Unauthorized(error),
-            (ErrorKind::Throttled, _) => Verdict::Throttled { error, after: None },
+            (ErrorKind::Throttled, _) => Verdict::Throttled { error, after: None, scope: Scope::Operation },
             (_, repeat) => Verdict::Failed { error, repeat },
         }
     }
