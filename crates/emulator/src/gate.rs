@@ -16,6 +16,7 @@ use crate::dice::Dice;
 use crate::faults::{Fault, Faults, RetryAfter, Verdict};
 use crate::ledger::{Book, Breach, Ledger};
 use crate::oauth::{Authority, Flight};
+use crate::post::{Parcel, PostRoom, Poster};
 use crate::wire::{self, Answer, Cut, Door, Served};
 use crate::{Clock, control};
 
@@ -26,6 +27,10 @@ pub struct Setup {
     pub(crate) seed: u64,
     pub(crate) clock: Clock,
     pub(crate) control: bool,
+    /// Posts what the provider sends by itself; a plain HTTP client when absent.
+    pub(crate) poster: Option<Poster>,
+    /// How long a receiver may take.
+    pub(crate) patience: Duration,
 }
 
 /// What every emulator has: a door, dials, a ledger, a clock.
@@ -34,6 +39,7 @@ pub struct House {
     pub(crate) door: Door,
     pub(crate) faults: Faults,
     pub(crate) dice: Mutex<Dice>,
+    pub(crate) post: PostRoom,
     book: Mutex<Book>,
     setup: Setup,
     skew: AtomicI64,
@@ -52,6 +58,7 @@ impl House {
             door: Door::default(),
             faults: Faults::default(),
             dice: Mutex::new(Dice(setup.seed ^ 0x5EED_FA17)),
+            post: PostRoom::new(setup.poster.clone(), setup.patience),
             book: Mutex::new(Book::new()),
             skew: AtomicI64::new(0),
             setup,
@@ -125,8 +132,15 @@ pub trait Provider: std::fmt::Debug + Send + Sync + Sized + 'static {
     /// Counts secrets as they arrive.
     fn arrived(&self, request: &Request<Bytes>) -> Option<Flight>;
 
+    /// Gives the lane a request is limited in, where that is narrower than its route.
+    fn lane(&self, _house: &House, _request: &Request<Bytes>) -> Option<String> {
+        None
+    }
+
     /// Says whether one of the provider's own limits is used up.
-    fn limit(&self, house: &House, request: &Request<Bytes>) -> Option<Limit>;
+    fn limit(&self, _house: &House, _request: &Request<Bytes>, _lane: Option<&str>) -> Option<Limit> {
+        None
+    }
 
     /// Answers.
     fn answer(&self, house: &House, request: &Request<Bytes>) -> Response<Bytes>;
@@ -140,13 +154,25 @@ pub trait Provider: std::fmt::Debug + Send + Sync + Sized + 'static {
     /// Obeys what only this provider's control plane knows.
     fn control(&self, house: &House, method: &str, path: &str, body: &Bytes) -> Option<Result<Value, String>>;
 
-    /// Called once the emulator is made, with what background work needs.
-    fn begin(_inner: &Arc<Inner<Self>>) {}
+    /// Makes the request that delivers a parcel, signed for this moment; nothing when nobody wants it any more.
+    fn stamp(&self, _house: &House, _parcel: &Parcel) -> Option<Request<Bytes>> {
+        None
+    }
+
+    /// Tells whether a receiver's answer acknowledges.
+    fn acknowledges(&self, status: u16) -> bool {
+        (200..300).contains(&status)
+    }
+
+    /// Gives the wait before the next attempt of a delivery that was not acknowledged; nothing to give it up.
+    fn gap(&self, _parcel: &Parcel, _answer: Option<&Response<Bytes>>) -> Option<Duration> {
+        None
+    }
 }
 
 /// What all handles of an emulator share.
 #[derive(Debug)]
-pub struct Inner<P> {
+pub(crate) struct Inner<P> {
     pub(crate) provider: P,
     pub(crate) house: House,
 }
@@ -173,9 +199,7 @@ impl<P: Provider> Emulated<P> {
     #[must_use]
     pub fn offline(config: P::Config) -> Self {
         let (provider, setup) = P::build(config);
-        let inner = Arc::new(Inner { provider, house: House::new(P::NAME, setup) });
-        P::begin(&inner);
-        Self { inner }
+        Self { inner: Arc::new(Inner { provider, house: House::new(P::NAME, setup) }) }
     }
 
     /// Makes a provider and serves it on loopback.
@@ -223,9 +247,21 @@ impl<P: Provider> Emulated<P> {
         self.inner.house.shift(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), true);
     }
 
-    /// Stops serving. Open connections are closed.
+    /// Waits until no delivery is queued or in flight, retries included.
+    pub async fn drain_webhooks(&self) {
+        self.inner.drained().await;
+    }
+
+    /// Counts deliveries that are queued or in flight.
+    #[must_use]
+    pub fn webhooks_waiting(&self) -> usize {
+        self.inner.house.post.len()
+    }
+
+    /// Stops serving and delivering. Open connections are closed.
     pub async fn shutdown(&self) {
         self.inner.house.door.shut();
+        self.inner.house.post.close();
         tokio::task::yield_now().await;
     }
 
@@ -239,17 +275,22 @@ impl<P: Provider> Emulated<P> {
     pub async fn handle(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Cut> {
         let inner = &self.inner;
         if inner.house.setup.control && request.uri().path().starts_with("/_emulator/") {
-            return Ok(control::answer(&**inner, &request));
+            let answer = control::answer(&**inner, &request);
+            inner.flush();
+            return Ok(answer);
         }
         let way = inner.arrive(request);
         let (before, after) = (way.verdict.latency, way.verdict.latency_after);
         if before.is_zero() && after.is_zero() {
-            return inner.finish(&way);
+            let answer = inner.finish(&way);
+            inner.flush();
+            return answer;
         }
         let inner = inner.clone();
         let work = tokio::spawn(async move {
             wait(before).await;
             let answer = inner.finish(&way);
+            inner.flush();
             wait(after).await;
             drop(way);
             answer
@@ -280,6 +321,7 @@ async fn wait(latency: Duration) {
 struct Way {
     request: Request<Bytes>,
     route: String,
+    lane: Option<String>,
     verdict: Verdict,
     /// Held until the answer leaves, so that refreshes that overlap are seen.
     _flight: Option<Flight>,
@@ -288,10 +330,12 @@ struct Way {
 impl<P: Provider> Inner<P> {
     fn arrive(&self, request: Request<Bytes>) -> Way {
         let route = self.provider.route(&request);
+        let lane = self.provider.lane(&self.house, &request);
         let now = Instant::now();
         {
             let mut book = self.house.book();
-            if book.arrived(&route, None, now) {
+            let early = book.arrived(&route, None, now);
+            if lane.as_deref().map_or(early, |lane| book.arrived_in(lane, now)) {
                 book.breach(Breach::Early);
             }
         }
@@ -303,7 +347,7 @@ impl<P: Provider> Inner<P> {
         if let Some(fault) = verdict.fault.as_ref().filter(|fault| **fault != Fault::Pass) {
             self.house.book().fault(fault.name());
         }
-        Way { request, route, verdict, _flight: flight }
+        Way { request, route, lane, verdict, _flight: flight }
     }
 
     fn finish(&self, way: &Way) -> Answer {
@@ -351,14 +395,15 @@ impl<P: Provider> Inner<P> {
         if let Some((reason, after)) = way.verdict.over {
             return self.throttle(way, reason, after);
         }
-        if let Some(limit) = self.provider.limit(&self.house, &way.request) {
+        if let Some(limit) = self.provider.limit(&self.house, &way.request, way.lane.as_deref()) {
             return self.throttle(way, limit.reason, RetryAfter::Seconds(limit.wait.as_secs().max(1)));
         }
         self.provider.answer(&self.house, &way.request)
     }
 
     fn throttle(&self, way: &Way, reason: &str, after: RetryAfter) -> Response<Bytes> {
-        self.house.book().throttled(&way.route, reason, after.wait(), Instant::now());
+        let place = way.lane.as_deref().unwrap_or(&way.route);
+        self.house.book().throttled(place, reason, after.wait(), Instant::now());
         let mut response = self.provider.barred(&way.request, &Barred::Throttled);
         let value = match after {
             RetryAfter::None => return response,

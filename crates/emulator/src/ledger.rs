@@ -17,6 +17,10 @@ pub struct Ledger {
     pub requests: u64,
     /// Requests by route, such as `GET /v1/customers/{id}`.
     pub requests_by_route: BTreeMap<String, u64>,
+    /// Requests by lane, where a provider limits something narrower than a route: a method in one workspace, a channel.
+    pub requests_by_lane: BTreeMap<String, u64>,
+    /// Most requests of a lane within any minute, those that were refused among them.
+    pub peak_per_minute_by_lane: BTreeMap<String, u64>,
     /// Answers by status.
     pub responses_by_status: BTreeMap<u16, u64>,
     /// Attempts by idempotency key.
@@ -101,6 +105,7 @@ pub(crate) enum Breach {
 pub(crate) struct Book {
     pub(crate) ledger: Ledger,
     routes: HashMap<String, Seen>,
+    lanes: HashMap<String, Lane>,
     keys: HashMap<String, u64>,
     key_order: VecDeque<String>,
     begun: Instant,
@@ -108,6 +113,9 @@ pub(crate) struct Book {
     in_flight: u64,
     acked_order: VecDeque<String>,
 }
+
+/// The span that limits by the minute are counted over.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// How long a request may have been on its way when the 429 left: generous, for a loaded machine.
 const ON_ITS_WAY: Duration = Duration::from_millis(500);
@@ -119,6 +127,20 @@ struct Seen {
     count: u64,
     peak: u64,
     pause: Option<(Instant, Instant)>,
+}
+
+/// One lane: its last minute, and until when it should be quiet.
+#[derive(Debug, Default)]
+struct Lane {
+    total: u64,
+    minute: VecDeque<Instant>,
+    peak: u64,
+    pause: Option<(Instant, Instant)>,
+}
+
+/// Tells whether a request comes too early, given when it was told to wait and until when.
+fn is_early(pause: Option<(Instant, Instant)>, now: Instant) -> bool {
+    pause.is_some_and(|(told, until)| now >= told + ON_ITS_WAY && now < until)
 }
 
 impl Seen {
@@ -139,6 +161,7 @@ impl Book {
         Self {
             ledger: Ledger::default(),
             routes: HashMap::new(),
+            lanes: HashMap::new(),
             keys: HashMap::new(),
             key_order: VecDeque::new(),
             begun: Instant::now(),
@@ -160,9 +183,7 @@ impl Book {
         }
         if let Some(seen) = self.routes.get_mut(route) {
             seen.count(second);
-            if seen.pause.is_some_and(|(told, until)| now >= told + ON_ITS_WAY && now < until) {
-                early = true;
-            }
+            early = is_early(seen.pause, now);
         }
         if let Some(key) = key {
             if !self.keys.contains_key(key) {
@@ -176,6 +197,21 @@ impl Book {
             *self.keys.entry(key.to_owned()).or_default() += 1;
         }
         early
+    }
+
+    /// Counts a request in its lane. Tells whether it came before a `Retry-After` had passed.
+    pub(crate) fn arrived_in(&mut self, lane: &str, now: Instant) -> bool {
+        if !self.lanes.contains_key(lane) && self.lanes.len() < REMEMBERED_MAX {
+            self.lanes.insert(lane.to_owned(), Lane::default());
+        }
+        let Some(lane) = self.lanes.get_mut(lane) else { return false };
+        lane.total += 1;
+        lane.minute.push_back(now);
+        while lane.minute.front().is_some_and(|at| now.saturating_duration_since(*at) >= MINUTE) {
+            lane.minute.pop_front();
+        }
+        lane.peak = lane.peak.max(lane.minute.len() as u64);
+        is_early(lane.pause, now)
     }
 
     /// Counts what speaks against a client.
@@ -195,13 +231,15 @@ impl Book {
         }
     }
 
-    /// Counts a 429 and remembers until when its route should be quiet.
+    /// Counts a 429 and remembers until when its route or lane should be quiet.
     pub(crate) fn throttled(&mut self, route: &str, reason: &str, wait: Option<Duration>, now: Instant) {
         self.ledger.throttles += 1;
         *self.ledger.throttles_by_reason.entry(reason.to_owned()).or_default() += 1;
-        if let (Some(seen), Some(wait)) = (self.routes.get_mut(route), wait) {
-            let until = seen.pause.map_or(now + wait, |(_, until)| until.max(now + wait));
-            seen.pause = Some((now, until));
+        let lane = self.lanes.get_mut(route).map(|lane| &mut lane.pause);
+        let pause = lane.or_else(|| self.routes.get_mut(route).map(|seen| &mut seen.pause));
+        if let (Some(pause), Some(wait)) = (pause, wait) {
+            let until = pause.map_or(now + wait, |(_, until)| until.max(now + wait));
+            *pause = Some((now, until));
         }
     }
 
@@ -230,6 +268,8 @@ impl Book {
         ledger.peak_per_second = self.second.peak;
         ledger.requests_by_route = self.routes.iter().map(|(route, seen)| (route.clone(), seen.total)).collect();
         ledger.peak_per_second_by_route = self.routes.iter().map(|(route, seen)| (route.clone(), seen.peak)).collect();
+        ledger.requests_by_lane = self.lanes.iter().map(|(name, lane)| (name.clone(), lane.total)).collect();
+        ledger.peak_per_minute_by_lane = self.lanes.iter().map(|(name, lane)| (name.clone(), lane.peak)).collect();
         ledger.attempts_by_key = self.keys.iter().map(|(key, count)| (key.clone(), *count)).collect();
         ledger
     }

@@ -13,6 +13,7 @@ mod faults;
 mod gate;
 mod ledger;
 mod params;
+mod post;
 mod wire;
 
 pub mod google;
@@ -26,6 +27,7 @@ use std::time::SystemTime;
 pub use faults::{Fault, Faults, RetryAfter, RouteFaults, WebhookFaults};
 pub use gate::Emulated;
 pub use ledger::{Ledger, WebhookLedger};
+pub use post::Poster;
 pub use wire::Cut;
 
 /// Tells the time; tests give their own.

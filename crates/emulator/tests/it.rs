@@ -14,8 +14,14 @@ mod oauth {
     mod google;
     mod pages;
     mod slack;
-    mod support;
+    pub(crate) mod support;
     mod tokens;
+}
+mod slack {
+    mod api;
+    mod events;
+    mod limits;
+    mod support;
 }
 mod stripe {
     mod api;
@@ -25,3 +31,5 @@ mod stripe {
     mod support;
     mod webhooks;
 }
+
+pub(crate) use oauth::support::client as oauth_client;

@@ -16,7 +16,7 @@ use http::{HeaderValue, Request, Response};
 use serde_json::{Value, json};
 
 use crate::Clock;
-use crate::gate::{self, Barred, Emulated, House, Limit, Provider, Setup};
+use crate::gate::{self, Barred, Emulated, House, Provider, Setup};
 use crate::oauth::{Authority, Client, Flight, Refresh, Rules};
 use crate::params::Params;
 use jwt::Signer;
@@ -180,8 +180,14 @@ impl Provider for GoogleProvider {
     const NAME: &'static str = "google";
 
     fn build(config: GoogleConfig) -> (Self, Setup) {
-        let setup =
-            Setup { listen: config.listen, seed: config.seed, clock: config.clock.clone(), control: config.control };
+        let setup = Setup {
+            listen: config.listen,
+            seed: config.seed,
+            clock: config.clock.clone(),
+            control: config.control,
+            poster: None,
+            patience: Duration::from_secs(10),
+        };
         let authority = Authority::new(config.seed, token::NAMES, rules(), config.clients.clone());
         let signer = Signer::new(SIGNER_ID, include_str!("keys/signer.pem"));
         (Self { config, authority, signer }, setup)
@@ -197,10 +203,6 @@ impl Provider for GoogleProvider {
         }
         let params = Params::parse(request.body()).ok()?;
         self.authority.arrived(params.get("refresh_token").or_else(|| params.get("code"))?)
-    }
-
-    fn limit(&self, _house: &House, _request: &Request<Bytes>) -> Option<Limit> {
-        None
     }
 
     fn answer(&self, house: &House, request: &Request<Bytes>) -> Response<Bytes> {

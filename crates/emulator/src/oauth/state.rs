@@ -658,6 +658,13 @@ impl State {
         families.into_iter().for_each(|family| self.revoke_family(family));
     }
 
+    /// Tells whether some live token descends from a grant that a predicate over client and facts chooses.
+    pub(crate) fn has_live(&self, chosen: impl Fn(&str, &Facts) -> bool) -> bool {
+        let live = |family: &u64| self.families.get(family).is_some_and(|family| !family.revoked);
+        let mut grants = self.grants.values().filter(|grant| !grant.revoked && chosen(&grant.client, &grant.facts));
+        grants.any(|grant| grant.families.iter().any(live))
+    }
+
     /// Revokes every grant that a predicate over client, subject and facts chooses; gives how many.
     pub(crate) fn revoke_grants(&mut self, chosen: impl Fn(&str, &str, &Facts) -> bool) -> usize {
         let ids: Vec<u64> = self

@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::SlackProvider;
 use super::args::Args;
+use super::methods::Outcome;
+use super::world::{Happened, ts_text};
 use crate::dice::Dice;
 use crate::gate::House;
 use crate::oauth::endpoint::{ClientRefusal, Unsafe, bearer, is_scope};
@@ -344,8 +346,12 @@ pub(crate) fn revoke(
 ) -> Result<Value, String> {
     let token = token_of(request, args).ok_or("not_authed")?;
     let mut state = slack.authority.state();
-    state.look(token, house.now()).map_err(token_error)?;
+    let held = state.look(token, house.now()).map_err(token_error)?;
     let revoked = !args.flag("test") && state.revoke(token);
+    drop(state);
+    if revoked {
+        part(slack, house, &held, &[]);
+    }
     Ok(json!({ "ok": true, "revoked": revoked }))
 }
 
@@ -365,7 +371,30 @@ pub(crate) fn uninstall(
     let place = |facts: &Facts| (facts.get("enterprise").cloned(), facts.get("team").cloned());
     let here = place(&held.facts);
     slack.authority.state().revoke_grants(|id, _, facts| id == client && place(facts) == here);
+    part(slack, house, &held, &["app_uninstalled"]);
     Ok(json!({ "ok": true }))
+}
+
+/// Tells the app that tokens are gone; the order in which it hears of them is not promised.
+fn part(slack: &SlackProvider, house: &House, held: &Bearer, more: &[&str]) {
+    let team = held.facts.get("team").cloned().unwrap_or_default();
+    let (mut users, mut bots) = (Vec::new(), Vec::new());
+    let whole = !more.is_empty();
+    if whole || held.holder == BOT {
+        bots.extend(held.facts.get("bot_user").cloned());
+    }
+    if whole || held.holder == USER {
+        users.push(held.subject.clone());
+    }
+    let mut world = slack.world();
+    let at = ts_text(world.stamp(house.now()));
+    let revoked = json!({ "type": "tokens_revoked", "tokens": { "oauth": users, "bot": bots }, "event_ts": at });
+    let mut news = vec![("tokens_revoked", revoked)];
+    news.extend(more.iter().map(|kind| (*kind, json!({ "type": kind, "event_ts": at }))));
+    for (kind, event) in news {
+        let (team, kind) = (team.clone(), kind.to_owned());
+        world.happened.push(Happened { team, kind, event, members: None, parting: true });
+    }
 }
 
 /// Gives the token of the header, or of the argument `token`.
@@ -399,18 +428,18 @@ pub(crate) fn with_token(
     house: &House,
     request: &Request<Bytes>,
     args: &Args,
-    run: impl FnOnce(&SlackProvider, &House, &Bearer, &Args) -> Result<Value, String>,
-) -> (Result<Value, String>, Option<String>) {
-    let Some(token) = token_of(request, args) else { return (Err("not_authed".to_owned()), None) };
+    run: impl FnOnce(&Bearer) -> Outcome,
+) -> (Outcome, Option<String>) {
+    let Some(token) = token_of(request, args) else { return (Err("not_authed".into()), None) };
     let held = slack.authority.state().look(token, house.now());
     match held {
-        Ok(held) => (run(slack, house, &held, args), Some(held.scopes.join(","))),
-        Err(refusal) => (Err(token_error(refusal)), None),
+        Ok(held) => (run(&held), Some(held.scopes.join(","))),
+        Err(refusal) => (Err(token_error(refusal).into()), None),
     }
 }
 
 /// Answers `auth.test`.
-pub(crate) fn test(slack: &SlackProvider, house: &House, held: &Bearer, _: &Args) -> Result<Value, String> {
+pub(crate) fn test(slack: &SlackProvider, house: &House, held: &Bearer) -> Result<Value, String> {
     let fact = |name: &str| held.facts.get(name).cloned();
     let team = fact("team").and_then(|id| slack.workspace(&id).cloned());
     let enterprise = slack.config.enterprise.as_ref().filter(|_| fact("enterprise").is_some());

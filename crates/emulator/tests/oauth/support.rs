@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use palisade_emulator::google::{Google, GoogleConfig, Person, ServiceAccount};
 use palisade_emulator::oauth::{Authority, Client, Form, Rules};
-use palisade_emulator::slack::{Slack, SlackConfig, Workspace};
+use palisade_emulator::slack::{Limits, Slack, SlackConfig, Workspace};
 use palisade_emulator::stripe::{Stripe, StripeConfig};
 use serde_json::Value;
 
@@ -236,6 +236,7 @@ pub(crate) fn slack_config() -> SlackConfig {
         clients: vec![app(CLIENT), app("ca_other")],
         workspaces: vec![Workspace::new("T1", "Tea"), Workspace::new("T2", "Coffee")],
         enterprise: Some(("E1".to_owned(), "Drinks".to_owned())),
+        limits: Limits::none(),
         ..SlackConfig::default()
     }
 }
