@@ -6,8 +6,10 @@ use palisade_core::auth::Scheme;
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
 use palisade_core::{Provider, Result, Secret};
+use palisade_sendgrid::{SendGridProvider, SendGridWebhook};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
+use palisade_twilio::{TwilioProvider, TwilioWebhook};
 
 /// An adapter as the binary configures it.
 pub(crate) struct Builtin {
@@ -20,15 +22,21 @@ pub(crate) struct Builtin {
 }
 
 /// Every adapter.
-pub(crate) const BUILTIN: [Builtin; 1] = [Builtin {
-    name: "stripe",
-    provider: || Arc::new(StripeProvider::new()),
-    credential: palisade_stripe::auth::api_key,
-}];
+#[rustfmt::skip]
+pub(crate) const BUILTIN: &[Builtin] = &[
+    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key },
+    Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential },
+    Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key },
+];
 
 /// Every signature scheme `palisade verify` knows.
-pub(crate) const WEBHOOKS: [(&str, &dyn Webhook); 2] =
-    [("stripe", &StripeWebhook), ("standard_webhooks", &StandardWebhook)];
+#[rustfmt::skip]
+pub(crate) const WEBHOOKS: &[(&str, &dyn Webhook)] = &[
+    ("stripe", &StripeWebhook),
+    ("twilio", &TwilioWebhook::new()),
+    ("sendgrid", &SendGridWebhook::new()),
+    ("standard_webhooks", &StandardWebhook),
+];
 
 /// Returns the names of the adapters.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -37,8 +45,7 @@ pub(crate) fn names() -> Vec<&'static str> {
 
 /// Finds an adapter.
 pub(crate) fn find(name: &str) -> Option<&'static Builtin> {
-    const ALL: &[Builtin] = &BUILTIN;
-    ALL.iter().find(|builtin| builtin.name == name)
+    BUILTIN.iter().find(|builtin| builtin.name == name)
 }
 
 /// Finds a signature scheme.

@@ -207,9 +207,7 @@ impl Answer {
         }
         match (row.kind, row.repeat) {
             (ErrorKind::Auth, _) if self.status == StatusCode::UNAUTHORIZED => Verdict::Unauthorized(error),
-            (ErrorKind::Throttled, Repeat::Always) => {
-                Verdict::Throttled { error, after: None, scope: Scope::Operation }
-            }
+            (ErrorKind::Throttled, Repeat::Always) => Verdict::Throttled { error, after: None, scope: Scope::Account },
             (_, repeat) => Verdict::Failed { error, repeat },
         }
     }

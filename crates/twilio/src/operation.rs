@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use palisade_core::call::Bucket;
+use palisade_core::call::{Bucket, Limit, Scope};
 use palisade_core::{Operation, Replay};
 
-/// Twilio publishes no rate for its API: it limits requests under way at once, and answers 429 with code 20429, which
-/// pauses the lane. This is our own bound, so that one runaway loop cannot use an account up.
+/// Twilio publishes no rate for its API: it limits what an account has under way at once, whatever the operation, and
+/// answers 429 with code 20429, which pauses the account's lane. This is our own bound, so that one runaway loop cannot
+/// use an account up.
 const ACCOUNT_RATE: u32 = 100;
 
 /// What Twilio's own connection to a slow upstream is given; its messages answer within a second or two.
@@ -26,6 +27,9 @@ const fn bucket(name: &'static str) -> Bucket {
 
 static READS: Bucket = bucket("reads");
 static WRITES: Bucket = bucket("writes");
+static ACCOUNT: Bucket = bucket("account");
+/// What all operations of an account share.
+static SHARED: [Limit; 1] = [Limit { bucket: &ACCOUNT, scope: Scope::Account, class: None }];
 
 const READ: Operation = Operation {
     provider: "twilio",
@@ -33,7 +37,7 @@ const READ: Operation = Operation {
     url_template: "/2010-04-01/Accounts/{sid}.json",
     replay: Replay::Safe,
     bucket: &READS,
-    also: &[],
+    also: &SHARED,
     cost: 1,
     attempt_timeout: ATTEMPT,
     overall_timeout: OVERALL,

@@ -35,14 +35,14 @@ pub const MESSAGE_RECEIVED: &str = "message.received";
 /// Twilio's deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct TwilioWebhook {
-    answer: Twiml,
+    answer: Option<Twiml>,
 }
 
 impl TwilioWebhook {
     /// Answers inbound messages with silence.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        Self { answer: None }
     }
 
     /// Answers inbound messages with this text. Everything that depends on the message is better sent by a handler:
@@ -51,12 +51,13 @@ impl TwilioWebhook {
     /// # Errors
     /// [`palisade_core::ErrorKind::Config`] when the text is empty, too long or cannot stand in XML.
     pub fn replying(mut self, text: &str) -> Result<Self> {
-        self.answer = Twiml::silence().message(text).map_err(|_| {
+        let answer = Twiml::silence().message(text).map_err(|_| {
             palisade_core::Error::new(
                 palisade_core::ErrorKind::Config,
                 "the text inbound messages are answered with is empty, longer than 1,600 characters, or no text",
             )
         })?;
+        self.answer = Some(answer);
         Ok(self)
     }
 }
@@ -79,7 +80,7 @@ impl Webhook for TwilioWebhook {
         let callback = Callback::of(&form)?;
         // A call waits for instructions as an inbound message does; what is only reported is only acknowledged.
         let reply = match callback.subject {
-            Subject::Inbound(_) => self.answer.reply(),
+            Subject::Inbound(_) => self.answer.clone().unwrap_or_default().reply(),
             Subject::Call { reported: false, .. } => Twiml::silence().reply(),
             Subject::Status(..) | Subject::Recording(..) | Subject::Call { .. } | Subject::Other => Reply::ok(),
         };

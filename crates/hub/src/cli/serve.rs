@@ -253,7 +253,7 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
         .transport(transport)
         .master_key(secrets.master_key)
         .settings(settings(config, secrets.admin));
-    for one in &builtin::BUILTIN {
+    for one in builtin::BUILTIN {
         builder = builder.shared_provider((one.provider)());
     }
     builder = add_connections(builder, config, secrets.connections);

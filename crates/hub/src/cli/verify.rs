@@ -18,7 +18,7 @@ mod cases;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The provider whose scheme is used: stripe or standard_webhooks.
+    /// The provider whose scheme is used: stripe, twilio, sendgrid or standard_webhooks.
     #[arg(long, required_unless_present = "cases")]
     provider: Option<String>,
     /// A file with the signing secret, one per line while one is rotated.
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let needed = |name| Failure::usage(format!("--{name} is missing"));
     let provider = arguments.provider.as_deref().ok_or_else(|| needed("provider"))?;
     let Some(webhook) = builtin::webhook(provider) else {
-        let known = builtin::WEBHOOKS.map(|(name, _)| name).join(", ");
+        let known = builtin::WEBHOOKS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         return Err(Failure::usage(format!("no such provider: this program verifies {known}")));
     };
     let secret_file = arguments.secret_file.as_deref().ok_or_else(|| needed("secret-file"))?;
