@@ -6,6 +6,7 @@ use palisade_core::auth::Scheme;
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
 use palisade_core::{Provider, Result, Secret};
+use palisade_slack::{SlackProvider, SlackWebhook};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
 
@@ -20,15 +21,15 @@ pub(crate) struct Builtin {
 }
 
 /// Every adapter.
-pub(crate) const BUILTIN: [Builtin; 1] = [Builtin {
-    name: "stripe",
-    provider: || Arc::new(StripeProvider::new()),
-    credential: palisade_stripe::auth::api_key,
-}];
+#[rustfmt::skip]
+pub(crate) const BUILTIN: [Builtin; 2] = [
+    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token },
+    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key },
+];
 
 /// Every signature scheme `palisade verify` knows.
-pub(crate) const WEBHOOKS: [(&str, &dyn Webhook); 2] =
-    [("stripe", &StripeWebhook), ("standard_webhooks", &StandardWebhook)];
+pub(crate) const WEBHOOKS: [(&str, &dyn Webhook); 3] =
+    [("slack", &SlackWebhook), ("standard_webhooks", &StandardWebhook), ("stripe", &StripeWebhook)];
 
 /// Returns the names of the adapters.
 pub(crate) fn names() -> Vec<&'static str> {
