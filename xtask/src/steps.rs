@@ -59,6 +59,7 @@ fn alone() -> Step {
     for (title, args) in [
         ("core without its transport", &["-p", "palisade-core", "--no-default-features"][..]),
         ("core with mocks", &["-p", "palisade-core", "--features", "mock"][..]),
+        ("slack alone", &["-p", "palisade-slack"][..]),
         ("stripe alone", &["-p", "palisade-stripe"][..]),
         ("store without an engine", &["-p", "palisade-store", "--no-default-features"][..]),
         ("emulator alone", &["-p", "palisade-emulator"][..]),

@@ -12,6 +12,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("palisade-core", &[]),
     ("palisade-google", &["palisade-core"]),
     ("palisade-sendgrid", &["palisade-core"]),
+    ("palisade-slack", &["palisade-core"]),
     ("palisade-stripe", &["palisade-core"]),
     ("palisade-twilio", &["palisade-core"]),
     ("palisade-store", &["palisade-core"]),
@@ -21,6 +22,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
             "palisade-core",
             "palisade-google",
             "palisade-sendgrid",
+            "palisade-slack",
             "palisade-stripe",
             "palisade-twilio",
             "palisade-store",
@@ -33,6 +35,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         "palisade-tests",
         &[
             "palisade-core",
+            "palisade-slack",
             "palisade-stripe",
             "palisade-store",
             "palisade-hub",
@@ -47,7 +50,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
 const TESTS_MAY_USE: &[&str] = &["palisade-core", "palisade-emulator", "palisade-testkit"];
 
 /// The adapters, and the rooms every one of them has.
-const ADAPTERS: &[&str] = &["google", "sendgrid", "stripe", "twilio"];
+const ADAPTERS: &[&str] = &["google", "sendgrid", "slack", "stripe", "twilio"];
 const ADAPTER_FILES: &[&str] = &[
     "README.md",
     "src/lib.rs",

@@ -247,4 +247,11 @@ pub trait Source: Send + Sync {
         let _ = event;
         Vec::new()
     }
+
+    /// Names the streams of records that must be read anew after an event, because it says that more happened than it
+    /// tells: each gets a full run.
+    fn resyncs(&self, event: &Event) -> Vec<StreamName> {
+        let _ = event;
+        Vec::new()
+    }
 }

@@ -143,6 +143,25 @@ pub trait Webhook: Send + Sync {
     /// [`crate::ErrorKind::Decode`] when the body is not what the provider documents.
     fn events(&self, verified: &Verified) -> Result<Parsed>;
 
+    /// Names headers of the provider's own to keep with a delivery, for support and replay: none that is a signature or
+    /// a credential. In lower case.
+    fn kept_headers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Tells whether events of this type may say that the account's owner ended the connection's grant at the provider.
+    /// Such events are always handled.
+    fn may_end_grant(&self, kind: &str) -> bool {
+        let _ = kind;
+        false
+    }
+
+    /// Tells whether this event says so: the connection is then disconnected, after every handler has seen the event.
+    fn ends_grant(&self, event: &Event) -> bool {
+        let _ = event;
+        false
+    }
+
     /// Returns the provider's published keys, where deliveries are signed with a private one. [`Webhook::verify`] reads
     /// those at hand and fetches nothing; whoever receives deliveries keeps them fresh.
     fn published_keys(&self) -> Option<&dyn PublishedKeys> {

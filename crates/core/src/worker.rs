@@ -253,7 +253,7 @@ impl Worker {
         }
     }
 
-    /// Tells whether a handler or one of the provider's streams wants events of this type.
+    /// Tells whether a handler or one of the provider's streams wants events of this type, or they may end a grant.
     #[must_use]
     pub fn wants(&self, provider: &str, kind: &str) -> bool {
         self.inner.wants(provider, kind)
@@ -321,9 +321,10 @@ impl Worker {
 
 impl Inner {
     fn wants(&self, provider: &str, kind: &str) -> bool {
-        let source = self.providers.get(provider).and_then(|plugged| plugged.provider.source());
+        let provider_of = self.providers.get(provider).map(|plugged| &plugged.provider);
         self.routes.iter().any(|route| route.wants(provider, kind))
-            || source.is_some_and(|source| source.concerns(kind))
+            || provider_of.and_then(|one| one.source()).is_some_and(|source| source.concerns(kind))
+            || provider_of.and_then(|one| one.webhook()).is_some_and(|webhook| webhook.may_end_grant(kind))
     }
 
     fn note_progress(&self, queue: Queue) {

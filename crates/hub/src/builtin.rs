@@ -7,6 +7,7 @@ use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
 use palisade_core::{Provider, Result, Secret};
 use palisade_sendgrid::{SendGridProvider, SendGridWebhook};
+use palisade_slack::{SlackProvider, SlackWebhook};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
 use palisade_twilio::{TwilioProvider, TwilioWebhook};
@@ -24,6 +25,7 @@ pub(crate) struct Builtin {
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
+    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token },
     Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key },
     Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential },
     Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key },
@@ -32,6 +34,7 @@ pub(crate) const BUILTIN: &[Builtin] = &[
 /// Every signature scheme `palisade verify` knows.
 #[rustfmt::skip]
 pub(crate) const WEBHOOKS: &[(&str, &dyn Webhook)] = &[
+    ("slack", &SlackWebhook),
     ("stripe", &StripeWebhook),
     ("twilio", &TwilioWebhook::new()),
     ("sendgrid", &SendGridWebhook::new()),

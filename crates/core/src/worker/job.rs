@@ -6,11 +6,12 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use tokio::sync::watch;
 
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ConnectionId, RecordId};
+use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NewJob, RunMode, Settlement,
-    StoredEvent, StreamKey, Work, mark_needs_reconnect,
+    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NewJob, Revocation, RunMode,
+    Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
@@ -159,11 +160,41 @@ impl Inner {
             Some(_) | None => Vec::new(),
         };
         let effects = self.handlers(&event, &place, attempt).await?;
-        let due = place.source.map(|source| source.due(&event.event)).unwrap_or_default();
+        self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
-        let keys = due.iter().filter(|_| active).map(|stream| stream_key(&event.connection, stream.as_str()));
-        let follow = keys.flat_map(|key| self.prompted_jobs(&key)).collect();
+        let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
         Ok(Finish::Done { effects, merges, follow })
+    }
+
+    /// Makes the runs an event asks for: of streams it says less of than happened.
+    fn runs_after(&self, event: &StoredEvent, source: Option<&dyn Source>) -> Vec<NewJob> {
+        let Some(source) = source else { return Vec::new() };
+        let key = |stream: StreamName| stream_key(&event.connection, stream.as_str());
+        let prompted = source.due(&event.event).into_iter().flat_map(|stream| self.prompted_jobs(&key(stream)));
+        let anew = source.resyncs(&event.event).into_iter();
+        prompted.chain(anew.map(|stream| self.sync_job(&key(stream), RunMode::Full, When::Now))).collect()
+    }
+
+    /// Disconnects a connection whose grant its owner ended at the provider: what is kept of it is dead and is erased.
+    async fn note_end_of_grant(&self, event: &StoredEvent, place: &Place<'_>) -> Result<(), Stop> {
+        let connection = &place.connection;
+        let ends = place.plugged.provider.webhook().is_some_and(|webhook| webhook.ends_grant(&event.event));
+        // An event about another account of the same endpoint is not about it.
+        let others = event.event.account.as_ref().zip(connection.account.as_ref()).is_some_and(|(a, b)| a != b);
+        if !ends || others || connection.state == ConnectionState::Disconnected {
+            return Ok(());
+        }
+        // Nor is one from before it was connected, or connected again.
+        let grants = self.store.grants(connection.id.clone()).await?;
+        let since = grants.iter().map(|grant| grant.issued_at).fold(connection.created_at, Timestamp::max);
+        if event.event.created.is_some_and(|created| created < since) {
+            return Ok(());
+        }
+        let (id, kind) = (&connection.id, &event.event.kind);
+        tracing::warn!(connection = %id, kind, "the provider says that the grant has ended");
+        let ended = grants.into_iter().map(|grant| (grant.key.name, Revocation::Confirmed)).collect();
+        self.store.disconnect(id.clone(), ended, self.clock.now()).await?;
+        Ok(())
     }
 
     /// Calls every handler that wants the event, in order; the first that does not finish decides.

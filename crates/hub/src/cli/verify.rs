@@ -18,7 +18,7 @@ mod cases;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The provider whose scheme is used: stripe, twilio, sendgrid or standard_webhooks.
+    /// The provider whose scheme is used: slack, stripe, twilio, sendgrid or standard_webhooks.
     #[arg(long, required_unless_present = "cases")]
     provider: Option<String>,
     /// A file with the signing secret, one per line while one is rotated.

@@ -21,7 +21,7 @@ use crate::hub::{EndpointConfig, Shared};
 use crate::metrics::Delivered;
 use crate::unreadable;
 
-/// The headers kept with a delivery, for replay and support. None of them is a credential or a signature.
+/// The headers kept with a delivery of any provider, for replay and support, besides its own. None of them is a credential or a signature.
 const KEPT_HEADERS: [&str; 7] =
     ["content-type", "user-agent", "date", "x-request-id", "traceparent", "webhook-id", "webhook-timestamp"];
 /// The longest header value kept, in bytes.
@@ -152,7 +152,7 @@ async fn deliver(shared: &Shared, endpoint: &EndpointConfig, raw: RawDelivery) -
         connection: endpoint.connection.clone(),
         provider: endpoint.provider.clone(),
         received_at: verified.at(),
-        headers: kept(&verified.delivery().headers),
+        headers: kept(&verified.delivery().headers, webhook.kept_headers()),
         body: verified.body().clone(),
         events,
     };
@@ -179,9 +179,9 @@ fn new_event(shared: &Shared, endpoint: &EndpointConfig, body: &Bytes, event: Ev
     }
 }
 
-fn kept(headers: &HeaderMap) -> Vec<(String, String)> {
+fn kept(headers: &HeaderMap, own: &[&str]) -> Vec<(String, String)> {
     let value = |name: &str| headers.get(name)?.to_str().ok().filter(|text| text.len() <= KEPT_VALUE_BYTES_MAX);
-    KEPT_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), value(name)?.to_owned()))).collect()
+    KEPT_HEADERS.iter().chain(own).filter_map(|name| Some(((*name).to_owned(), value(name)?.to_owned()))).collect()
 }
 
 /// Returns the URL as the provider signed it: the configured public address, or what the request names.

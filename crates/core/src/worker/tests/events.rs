@@ -354,3 +354,52 @@ async fn an_idempotency_key_belongs_to_one_event_and_name() {
     assert_eq!(different.len(), 4);
     assert!(different.iter().all(|key| key.len() == "palisade-".len() + 32));
 }
+
+fn told(id: &str, kind: &str, payload: &'static str, created: Timestamp) -> crate::webhook::Event {
+    crate::webhook::Event {
+        id: id.into(),
+        kind: kind.to_owned(),
+        account: None,
+        created: Some(created),
+        ordering_key: None,
+        payload: Bytes::from_static(payload.as_bytes()),
+    }
+}
+
+/// Fails when the event is not handled because nobody asked for its type, or ends the connection before a handler saw it.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_ends_the_grant_disconnects_after_its_handlers() {
+    let later = START.plus(Duration::from_secs(1));
+    let world = World::new().await;
+    assert!(world.worker.wants("fake", GOODBYE));
+    world.deliver_raw("conn", vec![told("e1", GOODBYE, "one person", later)]).await;
+    world.quiet().await;
+    assert_eq!(world.state().await, ConnectionState::Active);
+    let other = crate::webhook::Event { account: Some("other".into()), ..told("e2", GOODBYE, "all", later) };
+    world.store.put_connection(Connection { account: Some("ours".into()), ..connection("conn") }).await.unwrap();
+    world.deliver_raw("conn", vec![other]).await;
+    world.deliver_raw("conn", vec![told("e3", GOODBYE, "all", START.minus(Duration::from_secs(1)))]).await;
+    world.quiet().await;
+    assert_eq!(world.state().await, ConnectionState::Active, "of another account, and from before the connection");
+    world.deliver_raw("conn", vec![told("e4", GOODBYE, "all", later)]).await;
+    world.quiet().await;
+    assert_eq!(world.state().await, ConnectionState::Disconnected);
+
+    let world = self::world(GOODBYE, answers(Handled::Retry { after: None, reason: "not yet".into() })).await;
+    world.deliver_raw("conn", vec![told("e1", GOODBYE, "all", later)]).await;
+    world.worker.step(Queue::Events).await.unwrap();
+    assert_eq!(world.state().await, ConnectionState::Active, "its handler has not finished with it");
+}
+
+/// Fails when the streams an event asks for are not read anew.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_tells_less_than_happened_has_its_streams_read_anew() {
+    let world = World::new().await;
+    world.connect().await;
+    world.quiet().await;
+    world.fake.put("t1", Some(1));
+    world.fake.put("t2", Some(2));
+    world.deliver_raw("conn", vec![told("e1", MANY, "", START)]).await;
+    world.quiet().await;
+    world.check_equal(&world.held().await);
+}

@@ -14,14 +14,19 @@ use crate::clock::TokioClock;
 use crate::id::{EventId, RecordId};
 use crate::provider::Manifest;
 use crate::random::SeededRandom;
+use crate::secret::Secret;
 pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
 use crate::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
-use crate::webhook::Event;
+use crate::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 
 pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
 pub(super) const THINGS: &str = "things";
 pub(super) const EVENTS: &str = "events";
+/// The type of an event that may end the grant.
+pub(super) const GOODBYE: &str = "goodbye";
+/// The type of an event that says more happened than it tells.
+pub(super) const MANY: &str = "thing.many";
 
 // ---------------------------------------------------------------------------------------------- the provider
 
@@ -182,6 +187,28 @@ impl Provider for Fake {
     fn source(&self) -> Option<&dyn Source> {
         Some(self)
     }
+
+    fn webhook(&self) -> Option<&dyn Webhook> {
+        Some(self)
+    }
+}
+
+impl Webhook for Fake {
+    fn verify(&self, _: &RawDelivery, _: &[Secret], _: Timestamp) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn events(&self, _: &Verified) -> Result<Parsed> {
+        Ok(Parsed { reply: Reply::ok(), events: Vec::new() })
+    }
+
+    fn may_end_grant(&self, kind: &str) -> bool {
+        kind == GOODBYE
+    }
+
+    fn ends_grant(&self, event: &Event) -> bool {
+        event.kind == GOODBYE && event.payload == "all"
+    }
 }
 
 impl Source for Fake {
@@ -236,7 +263,14 @@ impl Source for Fake {
         kind.starts_with("thing.")
     }
 
+    fn resyncs(&self, event: &Event) -> Vec<StreamName> {
+        if event.kind == MANY { vec![THINGS.into()] } else { Vec::new() }
+    }
+
     fn apply(&self, event: &Event) -> Result<Vec<Change>> {
+        if event.kind == MANY {
+            return Ok(Vec::new());
+        }
         let body: Json = serde_json::from_slice(&event.payload)
             .map_err(|_| Error::new(ErrorKind::Decode, "the event is not JSON"))?;
         Ok(vec![change(&body, Span::second(event.created.unwrap()))])
