@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use http::HeaderName;
 use palisade_core::webhook::standard::check_time;
 use palisade_core::webhook::{
-    Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, unreadable,
+    Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, split, unreadable,
 };
 use palisade_core::{EventId, Result, Secret, Timestamp};
 use serde::Deserialize;
@@ -32,35 +32,18 @@ pub struct StripeWebhook;
 #[must_use]
 pub fn sign(secret: &Secret, at: Timestamp, body: &[u8]) -> String {
     let time = at.seconds().to_string();
-    let code = hmac::sha256(secret.expose().as_bytes(), &[time.as_bytes(), b".", body]);
+    let code = secret.hmac_key().code(&[time.as_bytes(), b".", body]);
     format!("t={time},v1={}", hmac::to_lower_hex(&code))
 }
 
 impl Webhook for StripeWebhook {
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> Result<(), Refusal> {
-        let header = delivery.header(&SIGNATURE)?;
-        let mut signed_at = None;
-        let mut signed = false;
-        for part in header.split(',') {
-            if let Some(time) = part.strip_prefix("t=") {
-                if signed_at.replace(time).is_some() {
-                    return Err(Refusal::Malformed("the signature header names more than one time"));
-                }
-            } else if part.starts_with("v1=") {
-                signed = true;
-            } else if !part.contains('=') {
-                return Err(Refusal::Malformed("the signature header is not a list of name=value parts"));
-            }
-            // v0 and schemes yet unknown prove nothing here.
-        }
-        let time = signed_at.ok_or(Refusal::Malformed("the signature header names no time"))?;
-        if !signed {
-            return Err(Refusal::Malformed("the signature header has no v1 signature"));
-        }
+        let [header] = delivery.header_bytes([&SIGNATURE])?;
+        let (time, codes) = time_and_codes(header)?;
         check_time(time, now, TOLERANCE_SECONDS)?;
         for secret in secrets {
-            let expected = hmac::sha256(secret.expose().as_bytes(), &[time.as_bytes(), b".", &delivery.body]);
-            let mut codes = header.split(',').filter_map(|part| part.strip_prefix("v1="));
+            let expected = secret.hmac_key().code(&[time, b".", &delivery.body]);
+            let mut codes = split(codes, b',').filter_map(|part| part.strip_prefix(b"v1="));
             if codes.any(|code| hmac::matches_lower_hex(&expected, code)) {
                 return Ok(());
             }
@@ -74,6 +57,29 @@ impl Webhook for StripeWebhook {
         let event = event(verified.body(), verified.body().clone())?;
         Ok(Parsed { reply: Reply::ok(), events: vec![event] })
     }
+}
+
+/// Splits a signature header into its one time and what holds its signatures.
+fn time_and_codes(header: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+    let mut time = None;
+    let mut codes = None;
+    let mut at = 0;
+    for part in split(header, b',') {
+        if let Some(signed_at) = part.strip_prefix(b"t=") {
+            if time.replace(signed_at).is_some() {
+                return Err(Refusal::Malformed("the signature header names more than one time"));
+            }
+        } else if part.starts_with(b"v1=") {
+            codes = codes.or(header.get(at..));
+        } else if !part.contains(&b'=') {
+            return Err(Refusal::Malformed("the signature header is not a list of name=value parts"));
+        }
+        // v0 and schemes yet unknown prove nothing here.
+        at += part.len() + 1;
+    }
+    let time = time.ok_or(Refusal::Malformed("the signature header names no time"))?;
+    let codes = codes.ok_or(Refusal::Malformed("the signature header has no v1 signature"))?;
+    Ok((time, codes))
 }
 
 /// An event as Stripe sends it, as far as it is the same for all types and versions.
