@@ -22,6 +22,8 @@ mod binary;
 mod keys;
 #[path = "it/killed_demo.rs"]
 mod killed_demo;
+#[path = "it/metrics.rs"]
+mod metrics;
 #[path = "it/page.rs"]
 mod page;
 #[path = "it/readiness.rs"]
