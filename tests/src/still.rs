@@ -74,6 +74,7 @@ delegate!(Jobs {
     fn settle(settlements: Vec<Settlement>) -> Vec<Settled>;
     fn extend(leases: Vec<Lease>, until: Timestamp) -> Vec<bool>;
     fn job_counts() -> JobCounts;
+    fn oldest_due(queue: Queue, now: Timestamp) -> Option<Timestamp>;
     fn prune_jobs(before: Timestamp, limit: u32) -> u64;
     forward wait_for_work(queue: Queue);
 });
@@ -85,6 +86,7 @@ delegate!(Records {
     fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
     fn end_run(end: RunEnd) -> Run;
     fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
+    fn live_runs(limit: u32) -> Vec<Run>;
     fn record(key: StreamKey, id: RecordId) -> Option<Record>;
     fn changes(key: StreamKey, after: u64, limit: u32) -> Vec<FeedEntry>;
 });

@@ -468,6 +468,13 @@ pub trait Jobs: Send + Sync {
     /// [`ErrorKind::Store`].
     async fn job_counts(&self) -> Result<JobCounts>;
 
+    /// Tells since when the waiting job of a queue has been due that has waited longest; `None` when none is due at
+    /// `now`. A job that waits behind another of its lane may be left out. Costs the same for any number of jobs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>>;
+
     /// Waits until a job may be due in this process sooner than polling would find it. Spurious wake-ups are lawful.
     async fn wait_for_work(&self, queue: Queue);
 
@@ -788,6 +795,12 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>>;
+
+    /// Lists the runs under way, those first that have made no progress for longest. Bounded by the runs under way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn live_runs(&self, limit: u32) -> Result<Vec<Run>>;
 
     /// Reads one record, tombstones included.
     ///

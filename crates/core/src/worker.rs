@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, EndpointId, StreamName};
+use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::store::{Connection, Queue, RunMode, Store};
@@ -21,8 +22,10 @@ use crate::transport::Transport;
 mod engine;
 mod handler;
 mod job;
+mod metrics;
 mod schedule;
 
+use metrics::WorkerMetrics;
 use schedule::When;
 
 pub use handler::{Context, Handled, Handler, handler};
@@ -104,6 +107,7 @@ struct Inner {
     routes: Vec<Route>,
     endpoint_of: EndpointOf,
     settings: WorkerSettings,
+    metrics: WorkerMetrics,
     progress: Mutex<Progress>,
 }
 
@@ -159,6 +163,7 @@ pub struct WorkerBuilder {
     routes: Vec<(String, String, Arc<dyn Handler>)>,
     endpoint_of: EndpointOf,
     settings: WorkerSettings,
+    metrics: Metrics,
 }
 
 impl WorkerBuilder {
@@ -192,12 +197,19 @@ impl WorkerBuilder {
         self
     }
 
+    /// Sets where attempts and runs are counted.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// Checks the settings and makes the worker.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] naming the setting or the event type that cannot work.
     pub fn build(self) -> Result<Worker> {
-        let Self { store, clock, random, providers, routes, endpoint_of, settings } = self;
+        let Self { store, clock, random, providers, routes, endpoint_of, settings, metrics } = self;
         settings.check()?;
         let mut plugged = BTreeMap::new();
         for one in providers {
@@ -212,9 +224,9 @@ impl WorkerBuilder {
             .collect::<Result<_>>()?;
         let progress = Mutex::default();
         let providers = plugged;
-        Ok(Worker {
-            inner: Arc::new(Inner { store, clock, random, providers, routes, endpoint_of, settings, progress }),
-        })
+        let metrics = WorkerMetrics::new(metrics);
+        let inner = Inner { store, clock, random, providers, routes, endpoint_of, settings, metrics, progress };
+        Ok(Worker { inner: Arc::new(inner) })
     }
 }
 
@@ -250,6 +262,7 @@ impl Worker {
             routes: Vec::new(),
             endpoint_of: Arc::new(|connection| EndpointId::new(connection.as_str())),
             settings: WorkerSettings::default(),
+            metrics: Metrics::default(),
         }
     }
 

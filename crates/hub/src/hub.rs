@@ -319,6 +319,7 @@ impl HubBuilder {
         let mut clients = BTreeMap::new();
         let mut worker = Worker::builder(Arc::clone(&store), Arc::clone(&self.clock), Arc::clone(&self.random))
             .settings(self.settings.worker.clone())
+            .metrics(self.metrics.clone())
             .endpoints(endpoint_of(&endpoints));
         for (name, provider) in &providers {
             let mut profile = provider.profile();

@@ -7,9 +7,15 @@ use std::time::Duration;
 
 use palisade_core::Result;
 use palisade_core::metrics::{Counter, Histogram, Metrics};
-use palisade_core::store::EventState;
+use palisade_core::store::{EventState, Queue};
 
 use crate::hub::Shared;
+
+/// Runs under way that are looked at; those first that have not moved for longest.
+const LIVE_RUNS_MAX: u32 = 1_000;
+/// A run that has committed no page for so many incremental intervals is stalled: the longest wait between two of its
+/// attempts is one.
+const STALLED_AFTER: u32 = 2;
 
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +122,18 @@ impl HubMetrics {
         }
         for (word, count) in [("waiting", jobs.waiting), ("running", jobs.running), ("dead", jobs.dead)] {
             set("palisade_jobs", "Jobs by state", "state", word, count);
+        }
+        let now = shared.clock.now();
+        for (queue, word) in [(Queue::Events, "events"), (Queue::Background, "background")] {
+            let since = shared.store.oldest_due(queue, now).await?;
+            let age = since.map_or(0, |since| now.since(since).as_secs());
+            set("palisade_job_oldest_seconds", "How long the job that waits longest has been due", "queue", word, age);
+        }
+        let live = shared.store.live_runs(LIVE_RUNS_MAX).await?;
+        let patience = shared.settings.worker.incremental_every.saturating_mul(STALLED_AFTER);
+        let stalled = live.iter().filter(|run| now.since(run.progressed_at) > patience).count();
+        for (word, count) in [("moving", live.len() - stalled), ("stalled", stalled)] {
+            set("palisade_runs_live", "Runs under way, by whether they move", "state", word, count as u64);
         }
         let alive = shared.workers_alive.load(Ordering::SeqCst) as u64;
         set("palisade_workers", "Worker tasks by state", "state", "alive", alive);

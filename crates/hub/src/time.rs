@@ -45,17 +45,34 @@ pub(crate) fn ago(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// Writes microseconds as milliseconds.
-pub(crate) fn milliseconds(us: u64) -> String {
+/// Writes a duration in microseconds with two or three digits that matter.
+pub(crate) fn took(us: u64) -> String {
     match us {
         us if us < 10_000 => format!("{}.{} ms", us / 1_000, us % 1_000 / 100),
-        us => format!("{} ms", us / 1_000),
+        us if us < 1_000_000 => format!("{} ms", us / 1_000),
+        us if us < 10_000_000 => format!("{}.{} s", us / 1_000_000, us % 1_000_000 / 100_000),
+        us => format!("{} s", us / 1_000_000),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_keep_the_digits_that_matter() {
+        for (us, expected) in [
+            (0, "0.0 ms"),
+            (9_999, "9.9 ms"),
+            (10_000, "10 ms"),
+            (999_999, "999 ms"),
+            (5_925_000, "5.9 s"),
+            (61_000_000, "61 s"),
+            (u64::MAX, "18446744073709 s"),
+        ] {
+            assert_eq!(took(us), expected);
+        }
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {

@@ -24,6 +24,8 @@ mod connecting;
 mod keys;
 #[path = "it/killed_demo.rs"]
 mod killed_demo;
+#[path = "it/metrics.rs"]
+mod metrics;
 #[path = "it/page.rs"]
 mod page;
 #[path = "it/readiness.rs"]

@@ -297,6 +297,10 @@ impl Jobs for SqliteStore {
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
 
+    async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>> {
+        self.inner.readers.read(move |connection| jobs::oldest_due(connection, queue, now)).await
+    }
+
     async fn job_counts(&self) -> Result<JobCounts> {
         self.inner.readers.read(jobs::counts).await
     }
@@ -344,6 +348,10 @@ impl Records for SqliteStore {
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
         self.inner.readers.read(move |reader| runs::list(reader, connection.as_ref(), limit)).await
+    }
+
+    async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {
+        self.inner.readers.read(move |reader| runs::live(reader, limit)).await
     }
 
     async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {

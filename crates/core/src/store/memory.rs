@@ -239,6 +239,10 @@ impl Jobs for MemoryStore {
         Ok(leases.into_iter().map(|lease| model.jobs.extend(lease, until)).collect())
     }
 
+    async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>> {
+        Ok(self.lock().jobs.oldest_due(queue, now))
+    }
+
     async fn job_counts(&self) -> Result<JobCounts> {
         Ok(self.lock().jobs.counts())
     }
@@ -324,6 +328,10 @@ impl Records for MemoryStore {
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
         Ok(self.lock().records.runs(connection.as_ref(), limit))
+    }
+
+    async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {
+        Ok(self.lock().records.live_runs(limit))
     }
 
     async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {

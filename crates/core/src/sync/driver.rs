@@ -96,7 +96,7 @@ pub enum Ended {
     /// The run is done, or waits for review; its job has ended with it.
     Finished(Run),
     /// The run failed; its job has ended with it.
-    Failed(Error),
+    Failed(Run, Error),
     /// Something that passes is in the way. The run stays as it is and goes on with the job's next attempt.
     Later(Error),
     /// It was asked to stop. The run goes on with the job's next claim.
@@ -188,7 +188,7 @@ impl Driver<'_> {
             now: self.clock.now(),
         };
         match self.store.end_run(end).await {
-            Ok(_) => Ended::Failed(error),
+            Ok(run) => Ended::Failed(run, error),
             Err(error) => passing(error),
         }
     }

@@ -231,13 +231,11 @@ impl<'a> Engine<'a> {
             Step::Prepared(_, Prepared::Settle(settlement)) => self.ready.push(*settlement),
             Step::Prepared(job, Prepared::Ended) => {
                 self.held.remove(&job);
+                self.worker.metrics.settled(self.queue, &JobEnd::Done);
                 self.store_answered();
                 self.idle_until = None;
             }
-            Step::Prepared(job, Prepared::Lost) => {
-                self.held.remove(&job);
-                tracing::warn!(job = job.0, "the lease was lost: another worker has the job");
-            }
+            Step::Prepared(job, Prepared::Lost) => self.lost(job),
             Step::Settled(settlements, settled) => self.take_settled(settlements, settled),
             Step::Extended(leases, kept) => self.take_extended(&leases, kept),
             Step::Ensured(Ok(())) => self.idle_until = None,
@@ -324,12 +322,10 @@ impl<'a> Engine<'a> {
             match settled {
                 Settled::Committed(_) => {
                     self.held.remove(&job);
+                    self.worker.metrics.settled(self.queue, &settlement.end);
                     tell(&settlement);
                 }
-                Settled::LeaseLost => {
-                    self.held.remove(&job);
-                    tracing::warn!(job = job.0, "the lease was lost: another worker has the job");
-                }
+                Settled::LeaseLost => self.lost(job),
                 Settled::Fetch(ids) => self.resolve(settlement, ids),
                 Settled::EffectFailed(why) => {
                     let Some(attempt) = self.held.get(&job).map(|held| held.attempt) else { continue };
@@ -338,6 +334,12 @@ impl<'a> Engine<'a> {
                 }
             }
         }
+    }
+
+    fn lost(&mut self, job: JobId) {
+        self.held.remove(&job);
+        self.worker.metrics.lost(self.queue);
+        tracing::warn!(job = job.0, "the lease was lost: another worker has the job");
     }
 
     /// Fetches what a settlement could not order, and settles again.

@@ -338,8 +338,12 @@ impl Inner {
             stop,
         };
         match self.driver(&place, source).run(&task).await {
-            Ended::Finished(_) => Ok(Finish::Ended),
-            Ended::Failed(error) => {
+            Ended::Finished(run) => {
+                self.metrics.ended(provider, &run);
+                Ok(Finish::Ended)
+            }
+            Ended::Failed(run, error) => {
+                self.metrics.ended(provider, &run);
                 tracing::warn!(connection = %key.connection, stream = %key.stream, %error, "the run failed");
                 if let Err(error) = self.note_refusal(&key.connection, &error).await {
                     // The next run is refused again.

@@ -2,5 +2,6 @@
 
 mod events;
 mod life;
+mod metrics;
 mod syncs;
 mod world;

@@ -8,8 +8,8 @@ use axum::http::Uri;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
-use palisade_core::health::{Actor, Health, State as Condition, Status};
-use palisade_core::store::{CallRecord, EventRow, Run, RunMode, RunState, StoredEvent};
+use palisade_core::health::{Actor, State as Condition, Status};
+use palisade_core::store::{CallRecord, ConnectionState, EventRow, Run, RunMode, RunState, StoredEvent};
 use palisade_core::sync::StreamKind;
 use palisade_core::{ConnectionId, StreamName, Timestamp};
 
@@ -193,12 +193,12 @@ fn connections(base: &str, overview: &Overview) -> Markup {
     }
 }
 
-/// Returns the colour a connection is shown in.
-fn tone(health: &Health) -> &'static str {
-    match (health.state, health.status) {
-        (Condition::NeedsAttention | Condition::Disconnected, _) | (_, Status::Down) => "bad",
-        (Condition::Delayed | Condition::Paused, _) | (_, Status::Degraded) => "warn",
-        (Condition::Connected | Condition::CatchingUp, Status::Healthy) => "good",
+/// Returns the colour a state is shown in.
+fn tone(state: Condition) -> &'static str {
+    match state {
+        Condition::NeedsAttention | Condition::Disconnected => "bad",
+        Condition::Delayed | Condition::Paused => "warn",
+        Condition::Connected | Condition::CatchingUp => "good",
     }
 }
 
@@ -226,15 +226,15 @@ fn calls_in_words(view: &ConnectionView) -> Markup {
     html! {
         @match view.health.status {
             Status::Healthy => "healthy",
-            Status::Degraded => strong { "degraded" },
-            Status::Down => strong { "down" },
+            Status::Degraded => strong.warn { "degraded" },
+            Status::Down => strong.bad { "down" },
         }
         ", " (grouped(view.calls.calls)) " in 24 h, " (grouped(view.calls.errors)) " failed"
     }
 }
 
 fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
-    let tone = tone(&view.health);
+    let tone = tone(view.health.state);
     html! {
         article.card.(tone) {
             header {
@@ -248,7 +248,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                 dt { "Next" } dd { (view.health.next_step) }
                 dt { "Fresh" } dd { (moment(view.fresh_at, now, "not complete yet")) }
                 dt { "Calls" } dd { (calls_in_words(view)) }
-                @if view.dead_letters > 0 { dt { "Dead letters" } dd { (grouped(view.dead_letters)) } }
+                @if view.dead_letters > 0 { dt { "Dead letters" } dd { strong.bad { (grouped(view.dead_letters)) } } }
             }
             @if !view.streams.is_empty() {
                 table {
@@ -260,8 +260,11 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                     } } }
                 }
             }
-            form method="post" action={ (base) "/actions/connections/" (view.connection.id) "/sync" } {
-                button.quiet type="submit" { "Sync now" }
+            // Where nothing may be called, a sync would do nothing.
+            @if view.connection.state == ConnectionState::Active {
+                form method="post" action={ (base) "/actions/connections/" (view.connection.id) "/sync" } {
+                    button.quiet type="submit" { "Sync now" }
+                }
             }
         }
     }
@@ -286,7 +289,7 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
                 h3 { "Dead letters" }
                 p.muted { "Given up after their attempts and kept. Mend the cause, then replay." }
                 div.scroll { table {
-                    thead { tr { th { "Event" } th { "Type" } th { "Connection" } th { "Arrived" } th { "Why" } th {} } }
+                    thead { tr { th { "Event" } th { "Why" } th { "Type" } th { "Connection" } th { "Arrived" } th {} } }
                     tbody { @for event in &overview.dead { (dead_row(base, event, overview.now)) } }
                 } }
             }
@@ -296,12 +299,12 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
 
 fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
     html! { tr {
-        td.id { a href={ (base) "/api/v1/events/" (event.row.0) } title=(event.event.id) { (event.event.id) } }
-        td { (event.event.kind) }
-        td { (event.connection) }
-        td { (ago(event.received_at, now)) }
+        td.id.first { a href={ (base) "/api/v1/events/" (event.row.0) } title=(event.event.id) { (event.event.id) } }
         td.reason { (event.reason.as_deref().unwrap_or("–")) }
-        td { form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } } }
+        td { (event.event.kind) }
+        (name(&event.connection))
+        td { (ago(event.received_at, now)) }
+        td.action { form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } } }
     } }
 }
 
@@ -311,18 +314,18 @@ fn runs(base: &str, runs: &[Run], now: Timestamp) -> Markup {
             h2 { "Runs" }
             @if runs.is_empty() { p.empty { "No sync has run yet." } }
             @else { div.scroll { table {
-                thead { tr { th { "Stream" } th { "Connection" } th { "Mode" } th { "State" } th.number { "Pages" } th.number { "Added" } th.number { "Changed" } th.number { "Deleted" } th { "Began" } th { "Progress" } } }
+                thead { tr { th { "Stream" } th { "State" } th { "Connection" } th { "Mode" } th.number { "Pages" } th.number { "Added" } th.number { "Changed" } th.number { "Deleted" } th { "Began" } th { "Progress" } } }
                 tbody { @for run in runs { tr {
-                    td { (run.key.stream) }
-                    td { (run.key.connection) }
+                    td.first { (run.key.stream) }
+                    td.reason { (run_state(base, run)) }
+                    (name(&run.key.connection))
                     td { (match run.mode { RunMode::Full => "full", RunMode::Incremental => "incremental" }) }
-                    td { (run_state(base, run)) }
-                    td.number { (grouped(run.pages)) }
-                    td.number { (grouped(run.counts.added)) }
-                    td.number { (grouped(run.counts.updated)) }
-                    td.number { (grouped(run.counts.deleted)) }
-                    td { (ago(run.started_at, now)) }
-                    td { (ago(run.progressed_at, now)) @if run.resumed > 0 { " · resumed " (run.resumed) "×" } }
+                    td.number data-label="pages" { (grouped(run.pages)) }
+                    td.number data-label="added" { (grouped(run.counts.added)) }
+                    td.number data-label="changed" { (grouped(run.counts.updated)) }
+                    td.number data-label="deleted" { (grouped(run.counts.deleted)) }
+                    td data-label="began" { (ago(run.started_at, now)) }
+                    td data-label="progress" { (ago(run.progressed_at, now)) }
                 } } }
             } } }
         }
@@ -330,17 +333,24 @@ fn runs(base: &str, runs: &[Run], now: Timestamp) -> Markup {
 }
 
 fn run_state(base: &str, run: &Run) -> Markup {
+    let (tone, word) = match &run.state {
+        RunState::Running => ("", "running"),
+        RunState::Done => ("good", "done"),
+        RunState::Review { .. } => ("warn", "review"),
+        RunState::Failed { .. } => ("bad", "failed"),
+    };
     html! {
+        span.state.(tone) { (word) }
+        @if run.resumed > 0 { span.muted { " resumed " (run.resumed) "×" } }
         @match &run.state {
-            RunState::Running => span.state { "running" },
-            RunState::Done => span.state.good { "done" },
+            RunState::Running | RunState::Done => {},
             RunState::Review { deletions } => {
-                span.state.warn { "review" } " would delete " (grouped(*deletions)) " records "
+                " would delete " (grouped(*deletions)) " records "
                 form.inline method="post" action={ (base) "/actions/connections/" (run.key.connection) "/streams/" (run.key.stream) "/approve" } {
                     button.quiet type="submit" { "Approve" }
                 }
             },
-            RunState::Failed { kind, reason } => { span.state.bad { "failed" } " " (kind.as_str()) ": " (reason) },
+            RunState::Failed { kind, reason } => { " " (kind.as_str()) ": " (reason) },
         }
     }
 }
@@ -351,14 +361,14 @@ fn calls(calls: &[CallRecord], now: Timestamp) -> Markup {
             h2 { "Recent calls" }
             @if calls.is_empty() { p.empty { "No call was made yet." } }
             @else { div.scroll { table {
-                thead { tr { th { "When" } th { "Operation" } th { "Connection" } th { "Result" } th.number { "Attempts" } th.number { "Took" } th { "Request" } } }
+                thead { tr { th { "Operation" } th { "Result" } th { "Connection" } th { "When" } th.number { "Attempts" } th.number { "Took" } th { "Request" } } }
                 tbody { @for call in calls { tr {
-                    td { (ago(call.at, now)) }
-                    td { (call.provider) " " (call.operation) }
-                    td { (call.connection) }
+                    td.first { (call.provider) " " (call.operation) }
                     td { (call_result(call)) }
-                    td.number { (call.attempts) }
-                    td.number { (time::milliseconds(call.duration_us)) }
+                    (name(&call.connection))
+                    td { (ago(call.at, now)) }
+                    td.number data-label="attempts" { (call.attempts) }
+                    td.number data-label="took" { (time::took(call.duration_us)) }
                     td.muted { (call.request_id.as_deref().unwrap_or("–")) }
                 } } }
             } } }
@@ -373,6 +383,11 @@ fn call_result(call: &CallRecord) -> Markup {
             None => { span.state.good { "ok" } @if let Some(status) = call.status { " " (status) } },
         }
     }
+}
+
+/// A cell with a name that may be long: cut off where there is no room, whole when pointed at.
+fn name(id: &ConnectionId) -> Markup {
+    html! { td.id title=(id) { (id) } }
 }
 
 fn figure(name: &str, value: u64, bad: bool) -> Markup {

@@ -167,8 +167,8 @@ fn the_doctor_looks_at_the_database_and_leaves_it_alone() {
     };
     versioned(1);
     examine(0, &["warn  database", &versions(1), "`serve` upgrades it", "back it up"]);
-    versioned(9);
-    examine(1, &["fail  database", &versions(9), "run the newer program"]);
+    versioned(99);
+    examine(1, &["fail  database", &versions(99), "run the newer program"]);
 }
 
 // Fails when the mode of a secret file is not looked at.

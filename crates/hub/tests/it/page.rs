@@ -1,6 +1,6 @@
 //! The operations page: complete without script or style, and safe with hostile texts in it.
 
-use palisade_core::store::{CallLog, CallRecord, Queue};
+use palisade_core::store::{CallLog, CallRecord, ConnectionState, Connections, Queue};
 use palisade_core::{ErrorKind, Outcome};
 
 use crate::fixtures::{NOW, fixture};
@@ -51,7 +51,7 @@ async fn everything_is_shown_in_words_and_nothing_hostile_gets_through() {
         "Replay",
         "Sync now",
         "customers.list",
-        "1234 ms",
+        "1.2 s",
         "provider",
         "Runs",
         "Recent calls",
@@ -75,4 +75,17 @@ async fn a_replay_from_the_page_returns_to_the_page() {
     let answer = fixture.post(path).await;
     assert_eq!((answer.status.as_u16(), answer.header("location")), (303, Some("/")));
     assert_eq!(fixture.get("/api/v1/events?state=pending").await.json()["events"].as_array().unwrap().len(), 1);
+}
+
+// Fails when a button is shown that does nothing: what is not active is not synced.
+#[tokio::test]
+async fn only_an_active_connection_can_be_synced_from_the_page() {
+    let fixture = fixture().with_connection().await;
+    assert!(fixture.get("/").await.text().contains("Sync now"));
+    let mut connection = fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap();
+    for state in [ConnectionState::Paused, ConnectionState::Disconnected] {
+        connection.state = state;
+        fixture.store.put_connection(connection.clone()).await.unwrap();
+        assert!(!fixture.get("/").await.text().contains("Sync now"));
+    }
 }

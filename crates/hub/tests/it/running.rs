@@ -20,7 +20,7 @@ use crate::fixtures::{NOW, NoNetwork, ask, builder, connection, delivery, event,
 
 /// A provider whose every list is empty; remembers the credentials it was sent.
 #[derive(Debug, Default)]
-struct Empty(Mutex<Vec<String>>);
+pub(crate) struct Empty(Mutex<Vec<String>>);
 
 #[async_trait]
 impl Transport for Empty {
@@ -39,7 +39,7 @@ fn hub(store: &Arc<MemoryStore>, transport: Arc<dyn Transport>) -> Hub {
 }
 
 /// Runs a hub for some of tokio's seconds, then stops it.
-async fn run_for(hub: &Hub, seconds: u64) {
+pub(crate) async fn run_for(hub: &Hub, seconds: u64) {
     let (stop, stopped) = watch::channel(false);
     let running = tokio::spawn(hub.runner().run(stopped));
     tokio::time::sleep(Duration::from_secs(seconds)).await;

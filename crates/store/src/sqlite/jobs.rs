@@ -488,6 +488,22 @@ pub(super) fn events_at_work(connection: &Connection) -> Result<Vec<i64>, Fault>
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Finds the earliest due moment of the ready jobs, by one look into the index per priority.
+pub(super) fn oldest_due(connection: &Connection, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>, Fault> {
+    let queue = queue_number(queue);
+    let mut lower = connection
+        .prepare_cached("SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2")?;
+    let mut first = connection
+        .prepare_cached("SELECT min(run_at) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2")?;
+    let (mut above, mut oldest) = (i64::MAX, None);
+    while let Some(priority) = lower.query_row(params![queue, above], |row| row.get::<_, Option<i64>>(0))? {
+        let run_at: Option<i64> = first.query_row(params![queue, priority], |row| row.get(0))?;
+        oldest = oldest.into_iter().chain(run_at).min();
+        above = priority;
+    }
+    Ok(oldest.map(Timestamp).filter(|run_at| *run_at <= now))
+}
+
 pub(super) fn counts(connection: &Connection) -> Result<JobCounts, Fault> {
     let tally = Tally::read(connection)?;
     Ok(JobCounts {

@@ -244,6 +244,19 @@ fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], end: &RunEnd) -> Resu
     Ok(())
 }
 
+pub(super) fn live(connection: &Connection, limit: u32) -> Result<Vec<Run>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {RUN} FROM palisade_run INDEXED BY palisade_run_live WHERE finished_at IS NULL \
+         ORDER BY progressed_at, id LIMIT ?1"
+    ))?;
+    let mut rows = statement.query([limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(run(row)?);
+    }
+    Ok(found)
+}
+
 pub(super) fn list(connection: &Connection, of: Option<&ConnectionId>, limit: u32) -> Result<Vec<Run>, Fault> {
     let only = if of.is_some() { "WHERE connection = ?1" } else { "WHERE ?1 IS NULL" };
     let mut statement =

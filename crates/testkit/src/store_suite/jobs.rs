@@ -49,6 +49,32 @@ fn counts(waiting: u64, running: u64, dead: u64) -> JobCounts {
     JobCounts { waiting, running, dead }
 }
 
+/// The job that has been due for longest is told for each queue; one that is held, ended or not yet due is not.
+pub async fn the_oldest_due_job_is_told(store: &dyn Store) {
+    let oldest = async |queue, now| ok(store.oldest_due(queue, Timestamp(now)).await);
+    same(oldest(Queue::Background, i64::MAX).await, None, "there is none");
+    let jobs = [(0, 30), (0, 20), (5, 40), (-1, 10), (9, 41)];
+    let new = jobs.map(|(priority, run_at)| NewJob { priority, ..job(run_at) });
+    ok(store.enqueue(new.to_vec()).await);
+    ok(store.append(vec![delivery(25, vec![event("other queue")])]).await);
+    for (now, background, events) in
+        [(9, None, None), (10, Some(10), None), (24, Some(10), None), (50, Some(10), Some(25))]
+    {
+        same(oldest(Queue::Background, now).await, background.map(Timestamp), "in one queue");
+        same(oldest(Queue::Events, now).await, events.map(Timestamp), "in the other");
+    }
+    let held = claim(store, Queue::Background, 20).await;
+    same(held.len(), 2, "two are due");
+    same(oldest(Queue::Background, 50).await, Some(Timestamp(30)), "what is held does not wait");
+    for (job, how) in held.iter().zip([JobEnd::Done, JobEnd::Retry { at: Timestamp(35), reason: "later".to_owned() }]) {
+        end(store, job.lease, how, 21).await;
+    }
+    same(oldest(Queue::Background, 50).await, Some(Timestamp(30)), "nor what has ended");
+    claim(store, Queue::Background, 30).await;
+    same(oldest(Queue::Background, 34).await, None, "one that comes again waits for its new moment");
+    same(oldest(Queue::Background, 50).await, Some(Timestamp(35)), "and has been due since then");
+}
+
 /// A claim gives due jobs of its queue by priority, then due time, then number, at most as many as asked for.
 pub async fn a_claim_gives_the_most_urgent_due_jobs(store: &dyn Store) {
     ok(store.append(vec![delivery(0, vec![event("other queue")])]).await);

@@ -471,6 +471,7 @@ impl Model {
         put("dead counts", told(&store.dead_counts(CONNECTIONS.map(Into::into).to_vec()).await));
         put("events", told(&store.events(None, None, all).await));
         put("runs", told(&store.runs(None, all).await));
+        put("live runs", told(&store.live_runs(all).await));
         put("calls", told(&store.calls(None, all).await));
         for connection in CONNECTIONS {
             put("streams", told(&store.streams(connection.into()).await));

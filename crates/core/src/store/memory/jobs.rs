@@ -207,6 +207,12 @@ impl JobsModel {
         }
     }
 
+    pub(super) fn oldest_due(&self, queue: Queue, now: Timestamp) -> Option<Timestamp> {
+        let live = self.live.iter().filter_map(|id| self.jobs.get(id));
+        let waiting = live.filter(|job| job.state == State::Waiting && job.new.work.queue() == queue);
+        waiting.map(|job| job.new.run_at).min().filter(|run_at| *run_at <= now)
+    }
+
     pub(super) fn counts(&self) -> JobCounts {
         let mut counts = JobCounts::default();
         for job in self.jobs.values() {

@@ -285,6 +285,14 @@ impl RecordsModel {
             .collect()
     }
 
+    pub(super) fn live_runs(&self, limit: u32) -> Vec<Run> {
+        let live = self.runs.values().map(|row| &row.run).filter(|run| run.state == RunState::Running);
+        let mut live: Vec<Run> = live.cloned().collect();
+        live.sort_by_key(|run| (run.progressed_at, run.id));
+        live.truncate(limit as usize);
+        live
+    }
+
     pub(super) fn record(&self, key: &StreamKey, id: &RecordId) -> Option<Record> {
         self.streams.get(key)?.rows.get(id).map(|row| row.record(id))
     }
