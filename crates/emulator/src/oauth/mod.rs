@@ -10,6 +10,7 @@ pub(crate) mod page;
 pub(crate) mod pkce;
 mod rules;
 pub(crate) mod state;
+mod terms;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -289,3 +289,29 @@ async fn events_and_calls_cross_the_socket() {
     slack.drain_webhooks().await;
     slack.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_control_plane_tells_the_same_stories() {
+    let app = App::with(ALL).await;
+    let control = async |method: &str, path: &str, body: Value| {
+        let request = http::Request::builder().method(method).uri(format!("/_emulator/{path}"));
+        let request = request.body(bytes::Bytes::from(body.to_string())).unwrap();
+        let answer = app.slack.handle(request).await.unwrap();
+        serde_json::from_slice::<Value>(answer.body()).unwrap()
+    };
+    control("POST", "populate", json!({ "users": 4, "channels": 2, "messages_per_channel": 6 })).await;
+    assert_eq!(app.slack.truth("messages").len(), 3 * 6, "two public channels and the default's one private");
+    control("POST", "subscribe", json!({ "url": HOOK, "events": ["*"] })).await;
+    let made = control("POST", "mutate", json!({ "random": 8, "seed": 3 })).await;
+    assert_eq!(made["changes"].as_array().unwrap().len(), 8);
+    assert_eq!(control("GET", "waiting", Value::Null).await["deliveries"], 8);
+    app.slack.drain_webhooks().await;
+    assert_eq!(app.receiver.take().len(), 8);
+    control("POST", "limits", json!({ "limits": true })).await;
+    let mut last = 200;
+    for _ in 0..21 {
+        last = app.raw("users.list", &[]).await.status().as_u16();
+    }
+    assert_eq!(last, 429);
+    assert!(control("POST", "mutate", json!("x")).await["error"].is_string());
+}

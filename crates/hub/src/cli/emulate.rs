@@ -87,6 +87,15 @@ pub(super) struct SlackArguments {
     /// Gives tokens that never expire, as to an app that has not switched token rotation on.
     #[arg(long)]
     no_rotation: bool,
+    /// Begins with this many people, and channels and messages to match.
+    #[arg(long, default_value_t = 0)]
+    populate: usize,
+    /// Posts signed events of every kind to this URL.
+    #[arg(long)]
+    webhook: Option<String>,
+    /// A file with the signing secret of the events.
+    #[arg(long)]
+    secret_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -98,15 +107,20 @@ pub(super) struct GoogleArguments {
 pub(super) fn run(provider: Provider) -> Result<(), Failure> {
     match provider {
         Provider::Stripe(arguments) => {
-            let secret = match &arguments.secret_file {
-                Some(file) => Some(read_secret_file(file).map_err(Failure::usage)?.trim().to_owned()),
-                None => None,
-            };
+            let secret = secret_of(arguments.secret_file.as_ref())?;
             runtime()?.block_on(stripe(arguments, secret))
         }
-        Provider::Slack(arguments) => runtime()?.block_on(slack(arguments)),
+        Provider::Slack(arguments) => {
+            let secret = secret_of(arguments.secret_file.as_ref())?;
+            runtime()?.block_on(slack(arguments, secret))
+        }
         Provider::Google(arguments) => runtime()?.block_on(google(arguments)),
     }
+}
+
+fn secret_of(file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
+    let secret = file.map(|file| read_secret_file(file).map_err(Failure::usage)).transpose()?;
+    Ok(secret.map(|secret| secret.trim().to_owned()))
 }
 
 async fn stripe(arguments: StripeArguments, secret: Option<String>) -> Result<(), Failure> {
@@ -138,18 +152,28 @@ async fn stripe(arguments: StripeArguments, secret: Option<String>) -> Result<()
     Ok(())
 }
 
-async fn slack(arguments: SlackArguments) -> Result<(), Failure> {
+async fn slack(arguments: SlackArguments, secret: Option<String>) -> Result<(), Failure> {
     let common = &arguments.common;
     let defaults = SlackConfig::default();
     let clients = defaults.clients.iter().map(|client| common.register(client.clone())).collect();
     let rotation = !arguments.no_rotation;
-    let config = SlackConfig { listen: common.listen, seed: common.seed, clients, rotation, ..defaults };
+    let signing_secret = secret.unwrap_or_else(|| defaults.signing_secret.clone());
+    let config =
+        SlackConfig { listen: common.listen, seed: common.seed, clients, rotation, signing_secret, ..defaults };
+    let signing_secret = config.signing_secret.clone();
     let slack = Slack::start(config).await.map_err(|error| common.cannot_listen(&error))?;
     slack.oauth().set_dials(common.dials());
+    if arguments.populate > 0 {
+        slack.populate(&workspace(arguments.populate));
+    }
+    if let Some(url) = &arguments.webhook {
+        slack.subscribe(url, &["*"]);
+    }
     let (id, secret) = slack.client();
     let mut stop = signal::stop();
     say(json!({
         "provider": "slack", "base_url": slack.base_url(), "client_id": id, "client_secret": secret,
+        "signing_secret": signing_secret,
     }));
     let _ = stop.wait_for(|stop| *stop).await;
     slack.shutdown().await;
@@ -172,6 +196,16 @@ async fn google(arguments: GoogleArguments) -> Result<(), Failure> {
     let _ = stop.wait_for(|stop| *stop).await;
     google.shutdown().await;
     Ok(())
+}
+
+/// Returns a workspace of a given number of people with channels and messages in proportion.
+fn workspace(users: usize) -> palisade_emulator::slack::Seed {
+    palisade_emulator::slack::Seed {
+        users,
+        channels: users / 5 + 1,
+        private_channels: users / 20,
+        messages_per_channel: 30,
+    }
 }
 
 /// Returns an account of a given number of customers with everything else in proportion.
