@@ -38,7 +38,10 @@ impl Key {
         let mut block = Zeroizing::new([0; BLOCK_BYTES]);
         match block.get_mut(..key.len()) {
             Some(start) => start.copy_from_slice(key),
-            None => block[..CODE_BYTES].copy_from_slice(&Sha256::digest(key)),
+            None => {
+                let (start, _) = block.split_at_mut(CODE_BYTES);
+                start.copy_from_slice(&Sha256::digest(key));
+            }
         }
         let absorbed = |pad: u8| {
             let mut state = Zeroizing::new(START);

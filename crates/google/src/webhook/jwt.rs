@@ -49,10 +49,8 @@ pub fn verify(token: &str, trusts: &[&PushTrust], keys: &Jwks, now: Timestamp) -
 
 fn object(part: &str) -> Option<Map<String, Value>> {
     let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
-    match serde_json::from_slice(&bytes).ok()? {
-        Value::Object(object) => Some(object),
-        _ => None,
-    }
+    let Value::Object(object) = serde_json::from_slice(&bytes).ok()? else { return None };
+    Some(object)
 }
 
 fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
