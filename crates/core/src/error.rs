@@ -122,6 +122,7 @@ struct Inner {
     retry_after: Option<Duration>,
     outcome: Outcome,
     retryable: Option<bool>,
+    credential_version: Option<u64>,
     user_message: Option<Cow<'static, str>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -144,6 +145,7 @@ impl Error {
                 retry_after: None,
                 outcome: Outcome::NotSent,
                 retryable: None,
+                credential_version: None,
                 user_message: None,
                 source: None,
             }),
@@ -211,6 +213,13 @@ impl Error {
     #[must_use]
     pub fn with_retryable(mut self, retryable: bool) -> Self {
         self.inner.retryable = Some(retryable);
+        self
+    }
+
+    /// Sets the version of the credential the provider refused.
+    #[must_use]
+    pub fn with_credential_version(mut self, version: u64) -> Self {
+        self.inner.credential_version = Some(version);
         self
     }
 
@@ -292,6 +301,13 @@ impl Error {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.inner.outcome
+    }
+
+    /// Returns the version of the credential the provider refused ([`crate::auth::Credential::version`]), if it refused
+    /// one: whoever marks its connection compares it with what is stored by then.
+    #[must_use]
+    pub fn credential_version(&self) -> Option<u64> {
+        self.inner.credential_version
     }
 
     /// Tells whether the same call may succeed later without anybody changing anything. An unknown outcome is

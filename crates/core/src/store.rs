@@ -899,13 +899,30 @@ pub trait Connections: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool>;
+
+    /// Marks an active connection whose credential of generation `seen` was refused: only if its key, or a grant of it,
+    /// still has that generation. `false` otherwise, and in any other state: nothing is written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn refuse_credential(&self, id: ConnectionId, seen: u64, reason: String) -> Result<bool>;
 }
 
-/// Marks an active connection whose credential no longer works. Any other state stays.
+/// Marks an active connection whose credential no longer works. Any other state stays, and so does an active one whose
+/// credential is not the one of generation `seen` any more: it was reconnected meanwhile. Without a generation the
+/// refusal counts whatever is stored now.
 ///
 /// # Errors
 /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-pub async fn mark_needs_reconnect<S: Connections + ?Sized>(store: &S, id: &ConnectionId, reason: &str) -> Result<()> {
+pub async fn mark_needs_reconnect<S: Connections + ?Sized>(
+    store: &S,
+    id: &ConnectionId,
+    seen: Option<u64>,
+    reason: &str,
+) -> Result<()> {
+    if let Some(seen) = seen {
+        return store.refuse_credential(id.clone(), seen, reason.to_owned()).await.map(drop);
+    }
     let Some(mut connection) = store.connection(id.clone()).await? else { return Ok(()) };
     if connection.state != ConnectionState::Active {
         return Ok(());

@@ -3,3 +3,7 @@
 
 #[path = "it/http_transport.rs"]
 mod http_transport;
+#[path = "it/mutual_tls.rs"]
+mod mutual_tls;
+#[path = "it/secrecy.rs"]
+mod secrecy;

@@ -385,6 +385,10 @@ impl Connections for SqliteStore {
         let run = move |tx: &mut writer::Tx<'_>| connections::put_credential(tx, &id, expected, &credential);
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
+
+    async fn refuse_credential(&self, id: ConnectionId, seen: u64, reason: String) -> Result<bool> {
+        self.write(move |tx| connections::refuse(tx, &id, seen, &reason)).await
+    }
 }
 
 #[async_trait]

@@ -10,6 +10,7 @@
 
 mod it {
     pub(crate) mod client;
+    pub(crate) mod connect;
     pub(crate) mod declines;
     pub(crate) mod emulated;
     pub(crate) mod errors;

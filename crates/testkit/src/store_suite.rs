@@ -28,8 +28,8 @@ mod secrets;
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
     a_grant_rests_after_a_failure, a_lost_hold_writes_nothing_and_its_intent_is_found,
-    a_renewal_compares_the_generation, an_end_names_its_generation_and_marks_the_connection, grants_are_due_in_order,
-    what_is_taken_is_taken_once,
+    a_refusal_of_what_was_replaced_marks_nothing, a_renewal_compares_the_generation,
+    an_end_names_its_generation_and_marks_the_connection, grants_are_due_in_order, what_is_taken_is_taken_once,
 };
 pub use inbox::{
     a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
@@ -123,6 +123,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_lost_hold_writes_nothing_and_its_intent_is_found,
         a_grant_rests_after_a_failure,
         a_renewal_compares_the_generation,
+        a_refusal_of_what_was_replaced_marks_nothing,
         an_end_names_its_generation_and_marks_the_connection,
         a_disconnect_erases_and_refuses_late_writers,
         grants_are_due_in_order,

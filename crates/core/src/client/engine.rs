@@ -380,7 +380,7 @@ impl Engine {
         } else {
             Error::new(ErrorKind::Auth, "the provider refused the credential").with_source(error)
         };
-        let error = error.with_outcome(Outcome::Rejected);
+        let error = error.with_outcome(Outcome::Rejected).with_credential_version(version);
         if std::mem::replace(&mut on.refreshed, true) {
             return Err(error);
         }
@@ -392,7 +392,7 @@ impl Engine {
                 .with_outcome(Outcome::Rejected)),
         };
         self.meters.refresh(fresh.is_ok());
-        on.credential = Some(fresh?);
+        on.credential = Some(fresh.map_err(|error| error.with_credential_version(version))?);
         Ok(())
     }
 

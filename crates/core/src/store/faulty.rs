@@ -134,6 +134,7 @@ delegate!(Connections {
     fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
     fn credential(id: ConnectionId) -> Option<SealedCredential>;
     fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
+    fn refuse_credential(id: ConnectionId, seen: u64, reason: String) -> bool;
 });
 delegate!(Keys {
     fn data_keys(tenant: TenantId) -> Vec<WrappedKey>;

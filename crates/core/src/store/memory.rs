@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{
-    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, Effect, EventRow, EventState,
-    FeedEntry, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery, NewJob, PageCommit,
-    PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store,
-    StoredEvent, StreamKey, StreamStatus, counts_as_error,
+    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect,
+    EventRow, EventState, FeedEntry, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery,
+    NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled,
+    Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -372,6 +372,18 @@ impl Connections for MemoryStore {
         }
         model.credentials.insert(id, credential);
         Ok(true)
+    }
+
+    async fn refuse_credential(&self, id: ConnectionId, seen: u64, reason: String) -> Result<bool> {
+        let mut model = self.lock();
+        let of_key = model.credentials.get(&id).is_some_and(|stored| stored.generation == seen);
+        let of_grant = model.grants.values().any(|grant| grant.key.connection == id && grant.generation == seen);
+        let active = |connection: &&mut Connection| connection.state == ConnectionState::Active;
+        let Some(connection) = model.connections.get_mut(&id).filter(active) else { return Ok(false) };
+        if of_key || of_grant {
+            connection.state = ConnectionState::NeedsReconnect { reason };
+        }
+        Ok(of_key || of_grant)
     }
 }
 

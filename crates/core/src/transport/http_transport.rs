@@ -40,7 +40,7 @@ pub struct HttpTransport {
 /// Builds an [`HttpTransport`].
 pub struct HttpTransportBuilder {
     inner: reqwest::ClientBuilder,
-    wrong: Option<(&'static str, reqwest::Error)>,
+    wrong: Option<(&'static str, Option<reqwest::Error>)>,
 }
 
 impl HttpTransport {
@@ -89,7 +89,7 @@ impl HttpTransportBuilder {
         match Proxy::all(url) {
             Ok(proxy) => self.with(|inner| inner.proxy(proxy)),
             Err(error) => {
-                self.wrong = Some(("the proxy's address cannot be read", error.without_url()));
+                self.wrong = Some(("the proxy's address cannot be read", Some(error.without_url())));
                 self
             }
         }
@@ -108,7 +108,24 @@ impl HttpTransportBuilder {
         match Certificate::from_pem_bundle(pem) {
             Ok(certificates) => self.with(|inner| inner.tls_certs_merge(certificates)),
             Err(error) => {
-                self.wrong = Some(("the root certificate is not PEM", error));
+                self.wrong = Some(("the root certificate is not PEM", Some(error)));
+                self
+            }
+        }
+    }
+
+    /// Trusts these root certificates (PEM) and no others: calls between services of one's own.
+    #[must_use]
+    pub fn only_root_certificate(mut self, pem: &[u8]) -> Self {
+        match Certificate::from_pem_bundle(pem) {
+            Ok(certificates) if !certificates.is_empty() => self.with(|inner| inner.tls_certs_only(certificates)),
+            // An empty list would quietly trust nobody, or whom the system trusts.
+            Ok(_) => {
+                self.wrong = Some(("the root certificate is not PEM", None));
+                self
+            }
+            Err(error) => {
+                self.wrong = Some(("the root certificate is not PEM", Some(error)));
                 self
             }
         }
@@ -120,7 +137,7 @@ impl HttpTransportBuilder {
         match Identity::from_pem(pem) {
             Ok(identity) => self.with(|inner| inner.identity(identity)),
             Err(error) => {
-                self.wrong = Some(("the client certificate and key are not PEM", error));
+                self.wrong = Some(("the client certificate and key are not PEM", Some(error)));
                 self
             }
         }
@@ -132,7 +149,11 @@ impl HttpTransportBuilder {
     /// [`ErrorKind::Config`] when a proxy, certificate, key or user agent cannot be used, or TLS cannot be set up.
     pub fn build(self) -> Result<HttpTransport> {
         if let Some((what, error)) = self.wrong {
-            return Err(Error::new(ErrorKind::Config, what).with_source(error));
+            let refused = Error::new(ErrorKind::Config, what);
+            return Err(match error {
+                Some(error) => refused.with_source(error),
+                None => refused,
+            });
         }
         let client = self.inner.build().map_err(|error| {
             Error::new(ErrorKind::Config, "the HTTP client cannot be set up").with_source(error.without_url())

@@ -276,7 +276,7 @@ impl Inner {
     /// Marks a connection whose credential the provider refused.
     async fn note_refusal(&self, id: &ConnectionId, error: &Error) -> Result<()> {
         if error.kind() == ErrorKind::Auth {
-            mark_needs_reconnect(self.store.as_ref(), id, error.message()).await?;
+            mark_needs_reconnect(self.store.as_ref(), id, error.credential_version(), error.message()).await?;
         }
         Ok(())
     }

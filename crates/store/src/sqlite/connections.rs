@@ -91,6 +91,21 @@ pub(super) fn put_credential(
     Ok(true)
 }
 
+/// Marks an active connection if one of its credentials still has the generation that was refused.
+pub(super) fn refuse(tx: &Tx<'_>, id: &ConnectionId, seen: u64, reason: &str) -> Result<bool, Fault> {
+    let current = tx
+        .prepare(
+            "SELECT 1 FROM palisade_credential WHERE connection = ?1 AND generation = ?2 \
+             UNION ALL SELECT 1 FROM palisade_grant WHERE connection = ?1 AND generation = ?2",
+        )?
+        .exists(params![id.as_str(), seen.cast_signed()])?;
+    let active = one(tx.connection(), id)?.is_some_and(|account| account.state == ConnectionState::Active);
+    if current && active {
+        need_reconnect(tx, id, reason)?;
+    }
+    Ok(current && active)
+}
+
 /// Marks an active connection as one whose owner must reconnect it.
 pub(super) fn need_reconnect(tx: &Tx<'_>, id: &ConnectionId, reason: &str) -> Result<(), Fault> {
     change(tx, id, |state| {

@@ -243,6 +243,29 @@ pub async fn a_disconnect_erases_and_refuses_late_writers(store: &dyn Store) {
     same(ok(store.connect(connection("acme"), vec![new("main", tokens(2, 3))]).await), true, "reconnected");
 }
 
+/// A refusal marks the connection only while the refused generation is the stored one of its key or of a grant.
+pub async fn a_refusal_of_what_was_replaced_marks_nothing(store: &dyn Store) {
+    let refuse = async |seen| ok(store.refuse_credential("acme".into(), seen, "refused".to_owned()).await);
+    same(refuse(1).await, false, "no such connection");
+    connected(store, &["main"]).await;
+    let sealed = SealedCredential { generation: 5, blob: vec![1] };
+    same(ok(store.put_credential("acme".into(), 0, sealed).await), true, "a key of its own");
+    same(ok(store.renew_grant(key("main"), tokens(1, 2)).await), true, "renewed");
+    for late in [0, 1, 4] {
+        same(refuse(late).await, false, "another generation");
+    }
+    same(state_of(store).await, Some(ConnectionState::Active), "so nothing happened");
+    same(refuse(5).await, true, "the key");
+    let marked = Some(ConnectionState::NeedsReconnect { reason: "refused".to_owned() });
+    same(state_of(store).await, marked.clone(), "marked");
+    same(refuse(2).await, false, "once");
+    ok(store.put_connection(connection("acme")).await);
+    same(refuse(2).await, true, "the grant");
+    same(state_of(store).await, marked, "marked");
+    ok(store.put_connection(Connection { state: ConnectionState::Paused, ..connection("acme") }).await);
+    same(refuse(2).await, false, "paused stays");
+}
+
 /// Grants are due when their time has come, they are live and do not rest; the longest due comes first.
 pub async fn grants_are_due_in_order(store: &dyn Store) {
     for (id, at) in [("c", Some(30)), ("a", Some(20)), ("b", Some(20)), ("never", None), ("dead", Some(1))] {

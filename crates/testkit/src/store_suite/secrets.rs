@@ -96,6 +96,12 @@ async fn grants(model: &mut Model) -> Answers {
             let answers = both!(model, store => told(&store.disconnect(id.clone(), said.clone(), now).await));
             model.note(format!("disconnect {id} {said:?}"), answers)
         }
+        3 => {
+            let (seen, id) = (generation(model, &key).await, key.connection.clone());
+            let answers =
+                both!(model, store => told(&store.refuse_credential(id.clone(), seen, "refused".to_owned()).await));
+            model.note(format!("refuse {id} {seen}"), answers)
+        }
         _ => {
             let generation = generation(model, &key).await;
             let until = model.near();

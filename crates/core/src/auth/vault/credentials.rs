@@ -12,7 +12,7 @@ use super::{Place, Vault};
 use crate::auth::{Credential, CredentialSource, Scheme};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::ConnectionId;
-use crate::store::{ConnectionState, Connections, SealedCredential, mark_needs_reconnect};
+use crate::store::{ConnectionState, Connections, SealedCredential};
 
 /// The field a connection's credential is sealed as.
 const CREDENTIAL_FIELD: &str = "credential";
@@ -162,7 +162,7 @@ impl CredentialSource for VaultCredentials {
         let credential = self.read(&connection).await?;
         if credential.version() == seen {
             let why = "the provider refused the key: replace it";
-            mark_needs_reconnect(self.connections.as_ref(), &connection, why).await?;
+            self.connections.refuse_credential(connection, seen, why.to_owned()).await?;
             return Err(Error::new(ErrorKind::Auth, why).with_outcome(Outcome::Rejected));
         }
         self.keep(&connection, &credential);

@@ -16,7 +16,7 @@ fn variable(name: &str) -> Option<u64> {
 async fn eight_processes_of_fifty_tasks_send_each_refresh_token_once() {
     let seeds = match variable("PALISADE_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 1..variable("PALISADE_SEEDS").unwrap_or(60) + 1,
+        None => 1..variable("PALISADE_SEEDS").unwrap_or(40) + 1,
     };
     let (mut renewed, mut lost, mut killed) = (0, 0, 0);
     for seed in seeds {
