@@ -66,6 +66,7 @@ delegate!(Inbox {
     fn replay(row: EventRow, now: Timestamp) -> bool;
     fn event_counts() -> BTreeMap<EventState, u64>;
     fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
+    fn heard(endpoint: EndpointId) -> Vec<Heard>;
     fn prune_events(before: Timestamp, limit: u32) -> u64;
 });
 delegate!(Jobs {

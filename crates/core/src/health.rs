@@ -3,17 +3,22 @@
 //! It reads nothing and remembers nothing: the hub gathers [`Observations`] and shows what [`health`] says of them, so
 //! the page, the API and an alert can never disagree.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::store::{CallCounts, ConnectionState};
+use crate::store::{CallCounts, ConnectionState, Heard};
 
 /// Errors of a hundred calls from which a connection is degraded.
 const DEGRADED_PERCENT: u64 = 1;
 /// Errors of a hundred calls from which it is down.
 const DOWN_PERCENT: u64 = 10;
+/// How many events an endpoint must have missed, over what time, to be called silent.
+const SILENT: (u64, Duration) = (3, Duration::from_secs(60 * 60));
+/// The same for one that was never heard: it may be subscribed to a few rare types only.
+const NEVER_HEARD: (u64, Duration) = (20, Duration::from_secs(24 * 60 * 60));
 /// A stream is late when its age is beyond this many intervals: one run may be missed without a word.
 const INTERVALS_LATE: u32 = 3;
 
@@ -35,10 +40,38 @@ pub struct Observations {
     pub runs_in_review: u32,
     /// Events given up.
     pub dead_letters: u64,
-    /// How long the endpoint has been silent, where that is longer than it should be.
+    /// How long its endpoints have been silent, where the provider's own list proves it ([`silence`]).
     pub endpoint_silent: Option<Duration>,
     /// Until when the provider asked to wait, or the breaker keeps calls back.
     pub held_until: Option<Timestamp>,
+}
+
+/// Returns how long an endpoint has been silent, where that is proven by the provider's own list of what it sent.
+///
+/// Silence alone proves nothing: an account may have nothing to tell for weeks. So an endpoint is silent only when
+/// walks over the provider's list keep finding new events that never came to it:
+/// - It was heard before: at least 3 events of types that used to come, found by walks at least an hour apart, and
+///   nothing at all heard since before the first of them. (Types that never came may not be subscribed; events found
+///   in one go may have happened while nobody listened here; one that arrives late is heard, and begins anew.)
+/// - It was never heard: at least 20 events of types somebody here wants, found by walks at least a day apart.
+///
+/// A provider without such a list never gives proof, and its endpoints are never called silent. `heard` is what the
+/// store has of all endpoints of a connection.
+#[must_use]
+pub fn silence(heard: &[Heard], now: Timestamp) -> Option<Duration> {
+    let last = heard.iter().filter_map(|one| one.heard_at).max();
+    let known: BTreeSet<&str> =
+        heard.iter().filter(|one| one.heard_at.is_some()).map(|one| one.kind.as_str()).collect();
+    let missed = || {
+        heard.iter().filter(|one| {
+            one.found > 0 && one.found_from > last && (last.is_none() || known.contains(one.kind.as_str()))
+        })
+    };
+    let (least, apart) = if last.is_some() { SILENT } else { NEVER_HEARD };
+    let found = missed().fold(0_u64, |sum, one| sum.saturating_add(one.found));
+    let from = missed().filter_map(|one| one.found_from).min()?;
+    let to = missed().filter_map(|one| one.found_to).max()?;
+    (found >= least && to.since(from) >= apart).then(|| now.since(last.unwrap_or(from)))
 }
 
 /// What is known of one stream.
@@ -276,6 +309,49 @@ mod tests {
         check(|seen| seen.streams.push(stream(Some(minutes(46)), false)), Delayed, Operator, "46 minutes old");
         check(|seen| seen.streams.push(stream(Some(minutes(46)), true)), Connected, Nobody, "in step");
         check(|seen| seen.endpoint_silent = Some(minutes(600)), Delayed, Operator, "10 hours");
+    }
+
+    /// Fails when silence is guessed: of an account with little to tell, of types that are not subscribed, of what
+    /// happened while nobody listened, of what comes late.
+    #[test]
+    fn an_endpoint_is_silent_only_when_the_providers_list_proves_it() {
+        const HOUR: u64 = 60;
+        const DAY: u64 = 24 * HOUR;
+        type Row = (&'static str, Option<u64>, u64, Option<(u64, u64)>);
+        let check = |rows: &[Row], expected: Option<u64>| {
+            // All times as minutes ago.
+            let ago = |time: u64| NOW.minus(minutes(time));
+            let heard: Vec<_> = rows
+                .iter()
+                .map(|(kind, heard_at, found, span)| Heard {
+                    kind: (*kind).to_owned(),
+                    heard_at: heard_at.map(ago),
+                    found: *found,
+                    found_from: span.map(|(from, _)| ago(from)),
+                    found_to: span.map(|(_, to)| ago(to)),
+                })
+                .collect();
+            assert_eq!(silence(&heard, NOW), expected.map(minutes), "{rows:?}");
+        };
+        check(&[], None);
+        check(&[("x", Some(90 * DAY), 0, None)], None);
+        check(&[("x", Some(3 * HOUR), 3, Some((2 * HOUR, HOUR)))], Some(3 * HOUR));
+        check(&[("x", Some(3 * HOUR), 2, Some((2 * HOUR, HOUR)))], None);
+        check(&[("x", Some(3 * HOUR), 500, Some((2 * HOUR, 2 * HOUR)))], None);
+        check(&[("x", Some(3 * HOUR), 3, Some((2 * HOUR, HOUR + 1)))], None);
+        // Another type came meanwhile, or the same one.
+        check(&[("x", Some(3 * HOUR), 9, Some((2 * HOUR, 0))), ("y", Some(90), 0, None)], None);
+        check(&[("x", Some(2 * HOUR), 9, Some((2 * HOUR, 0)))], None);
+        // Two types together; and one that never came, which may not be subscribed.
+        let y = ("y", Some(4 * HOUR), 1, Some((30, 30)));
+        check(&[("x", Some(3 * HOUR), 2, Some((2 * HOUR, 2 * HOUR))), y], Some(3 * HOUR));
+        check(&[("x", Some(3 * HOUR), 0, None), ("z", None, 900, Some((2 * HOUR, 0)))], None);
+        // Two endpoints of a connection: the one finds, the other hears.
+        check(&[("x", None, 3, Some((2 * HOUR, 0))), ("x", Some(3 * HOUR), 0, None)], Some(3 * HOUR));
+        // Never heard.
+        check(&[("x", None, 10, Some((2 * DAY, DAY))), ("y", None, 10, Some((3 * DAY, 0)))], Some(3 * DAY));
+        check(&[("x", None, 19, Some((3 * DAY, 0)))], None);
+        check(&[("x", None, 900, Some((DAY - 1, 0)))], None);
     }
 
     /// What somebody must do comes first. Fails when two of the checks are swapped.

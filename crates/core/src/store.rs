@@ -164,6 +164,27 @@ pub struct StoredEvent {
     pub reason: Option<String>,
 }
 
+/// How events of one type come to an endpoint: what [`crate::health::silence`] judges by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Heard {
+    /// The provider's type.
+    pub kind: String,
+    /// When one last came by webhook; moved on once a minute at most.
+    pub heard_at: Option<Timestamp>,
+    /// How many the provider's own list has shown since that did not come by webhook before.
+    pub found: u64,
+    /// When the first of those was found.
+    pub found_from: Option<Timestamp>,
+    /// When the last of those was found.
+    pub found_to: Option<Timestamp>,
+}
+
+/// How seldom [`Heard::heard_at`] is moved on, in milliseconds: a busy endpoint does not pay for it.
+pub const HEARD_EVERY_MS: i64 = 60_000;
+/// How many types are kept of an endpoint; what comes beyond them is not judged.
+pub const HEARD_KINDS_MAX: usize = 500;
+
 /// Keeps deliveries and their events.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
@@ -174,6 +195,11 @@ pub trait Inbox: Send + Sync {
     ///
     /// The job of an event: [`Work::Event`], lane `event/{connection}/{ordering key}` if it has an ordering key, no
     /// unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    ///
+    /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
+    /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or
+    /// something was found since. A new and wanted event without one was found; the first that is found after
+    /// anything was heard at the endpoint begins a new count.
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`] when the queue to the writer is full: nothing is stored, answer 503.
@@ -213,6 +239,15 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>>;
+
+    /// Tells how events come to an endpoint, by type in order. A store that does not note it tells nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn heard(&self, endpoint: EndpointId) -> Result<Vec<Heard>> {
+        let _ = endpoint;
+        Ok(Vec::new())
+    }
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
     /// `before`, lowest rows first. Returns how many went. An event removed is no longer a duplicate when it comes

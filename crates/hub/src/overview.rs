@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use palisade_core::health::{Actor, Health, Observations, StreamObservation, health};
+use palisade_core::health::{Actor, Health, Observations, StreamObservation, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, EventState, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, Connection, EventState, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
-use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
+use palisade_core::{ConnectionId, EndpointId, ErrorKind, Result, StreamName, Timestamp};
 
 use crate::hub::Shared;
 use crate::routes::{Problem, status};
@@ -19,6 +19,8 @@ const CONNECTIONS_SHOWN: u32 = 50;
 const ROWS_SHOWN: u32 = 20;
 /// Runs read for a connection's health.
 const RUNS_JUDGED: u32 = 50;
+/// Pauses shorter than this are not told: they are over before anybody has read of them.
+const HELD_TOLD: Duration = Duration::from_secs(2);
 /// The window of the error rate.
 const RATE_WINDOW: Duration = Duration::from_secs(24 * 3_600);
 
@@ -152,12 +154,29 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         ),
         runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
         dead_letters,
-        endpoint_silent: None,
-        held_until: None,
+        endpoint_silent: silence(&heard(shared, &id).await?, now),
+        held_until: held_until(shared, &connection, now),
     });
     let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
     Ok(ConnectionView { connection, title, health, fresh_at, calls, dead_letters, streams })
+}
+
+/// Reads how events come to a connection's endpoints. One that has none is not waited for.
+async fn heard(shared: &Shared, id: &ConnectionId) -> Result<Vec<Heard>> {
+    let mut heard = Vec::new();
+    for endpoint in shared.endpoints.values().filter(|endpoint| endpoint.connection == *id) {
+        heard.extend(shared.store.heard(EndpointId::new(endpoint.name.as_str())).await?);
+    }
+    Ok(heard)
+}
+
+/// Returns until when this process holds the connection's calls back, if that is worth a word.
+fn held_until(shared: &Shared, connection: &Connection, now: Timestamp) -> Option<Timestamp> {
+    let client = shared.clients.get(connection.provider.as_str())?;
+    let manifest = shared.providers.get(connection.provider.as_str())?.manifest();
+    let base_url = connection.base_url.as_deref().unwrap_or(manifest.base_url);
+    client.held_until(&connection.id, base_url).filter(|until| until.since(now) >= HELD_TOLD)
 }
 
 /// Returns the newest run of each stream and mode.

@@ -21,13 +21,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palisade_core::store::{
     Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections,
-    Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Inbox, JobCounts,
-    JobId, Jobs, Keys, Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit,
-    PageCommitted, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode,
-    SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus,
-    TokenHash, Value, WrappedKey,
+    Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard, Inbox,
+    JobCounts, JobId, Jobs, Keys, Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens,
+    PageCommit, PageCommitted, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd,
+    RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey,
+    StreamStatus, TokenHash, Value, WrappedKey,
 };
-use palisade_core::{ConnectionId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp};
+use palisade_core::{
+    ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
+};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
@@ -39,6 +41,7 @@ mod calls;
 mod connections;
 mod error;
 mod grants;
+mod heard;
 mod inbox;
 mod jobs;
 mod keys;
@@ -267,6 +270,10 @@ impl Inbox for SqliteStore {
 
     async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
         self.inner.readers.read(move |reader| inbox::dead_counts(reader, connections)).await
+    }
+
+    async fn heard(&self, endpoint: EndpointId) -> Result<Vec<Heard>> {
+        self.inner.readers.read(move |reader| heard::read(reader, endpoint.as_str())).await
     }
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {

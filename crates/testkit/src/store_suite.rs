@@ -34,7 +34,7 @@ pub use grants::{
 pub use inbox::{
     a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
     an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_connection, events_are_listed_newest_first,
-    only_finished_events_are_pruned,
+    only_finished_events_are_pruned, what_is_heard_is_noted_by_type,
 };
 pub use jobs::{
     a_claim_gives_the_most_urgent_due_jobs, a_dead_sync_fails_its_run, a_failed_effect_undoes_its_settlement_alone,
@@ -96,6 +96,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_replayed_event_gets_a_fresh_job,
         dead_events_are_counted_by_connection,
         only_finished_events_are_pruned,
+        what_is_heard_is_noted_by_type,
         a_claim_gives_the_most_urgent_due_jobs,
         the_oldest_due_job_is_told,
         a_lost_worker_costs_one_attempt,

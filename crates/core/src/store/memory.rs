@@ -12,13 +12,13 @@ use tokio::sync::Notify;
 
 use super::{
     Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect,
-    EventRow, EventState, FeedEntry, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery,
+    EventRow, EventState, FeedEntry, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery,
     NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled,
     Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ConnectionId, RecordId, StreamName};
+use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 
 mod authorizations;
 mod grants;
@@ -200,6 +200,10 @@ impl Inbox for MemoryStore {
 
     async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
         Ok(self.lock().inbox.dead_counts(&connections))
+    }
+
+    async fn heard(&self, endpoint: EndpointId) -> Result<Vec<Heard>> {
+        Ok(self.lock().inbox.heard(&endpoint))
     }
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {

@@ -10,7 +10,9 @@ use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::clock::ManualClock;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{CallLog, ConnectionState, Connections, EventState, Inbox, Jobs, Queue};
+use palisade_core::store::{
+    CallLog, ConnectionState, Connections, EventState, Inbox, Jobs, NewDelivery, NewEvent, Queue,
+};
 use palisade_core::worker::{Handled, handler};
 use palisade_core::{ErrorKind, Transport};
 use palisade_hub::{Access, ConnectionConfig, Hub};
@@ -192,4 +194,91 @@ async fn a_hub_that_cannot_work_is_not_built() {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.message().contains(expected), "{expected}: {error}");
     }
+}
+
+async fn health(hub: &Hub) -> serde_json::Value {
+    let request = http::Request::get("/api/v1/connections/acme-stripe").body(axum::body::Body::empty()).unwrap();
+    ask(&hub.router(), request).await.json()["health"].clone()
+}
+
+/// Answers as [`Empty`], and throttles while told to.
+#[derive(Default)]
+struct Throttling {
+    empty: Empty,
+    wait: Mutex<Option<&'static str>>,
+}
+
+#[async_trait]
+impl Transport for Throttling {
+    async fn send(&self, request: http::Request<Bytes>) -> palisade_core::Result<http::Response<Bytes>> {
+        let wait = *self.wait.lock().unwrap();
+        let Some(wait) = wait else { return self.empty.send(request).await };
+        let response = http::Response::builder().status(429).header("retry-after", wait);
+        Ok(response.header("stripe-rate-limited-reason", "global-rate").body("{}".into()).unwrap())
+    }
+}
+
+// Fails when a pause the provider asked for is not told, or is told when it is over.
+#[tokio::test(start_paused = true)]
+async fn a_connection_the_provider_holds_back_says_so_and_when_it_goes_on() {
+    let store = Arc::new(MemoryStore::new());
+    let provider = Arc::new(Throttling::default());
+    let hub = hub(&store, provider.clone());
+    run_for(&hub, 30).await;
+    assert_eq!(health(&hub).await["state"], "connected");
+    *provider.wait.lock().unwrap() = Some("600");
+    let sync = http::Request::post("/api/v1/connections/acme-stripe/sync").body(axum::body::Body::empty()).unwrap();
+    assert_eq!(ask(&hub.router(), sync).await.status, 202);
+    run_for(&hub, 5).await;
+    let told = health(&hub).await;
+    assert_eq!((&told["state"], &told["who_acts"]), (&"delayed".into(), &"provider".into()), "{told}");
+    let step = told["next_step"].as_str().unwrap();
+    assert!(step.contains("asked us to wait") && step.contains("in 1"), "ten minutes and a tenth at most: {step}");
+    *provider.wait.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(700)).await;
+    // The call that was refused still counts among the day's few.
+    let told = health(&hub).await;
+    assert!(!told["next_step"].as_str().unwrap().contains("asked us to wait"), "{told}");
+}
+
+// Fails when webhooks that no longer come are not told, when an endpoint of another connection counts, or when one
+// webhook does not set it right.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_misses_what_the_provider_lists_is_told_as_silent() {
+    let store = Arc::new(MemoryStore::new());
+    let hub = hub(&store, Arc::new(Empty::default()));
+    run_for(&hub, 30).await;
+    let event = |id: &str| NewEvent {
+        id: id.into(),
+        kind: "customer.updated".to_owned(),
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: Some(Bytes::from(event(id, "customer.updated"))),
+        wanted: true,
+    };
+    let delivery_of = |endpoint: &str, id: &str, hours_ago: u64, body: &'static str| NewDelivery {
+        endpoint: endpoint.into(),
+        connection: "acme-stripe".into(),
+        provider: "stripe".to_owned(),
+        received_at: NOW.minus(Duration::from_secs(3_600 * hours_ago)),
+        headers: Vec::new(),
+        body: Bytes::from_static(body.as_bytes()),
+        events: vec![event(id)],
+    };
+    for endpoint in ["elsewhere", "stripe"] {
+        store.append(vec![delivery_of(endpoint, "evt_heard", 9, "{}")]).await.unwrap();
+        for (id, hours) in [("evt_1", 5), ("evt_2", 4), ("evt_3", 3)] {
+            assert_eq!(health(&hub).await["state"], "connected", "{endpoint} {id}");
+            store.append(vec![delivery_of(endpoint, id, hours, "")]).await.unwrap();
+        }
+    }
+    run_for(&hub, 5).await;
+    let told = health(&hub).await;
+    assert_eq!((&told["state"], &told["who_acts"]), (&"delayed".into(), &"operator".into()), "{told}");
+    assert!(told["next_step"].as_str().unwrap().starts_with("No webhook has come for 9 hours."), "{told}");
+    // It arrived at last, though it is known already.
+    let late = delivery("stripe", self::event("evt_3", "customer.updated"));
+    assert_eq!(ask(&hub.router(), late).await.status, 200);
+    assert_eq!(health(&hub).await["state"], "connected");
 }

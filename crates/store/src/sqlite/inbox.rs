@@ -11,8 +11,8 @@ use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
-use super::jobs;
 use super::writer::{Tally, Tx};
+use super::{heard, jobs};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -124,6 +124,7 @@ fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept:
         kept.headers,
         kept.payload,
     ])?;
+    heard::note(tx, delivery, event, inserted > 0)?;
     if inserted == 0 {
         let there = tx
             .prepare("SELECT id FROM palisade_event WHERE endpoint = ?1 AND event_id = ?2")?

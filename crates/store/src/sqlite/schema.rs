@@ -34,6 +34,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") },
     Migration { name: "0002_dead", sql: include_str!("migrations/0002_dead.sql") },
     Migration { name: "0003_auth", sql: include_str!("migrations/0003_auth.sql") },
+    Migration { name: "0004_heard", sql: include_str!("migrations/0004_heard.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use palisade_core::store::Queue;
+use palisade_core::store::{HEARD_EVERY_MS, Queue};
 use palisade_core::{Error, ErrorKind, Result};
 use rusqlite::{CachedStatement, Connection, params};
 use tokio::sync::{Notify, oneshot};
@@ -240,7 +240,12 @@ pub(super) struct Tx<'c> {
     pub(super) tally: Tally,
     /// Jobs that became ready, per queue: workers to wake after the commit.
     ready: [u32; 2],
+    /// Which types of events were heard at which endpoints in this transaction, and when.
+    heard: Vec<(String, String, i64)>,
 }
+
+/// How many pairs of endpoint and type one transaction keeps in mind.
+const HEARD_MAX: usize = 32;
 
 impl<'c> Tx<'c> {
     pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
@@ -257,6 +262,25 @@ impl<'c> Tx<'c> {
 
     pub(super) fn changes(&self) -> u64 {
         self.connection.changes()
+    }
+
+    /// Tells whether this transaction has seen that hearing a type again at a moment changes nothing.
+    pub(super) fn knows(&self, endpoint: &str, kind: &str, at: i64) -> bool {
+        let known = self.heard.iter().find(|(of, one, _)| of == endpoint && one == kind);
+        known.is_some_and(|(_, _, heard_at)| at.saturating_sub(*heard_at) < HEARD_EVERY_MS)
+    }
+
+    /// Notes when a type was last heard, of which nothing was found since.
+    pub(super) fn hear(&mut self, endpoint: &str, kind: &str, heard_at: i64) {
+        self.heard.retain(|(of, one, _)| of != endpoint || one != kind);
+        if self.heard.len() < HEARD_MAX {
+            self.heard.push((endpoint.to_owned(), kind.to_owned(), heard_at));
+        }
+    }
+
+    /// Forgets what was heard: something was found, or undone, and the next that is heard may count.
+    pub(super) fn unhear(&mut self) {
+        self.heard.clear();
     }
 
     /// Notes that a job of the queue became ready.
@@ -292,6 +316,7 @@ impl<'c> Tx<'c> {
         if !answer.as_ref().is_ok_and(keep) {
             self.prepare("ROLLBACK TO palisade")?.execute([])?;
             (self.tally, self.ready) = (tally, ready);
+            self.unhear();
         }
         self.prepare("RELEASE palisade")?.execute([])?;
         answer
@@ -400,7 +425,13 @@ impl Writer {
         let run = |sql: &str| self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         run("BEGIN IMMEDIATE").map_err(all)?;
         let before = Tally::read(&self.connection).map_err(all)?;
-        let mut tx = Tx { connection: &self.connection, product: &self.product, tally: before, ready: [0; 2] };
+        let mut tx = Tx {
+            connection: &self.connection,
+            product: &self.product,
+            tally: before,
+            ready: [0; 2],
+            heard: Vec::new(),
+        };
         for (number, command) in batch.iter_mut().enumerate() {
             command.run(&mut tx).map_err(|error| {
                 if is_environment(&error) { Stop::All(failure(&error)) } else { Stop::Command(number, failure(&error)) }

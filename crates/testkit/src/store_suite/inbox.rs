@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, Claim, EVENT_ATTEMPTS_MAX, EventRow, EventState, JobCounts, JobEnd, NewDelivery, NewEvent, Queue,
-    Settled, Settlement, Store, Work,
+    Appended, Claim, EVENT_ATTEMPTS_MAX, EventRow, EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, JobCounts, JobEnd,
+    NewDelivery, NewEvent, Queue, Settled, Settlement, Store, Work,
 };
 
 use super::jobs::{claim, end};
@@ -83,6 +83,49 @@ pub async fn a_body_is_kept_for_every_event(store: &dyn Store) {
     }
     same(payloads, vec![raw.clone(), "own".into(), raw, "polled".into(), Bytes::new()], "payloads");
     assert!(ok(store.event(EventRow(6)).await).is_none(), "an event that is not there");
+}
+
+/// How events come is noted by type: when one was heard, and what was found since that was not.
+pub async fn what_is_heard_is_noted_by_type(store: &dyn Store) {
+    let minute = HEARD_EVERY_MS;
+    let heard = |at: i64, id: &str, kind: &str| delivery(at, vec![NewEvent { kind: kind.to_owned(), ..event(id) }]);
+    let found = |at: i64, id: &str, kind: &str| {
+        let payload = Some(Bytes::from_static(b"{}"));
+        let events = vec![NewEvent { kind: kind.to_owned(), payload, ..event(id) }];
+        NewDelivery { body: Bytes::new(), headers: Vec::new(), ..delivery(at, events) }
+    };
+    type Row<'a> = (&'a str, Option<i64>, u64, Option<(i64, i64)>);
+    let noted = async |wanted: &[Row<'_>], when: &str| {
+        let rows = ok(store.heard("hook".into()).await);
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|one| {
+                let span = one.found_from.zip(one.found_to).map(|(from, to)| (from.0, to.0));
+                (one.kind.as_str(), one.heard_at.map(|at| at.0), one.found, span)
+            })
+            .collect();
+        same(rows, wanted.to_vec(), when);
+    };
+    noted(&[], "nothing came").await;
+    ok(store.append(vec![heard(10, "a", "x"), heard(20, "b", "x"), heard(10, "c", "y")]).await);
+    noted(&[("x", Some(10), 0, None), ("y", Some(10), 0, None)], "once a minute at most").await;
+    ok(store.append(vec![heard(10 + minute, "b", "x")]).await);
+    noted(&[("x", Some(10 + minute), 0, None), ("y", Some(10), 0, None)], "a repeated event was heard").await;
+    let begin = 20 + minute;
+    let unwanted = NewEvent { wanted: false, ..found(0, "u", "y").events.remove(0) };
+    let unwanted = NewDelivery { events: vec![unwanted], ..found(begin, "u", "y") };
+    ok(store.append(vec![found(begin, "a", "x"), unwanted, found(begin, "d", "y"), found(begin + 5, "e", "y")]).await);
+    let y = ("y", Some(10), 2, Some((begin, begin + 5)));
+    noted(&[("x", Some(10 + minute), 0, None), y], "new ones that somebody wants were found").await;
+    ok(store.append(vec![heard(begin + 6, "e", "y")]).await);
+    ok(store.append(vec![found(begin + 7, "f", "y"), found(begin + 7, "g", "z")]).await);
+    let y = ("y", Some(begin + 6), 1, Some((begin + 7, begin + 7)));
+    let z = ("z", None, 1, Some((begin + 7, begin + 7)));
+    noted(&[("x", Some(10 + minute), 0, None), y, z], "what was found before it was heard again is forgotten").await;
+    same(ok(store.heard("other".into()).await), Vec::new(), "another endpoint");
+    let many = (0..2 * HEARD_KINDS_MAX).map(|n| heard(10, &format!("many {n}"), &format!("kind {n}"))).collect();
+    ok(store.append(many).await);
+    same(ok(store.heard("hook".into()).await).len(), HEARD_KINDS_MAX, "types without end");
 }
 
 /// An event nobody wants is kept as ignored, and no job is made for it.

@@ -159,7 +159,7 @@ impl Model {
     fn delivery(&self) -> NewDelivery {
         let events = (0..self.below(4)).map(|_| NewEvent {
             id: format!("evt_{}", self.below(14)).into(),
-            kind: "invoice.paid".to_owned(),
+            kind: self.pick(&["invoice.paid", "customer.updated"]).unwrap_or_default().to_owned(),
             account: self.one_in(3).then(|| "acct_1".to_owned()),
             created: self.one_in(2).then(|| self.near()),
             ordering_key: self.pick(&[None, None, Some("k1".to_owned()), Some("k2".to_owned())]).flatten(),
@@ -469,6 +469,9 @@ impl Model {
         put("event counts", told(&store.event_counts().await));
         put("job counts", told(&store.job_counts().await));
         put("dead counts", told(&store.dead_counts(CONNECTIONS.map(Into::into).to_vec()).await));
+        for endpoint in ["e1", "e2"] {
+            put("heard", told(&store.heard(endpoint.into()).await));
+        }
         put("events", told(&store.events(None, None, all).await));
         put("runs", told(&store.runs(None, all).await));
         put("live runs", told(&store.live_runs(all).await));

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, NewJob, StoredEvent, Work,
+    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent,
+    NewJob, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -19,6 +20,7 @@ pub(super) struct InboxModel {
     events: BTreeMap<EventRow, Row>,
     events_stored: i64,
     keys: HashMap<(EndpointId, EventId), EventRow>,
+    heard: BTreeMap<EndpointId, BTreeMap<String, Heard>>,
 }
 
 struct Kept {
@@ -50,6 +52,8 @@ impl InboxModel {
         let mut appended = Vec::with_capacity(delivery.events.len());
         for event in delivery.events {
             let key = (delivery.endpoint.clone(), event.id.clone());
+            let duplicate = self.keys.contains_key(&key);
+            self.note(&delivery.endpoint, &event, delivery.received_at, delivery.body.is_empty(), duplicate);
             if let Some(row) = self.keys.get(&key) {
                 appended.push(Appended::Duplicate(*row));
                 continue;
@@ -72,6 +76,38 @@ impl InboxModel {
             self.deliveries.insert(number, kept);
         }
         (appended, jobs)
+    }
+
+    /// Notes how an event came.
+    fn note(&mut self, endpoint: &EndpointId, event: &NewEvent, at: Timestamp, walked: bool, duplicate: bool) {
+        if walked && (duplicate || !event.wanted) {
+            return;
+        }
+        let kinds = self.heard.entry(endpoint.clone()).or_default();
+        if kinds.len() >= HEARD_KINDS_MAX && !kinds.contains_key(&event.kind) {
+            return;
+        }
+        let last = kinds.values().filter_map(|one| one.heard_at).max();
+        let new = || Heard { kind: event.kind.clone(), heard_at: None, found: 0, found_from: None, found_to: None };
+        let one = kinds.entry(event.kind.clone()).or_insert_with(new);
+        if !walked {
+            let moves = |heard: Timestamp| {
+                at.0.saturating_sub(heard.0) >= HEARD_EVERY_MS || (at > heard && one.found_to >= Some(heard))
+            };
+            if one.heard_at.is_none_or(moves) {
+                one.heard_at = Some(at);
+            }
+            return;
+        }
+        if one.found == 0 || one.found_from <= last {
+            (one.found, one.found_from) = (0, Some(at));
+        }
+        one.found += 1;
+        one.found_to = Some(at);
+    }
+
+    pub(super) fn heard(&self, endpoint: &EndpointId) -> Vec<Heard> {
+        self.heard.get(endpoint).map(|kinds| kinds.values().cloned().collect()).unwrap_or_default()
     }
 
     pub(super) fn event(&self, row: EventRow) -> Option<StoredEvent> {
