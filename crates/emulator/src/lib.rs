@@ -18,8 +18,10 @@ mod wire;
 
 pub mod google;
 pub mod oauth;
+pub mod sendgrid;
 pub mod slack;
 pub mod stripe;
+pub mod twilio;
 
 use std::sync::Arc;
 use std::time::SystemTime;

@@ -78,7 +78,8 @@ impl Provider for SendGridProvider {
     }
 
     fn profile(&self) -> Profile {
-        let profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::SendGridClassifier));
+        let mut profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::SendGridClassifier));
+        profile.learned = Some(operation::LEARNED);
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
     }
 

@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use palisade_core::call::Bucket;
+use palisade_core::call::{Bucket, Scope};
+use palisade_core::client::{Learned, LimitHeaders, Reset};
 use palisade_core::{Operation, Replay};
 
 /// SendGrid publishes no numbers: each endpoint has a limit of its own per account and plan, told by the
@@ -15,6 +16,16 @@ const ENDPOINT_PER_MINUTE: u32 = 600;
 const ENDPOINT_BURST: u32 = 50;
 /// Mail is limited far higher; this is our own bound, so that one runaway loop cannot use an account up.
 const MAIL_PER_SECOND: u32 = 1_000;
+
+/// Where SendGrid tells its limits: how many of an endpoint's period are left, and when the next one begins. How long a
+/// period is it does not say; a minute is what its old number was for. A limit that is used up stops the lane until its
+/// reset whatever the period is.
+pub const LEARNED: Learned = Learned {
+    headers: LimitHeaders::x_rate_limit(Reset::Epoch),
+    scope: Scope::Operation,
+    window: Some(Duration::from_secs(60)),
+    may_raise: false,
+};
 
 const ATTEMPT: Duration = Duration::from_secs(30);
 const OVERALL: Duration = Duration::from_secs(60);

@@ -2,21 +2,45 @@
 //! answer becomes the error the transport's contract names.
 
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use http::{Request, Response};
 use palisade_core::{Call, Error, ErrorKind, Outcome, Random, Result, Transport};
-use palisade_emulator::stripe::{Cut, Stripe};
+use palisade_emulator::{Cut, google::Google, sendgrid::SendGrid, slack::Slack, stripe::Stripe, twilio::Twilio};
 
-/// Sends every request to an emulated Stripe in memory, whatever host it names.
+/// What an emulator answers, or what its connection does instead.
+pub type Answer = Pin<Box<dyn Future<Output = std::result::Result<Response<Bytes>, Cut>> + Send>>;
+
+/// An emulated provider that answers in memory.
+pub trait Emulator: fmt::Debug + Send + Sync + 'static {
+    /// Answers a request as its socket would.
+    fn answer(&self, request: Request<Bytes>) -> Answer;
+}
+
+macro_rules! emulators {
+    ($($provider:ty),*) => {
+        $(impl Emulator for $provider {
+            fn answer(&self, request: Request<Bytes>) -> Answer {
+                let own = self.clone();
+                Box::pin(async move { own.handle(request).await })
+            }
+        })*
+    };
+}
+
+emulators!(Stripe, Slack, Google, Twilio, SendGrid);
+
+/// Sends every request to an emulated provider in memory, whatever host it names.
 ///
 /// With a [`EmulatorTransport::wire`], a request travels for a while, is answered by the provider at one moment, and
 /// its answer travels again: what happens at the provider meanwhile is not in the answer, as on a real network.
 #[derive(Clone)]
 pub struct EmulatorTransport {
-    emulator: Stripe,
+    emulator: Arc<dyn Emulator>,
     wire: Option<Wire>,
 }
 
@@ -29,8 +53,8 @@ struct Wire {
 impl EmulatorTransport {
     /// Answers at once.
     #[must_use]
-    pub fn new(emulator: Stripe) -> Self {
-        Self { emulator, wire: None }
+    pub fn new(emulator: impl Emulator) -> Self {
+        Self { emulator: Arc::new(emulator), wire: None }
     }
 
     /// Lets each way take up to `one_way_max`, drawn from `random`.
@@ -58,10 +82,10 @@ impl fmt::Debug for EmulatorTransport {
 
 #[async_trait]
 impl Transport for EmulatorTransport {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
         let cap = request.extensions().get::<Call>().map(|call| call.operation.body_bytes_max);
         self.travel().await;
-        let answer = self.emulator.handle(request).await;
+        let answer = self.emulator.answer(request).await;
         self.travel().await;
         match answer {
             Ok(response) if cap.is_some_and(|cap| response.body().len() > cap) => {

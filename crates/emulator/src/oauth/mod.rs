@@ -129,6 +129,13 @@ impl Authority {
         Self { state: Arc::new(Mutex::new(State::new(seed, names, rules, clients))) }
     }
 
+    /// Makes the authorisation server of a provider that has none: it knows no client and gives nothing.
+    pub(crate) fn none() -> Self {
+        let never = |_: &mut crate::dice::Dice| String::new();
+        let names = Names { code: never, access: |_, _, _| String::new(), refresh: never };
+        Self::new(0, names, Rules::default(), Vec::new())
+    }
+
     /// Gives the memory; a panic elsewhere does not make it unusable.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
