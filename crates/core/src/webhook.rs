@@ -193,10 +193,21 @@ pub trait Webhook: Send + Sync {
         false
     }
 
-    /// Returns the provider's published keys, where deliveries are signed with a private one. [`Webhook::verify`] reads
-    /// those at hand and fetches nothing; whoever receives deliveries keeps them fresh.
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
+    /// Returns the published keys a delivery is verified with, where it is signed with a private one.
+    /// [`Webhook::verify`] reads those at hand and fetches nothing; whoever receives deliveries keeps them fresh.
+    fn published_keys(&self, delivery: &RawDelivery) -> Option<&dyn PublishedKeys> {
+        let _ = delivery;
         None
+    }
+
+    /// Checks that a secret is one this scheme can use, so that a wrong one is told when it is configured and not with
+    /// the first delivery.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Config`] saying what is wrong with it, never what it holds.
+    fn check_secret(&self, secret: &Secret) -> Result<()> {
+        let _ = secret;
+        Ok(())
     }
 }
 

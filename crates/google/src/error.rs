@@ -65,7 +65,8 @@ impl Classifier for GoogleClassifier {
             return success(operation, response);
         }
         let body = Body::read(response.body());
-        let answer = Answer { status: response.status(), operation, until: until(response), body };
+        let names_user = message(response.body()).is_some_and(|text| text.to_ascii_lowercase().contains("user"));
+        let answer = Answer { status: response.status(), operation, until: until(response), names_user, body };
         answer.verdict()
     }
 }
@@ -88,11 +89,16 @@ fn success(operation: &Operation, response: &http::Response<bytes::Bytes>) -> Ve
     Verdict::Failed { error, repeat: Repeat::IfSafe }
 }
 
+/// Reads the message, to look for words in it; it is kept nowhere.
+fn message(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    body.pointer("/error/message")?.as_str().map(str::to_owned)
+}
+
 /// Reads how long Gmail asks to wait: it writes a moment into the message of its 429 ("Retry after 2026-01-01T…Z"), to
 /// be compared with the answer's own `Date`.
 fn until(response: &http::Response<bytes::Bytes>) -> Option<Duration> {
-    let body: Value = serde_json::from_slice(response.body()).ok()?;
-    let message = body.pointer("/error/message")?.as_str()?;
+    let message = message(response.body())?;
     let (_, rest) = message.split_once("Retry after ")?;
     let moment = rfc3339(rest.split([' ', '(', ')', ',']).next()?.trim_end_matches('.'))?;
     let date = header(response.headers(), "date").and_then(|date| httpdate::parse_http_date(date).ok())?;
@@ -104,6 +110,9 @@ struct Answer {
     status: StatusCode,
     operation: &'static Operation,
     until: Option<Duration>,
+    /// Whether the message speaks of a user: Gmail calls a user's limit `rateLimitExceeded` too ("User-rate limit
+    /// exceeded", "… per minute per user"), and one user's must not hold up all the others.
+    names_user: bool,
     body: Body,
 }
 
@@ -151,6 +160,8 @@ struct Row {
     after: Option<Duration>,
     /// Whether the whole lane waits.
     pauses: bool,
+    /// Which lane: the user's or the project's.
+    scope: Scope,
 }
 
 impl Row {
@@ -165,6 +176,7 @@ impl Row {
             user: None,
             after: None,
             pauses: false,
+            scope: Scope::Operation,
         }
     }
 
@@ -176,6 +188,11 @@ impl Row {
     /// Google did nothing and asks to wait.
     const fn throttled(message: &'static str) -> Self {
         Self { repeat: Repeat::Always, pauses: true, ..Self::refused(ErrorKind::Throttled, message) }
+    }
+
+    const fn of(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
     }
 
     const fn telling(mut self, user: &'static str) -> Self {
@@ -210,6 +227,9 @@ impl Answer {
     fn row(&self) -> Row {
         use ErrorKind as K;
         match (self.status.as_u16(), self.code()) {
+            (403 | 429, "rateLimitExceeded" | "RATE_LIMIT_EXCEEDED") if !self.names_user => {
+                Row::throttled("too many requests of the whole project").of(Scope::Client)
+            }
             (
                 403 | 429,
                 "rateLimitExceeded" | "userRateLimitExceeded" | "RATE_LIMIT_EXCEEDED" | "RESOURCE_EXHAUSTED",
@@ -307,7 +327,7 @@ impl Answer {
         if unauthorized {
             Verdict::Unauthorized(error)
         } else if row.pauses {
-            Verdict::Throttled { error, after: until, scope: Scope::Operation }
+            Verdict::Throttled { error, after: until, scope: row.scope }
         } else {
             Verdict::Failed { error, repeat: row.repeat }
         }

@@ -72,7 +72,11 @@ impl Webhook for GoogleWebhook {
         Ok(Parsed { reply: palisade_core::webhook::Reply::ok(), events: event.into_iter().collect() })
     }
 
-    fn published_keys(&self) -> Option<&dyn PublishedKeys> {
-        Some(&self.keys)
+    fn published_keys(&self, delivery: &RawDelivery) -> Option<&dyn PublishedKeys> {
+        (!channel::is_one(delivery)).then_some(&self.keys as &dyn PublishedKeys)
+    }
+
+    fn check_secret(&self, secret: &Secret) -> Result<()> {
+        Trust::read(secret).map(|_| ())
     }
 }

@@ -6,6 +6,8 @@ use palisade_core::auth::Scheme;
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
 use palisade_core::{Provider, Result, Secret};
+use palisade_google::webhook::Jwks;
+use palisade_google::{GoogleProvider, GoogleWebhook};
 use palisade_sendgrid::{SendGridProvider, SendGridWebhook};
 use palisade_slack::{SlackProvider, SlackWebhook};
 use palisade_stripe::StripeProvider;
@@ -25,21 +27,36 @@ pub(crate) struct Builtin {
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
+    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token },
     Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token },
     Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key },
     Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential },
     Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key },
 ];
 
-/// Every signature scheme `palisade verify` knows.
+/// A signature scheme `palisade verify` knows.
+pub(crate) struct Verifier {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Makes it, with the provider's published keys (JWKS) where it needs some.
+    pub(crate) webhook: fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>,
+}
+
+/// Every signature scheme.
 #[rustfmt::skip]
-pub(crate) const WEBHOOKS: &[(&str, &dyn Webhook)] = &[
-    ("slack", &SlackWebhook),
-    ("stripe", &StripeWebhook),
-    ("twilio", &TwilioWebhook::new()),
-    ("sendgrid", &SendGridWebhook::new()),
-    ("standard_webhooks", &StandardWebhook),
+pub(crate) const WEBHOOKS: &[Verifier] = &[
+    Verifier { name: "google", webhook: google },
+    Verifier { name: "slack", webhook: |_| Ok(Box::new(SlackWebhook)) },
+    Verifier { name: "stripe", webhook: |_| Ok(Box::new(StripeWebhook)) },
+    Verifier { name: "twilio", webhook: |_| Ok(Box::new(TwilioWebhook::new())) },
+    Verifier { name: "sendgrid", webhook: |_| Ok(Box::new(SendGridWebhook::new())) },
+    Verifier { name: "standard_webhooks", webhook: |_| Ok(Box::new(StandardWebhook)) },
 ];
+
+fn google(keys: Option<&[u8]>) -> Result<Box<dyn Webhook>> {
+    let keys = keys.map(Jwks::parse).transpose()?.unwrap_or_default();
+    Ok(Box::new(GoogleWebhook::with_keys(keys)))
+}
 
 /// Returns the names of the adapters.
 pub(crate) fn names() -> Vec<&'static str> {
@@ -52,6 +69,6 @@ pub(crate) fn find(name: &str) -> Option<&'static Builtin> {
 }
 
 /// Finds a signature scheme.
-pub(crate) fn webhook(name: &str) -> Option<&'static dyn Webhook> {
-    WEBHOOKS.iter().find(|(known, _)| *known == name).map(|(_, webhook)| *webhook)
+pub(crate) fn webhook(name: &str) -> Option<&'static Verifier> {
+    WEBHOOKS.iter().find(|verifier| verifier.name == name)
 }

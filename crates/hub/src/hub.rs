@@ -139,6 +139,8 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) providers: BTreeMap<&'static str, Arc<dyn Provider>>,
     pub(crate) clients: BTreeMap<&'static str, Client>,
+    /// Under every pipeline; what needs no credential goes over it as it is.
+    pub(crate) transport: Arc<dyn Transport>,
     pub(crate) endpoints: BTreeMap<String, EndpointConfig>,
     pub(crate) connections: Vec<ConnectionConfig>,
     pub(crate) tokens: Arc<TokenSource>,
@@ -360,6 +362,7 @@ impl HubBuilder {
             clock: self.clock,
             providers,
             clients,
+            transport,
             endpoints,
             connections: self.connections,
             tokens,
@@ -460,10 +463,15 @@ fn check_endpoints(
     for endpoint in list {
         let name = endpoint.name.clone();
         let provider = providers.get(endpoint.provider.as_str());
-        if provider.is_none_or(|provider| provider.webhook().is_none()) {
+        let Some(webhook) = provider.and_then(|provider| provider.webhook()) else {
             return Err(wrong(format!(
                 "endpoint {name} names a provider that is not part of the hub or has no webhooks"
             )));
+        };
+        for secret in &endpoint.secrets {
+            webhook
+                .check_secret(secret)
+                .map_err(|error| wrong(format!("a secret of endpoint {name} cannot be used: {}", error.message())))?;
         }
         // A connection given at run time is not known here; one that is known must be of the same provider.
         let known = connections.iter().find(|connection| connection.id == endpoint.connection);

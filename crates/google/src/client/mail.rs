@@ -261,11 +261,14 @@ impl Mail {
             }
         };
         let headers = self.head(&message_id, now)?;
+        // Files become a third larger at least: what cannot fit is not encoded to find that out.
+        let files: usize = self.attachments.iter().map(|file| file.bytes.len()).sum();
+        if files / 3 * 4 > MIME_BYTES_MAX {
+            return Err(too_large());
+        }
         let bytes = self.parts(unique, &headers.to_string())?;
         if bytes.len() > MIME_BYTES_MAX {
-            return Err(invalid("the message is larger than Gmail takes").with_user_message(
-                "This message is too large to be sent. Please remove an attachment and try again.",
-            ));
+            return Err(too_large());
         }
         let thread = self.reply.as_ref().map(|reply| reply.thread_id.clone()).filter(|id| !id.is_empty());
         Ok(Mime { bytes: bytes.into(), message_id, thread })
@@ -316,8 +319,8 @@ impl Mail {
 
     /// Writes head and body: a part of its own, or several around a boundary.
     fn parts(&self, unique: &str, head: &str) -> Result<Vec<u8>> {
-        // Line breaks of either kind are CR LF on the wire.
-        let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
+        // Line breaks of any kind are CR LF on the wire. The encoder would put in each missing CR by moving the rest.
+        let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n").replace('\n', "\r\n");
         let text = self.text.as_deref().map(|text| SinglePart::plain(lines(text)));
         let html = self.html.as_deref().map(|html| SinglePart::html(lines(html)));
         let boundary = |n: u8| format!("palisade-{n}-{unique}");
@@ -395,6 +398,11 @@ impl Mime {
 
 fn invalid(why: &'static str) -> Error {
     Error::new(ErrorKind::Invalid, why).during("google", "mail")
+}
+
+fn too_large() -> Error {
+    invalid("the message is larger than Gmail takes")
+        .with_user_message("This message is too large to be sent. Please remove an attachment and try again.")
 }
 
 fn all(mailboxes: &[Mailbox]) -> Result<Mailboxes> {

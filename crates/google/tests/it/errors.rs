@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::Response;
+use palisade_core::call::Scope;
 use palisade_core::client::{Classifier, Repeat, Verdict};
 use palisade_core::{Error, ErrorKind, Operation, Outcome};
 use palisade_google::error::{GoogleClassifier, detail};
@@ -131,6 +132,31 @@ fn newer_errors_tell_their_reason_in_the_details() {
     let exhausted = json!({ "error": { "code": 429, "status": "RESOURCE_EXHAUSTED", "message": "m" } });
     let (said, error) = classify(&operation::PROFILE, &answer(429, exhausted.to_string()));
     assert_eq!((said, error.unwrap().code()), (Said::Throttled(None), Some("RESOURCE_EXHAUSTED")));
+}
+
+/// Fails when one user's limit holds up the whole project, or the project's only one user.
+#[test]
+fn a_throttle_holds_back_those_who_share_the_limit() {
+    for (reason, message, scope) in [
+        ("rateLimitExceeded", "Rate Limit Exceeded", Scope::Client),
+        ("rateLimitExceeded", "User-rate limit exceeded.", Scope::Operation),
+        (
+            "rateLimitExceeded",
+            "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute per user'",
+            Scope::Operation,
+        ),
+        (
+            "RATE_LIMIT_EXCEEDED",
+            "Quota exceeded for quota metric 'Queries' and limit 'Queries per minute'",
+            Scope::Client,
+        ),
+        ("userRateLimitExceeded", "Rate Limit Exceeded", Scope::Operation),
+        ("", "", Scope::Operation),
+    ] {
+        let body = json!({ "error": { "code": 429, "message": message, "errors": [{ "reason": reason }] } });
+        let verdict = GoogleClassifier.classify(&operation::PROFILE, &answer(429, body.to_string()));
+        assert!(matches!(verdict, Verdict::Throttled { scope: found, .. } if found == scope), "{reason} {message}");
+    }
 }
 
 /// Gmail tells the end of a throttle as a moment in the message's text.

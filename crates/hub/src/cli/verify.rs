@@ -18,7 +18,7 @@ mod cases;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The provider whose scheme is used: slack, stripe, twilio, sendgrid or standard_webhooks.
+    /// The provider whose scheme is used: google, slack, stripe, twilio, sendgrid or standard_webhooks.
     #[arg(long, required_unless_present = "cases")]
     provider: Option<String>,
     /// A file with the signing secret, one per line while one is rotated.
@@ -27,6 +27,9 @@ pub(super) struct Arguments {
     /// A file with the request's headers: `Name: value` lines or a JSON object.
     #[arg(long, required_unless_present = "cases")]
     headers_file: Option<PathBuf>,
+    /// A file with the provider's published keys (JWKS), for schemes that are signed with a private one.
+    #[arg(long)]
+    keys_file: Option<PathBuf>,
     /// A file with the exact bytes of the body.
     #[arg(long, required_unless_present = "cases")]
     body_file: Option<PathBuf>,
@@ -37,7 +40,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     now: Option<i64>,
     /// A file of cases in the format of vectors/webhooks.json, instead of one delivery.
-    #[arg(long, conflicts_with_all = ["provider", "secret_file", "headers_file", "body_file", "now"])]
+    #[arg(long, conflicts_with_all = ["provider", "secret_file", "headers_file", "body_file", "keys_file", "now"])]
     cases: Option<PathBuf>,
 }
 
@@ -47,10 +50,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let needed = |name| Failure::usage(format!("--{name} is missing"));
     let provider = arguments.provider.as_deref().ok_or_else(|| needed("provider"))?;
-    let Some(webhook) = builtin::webhook(provider) else {
-        let known = builtin::WEBHOOKS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let Some(verifier) = builtin::webhook(provider) else {
+        let known = builtin::WEBHOOKS.iter().map(|verifier| verifier.name).collect::<Vec<_>>().join(", ");
         return Err(Failure::usage(format!("no such provider: this program verifies {known}")));
     };
+    let keys = arguments.keys_file.as_deref().map(read_file).transpose()?;
+    let webhook = (verifier.webhook)(keys.as_deref())
+        .map_err(|error| Failure::usage(format!("--keys-file: {}", error.message())))?;
     let secret_file = arguments.secret_file.as_deref().ok_or_else(|| needed("secret-file"))?;
     let headers_file = arguments.headers_file.as_deref().ok_or_else(|| needed("headers-file"))?;
     let body_file = arguments.body_file.as_deref().ok_or_else(|| needed("body-file"))?;
@@ -62,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let secrets = read_secrets(secret_file)?;
     let now = arguments.now.map_or_else(|| SystemClock.now(), Timestamp::from_seconds);
-    let (verdict, valid) = verdict(webhook, provider, &delivery, &secrets, now);
+    let (verdict, valid) = verdict(webhook.as_ref(), provider, &delivery, &secrets, now);
     say(verdict);
     if valid { Ok(()) } else { Err(Failure::negative()) }
 }

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use palisade_core::EndpointId;
 use palisade_core::store::{Appended, NewDelivery, NewEvent};
-use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified};
+use palisade_core::webhook::{
+    Event, KeysWanted, Parsed, PublishedKeys, RawDelivery, Refusal, Reply, Verified, Webhook,
+};
 use tokio::time::Instant;
 
 use super::{Problem, too_large};
@@ -124,11 +126,46 @@ fn refused(shared: &Shared, endpoint: &EndpointConfig, refusal: Refusal) -> Ende
     Ended::new(Delivered::Refused, problem)
 }
 
+/// Verifies a delivery. Where the provider publishes the keys, they are fetched first when it is time, and once more
+/// when the delivery names one that is not there; whatever keeps them from being fetched refuses the delivery at worst,
+/// and the provider sends it again.
+async fn verify(
+    shared: &Shared,
+    endpoint: &EndpointConfig,
+    webhook: &dyn Webhook,
+    raw: RawDelivery,
+) -> Result<Verified, Refusal> {
+    let now = shared.clock.now();
+    let Some(keys) = webhook.published_keys(&raw) else {
+        return Verified::check(webhook, raw, &endpoint.secrets, now);
+    };
+    if keys.stale(now) {
+        refresh(shared, endpoint, keys, KeysWanted::Stale).await;
+    }
+    match Verified::check(webhook, raw.clone(), &endpoint.secrets, now) {
+        Err(Refusal::UnknownKey) if refresh(shared, endpoint, keys, KeysWanted::Missing).await => {
+            Verified::check(webhook, raw, &endpoint.secrets, now)
+        }
+        checked => checked,
+    }
+}
+
+/// Has published keys fetched; tells whether there are other ones now.
+async fn refresh(shared: &Shared, endpoint: &EndpointConfig, keys: &dyn PublishedKeys, wanted: KeysWanted) -> bool {
+    match keys.refresh(shared.transport.as_ref(), shared.clock.now(), wanted).await {
+        Ok(changed) => changed,
+        Err(error) => {
+            tracing::warn!(endpoint = endpoint.name, %error, "the keys deliveries are signed with cannot be fetched");
+            false
+        }
+    }
+}
+
 /// Verifies, splits and appends one delivery.
 async fn deliver(shared: &Shared, endpoint: &EndpointConfig, raw: RawDelivery) -> Ended {
     let webhook = shared.providers.get(endpoint.provider.as_str()).and_then(|provider| provider.webhook());
     let Some(webhook) = webhook else { return Ended::new(Delivered::Refused, unknown_endpoint()) };
-    let verified = match Verified::check(webhook, raw, &endpoint.secrets, shared.clock.now()) {
+    let verified = match verify(shared, endpoint, webhook, raw).await {
         Ok(verified) => verified,
         Err(refusal) => return refused(shared, endpoint, refusal),
     };

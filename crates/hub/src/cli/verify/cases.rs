@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use palisade_core::webhook::{RawDelivery, TOLERANCE_SECONDS, Verified, Webhook};
 use palisade_core::{Secret, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{headers_of, read_file};
 use crate::builtin;
@@ -39,8 +39,12 @@ pub(super) fn run(file: &Path) -> Result<(), Failure> {
     for (name, group) in groups.iter().filter(|(name, _)| !name.starts_with('_')) {
         let cases = group.get("vectors").and_then(Value::as_array);
         let cases = cases.ok_or_else(|| wrong(&format!("the group {name} has no list of vectors")))?;
-        let webhook = builtin::webhook(scheme(name));
-        let count = check(name, cases, webhook);
+        let keys = group.get("jwks").map(Value::to_string);
+        let webhook = builtin::webhook(scheme(name))
+            .map(|verifier| (verifier.webhook)(keys.as_deref().map(str::as_bytes)))
+            .transpose()
+            .map_err(|error| wrong(&format!("the keys of the group {name}: {}", error.message())))?;
+        let count = check(name, cases, webhook.as_deref());
         let Count { passed, differs, skipped } = count;
         say(format_args!("{name}: passed {passed}, differs {differs}, skipped {skipped}"));
         all = Count { passed: all.passed + passed, differs: all.differs + differs, skipped: all.skipped + skipped };
@@ -52,7 +56,11 @@ pub(super) fn run(file: &Path) -> Result<(), Failure> {
 
 /// Returns the name of a group's scheme: the file names some by what is signed.
 fn scheme(group: &str) -> &str {
-    if group == "sendgrid_event" { "sendgrid" } else { group }
+    match group {
+        "sendgrid_event" => "sendgrid",
+        "google_pubsub_push" | "google_calendar_push" => "google",
+        _ => group,
+    }
 }
 
 /// Returns when a case is checked: when it says, or when its delivery says it was signed. Schemes that sign no time ask
@@ -98,12 +106,7 @@ fn judge(webhook: &dyn Webhook, case: &Value) -> Outcome {
     let Some(body) = body else { return unclear("body_b64") };
     let Some(headers) = case.get("headers").and_then(headers_of) else { return unclear("headers") };
     let Some(now) = now(case) else { return unclear("now") };
-    let secrets: Option<Vec<Secret>> = match case.get("secret").or(case.get("public_key_spki_b64")) {
-        Some(Value::String(secret)) => Some(vec![Secret::from(secret.as_str())]),
-        Some(Value::Array(list)) => list.iter().map(|secret| secret.as_str().map(Secret::from)).collect(),
-        _ => None,
-    };
-    let Some(secrets) = secrets else { return unclear("secret") };
+    let Some(secrets) = secrets_of(case) else { return unclear("secret") };
     let text = |key: &str, otherwise: &str| case.get(key).and_then(Value::as_str).unwrap_or(otherwise).to_owned();
     let delivery = RawDelivery {
         method: text("method", "POST").parse().unwrap_or(Method::POST),
@@ -115,5 +118,22 @@ fn judge(webhook: &dyn Webhook, case: &Value) -> Outcome {
         (Ok(_), true) | (Err(_), false) => Outcome::Passed,
         (Ok(_), false) => Outcome::Differs("accepted, must be rejected".to_owned()),
         (Err(refusal), true) => Outcome::Differs(format!("rejected ({}), must be accepted", refusal.as_str())),
+    }
+}
+
+/// Reads what the endpoint trusts: a signing secret or key or several, or what a token or channel must say.
+fn secrets_of(case: &Value) -> Option<Vec<Secret>> {
+    let trusted = |value: Value| Some(vec![Secret::new(value.to_string())]);
+    let secret = case.get("secret").or(case.get("public_key_spki_b64"));
+    match (secret, case.get("expected_aud"), case.get("expected")) {
+        (Some(Value::String(secret)), ..) => Some(vec![Secret::from(secret.as_str())]),
+        (Some(Value::Array(list)), ..) => list.iter().map(|secret| secret.as_str().map(Secret::from)).collect(),
+        (None, Some(audience), _) => trusted(json!({ "audience": audience, "email": case.get("expected_email")? })),
+        (None, None, Some(channel)) => trusted(json!({
+            "channel_id": channel.get("channel_id")?,
+            "resource_id": channel.get("resource_id")?,
+            "token": channel.get("token")?,
+        })),
+        _ => None,
     }
 }
