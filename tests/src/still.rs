@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use palisade_core::store::{
     Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, Connections, EndReason,
-    EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Inbox, JobCounts, JobId, Jobs, Keys,
-    Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted,
+    EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard, Inbox, JobCounts, JobId, Jobs,
+    Keys, Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted,
     PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential,
     SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, WrappedKey,
 };
-use palisade_core::{ConnectionId, GrantName, RecordId, Result, StreamName, TenantId, Timestamp};
+use palisade_core::{ConnectionId, EndpointId, GrantName, RecordId, Result, StreamName, TenantId, Timestamp};
 
 /// Wraps a store; see the module.
 #[derive(Debug)]
@@ -97,6 +97,7 @@ delegate!(Connections {
     fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
     fn credential(id: ConnectionId) -> Option<SealedCredential>;
     fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
+    fn refuse_credential(id: ConnectionId, seen: u64, reason: String) -> bool;
 });
 delegate!(Keys {
     fn data_keys(tenant: TenantId) -> Vec<WrappedKey>;

@@ -24,6 +24,9 @@ pub(crate) struct Builtin {
     pub(crate) credential: fn(Secret) -> Result<Scheme>,
 }
 
+/// Makes a webhook side of what a case or file says beside the secret.
+pub(crate) type MakeWebhook = fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>;
+
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
@@ -39,7 +42,7 @@ pub(crate) struct Verifier {
     /// Its name.
     pub(crate) name: &'static str,
     /// Makes it, with the provider's published keys (JWKS) where it needs some.
-    pub(crate) webhook: fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>,
+    pub(crate) webhook: MakeWebhook,
 }
 
 /// Every signature scheme.

@@ -115,7 +115,7 @@ mod tests {
     async fn send(fault: Fault) -> Option<std::result::Result<u16, (ErrorKind, Outcome)>> {
         let emulator = Stripe::offline(StripeConfig::default());
         emulator.faults().next("*", [fault]);
-        let request = http::Request::get("http://stripe.invalid/v1/customers")
+        let request = Request::get("http://stripe.invalid/v1/customers")
             .header("authorization", format!("Bearer {}", emulator.api_key()))
             .body(Bytes::new())
             .unwrap();

@@ -12,9 +12,9 @@ use tokio::sync::Notify;
 
 use super::{
     Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect,
-    EventRow, EventState, FeedEntry, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts, NewDelivery,
-    NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential, Settled,
-    Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
+    EventRow, EventState, FeedEntry, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts,
+    NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential,
+    Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};

@@ -35,6 +35,7 @@ static READ: Operation = Operation {
     url_template: "/v1",
     replay: Replay::Safe,
     bucket: &BUCKET,
+    also: &[],
     cost: 1,
     attempt_timeout: Duration::from_secs(10),
     overall_timeout: Duration::from_secs(20),

@@ -25,7 +25,10 @@ const KEY: &str = "sk_test_NotARealKey";
 
 /// Answers once with what a test wants, and keeps the request.
 #[derive(Default)]
-struct Once(Mutex<(Option<(u16, &'static str)>, Option<Request<Bytes>>)>);
+struct Once(Mutex<Exchanged>);
+
+/// The answer to give, and the request it was given to.
+type Exchanged = (Option<(u16, &'static str)>, Option<Request<Bytes>>);
 
 #[async_trait]
 impl Transport for Once {

@@ -256,7 +256,7 @@ impl Shared {
         lost_before: bool,
     ) -> Result<Option<Ended>> {
         let held = match self.prepared(renewing, row, lease.clone(), lost_before).await {
-            Ok(Ready::Send(held)) => held,
+            Ok(Ready::Send(held)) => *held,
             Ok(Ready::Over(row, reason)) => return self.end(renewing, &row, reason).await.map(Some),
             Err(error) => {
                 self.give_back(&lease, None).await;
@@ -284,13 +284,13 @@ impl Shared {
         let policy = flow.policy();
         let secrets = self.vault.open_grant(&renewing.tenant, &row).await?;
         if matches!(secrets.renewal, Renewal::Never) {
-            return Ok(Ready::Over(row, EndReason::NotRenewable));
+            return Ok(Ready::Over(Box::new(row), EndReason::NotRenewable));
         }
         if lost_before && is_single_use(&policy, &secrets.renewal) {
-            return Ok(Ready::Over(row, EndReason::MaybeLost));
+            return Ok(Ready::Over(Box::new(row), EndReason::MaybeLost));
         }
         let turn = self.vault.take_turn(&renewing.tenant).await?;
-        Ok(Ready::Send(Held { renewing, row, flow: flow.as_ref(), policy, lease, secrets, turn }))
+        Ok(Ready::Send(Box::new(Held { renewing, row, flow: flow.as_ref(), policy, lease, secrets, turn })))
     }
 
     /// Prolongs the hold for as long as it is asked to. A hold that was lost is not fought for: the write compares the
@@ -483,8 +483,8 @@ impl Shared {
 }
 
 enum Ready<'a> {
-    Send(Held<'a>),
-    Over(StoredGrant, EndReason),
+    Send(Box<Held<'a>>),
+    Over(Box<StoredGrant>, EndReason),
 }
 
 enum Written {
