@@ -44,6 +44,9 @@ const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (ve
 pub(super) fn tune(connection: &Connection, busy: std::time::Duration) -> rusqlite::Result<()> {
     connection.busy_timeout(busy)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Without it SQLite looks at the values a statement is bound to when it plans, and plans anew for the next ones:
+    // the lookup of a job's lane was parsed and planned for every delivery, which took longer than storing it.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch("PRAGMA temp_store = MEMORY; PRAGMA foreign_keys = ON;")
 }
 
