@@ -280,8 +280,9 @@ async fn pages(base: &str, store: &SqliteStore) -> String {
     assert!(events.len() >= 30, "{} events", events.len());
     paths.extend(events.iter().map(|event| format!("/api/v1/events/{}", event.row.0)));
     let mut text = String::new();
-    for path in paths {
-        for token in [Some(ADMIN_TOKEN), Some(WRONG_TOKEN), None] {
+    // The wrong token comes last: after ten of them this address is told to wait.
+    for token in [Some(ADMIN_TOKEN), None, Some(WRONG_TOKEN)] {
+        for path in &paths {
             let request = client.get(format!("{base}{path}"));
             let request = match token {
                 Some(token) => request.bearer_auth(token),

@@ -17,6 +17,7 @@ use palisade_core::random::SystemRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{ConnectionState, Connections, Revocation};
 use palisade_core::{Error, ErrorKind, Result, Timestamp, Transport};
+use palisade_emulator::oauth::{Client as PlatformClient, Consent, Dials};
 use palisade_emulator::stripe::{Stripe as Emulator, StripeConfig};
 use palisade_stripe::auth::{connect, connect_at};
 
@@ -141,9 +142,10 @@ impl Transport for Emulated {
     }
 }
 
-/// Sends the browser to the emulator and returns the query it comes back with.
-async fn visit(emulator: &Emulator, url: &str, more: &str) -> String {
-    let request = Request::get(format!("{url}{more}")).body(Bytes::new()).unwrap();
+/// Sends the browser to the emulator, where somebody decides, and returns the query it comes back with.
+async fn visit(emulator: &Emulator, url: &str, consent: Consent) -> String {
+    emulator.oauth().set_dials(Dials { consent, ..Dials::default() });
+    let request = Request::get(url).body(Bytes::new()).unwrap();
     let response = emulator.handle(request).await.unwrap();
     let location = response.headers()["location"].to_str().unwrap();
     assert!(location.starts_with(CALLBACK), "{location}");
@@ -153,7 +155,15 @@ async fn visit(emulator: &Emulator, url: &str, more: &str) -> String {
 /// The whole way: connect, use, deny, disconnect.
 #[tokio::test(start_paused = true)]
 async fn an_account_is_connected_used_and_disconnected() {
-    let emulator = Emulator::offline(StripeConfig::default());
+    let platform = PlatformClient {
+        id: "ca_1".to_owned(),
+        secret: Some(KEY.to_owned()),
+        name: "Tea".to_owned(),
+        redirect_uris: vec![CALLBACK.to_owned()],
+        scopes: None,
+    };
+    let config = StripeConfig { platform, api_key: KEY.to_owned(), ..StripeConfig::default() };
+    let emulator = Emulator::offline(config);
     let (store, random) = (Arc::new(MemoryStore::new()), Arc::new(SystemRandom));
     let clock = Arc::new(TokioClock::starting_at(Timestamp(1_700_000_000_000)));
     let master = LocalMasterKey::parse(&(0..32).collect::<Vec<u8>>(), random.clone()).unwrap();
@@ -176,14 +186,15 @@ async fn an_account_is_connected_used_and_disconnected() {
     };
     let (url, cookie) = begin().await;
     assert!(!url.contains("code_challenge"), "{url}");
-    let query = visit(&emulator, &url, "&deny=true").await;
+    let query = visit(&emulator, &url, Consent::Deny).await;
     let denied = connector.finish("stripe", &query, Some(&cookie)).await.unwrap_err();
     assert_eq!(denied.kind(), RefusedKind::Denied);
 
     let (url, cookie) = begin().await;
-    let query = visit(&emulator, &url, "&account=acct_7").await;
+    let query = visit(&emulator, &url, Consent::Allow).await;
     let connected = connector.finish("stripe", &query, Some(&cookie)).await.unwrap();
-    assert_eq!((connected.connection.account.as_deref(), connected.missing.len()), (Some("acct_7"), 0));
+    let account = connected.connection.account.as_deref().unwrap_or_default();
+    assert!(account.starts_with("acct_") && connected.missing.is_empty(), "{connected:?}");
     let id = connected.connection.id;
     let call = async || {
         let mut request = Request::get("http://127.0.0.1:12111/v1/customers").body(Bytes::new()).unwrap();
