@@ -7,9 +7,48 @@ use std::process::{Child, Command, Stdio};
 
 use crate::steps::{self, root};
 
-/// The versions the scripts were written against.
-const PYTHON_SDK: &str = "stripe==16.1.0";
-const NODE_SDK: &str = "stripe@23.1.0";
+/// An official SDK and the script that drives it.
+struct Sdk {
+    name: &'static str,
+    script: &'static str,
+    /// Packages with the versions the script was written against.
+    packages: &'static [&'static str],
+    install: fn(&Path, &[&str]) -> Result<Command, String>,
+    /// What is emulated.
+    emulate: &'static [&'static str],
+}
+
+const SDKS: [Sdk; 4] = [
+    Sdk {
+        name: "official Stripe SDK for Python",
+        script: "stripe_python.py",
+        packages: &["stripe==16.1.0"],
+        install: python,
+        emulate: STRIPE,
+    },
+    Sdk {
+        name: "official Stripe SDK for Node",
+        script: "stripe_node.mjs",
+        packages: &["stripe@23.1.0"],
+        install: node,
+        emulate: STRIPE,
+    },
+    Sdk {
+        name: "official Slack SDK for Python",
+        script: "slack_python.py",
+        packages: &["slack_sdk==3.47.0"],
+        install: python,
+        emulate: &["slack", "--redirect-uri", "http://127.0.0.1:9/slack/callback"],
+    },
+    Sdk {
+        name: "Google's auth library for Python",
+        script: "google_python.py",
+        packages: &["google-auth==2.62.2", "requests", "cryptography"],
+        install: python,
+        emulate: &["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"],
+    },
+];
+const STRIPE: &[&str] = &["stripe", "--connected", "acct_connected"];
 
 /// What became of one SDK.
 #[derive(Debug)]
@@ -35,19 +74,17 @@ pub(crate) enum Outcome {
 /// Installs and runs each SDK against a fresh emulator.
 pub(crate) fn run() -> Vec<Outcome> {
     let folder = std::env::temp_dir().join(format!("palisade-sdks-{}", std::process::id()));
-    let outcomes = [
-        ("official Stripe SDK for Python", "stripe_python.py", python as fn(&Path) -> Result<Command, String>),
-        ("official Stripe SDK for Node", "stripe_node.mjs", node),
-    ]
-    .into_iter()
-    .map(|(name, script, install)| {
-        println!("\n== {name}");
-        match std::fs::create_dir_all(&folder).map_err(|e| e.to_string()).and_then(|()| install(&folder)) {
-            Ok(command) => drive(name, command, script),
-            Err(why) => Outcome::Skipped { name: name.to_owned(), why },
-        }
-    })
-    .collect();
+    let outcomes = SDKS
+        .iter()
+        .map(|sdk| {
+            println!("\n== {}", sdk.name);
+            let made = std::fs::create_dir_all(&folder).map_err(|e| e.to_string());
+            match made.and_then(|()| (sdk.install)(&folder, sdk.packages)) {
+                Ok(command) => drive(sdk, command),
+                Err(why) => Outcome::Skipped { name: sdk.name.to_owned(), why },
+            }
+        })
+        .collect();
     let _ = std::fs::remove_dir_all(&folder);
     outcomes
 }
@@ -82,50 +119,43 @@ fn quiet(command: &mut Command) -> Result<(), String> {
     Err(said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("failed").to_owned())
 }
 
-fn python(folder: &Path) -> Result<Command, String> {
+fn python(folder: &Path, wanted: &[&str]) -> Result<Command, String> {
     program("python3", &["python3", "python3-pip"])?;
     let packages = folder.join("python");
-    let pip = |python: &str| {
-        quiet(Command::new(python).args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).arg(PYTHON_SDK))
-    };
-    pip("python3").map_err(|why| format!("{PYTHON_SDK} could not be installed: {why}"))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--target"]).arg(&packages).args(wanted);
+    quiet(&mut pip).map_err(|why| format!("{} could not be installed: {why}", wanted.join(" ")))?;
     let mut command = Command::new("python3");
     command.env("PYTHONPATH", packages);
     Ok(command)
 }
 
-fn node(folder: &Path) -> Result<Command, String> {
+fn node(folder: &Path, wanted: &[&str]) -> Result<Command, String> {
     program("node", &["nodejs"])?;
     program("npm", &["npm"])?;
     let modules = folder.join("node");
     std::fs::create_dir_all(&modules).map_err(|e| e.to_string())?;
-    quiet(
-        Command::new("npm")
-            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
-            .arg(&modules)
-            .arg(NODE_SDK),
-    )
-    .map_err(|why| format!("{NODE_SDK} could not be installed: {why}"))?;
+    let mut npm = Command::new("npm");
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&modules).args(wanted);
+    quiet(&mut npm).map_err(|why| format!("{} could not be installed: {why}", wanted.join(" ")))?;
     let mut command = Command::new("node");
     command.env("NODE_MODULES", modules);
     Ok(command)
 }
 
 /// Starts an emulator, runs the script against it and counts its `ok` lines.
-fn drive(name: &str, mut command: Command, script: &str) -> Outcome {
-    let skipped = |why: String| Outcome::Skipped { name: name.to_owned(), why };
-    let (mut emulator, base_url, api_key) = match emulator() {
+fn drive(sdk: &Sdk, mut command: Command) -> Outcome {
+    let skipped = |why: String| Outcome::Skipped { name: sdk.name.to_owned(), why };
+    let (mut emulator, said) = match emulator(sdk.emulate) {
         Ok(running) => running,
         Err(why) => return skipped(why),
     };
-    let script: PathBuf = root().join("crates/emulator/tests/sdks").join(script);
-    let output = command
-        .arg(script)
-        .env("BASE_URL", base_url)
-        .env("API_KEY", api_key)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output();
+    // What the emulator says of itself is the script's environment: base_url as BASE_URL, and so on.
+    for (key, value) in said {
+        command.env(key.to_uppercase(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+    }
+    let script: PathBuf = root().join("crates/emulator/tests/sdks").join(sdk.script);
+    let output = command.arg(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let _ = emulator.kill();
     let _ = emulator.wait();
     match output {
@@ -134,16 +164,18 @@ fn drive(name: &str, mut command: Command, script: &str) -> Outcome {
             print!("{said}");
             let passed = said.lines().filter(|line| line.starts_with("ok ")).count() as u64;
             let failed = u64::from(!output.status.success() || passed == 0);
-            Outcome::Ran { name: name.to_owned(), passed, failed }
+            Outcome::Ran { name: sdk.name.to_owned(), passed, failed }
         }
         Err(e) => skipped(format!("the script cannot start: {e}")),
     }
 }
 
-/// Starts `palisade emulate stripe` and reads its first line.
-fn emulator() -> Result<(Child, String, String), String> {
+/// Starts `palisade emulate` and reads its first line.
+fn emulator(arguments: &[&str]) -> Result<(Child, serde_json::Map<String, serde_json::Value>), String> {
     let mut child = steps::palisade()?
-        .args(["emulate", "stripe", "--listen", "127.0.0.1:0", "--connected", "acct_connected"])
+        .arg("emulate")
+        .args(arguments)
+        .args(["--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("the emulator cannot start: {e}"))?;
@@ -151,11 +183,7 @@ fn emulator() -> Result<(Child, String, String), String> {
     if let Some(out) = child.stdout.take() {
         let _ = BufReader::new(out).read_line(&mut line);
     }
-    let said: serde_json::Value = serde_json::from_str(&line)
-        .map_err(|_| "the emulator did not print its address as JSON on its first line".to_owned())?;
-    let text = |key: &str| said.get(key).and_then(|v| v.as_str()).map(str::to_owned);
-    match (text("base_url"), text("api_key")) {
-        (Some(url), Some(key)) => Ok((child, url, key)),
-        _ => Err("the emulator's first line has no base_url and api_key".to_owned()),
-    }
+    serde_json::from_str(&line)
+        .map(|said| (child, said))
+        .map_err(|_| "the emulator did not print what it is as JSON on its first line".to_owned())
 }
