@@ -271,6 +271,21 @@ mod tests {
         }
     }
 
+    // Fails when a block border, the padding or the length of a message or key is off by one anywhere.
+    #[test]
+    fn codes_are_another_implementations_for_every_length_around_the_block_borders() {
+        use aws_lc_rs::hmac;
+        let bytes: Vec<u8> = (0..=255).collect();
+        for key in (0..=130).map(|length| &bytes[..length]) {
+            let (ours, theirs) = (Key::new(key), hmac::Key::new(hmac::HMAC_SHA256, key));
+            for message in (0..=200).map(|length| &bytes[..length]) {
+                let expected = hmac::sign(&theirs, message);
+                let (start, end) = message.split_at(key.len().min(message.len()));
+                assert_eq!(ours.code(&[start, end]), expected.as_ref(), "key {}, message {}", key.len(), message.len());
+            }
+        }
+    }
+
     #[test]
     fn a_code_matches_its_own_lower_case_text_only() {
         let code = sha256(b"key", &[b"message"]);
