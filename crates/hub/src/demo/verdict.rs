@@ -181,12 +181,15 @@ fn strangers(seen: &Seen<'_>, inbox: &BTreeSet<String>, happened: u64) -> usize 
     if made.len() as u64 == happened { inbox.difference(&made).count() } else { 0 }
 }
 
-/// Pages of the customers' full run beyond what listing everybody once takes. Customers created meanwhile stand before
-/// the first page and add none.
+/// Pages of the customers' full run beyond what listing everybody once takes. Customers created while it runs stand
+/// before the first page and add none, those created before it began do: nobody knows from outside which are which, so
+/// all of them are granted.
 fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) -> u64 {
     let page_size = u64::from(WorkerSettings::default().page_size);
-    let least = (seen.story.customers as u64).div_ceil(page_size);
-    streams.get("customers").map_or(0, |s| s.pages.saturating_sub(least))
+    streams.get("customers").map_or(0, |customers| {
+        let listed = customers.truth.max(seen.story.customers as u64);
+        customers.pages.saturating_sub(listed.div_ceil(page_size))
+    })
 }
 
 /// The hub's own counts, read from its metrics as an operator would.
