@@ -78,11 +78,7 @@ pub(super) enum Holder {
 }
 
 impl Holder {
-    pub(super) fn into_master_key(self) -> Arc<dyn MasterKey> {
-        self.master_key()
-    }
-
-    fn master_key(&self) -> Arc<dyn MasterKey> {
+    pub(super) fn master_key(&self) -> Arc<dyn MasterKey> {
         match self {
             Self::File(_, file) => Arc::clone(file) as _,
             Self::Variable(_, ring) => Arc::clone(ring) as _,

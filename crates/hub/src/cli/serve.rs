@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
-use super::keys::{self, Holder};
+use super::keys;
 use super::{Failure, runtime, say, signal};
 use crate::builtin;
 use crate::config::{Admin, Config, Environment, Log, SecretRef, process_environment};
@@ -138,7 +138,7 @@ impl Secrets {
         let master_key = keys::holder(config, folder, environment)
             .map_err(|problem| problems.push(problem))
             .ok()
-            .map(Holder::into_master_key);
+            .map(|holder| holder.master_key());
         match master_key {
             Some(master_key) if problems.is_empty() => Ok(Self {
                 master_key,
