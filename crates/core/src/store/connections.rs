@@ -1,0 +1,121 @@
+//! Connections and their sealed credentials.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{ConnectionId, TenantId};
+
+/// Whether a connection works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: health decides on each")]
+pub enum ConnectionState {
+    /// In use.
+    Active,
+    /// The credential no longer works: its owner must reconnect.
+    NeedsReconnect {
+        /// Why, in one phrase.
+        reason: String,
+    },
+    /// Paused by somebody.
+    Paused,
+    /// Disconnected; its data is kept until removed.
+    Disconnected,
+}
+
+/// One tenant's authorised account at a provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Connection {
+    /// Its identifier.
+    pub id: ConnectionId,
+    /// Its tenant.
+    pub tenant: TenantId,
+    /// The provider.
+    pub provider: String,
+    /// The account at the provider, for people and for account headers.
+    pub account: Option<String>,
+    /// Another base URL than the manifest's (a sandbox, an emulator).
+    pub base_url: Option<String>,
+    /// Whether it works.
+    pub state: ConnectionState,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// A credential as the store sees it: sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct SealedCredential {
+    /// Grows with every write; part of what the seal binds.
+    pub generation: u64,
+    /// The vault's bytes; empty when it was erased ([`Grants::disconnect`]).
+    pub blob: Vec<u8>,
+}
+
+/// Keeps connections and sealed credentials.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait Connections: Send + Sync {
+    /// Adds or replaces a connection.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn put_connection(&self, connection: Connection) -> Result<()>;
+
+    /// Reads one connection.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn connection(&self, id: ConnectionId) -> Result<Option<Connection>>;
+
+    /// Lists connections by id, after one if given.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Connection>>;
+
+    /// Reads a connection's sealed credential.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn credential(&self, id: ConnectionId) -> Result<Option<SealedCredential>>;
+
+    /// Writes a sealed credential if the stored generation is `expected` (0: none is stored). `false` otherwise.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool>;
+
+    /// Marks an active connection whose credential of generation `seen` was refused: only if its key, or a grant of it,
+    /// still has that generation. `false` otherwise, and in any other state: nothing is written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn refuse_credential(&self, id: ConnectionId, seen: u64, reason: String) -> Result<bool>;
+}
+
+/// Marks an active connection whose credential no longer works. Any other state stays, and so does an active one whose
+/// credential is not the one of generation `seen` any more: it was reconnected meanwhile. Without a generation the
+/// refusal counts whatever is stored now.
+///
+/// # Errors
+/// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+pub async fn mark_needs_reconnect<S: Connections + ?Sized>(
+    store: &S,
+    id: &ConnectionId,
+    seen: Option<u64>,
+    reason: &str,
+) -> Result<()> {
+    if let Some(seen) = seen {
+        return store.refuse_credential(id.clone(), seen, reason.to_owned()).await.map(drop);
+    }
+    let Some(mut connection) = store.connection(id.clone()).await? else { return Ok(()) };
+    if connection.state != ConnectionState::Active {
+        return Ok(());
+    }
+    connection.state = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
+    store.put_connection(connection).await
+}

@@ -1,0 +1,201 @@
+//! The inbox: deliveries with their events, kept once however often they come.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{ConnectionId, EndpointId, EventId};
+
+/// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
+pub const EVENT_ATTEMPTS_MAX: u32 = 20;
+
+/// Identifies a stored event (not the provider's id).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EventRow(pub i64);
+
+/// A verified delivery to keep.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct NewDelivery {
+    /// The endpoint it came to.
+    pub endpoint: EndpointId,
+    /// The connection its events belong to.
+    pub connection: ConnectionId,
+    /// The provider.
+    pub provider: String,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// The headers worth keeping for replay and support, without credentials.
+    pub headers: Vec<(String, String)>,
+    /// The exact body; empty when the event did not come by webhook.
+    pub body: Bytes,
+    /// Its events.
+    pub events: Vec<NewEvent>,
+}
+
+/// One event of a delivery to keep.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct NewEvent {
+    /// The provider's id; with the endpoint it is the dedupe key.
+    pub id: EventId,
+    /// The provider's type.
+    pub kind: String,
+    /// The provider account.
+    pub account: Option<String>,
+    /// When it happened at the provider.
+    pub created: Option<Timestamp>,
+    /// Jobs with the same key run one after another.
+    pub ordering_key: Option<String>,
+    /// The event's own JSON; `None` when it is the delivery's whole body.
+    pub payload: Option<Bytes>,
+    /// Whether anybody wants it: `false` stores it as [`EventState::Ignored`] without a job.
+    pub wanted: bool,
+}
+
+/// What became of one event of an appended delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the hub decides on each")]
+pub enum Appended {
+    /// Stored, with a job if it was wanted.
+    New(EventRow),
+    /// Already there under the same endpoint and id.
+    Duplicate(EventRow),
+}
+
+/// The state of a stored event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: pages and counts show each")]
+pub enum EventState {
+    /// Waiting for its job.
+    Pending,
+    /// Handled.
+    Done,
+    /// Of a type nobody asked for.
+    Ignored,
+    /// Given up after its attempts; kept for replay.
+    Dead,
+}
+
+/// A stored event.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct StoredEvent {
+    /// Its row.
+    pub row: EventRow,
+    /// The endpoint it came to.
+    pub endpoint: EndpointId,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The provider.
+    pub provider: String,
+    /// The event.
+    pub event: crate::webhook::Event,
+    /// When it arrived.
+    pub received_at: Timestamp,
+    /// Its state.
+    pub state: EventState,
+    /// Why it is dead or was last retried.
+    pub reason: Option<String>,
+}
+
+/// How events of one type come to an endpoint: what [`crate::health::silence`] judges by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Heard {
+    /// The provider's type.
+    pub kind: String,
+    /// When one last came by webhook; moved on once a minute at most.
+    pub heard_at: Option<Timestamp>,
+    /// How many the provider's own list has shown since that did not come by webhook before.
+    pub found: u64,
+    /// When the first of those was found.
+    pub found_from: Option<Timestamp>,
+    /// When the last of those was found.
+    pub found_to: Option<Timestamp>,
+}
+
+/// How seldom [`Heard::heard_at`] is moved on, in milliseconds: a busy endpoint does not pay for it.
+pub const HEARD_EVERY_MS: i64 = 60_000;
+
+/// How many types are kept of an endpoint; what comes beyond them is not judged.
+pub const HEARD_KINDS_MAX: usize = 500;
+
+/// Keeps deliveries and their events.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait Inbox: Send + Sync {
+    /// Stores deliveries with their events and one job per new wanted event, in one durable commit shared with
+    /// whatever else waits. Two events with the same endpoint and id are one, also within the batch. The answer has
+    /// one entry per delivery and event, in order.
+    ///
+    /// The job of an event: [`Work::Event`], lane `event/{connection}/{ordering key}` if it has an ordering key, no
+    /// unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    ///
+    /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
+    /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or
+    /// something was found since. A new and wanted event without one was found; the first that is found after
+    /// anything was heard at the endpoint begins a new count.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Overloaded`] when the queue to the writer is full: nothing is stored, answer 503.
+    /// [`ErrorKind::Store`] when the commit failed: nothing is stored.
+    async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>>;
+
+    /// Reads one event.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>>;
+
+    /// Lists events, newest first, of a state if given, older than `before` if given.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32)
+    -> Result<Vec<StoredEvent>>;
+
+    /// Puts a dead or handled event back to pending with a fresh job, due `now` and otherwise as by
+    /// [`Inbox::append`]. `false` when there is none such (it waits, is ignored or is gone). Its reason stays until
+    /// the job ends. The job it died with counts as done from then on: somebody has seen to it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool>;
+
+    /// Counts events per state. Kept as counters: costs the same for any number of events.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>>;
+
+    /// Counts the dead events of each of the connections; one without any is left out. Kept as counters: costs the
+    /// same for any number of events.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>>;
+
+    /// Tells how events come to an endpoint, by type in order. A store that does not note it tells nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn heard(&self, endpoint: EndpointId) -> Result<Vec<Heard>> {
+        let _ = endpoint;
+        Ok(Vec::new())
+    }
+
+    /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
+    /// `before`, lowest rows first. Returns how many went. An event removed is no longer a duplicate when it comes
+    /// again, so the retention must be longer than any provider repeats.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64>;
+}

@@ -1,0 +1,193 @@
+//! Records, streams and the change feed.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Lease, PageCommit, PageCommitted, Run, RunEnd, RunMode};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::id::{ConnectionId, RecordId, StreamName};
+use crate::sync::{Change, Cursor};
+
+/// Names a stream of a connection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a key; any value is valid")]
+pub struct StreamKey {
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The stream.
+    pub stream: StreamName,
+}
+
+/// Changes of one stream to merge with how they were observed.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Merge {
+    /// The stream.
+    pub key: StreamKey,
+    /// For a read: the stream's commit counter when it started ([`StreamStatus::commits`]). `None` for an event.
+    pub read_since: Option<u64>,
+    /// The changes; their `stream` equals the key's.
+    pub changes: Vec<Change>,
+}
+
+/// What a merge did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct MergeCounts {
+    /// New records.
+    pub added: u64,
+    /// Changed records.
+    pub updated: u64,
+    /// Records that became tombstones.
+    pub deleted: u64,
+    /// Same content: confirmed.
+    pub unchanged: u64,
+    /// Older than what is stored: dropped.
+    pub older: u64,
+}
+
+impl std::ops::AddAssign for MergeCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.added += other.added;
+        self.updated += other.updated;
+        self.deleted += other.deleted;
+        self.unchanged += other.unchanged;
+        self.older += other.older;
+    }
+}
+
+/// How a stream stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct StreamStatus {
+    /// Where the next incremental run starts.
+    pub cursor: Option<Cursor>,
+    /// The commit counter: grows with every commit that merges into the stream.
+    pub commits: u64,
+    /// The number of the newest change in the feed.
+    pub head: u64,
+    /// Live records.
+    pub records: u64,
+    /// When the last full run ended well.
+    pub full_at: Option<Timestamp>,
+    /// When the last run of any mode ended well.
+    pub fresh_at: Option<Timestamp>,
+}
+
+/// A stored record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Record {
+    /// The provider's id.
+    pub id: RecordId,
+    /// Its JSON; `None` for a tombstone.
+    pub data: Option<Bytes>,
+    /// Its number in the feed.
+    pub seq: u64,
+    /// When it was first stored.
+    pub first_seen: Timestamp,
+    /// When it last changed here.
+    pub changed_at: Timestamp,
+}
+
+/// What a change in the feed is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: consumers decide on each")]
+pub enum ChangeKind {
+    /// The record was never changed since it appeared.
+    Added,
+    /// The record changed.
+    Updated,
+    /// The record was deleted.
+    Deleted,
+}
+
+/// One entry of the change feed: the latest state of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct FeedEntry {
+    /// What happened.
+    pub kind: ChangeKind,
+    /// The record.
+    pub record: Record,
+}
+
+/// Keeps records, runs and the change feed.
+#[cfg_attr(feature = "mock", mockall::automock)]
+#[async_trait]
+pub trait Records: Send + Sync {
+    /// Tells how a stream stands; a stream never seen is the default.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn stream(&self, key: StreamKey) -> Result<StreamStatus>;
+
+    /// Lists the streams of a connection by name: those that had a run or a merge.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn streams(&self, connection: ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>>;
+
+    /// Starts a run, or takes up the stream's unfinished one of the same mode (`resumed` grows). An unfinished run
+    /// of the other mode is failed first with [`ErrorKind::Cancelled`]. A new incremental run begins at the stream's
+    /// cursor, a new full one at the beginning. A run taken up keeps its cursor and the commit counter it was first
+    /// started at.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`] when the lease is not ours; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run>;
+
+    /// Commits one page of a run: the changes are merged as a read, the deliveries appended, run and progress moved
+    /// on. When [`PageCommitted::fetch`] names any record, nothing was written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`] when the lease is lost or the run is not running; [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
+    async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted>;
+
+    /// Merges changes outside a page: fetched records. Those that cannot be ordered are returned, each once; the
+    /// others are committed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
+    async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)>;
+
+    /// Ends a run and, in the same commit, its job as [`JobEnd::Done`], whatever the state: there is nothing left to
+    /// settle. (Were they two commits, a worker lost between them would make the next one run it all again.)
+    ///
+    /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
+    /// set; deletions count into the run. [`RunState::Review`] and `Failed` change nothing of the stream, except that
+    /// [`ErrorKind::CursorExpired`] forgets its cursor. `follow` is added in every case.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`] when the lease is lost or the run is not running; [`ErrorKind::Invalid`] when `state`
+    /// is neither `Done` nor `Failed`; [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
+    async fn end_run(&self, end: RunEnd) -> Result<Run>;
+
+    /// Lists runs, newest first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>>;
+
+    /// Lists the runs under way, those first that have made no progress for longest. Bounded by the runs under way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn live_runs(&self, limit: u32) -> Result<Vec<Run>>;
+
+    /// Reads one record, tombstones included.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>>;
+
+    /// Reads the feed after `seq`: each record once, with its latest state, in commit order, without gaps under
+    /// concurrent commits.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>>;
+}

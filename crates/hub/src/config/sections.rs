@@ -1,0 +1,262 @@
+//! Reads the sections of the configuration file, one function each: every key with its bounds and its default.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use palisade_core::store::EVENT_ATTEMPTS_MAX;
+
+use super::reader::{Section, nearest};
+use super::{Admin, Config, Connection, Endpoint, Log, SecretRef, Server, StoreAt, Sync, Workers};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn read_root(mut root: Section<'_, '_>, providers: &[&str]) -> Option<Config> {
+    let server = read_server(root.section("server"));
+    let store = read_store(root.section("store"));
+    let master_key = read_vault(root.section("vault"));
+    let log = read_log(root.section("log"));
+    let workers = read_workers(root.section("workers"));
+    let sync = read_sync(root.section("sync"));
+    let mut named = Vec::new();
+    let mut connections = Vec::new();
+    for section in root.sections("connection") {
+        connections.extend(read_connection(section, providers, &mut named));
+    }
+    let mut endpoints: Vec<Endpoint> = Vec::new();
+    for section in root.sections("endpoint") {
+        read_endpoint(section, providers, &named, &mut endpoints);
+    }
+    root.finish();
+    Some(Config { server: server?, store: store?, master_key: master_key?, log, workers, sync, endpoints, connections })
+}
+
+fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
+    let listen = match section.text("listen") {
+        None => Some(SocketAddr::from(([127, 0, 0, 1], 8_080))),
+        Some((offset, text)) => {
+            let address = text.parse().ok();
+            if address.is_none() {
+                section.problem(
+                    offset,
+                    "listen in [server] must be an address with a port, for example \"127.0.0.1:8080\"",
+                );
+            }
+            address
+        }
+    };
+    let public_url = section.text("public_url").and_then(|(offset, text)| {
+        let url = read_url(&text, true);
+        if url.is_none() {
+            section.problem(
+                offset,
+                "public_url in [server] must be an http or https URL, for example \"https://hooks.example.com\"",
+            );
+        }
+        url
+    });
+    let admin = read_admin(&mut section, listen);
+    let metrics_open = section.word("metrics", &[("token", false), ("open", true)]).is_some_and(|(_, open)| open);
+    let body_bytes_max = section.number("body_bytes_max", 1_024..=64 * 1024 * 1024).unwrap_or(1024 * 1024);
+    let request_timeout = section.duration("request_timeout", SECOND..=600 * SECOND).unwrap_or(30 * SECOND);
+    let shutdown_grace = section.duration("shutdown_grace", SECOND..=600 * SECOND).unwrap_or(20 * SECOND);
+    let connections_max = section.number("connections_max", 1..=65_536).unwrap_or(1_024);
+    let trusted_proxies = section.values("trusted_proxies", "addresses or networks, for example [\"10.0.0.0/8\"]");
+    section.finish();
+    Some(Server {
+        listen: listen?,
+        public_url,
+        admin: admin?,
+        metrics_open,
+        body_bytes_max: usize::try_from(body_bytes_max).ok()?,
+        request_timeout,
+        shutdown_grace,
+        connections_max: usize::try_from(connections_max).ok()?,
+        trusted_proxies,
+    })
+}
+
+fn read_admin(section: &mut Section<'_, '_>, listen: Option<SocketAddr>) -> Option<Admin> {
+    let (has_token, has_word) = (section.has("admin_token"), section.has("admin"));
+    let token = section.secret("admin_token");
+    let open = section.word("admin", &[("open", ())]);
+    if has_token && has_word {
+        section.lacks("[server] has both admin_token and admin: keep one of them");
+        return None;
+    }
+    if !has_token && !has_word {
+        section.lacks(
+            "[server] says nothing about access: add admin_token = { env = \"PALISADE_ADMIN_TOKEN\" }, or \
+             admin = \"open\" on a loopback address",
+        );
+    }
+    if let Some((offset, ())) = open
+        && listen.is_some_and(|address| !address.ip().is_loopback())
+    {
+        section.problem(
+            offset,
+            "admin = \"open\" in [server] is only accepted with a loopback address to listen on: use \
+             admin_token = { env = \"PALISADE_ADMIN_TOKEN\" } instead",
+        );
+        return None;
+    }
+    token.map(Admin::Token).or(open.map(|_| Admin::Open))
+}
+
+fn read_store(mut section: Section<'_, '_>) -> Option<StoreAt> {
+    let path = section.path("path").unwrap_or_else(|| PathBuf::from("palisade.db"));
+    let retention = section.duration("retention", HOUR..=3_650 * DAY).unwrap_or(30 * DAY);
+    section.finish();
+    Some(StoreAt { path, retention })
+}
+
+fn read_vault(mut section: Section<'_, '_>) -> Option<SecretRef> {
+    if !section.has("master_key") {
+        section.lacks(
+            "[vault] needs a master key to seal credentials with: make one with `openssl rand -base64 32`, keep it \
+             safe, and add master_key = { env = \"PALISADE_MASTER_KEY\" }",
+        );
+    }
+    let key = section.secret("master_key");
+    section.finish();
+    key
+}
+
+fn read_log(mut section: Section<'_, '_>) -> Log {
+    let filter = section.text("filter").map_or_else(|| "info".to_owned(), |(_, text)| text);
+    let json = section.word("format", &[("text", false), ("json", true)]).is_some_and(|(_, json)| json);
+    section.finish();
+    Log { filter, json }
+}
+
+fn read_workers(mut section: Section<'_, '_>) -> Workers {
+    let count = |number: Option<u64>| number.and_then(|n| usize::try_from(n).ok()).unwrap_or(2);
+    let events = count(section.number("events", 1..=64));
+    let background = count(section.number("background", 1..=64));
+    let concurrency = small(section.number("concurrency", 1..=1_024), 64);
+    let attempts_max = small(section.number("attempts_max", 1..=u64::from(EVENT_ATTEMPTS_MAX)), EVENT_ATTEMPTS_MAX);
+    let handler_timeout = section.duration("handler_timeout", SECOND..=HOUR).unwrap_or(30 * SECOND);
+    section.finish();
+    Workers { events, background, concurrency, attempts_max, handler_timeout }
+}
+
+fn read_sync(mut section: Section<'_, '_>) -> Sync {
+    let full_every = section.duration("full_every", 60 * SECOND..=3_650 * DAY).unwrap_or(7 * DAY);
+    let incremental_every = section.duration("incremental_every", SECOND..=365 * DAY).unwrap_or(900 * SECOND);
+    let page_size = small(section.number("page_size", 1..=10_000), 100);
+    section.finish();
+    Sync { full_every, incremental_every, page_size }
+}
+
+fn small(number: Option<u64>, otherwise: u32) -> u32 {
+    number.and_then(|n| u32::try_from(n).ok()).unwrap_or(otherwise)
+}
+
+/// The longest name of an endpoint, connection or tenant, in characters.
+const NAME_CHARS_MAX: usize = 128;
+
+/// Takes a name that can stand in a URL.
+fn read_name(section: &mut Section<'_, '_>, key: &'static str, example: &str) -> Option<(usize, String)> {
+    let (offset, name) = section.needed(key, example)?;
+    let lawful = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if name.len() > NAME_CHARS_MAX || !name.chars().all(lawful) || name.starts_with('.') {
+        section.problem(
+            offset,
+            format!(
+                "{key} must be at most {NAME_CHARS_MAX} letters, digits, '-', '_', '.' or ':', and not begin with '.'"
+            ),
+        );
+        return None;
+    }
+    Some((offset, name))
+}
+
+fn read_provider(section: &mut Section<'_, '_>, providers: &[&str]) -> Option<String> {
+    let (offset, provider) = section.needed("provider", "\"stripe\"")?;
+    if providers.contains(&provider.as_str()) {
+        return Some(provider);
+    }
+    section.problem(offset, format!("no such provider: this program has {}", providers.join(", ")));
+    None
+}
+
+/// The id and provider of a connection, kept even when the rest of it is wrong, so that one mistake is told once.
+type Named = (String, Option<String>);
+
+fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut Vec<Named>) -> Option<Connection> {
+    let id = read_name(&mut section, "id", "\"acme-stripe\"");
+    let tenant = read_name(&mut section, "tenant", "\"acme\"");
+    let provider = read_provider(&mut section, providers);
+    let account = section.text("account").map(|(_, text)| text);
+    let base_url = section.text("base_url").and_then(|(offset, text)| {
+        let url = read_url(&text, false);
+        if url.is_none() {
+            section.problem(
+                offset,
+                "base_url in [[connection]] must be an https URL without a query (http only to a loopback address)",
+            );
+        }
+        url
+    });
+    if !section.has("credential") {
+        section.lacks("[[connection]] needs credential = { env = \"NAME\" } or { file = \"path\" }");
+    }
+    let credential = section.secret("credential");
+    if let Some((offset, id)) = &id
+        && named.iter().any(|(other, _)| other == id)
+    {
+        section.problem(*offset, "this connection id stands twice: give each connection its own");
+    }
+    section.finish();
+    let (_, id) = id?;
+    named.push((id.clone(), provider.clone()));
+    Some(Connection { id, tenant: tenant?.1, provider: provider?, account, base_url, credential: credential? })
+}
+
+fn read_endpoint(mut section: Section<'_, '_>, providers: &[&str], named: &[Named], into: &mut Vec<Endpoint>) {
+    let name = read_name(&mut section, "name", "\"stripe-acme\"");
+    let provider = read_provider(&mut section, providers);
+    let connection = section.needed("connection", "\"acme-stripe\"");
+    let secrets = section.secrets("secrets");
+    if let Some((offset, name)) = &name
+        && into.iter().any(|other| other.name == *name)
+    {
+        section.problem(*offset, "this endpoint name stands twice: give each endpoint its own");
+    }
+    if let Some((offset, id)) = &connection {
+        match named.iter().find(|(other, _)| other == id) {
+            None => {
+                let near = nearest(id, named.iter().map(|(other, _)| other.as_str()));
+                let hint = near.map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));
+                section.problem(*offset, format!("no [[connection]] of this file has that id{hint}"));
+            }
+            Some((_, Some(other))) if provider.as_ref().is_some_and(|provider| provider != other) => {
+                section.problem(*offset, format!("that connection belongs to the provider {other}"));
+            }
+            Some(_) => {}
+        }
+    }
+    section.finish();
+    if let (Some((_, name)), Some(provider), Some((_, connection))) = (name, provider, connection) {
+        into.push(Endpoint { name, provider, connection, secrets });
+    }
+}
+
+/// Reads a base URL: scheme, host, perhaps a path, nothing else; the trailing slash goes. Plain http is lawful to
+/// loopback, and anywhere where `plain` says so.
+pub(super) fn read_url(text: &str, plain: bool) -> Option<String> {
+    let uri: http::Uri = text.parse().ok()?;
+    let host = uri.host().filter(|host| !host.is_empty())?;
+    let authority = uri.authority()?;
+    let loopback = host == "localhost"
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    let scheme = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => plain || loopback,
+        _ => false,
+    };
+    let clean = scheme && uri.query().is_none() && !text.contains('#') && !authority.as_str().contains('@');
+    clean.then(|| text.trim_end_matches('/').to_owned())
+}
