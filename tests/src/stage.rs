@@ -12,7 +12,7 @@ use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::clock::TokioClock;
 use palisade_core::random::{SeededRandom, SystemRandom};
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{Effect, EventState, RunMode, Store, Value};
+use palisade_core::store::{Effect, EventState, LayeredStore, RunMode, Store, Value};
 use palisade_core::worker::{Handled, Handler, WorkerSettings, handler};
 use palisade_core::{Clock, ConnectionId, Secret, StreamName, TenantId, Timestamp, Transport};
 use palisade_emulator::stripe::{Stripe, StripeConfig, WebhookSender, signature};
@@ -90,7 +90,7 @@ impl Kept {
     pub fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory(store) => Arc::clone(store) as _,
-            Self::Sqlite(store, _) => Arc::new(Still::new(store.clone())),
+            Self::Sqlite(store, _) => Arc::new(LayeredStore { inner: store.clone(), layer: Still }),
         }
     }
 

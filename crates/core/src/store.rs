@@ -34,6 +34,7 @@ pub mod grants;
 pub mod inbox;
 pub mod jobs;
 pub mod keys;
+pub mod layered;
 pub mod memory;
 pub mod records;
 pub mod runs;
@@ -61,6 +62,7 @@ pub use jobs::{
     Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, Lease, NewJob, Queue, Settled, Settlement, WORKER_LOST, Work,
 };
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
+pub use layered::{LayeredStore, StoreLayer};
 #[cfg(feature = "mock")]
 pub use records::MockRecords;
 pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};

@@ -73,7 +73,7 @@ async fn an_effect_happens_once_wherever_the_worker_is_killed() {
         let world = world("thing.updated", writes()).await;
         let events = [world.fake.put("t1", Some(1)), world.fake.put("t2", Some(2)), world.fake.put("t1", Some(3))];
         world.deliver(&events).await;
-        world.store.yielding();
+        world.store.layer.yielding();
         let whole = killed_after(times, world.quiet()).await.is_some();
         world.wait(Duration::from_secs(61)).await;
         world.quiet().await;

@@ -90,7 +90,7 @@ async fn a_store_that_fails_for_a_while_is_waited_out() {
         let world = busy(Duration::from_millis(10), settings()).await;
         let calls = Arc::new(AtomicU32::new(0));
         let counted = calls.clone();
-        world.store.failing(move |name| {
+        world.store.layer.failing(move |name| {
             counted.fetch_add(1, Ordering::SeqCst);
             matches!(name, "claim" | "settle" | "event" | "connection").then_some(fault)
         });
@@ -98,7 +98,7 @@ async fn a_store_that_fails_for_a_while_is_waited_out() {
         tokio::join!(world.worker.run(Queue::Events, stopped), async {
             world.wait(Duration::from_secs(600)).await;
             assert!(calls.load(Ordering::SeqCst) < 500, "{} calls in 10 minutes", calls.load(Ordering::SeqCst));
-            world.store.healed();
+            world.store.layer.healed();
             world.wait(Duration::from_secs(900)).await;
             stop.send(true).unwrap();
         });
@@ -115,11 +115,11 @@ async fn a_store_that_fails_for_a_while_is_waited_out() {
 #[tokio::test(start_paused = true)]
 async fn settlements_wait_for_a_store_that_comes_back() {
     let world = busy(Duration::from_millis(10), settings()).await;
-    world.store.failing(|name| (name == "settle").then_some(Fault::Before));
+    world.store.layer.failing(|name| (name == "settle").then_some(Fault::Before));
     let (stop, stopped) = watch::channel(false);
     tokio::join!(world.worker.run(Queue::Events, stopped), async {
         world.wait(Duration::from_secs(5)).await;
-        world.store.healed();
+        world.store.layer.healed();
         world.wait(Duration::from_secs(10)).await;
         assert_eq!(world.store.inner.effects().len(), 6, "long before any lease ran out");
         stop.send(true).unwrap();
@@ -132,7 +132,7 @@ async fn a_stop_ends_even_when_the_store_is_gone() {
     let (stop, stopped) = watch::channel(false);
     tokio::join!(world.worker.run(Queue::Events, stopped), async {
         world.wait(Duration::from_millis(500)).await;
-        world.store.failing(|_| Some(Fault::Before));
+        world.store.layer.failing(|_| Some(Fault::Before));
         stop.send(true).unwrap();
     });
 }
@@ -152,7 +152,7 @@ async fn work_is_noticed_at_once_and_settled_in_batches() {
     let world = World::with(settings, |builder| builder.on("fake", "*", sleeps(Duration::from_millis(1)))).await;
     let settles = Arc::new(AtomicU32::new(0));
     let counted = settles.clone();
-    world.store.failing(move |name| {
+    world.store.layer.failing(move |name| {
         counted.fetch_add(u32::from(name == "settle"), Ordering::SeqCst);
         None
     });
@@ -214,7 +214,7 @@ async fn life(seed: u64) {
     for n in 0..dice(12) {
         world.fake.put(&format!("t{n}"), Some(n));
     }
-    world.store.yielding();
+    world.store.layer.yielding();
     world.connect().await;
     let mut undelivered: Vec<usize> = Vec::new();
     for _ in 0..120 {
@@ -240,7 +240,7 @@ async fn life(seed: u64) {
             7 if dice(4) == 0 => {
                 let fault = if dice(2) == 0 { Fault::Before } else { Fault::After };
                 let mut left = 1 + dice(3);
-                world.store.failing(move |_| {
+                world.store.layer.failing(move |_| {
                     left = left.saturating_sub(1);
                     (left > 0).then_some(fault)
                 });
@@ -253,7 +253,7 @@ async fn life(seed: u64) {
             }
         }
     }
-    world.store.healed();
+    world.store.layer.healed();
     world.fake.truth().failures.clear();
     for _ in 0..10 {
         world.wait(Duration::from_secs(25 * 60)).await;

@@ -53,7 +53,7 @@ async fn attempts_are_counted_by_queue_and_end() {
             Handled::Done
         })
     });
-    world.store.failing(|name| (name == "extend").then_some(Fault::Before));
+    world.store.layer.failing(|name| (name == "extend").then_some(Fault::Before));
     let settings = WorkerSettings { hold: Duration::from_secs(5), ..settings() };
     let other = World::worker(&world.fake, &world.store, &world.clock, settings, |builder| {
         builder.on("fake", "*", slow).metrics(metrics.clone())

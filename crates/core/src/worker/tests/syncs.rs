@@ -57,7 +57,7 @@ async fn a_worker_killed_anywhere_costs_at_most_one_page() {
     let mut killed = 0;
     for times in 0.. {
         let world = filled(10).await;
-        world.store.yielding();
+        world.store.layer.yielding();
         world.connect().await;
         let whole = killed_after(times, world.quiet()).await.is_some();
         world.wait(Duration::from_secs(61)).await;
@@ -86,7 +86,7 @@ async fn a_worker_that_lost_its_lease_commits_nothing_more() {
     world.worker.step(Queue::Background).await.unwrap();
     // The first worker hangs in a request for longer than its lease, and cannot renew it either.
     world.fake.truth().delay = Duration::from_secs(100);
-    world.store.failing(|name| (name == "extend").then_some(Fault::Before));
+    world.store.layer.failing(|name| (name == "extend").then_some(Fault::Before));
     let slow = world.worker.clone();
     let (done, ()) = tokio::join!(slow.step(Queue::Background), async {
         world.wait(Duration::from_secs(70)).await;
@@ -180,7 +180,7 @@ async fn what_passes_is_waited_out_and_the_run_goes_on_at_its_cursor() {
         plan.push(Some(Error::new(kind, "later").with_retry_after(Some(Duration::from_secs(40)))));
         let plan = Mutex::new(plan.into_iter());
         let fake = world.fake.clone();
-        world.store.failing(move |name| {
+        world.store.layer.failing(move |name| {
             if name == "stream"
                 && let Some(Some(error)) = plan.lock().unwrap().next()
             {
@@ -237,7 +237,7 @@ async fn an_expired_position_is_healed_wherever_the_worker_is_killed() {
         world.fake.put("t001", None);
         world.fake.truth().events_from = 100;
         world.wait(Duration::from_secs(25 * 60)).await;
-        world.store.yielding();
+        world.store.layer.yielding();
         let whole = killed_after(times, world.quiet()).await.is_some();
         world.wait(Duration::from_secs(61)).await;
         world.quiet().await;

@@ -45,7 +45,7 @@ async fn a_crash_at_each_await_is_a_valid_token_or_said_to_be_a_loss() {
     let mut said = Vec::new();
     for n in 0.. {
         let world = World::connected().await;
-        world.store.yielding();
+        world.store.layer.yielding();
         world.provider.yields.store(true, Ordering::SeqCst);
         tokio::time::advance(LIFE).await;
         let left = Arc::new(AtomicUsize::new(n));
@@ -110,7 +110,7 @@ async fn where_refresh_tokens_are_reusable_no_crash_loses_one() {
         let world = World::connected().await;
         world.provider.policy.lock().unwrap().refresh_reusable = true;
         world.provider.rotates.store(false, Ordering::SeqCst);
-        world.store.yielding();
+        world.store.layer.yielding();
         world.provider.yields.store(true, Ordering::SeqCst);
         tokio::time::advance(LIFE).await;
         let (left, died) = (Arc::new(AtomicUsize::new(n)), Arc::new(AtomicBool::new(false)));
@@ -136,7 +136,7 @@ async fn a_process_that_comes_back_with_the_answer_still_keeps_it() {
     let world = World::connected().await;
     *world.provider.delay.lock().unwrap() = Duration::from_secs(25);
     // Its prolongations never arrive.
-    world.store.failing(|name| (name == "extend_grant").then_some(Fault::Before));
+    world.store.layer.failing(|name| (name == "extend_grant").then_some(Fault::Before));
     let (slow, other) = (world.process(1), world.process(2));
     tokio::time::advance(LIFE).await;
     let waiting = tokio::spawn({

@@ -236,7 +236,7 @@ async fn new_tokens_are_written_however_the_store_stumbles() {
         let process = world.process(1);
         tokio::time::advance(LIFE).await;
         let mut stumbles = 7;
-        world.store.failing(move |name| {
+        world.store.layer.failing(move |name| {
             let hit = name == "renew_grant" && stumbles > 0;
             stumbles -= u32::from(hit);
             hit.then_some(fault)
@@ -249,9 +249,9 @@ async fn new_tokens_are_written_however_the_store_stumbles() {
     let world = World::connected().await;
     let process = world.process(1);
     tokio::time::advance(LIFE).await;
-    world.store.failing(|name| (name == "renew_grant").then_some(Fault::Before));
+    world.store.layer.failing(|name| (name == "renew_grant").then_some(Fault::Before));
     assert_eq!(process.token().await.unwrap_err().kind(), ErrorKind::Store);
-    world.store.healed();
+    world.store.layer.healed();
     tokio::time::advance(SOON).await;
     let error = world.process(2).token().await.unwrap_err();
     assert_eq!(error.message(), EndReason::MaybeLost.phrase());
@@ -265,10 +265,10 @@ async fn without_an_intent_no_request_leaves() {
         let world = World::connected().await;
         let process = world.process(1);
         tokio::time::advance(LIFE).await;
-        world.store.failing(move |name| (name == "note_intent").then_some(fault));
+        world.store.layer.failing(move |name| (name == "note_intent").then_some(fault));
         assert_eq!(process.token().await.unwrap_err().kind(), ErrorKind::Store);
         assert_eq!(world.provider.requests(), 0, "{fault:?}");
-        world.store.healed();
+        world.store.layer.healed();
         assert_eq!(world.row().await.intent, None, "{fault:?}: and none is left that would say it may be lost");
         assert_eq!(sent(&process.token().await.unwrap()), "access-2");
     }

@@ -9,7 +9,7 @@ use crate::auth::Scheme;
 fn counted(store: &Faulty) -> Arc<AtomicU64> {
     let calls = Arc::new(AtomicU64::new(0));
     let seen = calls.clone();
-    store.failing(move |_| {
+    store.layer.failing(move |_| {
         seen.fetch_add(1, Ordering::SeqCst);
         None
     });
@@ -185,7 +185,7 @@ async fn a_valid_token_outlives_the_store() {
     process.token().await.unwrap();
     let calls = Arc::new(AtomicU64::new(0));
     let seen = calls.clone();
-    world.store.failing(move |_| {
+    world.store.layer.failing(move |_| {
         seen.fetch_add(1, Ordering::SeqCst);
         Some(Fault::Before)
     });
@@ -196,7 +196,7 @@ async fn a_valid_token_outlives_the_store() {
     assert!(calls.load(Ordering::SeqCst) <= 2);
     tokio::time::advance(LIFE).await;
     assert_eq!(process.token().await.unwrap_err().kind(), ErrorKind::Store, "but not its end");
-    world.store.healed();
+    world.store.layer.healed();
     assert_eq!(sent(&process.token().await.unwrap()), "access-2");
 }
 

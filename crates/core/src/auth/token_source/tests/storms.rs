@@ -43,7 +43,7 @@ async fn round(seed: u64) -> Round {
     let world = World::connected().await;
     *world.provider.delay.lock().unwrap() = Duration::from_secs(10);
     let slow = random.clone();
-    world.store.slowed(move |_| Duration::from_millis(slow.bits() % 700));
+    world.store.layer.slowed(move |_| Duration::from_millis(slow.bits() % 700));
     let processes: Vec<Arc<Process>> = (0..8).map(|n| Arc::new(world.process(seed * 100 + n))).collect();
     tokio::time::advance(LIFE.mul_f64(0.9 + 0.1 * random.unit())).await;
     let mut callers = JoinSet::new();

@@ -1,0 +1,131 @@
+//! A store with something around every call: faults, waits, measurements.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::id::{ConnectionId, EndpointId, GrantName, RecordId, StreamName, TenantId};
+
+/// What happens around every call of a store.
+///
+/// # Examples
+/// A store whose every call is timed has a layer that notes the time, awaits `call`, and notes the time again under
+/// `name`.
+pub trait StoreLayer: Send + Sync + std::fmt::Debug + 'static {
+    /// Runs `call`, the store's method `name`, or answers without it.
+    fn around<T: Send>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = Result<T>> + Send,
+    ) -> impl Future<Output = Result<T>> + Send;
+}
+
+/// A store with a layer around each of its calls but [`Jobs::wait_for_work`], which only waits.
+#[derive(Clone, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a pair; any two are valid")]
+pub struct LayeredStore<S, L> {
+    /// The store.
+    pub inner: S,
+    /// What happens around its calls.
+    pub layer: L,
+}
+
+#[async_trait]
+impl<S: Store, L: StoreLayer> Store for LayeredStore<S, L> {
+    async fn probe(&self, now: Timestamp) -> Result<()> {
+        self.layer.around("probe", self.inner.probe(now)).await
+    }
+}
+
+macro_rules! delegate {
+    ($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* $(forward $wait:ident($warg:ident: $wty:ty);)* }) => {
+        #[async_trait]
+        impl<S: Store, L: StoreLayer> $trait for LayeredStore<S, L> {
+            $(async fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
+                self.layer.around(stringify!($name), self.inner.$name($($arg),*)).await
+            })*
+            $(async fn $wait(&self, $warg: $wty) {
+                self.inner.$wait($warg).await;
+            })*
+        }
+    };
+}
+
+delegate!(Inbox {
+    fn append(deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>>;
+    fn event(row: EventRow) -> Option<StoredEvent>;
+    fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
+    fn replay(row: EventRow, now: Timestamp) -> bool;
+    fn event_counts() -> BTreeMap<EventState, u64>;
+    fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
+    fn heard(endpoint: EndpointId) -> Vec<Heard>;
+    fn prune_events(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(Jobs {
+    fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;
+    fn claim(claim: Claim) -> Vec<Claimed>;
+    fn settle(settlements: Vec<Settlement>) -> Vec<Settled>;
+    fn extend(leases: Vec<Lease>, until: Timestamp) -> Vec<bool>;
+    fn job_counts() -> JobCounts;
+    fn oldest_due(queue: Queue, now: Timestamp) -> Option<Timestamp>;
+    fn prune_jobs(before: Timestamp, limit: u32) -> u64;
+    forward wait_for_work(queue: Queue);
+});
+delegate!(Records {
+    fn stream(key: StreamKey) -> StreamStatus;
+    fn streams(connection: ConnectionId) -> Vec<(StreamName, StreamStatus)>;
+    fn start_run(lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Run;
+    fn commit_page(page: PageCommit) -> PageCommitted;
+    fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
+    fn end_run(end: RunEnd) -> Run;
+    fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
+    fn live_runs(limit: u32) -> Vec<Run>;
+    fn record(key: StreamKey, id: RecordId) -> Option<Record>;
+    fn changes(key: StreamKey, after: u64, limit: u32) -> Vec<FeedEntry>;
+});
+delegate!(Connections {
+    fn put_connection(connection: Connection) -> ();
+    fn connection(id: ConnectionId) -> Option<Connection>;
+    fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
+    fn credential(id: ConnectionId) -> Option<SealedCredential>;
+    fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
+    fn refuse_credential(id: ConnectionId, seen: u64, reason: String) -> bool;
+});
+delegate!(Keys {
+    fn data_keys(tenant: TenantId) -> Vec<WrappedKey>;
+    fn add_data_key(tenant: TenantId, key: WrappedKey) -> WrappedKey;
+    fn reserve_seals(tenant: TenantId, key: u64, count: u32, max: u32) -> Option<u32>;
+    fn active_master(proposed: String) -> String;
+    fn activate_master(id: String) -> ();
+    fn retire_master(id: String) -> Retirement;
+    fn masters() -> Vec<MasterStatus>;
+    fn data_keys_not_under(master: String, after: Option<(TenantId, u64)>, limit: u32) -> Vec<(TenantId, WrappedKey)>;
+    fn rewrap(keys: Vec<Rewrapped>) -> u64;
+});
+delegate!(Grants {
+    fn connect(connection: Connection, grants: Vec<NewGrant>) -> bool;
+    fn grant(key: GrantKey) -> Option<StoredGrant>;
+    fn grants(connection: ConnectionId) -> Vec<StoredGrant>;
+    fn claim_grant(key: GrantKey, generation: u64, now: Timestamp, until: Timestamp) -> GrantClaim;
+    fn extend_grant(lease: GrantLease, until: Timestamp) -> bool;
+    fn note_intent(lease: GrantLease, at: Option<Timestamp>) -> bool;
+    fn renew_grant(key: GrantKey, tokens: NewTokens) -> bool;
+    fn release_grant(lease: GrantLease, rest_until: Option<Timestamp>) -> bool;
+    fn end_grant(key: GrantKey, generation: u64, reason: EndReason, serves: bool) -> bool;
+    fn disconnect(connection: ConnectionId, revocations: Vec<(GrantName, Revocation)>, now: Timestamp) -> bool;
+    fn grants_due(now: Timestamp, limit: u32) -> Vec<GrantKey>;
+});
+delegate!(Authorizations {
+    fn put_pending(row: PendingRow) -> bool;
+    fn take_pending(state: TokenHash) -> Option<PendingRow>;
+    fn put_session(row: SessionRow) -> bool;
+    fn take_session(token: TokenHash) -> Option<SessionRow>;
+    fn prune_authorizations(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(CallLog {
+    fn log_calls(calls: Vec<CallRecord>) -> ();
+    fn calls(connection: Option<ConnectionId>, limit: u32) -> Vec<CallRecord>;
+    fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
+    fn prune_calls(before: Timestamp, limit: u32) -> u64;
+});
