@@ -1,7 +1,91 @@
-//! What authenticates a Google connection: an access token, sent as bearer.
+//! What authenticates a Google account: OAuth with a refresh token that stays, a service account's key, or for an hour an
+//! access token as it is; each is sent as bearer.
+//!
+//! Google's ways are data (developers.google.com, identity protocols, OAuth 2.0; read 2026-11): a refresh token is given
+//! with `access_type=offline` and `prompt=consent` only, comes once and stays; scopes are ticked one by one by the user,
+//! so what was granted is compared with what was asked; the audience of a service account's assertion is Google's token
+//! address whatever it is sent to.
 
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::jwt::ServiceAccountConfig;
+use palisade_core::auth::oauth2::{ClientAuth, Dialect, OAuth2Config, RevocationWay};
 use palisade_core::{Error, ErrorKind, Result, Secret};
+use serde_json::Value;
+
+/// Where people give their consent.
+pub const AUTHORIZE_URL: &str = "https://accounts.google.com/o/oauth2/v2/auth";
+/// Where codes, refresh tokens and assertions are traded.
+pub const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
+/// Where a grant is ended.
+pub const REVOKE_URL: &str = "https://oauth2.googleapis.com/revoke";
+
+/// Reading mail with its labels, without changing any.
+pub const GMAIL_READONLY: &str = "https://www.googleapis.com/auth/gmail.readonly";
+/// Reading headers and labels only: no bodies, no search.
+pub const GMAIL_METADATA: &str = "https://www.googleapis.com/auth/gmail.metadata";
+/// Sending mail and nothing else.
+pub const GMAIL_SEND: &str = "https://www.googleapis.com/auth/gmail.send";
+/// Reading calendars.
+pub const CALENDAR_READONLY: &str = "https://www.googleapis.com/auth/calendar.readonly";
+/// Reading and writing events.
+pub const CALENDAR_EVENTS: &str = "https://www.googleapis.com/auth/calendar.events";
+
+/// A refresh token dies after half a year unused; well before that an idle grant is renewed once.
+const KEEP_ALIVE: Duration = Duration::from_secs(30 * 86_400);
+
+/// The settings of Google's consent flow for an app. `openid` and `email` are asked for besides `scopes`, so that the
+/// account is known by its address.
+///
+/// ```
+/// use palisade_google::auth;
+///
+/// let config = auth::connect("1-x.apps.googleusercontent.com", "GOCSPX-x".into(), "https://app.example/google", &[auth::GMAIL_SEND]);
+/// assert_eq!(config.name, "google");
+/// assert!(config.policy.refresh_reusable);
+/// ```
+#[must_use]
+pub fn connect(client_id: &str, client_secret: Secret, redirect_url: &str, scopes: &[&str]) -> OAuth2Config {
+    let asked: Vec<&str> = ["openid", "email"].into_iter().chain(scopes.iter().copied()).collect();
+    let mut config =
+        OAuth2Config::new("google", AUTHORIZE_URL, TOKEN_URL, redirect_url, client_id).secret(client_secret).scopes(&asked);
+    config.client_auth = ClientAuth::Body;
+    config.authorize_params = [("access_type", "offline"), ("prompt", "consent"), ("include_granted_scopes", "true")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    config.scopes_add_up = true;
+    config.revocation = RevocationWay::Token(REVOKE_URL.to_owned());
+    config.policy.refresh_reusable = true;
+    config.policy.keep_alive = Some(KEEP_ALIVE);
+    config.dialect = std::sync::Arc::new(GoogleDialect);
+    config
+}
+
+/// The settings of service accounts, with and without a user to act for. A service account has no mailbox: Gmail needs
+/// one to act for, by domain-wide delegation; a calendar may also be shared with the account's address.
+#[must_use]
+pub fn service_accounts() -> ServiceAccountConfig {
+    ServiceAccountConfig::new(TOKEN_URL)
+}
+
+/// What is particular to Google's answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GoogleDialect;
+
+impl Dialect for GoogleDialect {
+    /// Reads the account's address from the ID token. It came from Google's token endpoint itself, over TLS, so its
+    /// signature proves nothing more (OpenID Connect Core, 3.1.3.7). An address Google has not verified names nobody.
+    fn account(&self, body: &Value) -> Option<String> {
+        let claims = body.get("id_token")?.as_str()?.split('.').nth(1)?;
+        let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+        let verified = claims.get("email_verified") == Some(&Value::Bool(true));
+        let email = claims.get("email").and_then(Value::as_str).filter(|email| verified && email.contains('@'));
+        email.map(str::to_owned)
+    }
+}
 
 /// Takes an access token as the credential of a connection. It lives an hour: for tests, scripts and the emulator.
 ///
@@ -35,7 +119,40 @@ pub fn access_token(token: Secret) -> Result<Scheme> {
 #[cfg(test)]
 mod tests {
     //! Each wrong kind of secret is refused, and none is told.
+    use palisade_core::auth::oauth2::ScopeJoint;
+    use serde_json::json;
+
     use super::*;
+
+    /// Fails when Google would give no refresh token, or one that is thrown away.
+    #[test]
+    fn the_consent_asks_for_what_lasts() {
+        let config = connect("id", "GOCSPX-x".into(), "https://app.example/google", &[GMAIL_SEND, CALENDAR_EVENTS]);
+        let asked = |name: &str| config.authorize_params.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        assert_eq!((asked("access_type"), asked("prompt")), (Some("offline"), Some("consent")));
+        assert_eq!(config.scopes[0].scopes, ["openid", "email", GMAIL_SEND, CALENDAR_EVENTS]);
+        assert_eq!((config.scope_joint, config.pkce), (ScopeJoint::Space, true));
+        assert!(config.policy.refresh_reusable && config.scopes_add_up);
+        assert_eq!(config.revocation, RevocationWay::Token(REVOKE_URL.to_owned()));
+        assert!(!format!("{config:?}").contains("GOCSPX-x"));
+        assert_eq!(service_accounts().audience, TOKEN_URL);
+    }
+
+    #[test]
+    fn the_account_is_the_verified_address_of_the_id_token() {
+        let token = |claims: &Value| format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        for (body, account) in [
+            (json!({ "id_token": token(&json!({ "sub": "1", "email": "a@x.example", "email_verified": true })) }), Some("a@x.example")),
+            (json!({ "id_token": token(&json!({ "email": "a@x.example", "email_verified": false })) }), None),
+            (json!({ "id_token": token(&json!({ "email": "a@x.example" })) }), None),
+            (json!({ "id_token": token(&json!({ "sub": "1" })) }), None),
+            (json!({ "id_token": "a.b.c" }), None),
+            (json!({ "id_token": 7 }), None),
+            (json!({}), None),
+        ] {
+            assert_eq!(GoogleDialect.account(&body).as_deref(), account, "{body}");
+        }
+    }
 
     #[test]
     fn only_access_tokens_are_taken_and_none_is_told() {

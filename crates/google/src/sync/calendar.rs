@@ -21,12 +21,13 @@ use crate::operation;
 pub(crate) const PAGE_MAX: u32 = 2_500;
 
 /// Returns the path of a connection's calendar: the one its account names (an account's own address is its primary
-/// calendar), else the primary one.
+/// calendar), else the primary one. Every calendar's own name is an address.
 ///
 /// # Errors
 /// [`palisade_core::ErrorKind::Invalid`] for an account that cannot stand in a path.
 pub(super) fn path(site: &Site) -> Result<String> {
-    Ok(format!("/calendar/v3/calendars/{}/events", segment(site.account.as_deref().unwrap_or("primary"))?))
+    let named = site.account.as_deref().filter(|account| account.contains('@'));
+    Ok(format!("/calendar/v3/calendars/{}/events", segment(named.unwrap_or("primary"))?))
 }
 
 pub(super) fn request(site: &Site, at: Option<&Cursor>) -> Result<Request<Bytes>> {
