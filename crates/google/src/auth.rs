@@ -6,13 +6,16 @@
 //! so what was granted is compared with what was asked; the audience of a service account's assertion is Google's token
 //! address whatever it is sent to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use palisade_core::auth::Scheme;
-use palisade_core::auth::jwt::ServiceAccountConfig;
+use palisade_core::auth::grant::MAIN;
+use palisade_core::auth::jwt::{SelfSigned, ServiceAccountConfig};
 use palisade_core::auth::oauth2::{ClientAuth, Dialect, OAuth2Config, RevocationWay};
+use palisade_core::id::GrantName;
 use palisade_core::{Error, ErrorKind, Result, Secret};
 use serde_json::Value;
 
@@ -34,11 +37,17 @@ pub const CALENDAR_READONLY: &str = "https://www.googleapis.com/auth/calendar.re
 /// Reading and writing events.
 pub const CALENDAR_EVENTS: &str = "https://www.googleapis.com/auth/calendar.events";
 
+/// Knowing the account's address.
+const EMAIL: &str = "https://www.googleapis.com/auth/userinfo.email";
+/// Knowing the person's name.
+const PROFILE: &str = "https://www.googleapis.com/auth/userinfo.profile";
+
 /// A refresh token dies after half a year unused; well before that an idle grant is renewed once.
 const KEEP_ALIVE: Duration = Duration::from_secs(30 * 86_400);
 
-/// The settings of Google's consent flow for an app. `openid` and `email` are asked for besides `scopes`, so that the
-/// account is known by its address.
+/// The settings of Google's consent flow for an app. The account's address is asked for besides `scopes`, so that the
+/// account is known by it. Scopes given at one connect stand in place of these; what was granted before is kept then
+/// (incremental authorization), the address with it.
 ///
 /// ```
 /// use palisade_google::auth;
@@ -49,9 +58,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30 * 86_400);
 /// ```
 #[must_use]
 pub fn connect(client_id: &str, client_secret: Secret, redirect_url: &str, scopes: &[&str]) -> OAuth2Config {
-    let asked: Vec<&str> = ["openid", "email"].into_iter().chain(scopes.iter().copied()).collect();
-    let mut config =
-        OAuth2Config::new("google", AUTHORIZE_URL, TOKEN_URL, redirect_url, client_id).secret(client_secret).scopes(&asked);
+    let asked: Vec<&str> = ["openid", EMAIL].into_iter().chain(scopes.iter().map(|scope| long(scope))).collect();
+    let mut config = OAuth2Config::new("google", AUTHORIZE_URL, TOKEN_URL, redirect_url, client_id)
+        .secret(client_secret)
+        .scopes(&asked);
     config.client_auth = ClientAuth::Body;
     config.authorize_params = [("access_type", "offline"), ("prompt", "consent"), ("include_granted_scopes", "true")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -60,8 +70,19 @@ pub fn connect(client_id: &str, client_secret: Secret, redirect_url: &str, scope
     config.revocation = RevocationWay::Token(REVOKE_URL.to_owned());
     config.policy.refresh_reusable = true;
     config.policy.keep_alive = Some(KEEP_ALIVE);
-    config.dialect = std::sync::Arc::new(GoogleDialect);
+    config.dialect = Arc::new(GoogleDialect);
     config
+}
+
+/// Sends a flow to another address, which serves all of Google's: an emulator.
+#[must_use]
+pub fn at(mut flow: OAuth2Config, base_url: &str) -> OAuth2Config {
+    let base_url = base_url.trim_end_matches('/');
+    flow.authorize_url = format!("{base_url}/o/oauth2/v2/auth");
+    flow.token_url = format!("{base_url}/token");
+    flow.revocation = RevocationWay::Token(format!("{base_url}/revoke"));
+    flow.base_url = Some(base_url.to_owned());
+    flow
 }
 
 /// The settings of service accounts, with and without a user to act for. A service account has no mailbox: Gmail needs
@@ -71,11 +92,49 @@ pub fn service_accounts() -> ServiceAccountConfig {
     ServiceAccountConfig::new(TOKEN_URL)
 }
 
+/// The settings of service accounts whose own tokens the APIs take without a trade (a token signed for its scopes).
+/// Whoever acts for a user still trades.
+#[must_use]
+pub fn service_accounts_self_signed() -> ServiceAccountConfig {
+    ServiceAccountConfig { self_signed: Some(SelfSigned::Scopes), ..service_accounts() }
+}
+
+/// Sends assertions to another address: an emulator. Their audience stays Google's, as in Google's own libraries.
+#[must_use]
+pub fn service_accounts_at(mut config: ServiceAccountConfig, base_url: &str) -> ServiceAccountConfig {
+    config.token_url = format!("{}/token", base_url.trim_end_matches('/'));
+    config
+}
+
+/// Writes a scope as Google's answers name it: two have a short name that is taken and never given back.
+fn long(scope: &str) -> &str {
+    match scope {
+        "email" => EMAIL,
+        "profile" => PROFILE,
+        _ => scope,
+    }
+}
+
 /// What is particular to Google's answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GoogleDialect;
 
 impl Dialect for GoogleDialect {
+    /// Names the scopes with a short name by both, so that whichever was asked for is found.
+    fn grants(&self, body: &Value, renewed: Option<&GrantName>) -> Vec<(GrantName, Value)> {
+        let mut body = body.clone();
+        if let Some(Value::String(scopes)) = body.get_mut("scope") {
+            let had: Vec<String> = scopes.split(' ').map(str::to_owned).collect();
+            for (short, long) in [("email", EMAIL), ("profile", PROFILE)] {
+                if had.iter().any(|scope| scope == long) && had.iter().all(|scope| scope != short) {
+                    scopes.push(' ');
+                    scopes.push_str(short);
+                }
+            }
+        }
+        vec![(renewed.cloned().unwrap_or_else(|| MAIN.into()), body)]
+    }
+
     /// Reads the account's address from the ID token. It came from Google's token endpoint itself, over TLS, so its
     /// signature proves nothing more (OpenID Connect Core, 3.1.3.7). An address Google has not verified names nobody.
     fn account(&self, body: &Value) -> Option<String> {
@@ -127,22 +186,33 @@ mod tests {
     /// Fails when Google would give no refresh token, or one that is thrown away.
     #[test]
     fn the_consent_asks_for_what_lasts() {
-        let config = connect("id", "GOCSPX-x".into(), "https://app.example/google", &[GMAIL_SEND, CALENDAR_EVENTS]);
-        let asked = |name: &str| config.authorize_params.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let config = connect("id", "GOCSPX-x".into(), "https://app.example/google", &[GMAIL_SEND, "profile"]);
+        let asked =
+            |name: &str| config.authorize_params.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
         assert_eq!((asked("access_type"), asked("prompt")), (Some("offline"), Some("consent")));
-        assert_eq!(config.scopes[0].scopes, ["openid", "email", GMAIL_SEND, CALENDAR_EVENTS]);
+        assert_eq!(config.scopes[0].scopes, ["openid", EMAIL, GMAIL_SEND, PROFILE]);
         assert_eq!((config.scope_joint, config.pkce), (ScopeJoint::Space, true));
         assert!(config.policy.refresh_reusable && config.scopes_add_up);
         assert_eq!(config.revocation, RevocationWay::Token(REVOKE_URL.to_owned()));
         assert!(!format!("{config:?}").contains("GOCSPX-x"));
         assert_eq!(service_accounts().audience, TOKEN_URL);
+        let moved = at(config, "http://127.0.0.1:7/");
+        assert_eq!(
+            (moved.token_url.as_str(), moved.base_url.as_deref()),
+            ("http://127.0.0.1:7/token", Some("http://127.0.0.1:7"))
+        );
+        let moved = service_accounts_at(service_accounts_self_signed(), "http://127.0.0.1:7/");
+        assert_eq!((moved.token_url.as_str(), moved.audience.as_str()), ("http://127.0.0.1:7/token", TOKEN_URL));
     }
 
     #[test]
     fn the_account_is_the_verified_address_of_the_id_token() {
         let token = |claims: &Value| format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims.to_string()));
         for (body, account) in [
-            (json!({ "id_token": token(&json!({ "sub": "1", "email": "a@x.example", "email_verified": true })) }), Some("a@x.example")),
+            (
+                json!({ "id_token": token(&json!({ "sub": "1", "email": "a@x.example", "email_verified": true })) }),
+                Some("a@x.example"),
+            ),
             (json!({ "id_token": token(&json!({ "email": "a@x.example", "email_verified": false })) }), None),
             (json!({ "id_token": token(&json!({ "email": "a@x.example" })) }), None),
             (json!({ "id_token": token(&json!({ "sub": "1" })) }), None),
