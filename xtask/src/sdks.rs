@@ -18,7 +18,7 @@ struct Sdk {
     emulate: &'static [&'static str],
 }
 
-const SDKS: [Sdk; 4] = [
+const SDKS: [Sdk; 5] = [
     Sdk {
         name: "official Stripe SDK for Python",
         script: "stripe_python.py",
@@ -44,6 +44,19 @@ const SDKS: [Sdk; 4] = [
         name: "Google's auth library for Python",
         script: "google_python.py",
         packages: &["google-auth==2.62.2", "requests", "cryptography"],
+        install: python,
+        emulate: &["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"],
+    },
+    Sdk {
+        name: "Google's API client for Python",
+        script: "google_api_python.py",
+        packages: &[
+            "google-api-python-client==2.202.0",
+            "google-auth==2.62.2",
+            "google-auth-httplib2",
+            "requests",
+            "cryptography",
+        ],
         install: python,
         emulate: &["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"],
     },

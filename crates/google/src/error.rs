@@ -65,8 +65,10 @@ impl Classifier for GoogleClassifier {
             return success(operation, response);
         }
         let body = Body::read(response.body());
-        let names_user = message(response.body()).is_some_and(|text| text.to_ascii_lowercase().contains("user"));
-        let answer = Answer { status: response.status(), operation, until: until(response), names_user, body };
+        let said = message(response.body()).unwrap_or_default().to_ascii_lowercase();
+        let (names_user, names_page) = (said.contains("user"), said.contains("pagetoken"));
+        let answer =
+            Answer { status: response.status(), operation, until: until(response), names_user, names_page, body };
         answer.verdict()
     }
 }
@@ -113,6 +115,8 @@ struct Answer {
     /// Whether the message speaks of a user: Gmail calls a user's limit `rateLimitExceeded` too ("User-rate limit
     /// exceeded", "… per minute per user"), and one user's must not hold up all the others.
     names_user: bool,
+    /// Whether the message speaks of a token of a page: Gmail says so there only ("Invalid pageToken").
+    names_page: bool,
     body: Body,
 }
 
@@ -255,7 +259,7 @@ impl Answer {
                 K::Config,
                 "Google does not post to this address: it must be https, with a valid certificate",
             ),
-            (400, _) if self.location() == "pageToken" || self.location() == "syncToken" => {
+            (400, _) if self.location() == "pageToken" || self.location() == "syncToken" || self.names_page => {
                 Row::refused(K::CursorExpired, "the token to go on from is not valid any more")
             }
             (404, _) if self.is_of(&operation::HISTORY_LIST) && self.is_api() => {

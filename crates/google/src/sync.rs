@@ -196,6 +196,13 @@ impl Source for GoogleSource {
         }
     }
 
+    fn step_back(&self, stream: &StreamName, cursor: &Cursor) -> Option<Cursor> {
+        match self.which(stream).ok()? {
+            Which::Messages => gmail::step_back(cursor),
+            Which::Events => calendar::step_back(cursor),
+        }
+    }
+
     fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<Request<Bytes>> {
         if id.as_str().is_empty() {
             return Err(config("a record without an id cannot be fetched"));
@@ -218,7 +225,7 @@ impl Source for GoogleSource {
             return Err(decode("the record that came is not the one asked for"));
         }
         let state = match self.which(stream)? {
-            Which::Messages => palisade_core::sync::State::Present(record(&value)),
+            Which::Messages => palisade_core::sync::State::Present(record(&gmail::steady(&value))),
             Which::Events => calendar::state(&value),
         };
         Ok(Change { stream: stream.clone(), id: id.clone(), span, state })

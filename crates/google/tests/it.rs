@@ -9,14 +9,17 @@
 )]
 
 mod it {
+    pub(crate) mod calls;
     pub(crate) mod client;
     pub(crate) mod connect;
+    pub(crate) mod emulated;
     pub(crate) mod errors;
     pub(crate) mod fake;
     #[cfg(feature = "hub")]
     pub(crate) mod hub;
     pub(crate) mod keys;
     pub(crate) mod mail;
+    pub(crate) mod pushed;
     pub(crate) mod sync;
     pub(crate) mod watch;
     pub(crate) mod webhook;

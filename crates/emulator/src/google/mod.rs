@@ -1,14 +1,26 @@
-//! Google: accounts that grant scopes one by one, service accounts with signed assertions, ID tokens and their keys.
+//! Google: accounts that grant scopes one by one, service accounts with signed assertions, ID tokens and their keys;
+//! Gmail and Calendar with what each posts by itself.
 //!
 //! All of Google's hosts (`accounts.google.com`, `oauth2.googleapis.com`, `www.googleapis.com`) are one base URL here;
 //! their paths do not clash.
 
+mod calendar;
 mod consent;
+mod gmail;
 mod jwt;
+mod push;
+mod quota;
+mod recurrence;
+mod refusal;
+mod service;
 mod service_account;
+mod story;
 mod token;
+mod when;
+mod world;
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,8 +31,13 @@ use crate::Clock;
 use crate::gate::{self, Barred, Emulated, House, Provider, Setup};
 use crate::oauth::{Authority, Client, Flight, Refresh, Rules};
 use crate::params::Params;
+use crate::post::{Parcel, Poster};
 use jwt::Signer;
+pub use quota::Quotas;
+pub use refusal::Refusal;
 pub use service_account::ServiceAccount;
+pub use world::Subscription;
+use world::World;
 
 /// An emulated Google. Clones are handles to the same one.
 pub type Google = Emulated<GoogleProvider>;
@@ -67,11 +84,25 @@ pub struct GoogleConfig {
     /// The issuer in ID tokens and authorisation answers; Google's own when absent. Give the base URL of a fixed
     /// address for clients that compare it with where they found the discovery document.
     pub issuer: Option<String>,
+    /// What may be asked for in a minute.
+    pub quotas: Quotas,
+    /// How long a mailbox's history reaches back. Google says a week at least, mostly.
+    pub history_life: Duration,
+    /// How long a mailbox is watched before the watch ends by itself.
+    pub watch_life: Duration,
+    /// How long a calendar's sync token is good.
+    pub sync_token_life: Duration,
+    /// Posts notifications; a plain HTTP client when absent.
+    pub poster: Option<Poster>,
+    /// How long a receiver may take. Pub/Sub waits 10 seconds unless told otherwise.
+    pub webhook_timeout: Duration,
     /// Gives the time of day; waits use tokio's clock.
     pub clock: Clock,
     /// Whether `/_emulator/…` is served. It asks for no key: keep the emulator on loopback.
     pub control: bool,
 }
+
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
 impl Default for GoogleConfig {
     fn default() -> Self {
@@ -87,6 +118,12 @@ impl Default for GoogleConfig {
             people: vec![Person::new("ada@example.com", "Ada Lovelace")],
             service_accounts: vec![ServiceAccount::built_in()],
             issuer: None,
+            quotas: Quotas::default(),
+            history_life: WEEK,
+            watch_life: WEEK,
+            sync_token_life: WEEK,
+            poster: None,
+            webhook_timeout: Duration::from_secs(10),
             clock: crate::system_clock(),
             control: true,
         }
@@ -124,9 +161,17 @@ pub struct GoogleProvider {
     pub(crate) config: GoogleConfig,
     pub(crate) authority: Authority,
     signer: Signer,
+    /// Signs in Google's name with another key: what is forged.
+    forger: Signer,
+    world: Mutex<World>,
 }
 
 impl GoogleProvider {
+    /// Gives the world; a panic elsewhere does not make it unusable.
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Gives the issuer of ID tokens.
     pub(crate) fn issuer(&self) -> &str {
         self.config.issuer.as_deref().unwrap_or("https://accounts.google.com")
@@ -185,16 +230,18 @@ impl Provider for GoogleProvider {
             seed: config.seed,
             clock: config.clock.clone(),
             control: config.control,
-            poster: None,
-            patience: Duration::from_secs(10),
+            poster: config.poster.clone(),
+            patience: config.webhook_timeout,
         };
         let authority = Authority::new(config.seed, token::NAMES, rules(), config.clients.clone());
         let signer = Signer::new(SIGNER_ID, include_str!("keys/signer.pem"));
-        (Self { config, authority, signer }, setup)
+        let forger = Signer::new(SIGNER_ID, include_str!("keys/service_account.pem"));
+        let world = Mutex::new(World::new(&config));
+        (Self { config, authority, signer, forger, world }, setup)
     }
 
     fn route(&self, request: &Request<Bytes>) -> String {
-        format!("{} {}", request.method(), request.uri().path())
+        format!("{} {}", request.method(), service::route(request.uri().path()))
     }
 
     fn arrived(&self, request: &Request<Bytes>) -> Option<Flight> {
@@ -207,6 +254,7 @@ impl Provider for GoogleProvider {
 
     fn answer(&self, house: &House, request: &Request<Bytes>) -> Response<Bytes> {
         match (request.method().as_str(), request.uri().path()) {
+            (_, path) if service::is_api(path) => service::answer(self, house, request),
             (_, consent::PATH) => consent::authorize(self, house, request),
             ("POST", "/token") => token::token(self, house, request),
             ("POST" | "GET", "/revoke") => token::revoke(self, house, request),
@@ -241,8 +289,20 @@ impl Provider for GoogleProvider {
         &self.authority
     }
 
-    fn control(&self, _: &House, _: &str, _: &str, _: &Bytes) -> Option<Result<Value, String>> {
-        None
+    fn control(&self, house: &House, method: &str, path: &str, body: &Bytes) -> Option<Result<Value, String>> {
+        self.obey(house, method, path, body)
+    }
+
+    fn stamp(&self, house: &House, parcel: &Parcel) -> Option<Request<Bytes>> {
+        self.sealed(house, parcel)
+    }
+
+    fn acknowledges(&self, status: u16) -> bool {
+        push::ACKNOWLEDGED.contains(&status)
+    }
+
+    fn gap(&self, parcel: &Parcel, answer: Option<&Response<Bytes>>) -> Option<Duration> {
+        push::wait(parcel, answer)
     }
 }
 

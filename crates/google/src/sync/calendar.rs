@@ -71,6 +71,15 @@ pub(super) fn fetch(site: &Site, id: &RecordId) -> Result<Request<Bytes>> {
     get(site, &operation::EVENTS_GET, &format!("{}/{}", path(site)?, segment(id.as_str())?), &[])
 }
 
+/// Gives the position before an expired token of a page: the beginning of the same list.
+pub(super) fn step_back(at: &Cursor) -> Option<Cursor> {
+    match cursor::read(at).ok()? {
+        ("list", [page, _]) if !page.is_empty() => Some(cursor::write("list", &[""])),
+        ("sync", [sync, page]) if !page.is_empty() => Some(cursor::write("sync", &[&sync])),
+        _ => None,
+    }
+}
+
 /// Returns an event's state.
 pub(super) fn state(event: &Value) -> State {
     let cancelled = text(event, "status") == Some("cancelled");

@@ -77,6 +77,25 @@ pub(super) fn fetch(site: &Site, id: &RecordId, depth: MailDepth) -> Result<Requ
     get(site, &operation::MESSAGES_GET, &format!("{USER}/messages/{}", segment(id.as_str())?), &[("format", format)])
 }
 
+/// Gives the position before an expired token of a page: the beginning of the same list.
+pub(super) fn step_back(at: &Cursor) -> Option<Cursor> {
+    let (word, [history, token]) = cursor::read(at).ok()?;
+    (!token.is_empty()).then(|| cursor::write(word, &[&history, ""]))
+}
+
+/// Leaves out the names of attachments: Gmail makes new ones for every answer, so that the same message would never be
+/// the same bytes. Whoever wants one reads the message again.
+pub(super) fn steady(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(name, _)| *name != "attachmentId");
+            Value::Object(kept.map(|(name, value)| (name.clone(), steady(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(steady).collect()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => value.clone(),
+    }
+}
+
 fn listed(stream: &StreamName, value: &Value, span: Span) -> Result<Vec<Change>> {
     let messages = match value.get("messages") {
         Some(Value::Array(messages)) => messages.as_slice(),
