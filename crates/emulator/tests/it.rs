@@ -7,6 +7,9 @@
     reason = "tests may panic"
 )]
 
+mod google {
+    mod api;
+}
 mod oauth {
     mod codes;
     mod connect;

@@ -9,6 +9,7 @@ use http::{Method, Request, Response};
 use serde_json::{Value, json};
 
 use super::gmail::mailbox::Mailbox;
+use super::service::text;
 use super::world::{Channel, World};
 use super::{GoogleProvider, when};
 use crate::gate::House;
@@ -63,7 +64,7 @@ impl GoogleProvider {
 
     fn of_topic(&self, parcel: &Parcel, now: i64) -> Option<Request<Bytes>> {
         let body: Value = serde_json::from_slice(&parcel.body).ok()?;
-        let name = body["subscription"].as_str()?;
+        let name = text(&body, "subscription")?;
         let subscription = self.world().subscriptions.iter().find(|known| known.name == name).cloned()?;
         let issued = match parcel.sort {
             // An old delivery carries its old token.

@@ -20,17 +20,24 @@ pub struct Refusal {
     location: Option<(&'static str, &'static str)>,
     /// The reason in a detail of the newer form.
     detail: Option<&'static str>,
+    /// Whether it is in Calendar's older form, without a canonical status.
+    older: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(status: u16, reason: &str, message: impl Into<String>) -> Self {
         let (reason, message) = (reason.to_owned(), message.into());
-        Self { status, reason, message, domain: "global", location: None, detail: None }
+        Self { status, reason, message, domain: "global", location: None, detail: None, older: false }
     }
 
     /// Sets the domain.
     pub(crate) fn of(self, domain: &'static str) -> Self {
         Self { domain, ..self }
+    }
+
+    /// Puts it in Calendar's older form; what is refused in front of the API has the newer one everywhere.
+    pub(crate) fn older(self) -> Self {
+        Self { older: self.detail.is_none(), ..self }
     }
 
     /// Names the parameter that is wrong.
@@ -59,9 +66,9 @@ impl Refusal {
         Self { detail, ..Self::new(403, "insufficientPermissions", message) }
     }
 
-    /// The canonical name of the status (google.rpc.Code), which the older Calendar API leaves out.
+    /// The canonical name of the status (google.rpc.Code).
     fn name(&self) -> Option<&'static str> {
-        if self.domain == "calendar" || self.domain == "usageLimits" {
+        if self.older || self.domain == "usageLimits" {
             return None;
         }
         Some(match self.status {

@@ -86,7 +86,7 @@ fn run(google: &GoogleProvider, house: &House, request: &Request<Bytes>) -> Resu
             service.own(user)?;
             gmail::upload(&service, request, rest)
         }
-        ["calendar", "v3", rest @ ..] => calendar::answer(&service, request, rest),
+        ["calendar", "v3", rest @ ..] => calendar::answer(&service, request, rest).map_err(Refusal::older),
         _ => Err(Refusal::missing()),
     }
 }
@@ -164,6 +164,16 @@ pub(super) fn empty() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
+}
+
+/// Gives a text field.
+pub(super) fn text<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    value.get(name).and_then(Value::as_str)
+}
+
+/// Gives a list field; nothing for what is none.
+pub(super) fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
+    value.get(name).and_then(Value::as_array).into_iter().flatten()
 }
 
 /// Reads a request's object.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::gmail::mailbox::Format;
 use super::quota::{Api, Quotas};
 use super::refusal::Refusal;
+use super::service::{list, text};
 use super::token::USER;
 use super::world::Subscription;
 use super::{Google, GoogleProvider, gmail, when};
@@ -210,9 +211,9 @@ impl GoogleProvider {
                         continue;
                     };
                     let star = vec!["STARRED".to_owned()];
-                    let starred = one["labelIds"].as_array().is_some_and(|labels| labels.contains(&json!("STARRED")));
+                    let starred = list(one, "labelIds").any(|label| label == "STARRED");
                     let (add, remove) = if starred { (Vec::new(), star) } else { (star, Vec::new()) };
-                    let id = one["id"].as_str().unwrap_or_default().to_owned();
+                    let id = text(one, "id").unwrap_or_default().to_owned();
                     let delete = dice.below(3) == 0;
                     self.relabel(house, &LabelForm { email: form.email.clone(), id, add, remove, delete });
                 }
@@ -491,7 +492,7 @@ impl Google {
     #[must_use]
     pub fn messages(&self, email: &str) -> BTreeMap<String, Value> {
         let all = gmail::truth(&self.inner.provider, email, &Format::Metadata(Vec::new()));
-        all.into_iter().map(|message| (message["id"].as_str().unwrap_or_default().to_owned(), message)).collect()
+        all.into_iter().map(|message| (text(&message, "id").unwrap_or_default().to_owned(), message)).collect()
     }
 
     /// Gives a calendar's events exactly as a full list shows them.

@@ -11,7 +11,7 @@ use self::list::Dialled;
 use self::store::{Calendar, Event, missing};
 use super::push;
 use super::refusal::Refusal;
-use super::service::{Service, body, done, empty};
+use super::service::{Service, body, done, empty, text};
 use super::world::{Channel, World};
 use crate::params::Params;
 
@@ -81,7 +81,7 @@ fn calendars(service: &Service<'_>) -> Answer {
 fn stop(service: &Service<'_>, request: &Request<Bytes>) -> Answer {
     service.allow(READ)?;
     let body = body(request)?;
-    let text = |name: &str| body[name].as_str().unwrap_or_default();
+    let text = |name: &str| text(&body, name).unwrap_or_default();
     let (id, now, who) = (text("id"), service.now(), service.who());
     let mut world = service.google.world();
     let own =
@@ -177,7 +177,7 @@ impl Asked<'_> {
     /// Opens a channel; its first notification, `sync`, is on its way before the answer is.
     fn watch(&self) -> Answer {
         let body = body(self.request)?;
-        let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
+        let text = |name: &str| text(&body, name).filter(|text| !text.is_empty());
         let refused = |reason: &str, message: &str| Refusal::new(400, reason, message);
         let id = text("id").filter(|id| id.len() <= CHANNEL_ID_MAX);
         let id = id.ok_or_else(|| refused("channelIdInvalid", "Invalid channel id"))?;

@@ -9,6 +9,7 @@ use super::mime::{self, Part};
 use super::search::Search;
 use crate::dice::Dice;
 use crate::google::refusal::Refusal;
+use crate::google::service::{list, text};
 
 /// Labels every mailbox has.
 pub(crate) const SYSTEM: [&str; 10] =
@@ -192,8 +193,8 @@ impl Mailbox {
 
     /// Gives the labels of the message that changed last.
     pub(crate) fn newest_labels(&self) -> Option<Vec<String>> {
-        let labels = self.history.back()?.message["labelIds"].as_array()?;
-        Some(labels.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        let labels = list(&self.history.back()?.message, "labelIds");
+        Some(labels.filter_map(Value::as_str).map(str::to_owned).collect())
     }
 
     pub(crate) fn has_thread(&self, thread: &str) -> bool {
@@ -303,9 +304,9 @@ impl Mailbox {
         let after = token.map(|token| self.read_token(token)).transpose()?.map_or(start, |(_, after)| after);
         let fits = |record: &&Record| {
             let of_label = |label: &str| {
-                let now = self.get(record.message["id"].as_str().unwrap_or_default());
+                let now = self.get(text(&record.message, "id").unwrap_or_default());
                 now.is_some_and(|message| message.labels.contains(label))
-                    || record.message["labelIds"].as_array().is_some_and(|all| all.iter().any(|one| one == label))
+                    || list(&record.message, "labelIds").any(|one| one == label)
             };
             record.id > after
                 && (kinds.is_empty() || kinds.contains(&record.kind.names().0))
@@ -356,7 +357,7 @@ fn shown(record: &Record) -> Value {
     if let (Some(entry), false) = (entry.as_object_mut(), record.labels.is_empty()) {
         entry.insert("labelIds".to_owned(), json!(record.labels));
     }
-    let brief = json!({ "id": record.message["id"], "threadId": record.message["threadId"] });
+    let brief = json!({ "id": text(&record.message, "id"), "threadId": text(&record.message, "threadId") });
     json!({ "id": record.id.to_string(), "messages": [brief], field: [entry] })
 }
 

@@ -13,7 +13,7 @@ use self::mailbox::{Format, Mailbox, Query, SYSTEM, Watching, attachment};
 use self::search::Search;
 use super::GoogleProvider;
 use super::refusal::Refusal;
-use super::service::{Service, body, done, empty, number};
+use super::service::{Service, body, done, empty, list, number, text};
 use super::world::World;
 use crate::gate;
 use crate::params::Params;
@@ -127,12 +127,12 @@ impl Asked<'_> {
     }
 
     fn list(&self) -> Answer {
-        let text = self.query.get("q");
-        if text.is_some() && self.is_metadata_only() {
+        let search = self.query.get("q");
+        if search.is_some() && self.is_metadata_only() {
             return Err(Refusal::new(403, "forbidden", "Metadata scope does not support 'q' parameter"));
         }
         let query = Query {
-            search: Search::read(text.unwrap_or_default()),
+            search: Search::read(search.unwrap_or_default()),
             labels: self.query.all("labelIds").collect(),
             spam_and_trash: self.query.get("includeSpamTrash") == Some("true"),
             size: self.size()?,
@@ -251,7 +251,7 @@ impl Asked<'_> {
 
     fn new_label(&self) -> Answer {
         let body = body(self.request)?;
-        let name = body["name"].as_str().filter(|name| !name.is_empty());
+        let name = text(&body, "name").filter(|name| !name.is_empty());
         let name = name.ok_or_else(|| Refusal::invalid("Invalid label name"))?;
         self.read(&[ALL, LABELS, MODIFY], |mailbox, _| {
             let taken = |known: &str| known.eq_ignore_ascii_case(name);
@@ -279,7 +279,7 @@ impl Asked<'_> {
 
     fn watch(&self) -> Answer {
         let body = body(self.request)?;
-        let topic = body["topicName"].as_str().unwrap_or_default();
+        let topic = text(&body, "topicName").unwrap_or_default();
         let mut parts = topic.split('/');
         let right = parts.next() == Some("projects")
             && parts.next().is_some_and(|project| !project.is_empty())
@@ -292,7 +292,7 @@ impl Asked<'_> {
         let now = self.service.now();
         let life = i64::try_from(self.service.google.config.watch_life.as_millis()).unwrap_or(i64::MAX);
         let expires = now.saturating_add(life);
-        let behavior = body["labelFilterBehavior"].as_str().or_else(|| body["labelFilterAction"].as_str());
+        let behavior = text(&body, "labelFilterBehavior").or_else(|| text(&body, "labelFilterAction"));
         let excluding = behavior.is_some_and(|behavior| behavior.eq_ignore_ascii_case("exclude"));
         let watched = self.read(LOOK, |mailbox, _| {
             let other = mailbox.watching.as_ref().is_some_and(|known| known.expires > now && known.topic != topic);
@@ -318,8 +318,7 @@ impl Asked<'_> {
 }
 
 fn names(body: &Value, field: &str) -> Vec<String> {
-    let list = body.get(field).and_then(Value::as_array).into_iter().flatten();
-    list.filter_map(Value::as_str).map(str::to_owned).collect()
+    list(body, field).filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// Refuses a label the mailbox does not have.

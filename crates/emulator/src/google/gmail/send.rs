@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::mime::{self, Part, addresses};
 use super::{Asked, SENDS};
 use crate::google::refusal::Refusal;
-use crate::google::service::{body, done};
+use crate::google::service::{body, done, text};
 
 /// The largest message (Gmail API, messages.send, `maxSize`).
 const MESSAGE_BYTES_MAX: usize = 36_700_160;
@@ -66,11 +66,11 @@ impl Asked<'_> {
     fn outgoing(&self) -> Result<(Bytes, Option<String>), Refusal> {
         let kind = self.request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let upload = self.request.uri().path().starts_with("/upload/");
-        let named = |value: &Value| value["threadId"].as_str().filter(|id| !id.is_empty()).map(str::to_owned);
+        let named = |value: &Value| text(value, "threadId").filter(|id| !id.is_empty()).map(str::to_owned);
         match (upload, self.query.get("uploadType")) {
             (false, _) => {
                 let body = body(self.request)?;
-                let raw = body["raw"].as_str().filter(|raw| !raw.is_empty());
+                let raw = text(&body, "raw").filter(|raw| !raw.is_empty());
                 let raw = raw.ok_or_else(|| {
                     Refusal::invalid(
                         "'raw' RFC822 payload message string or uploading message via /upload/* URL required",
