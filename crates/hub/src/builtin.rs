@@ -45,7 +45,7 @@ pub(crate) type MakeWebhook = fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>;
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
-    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: None },
+    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: Some(google_flow) },
     Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token, flow: Some(slack_flow) },
     Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key, flow: Some(stripe_flow) },
     Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential, flow: None },
@@ -74,6 +74,22 @@ pub(crate) const WEBHOOKS: &[Verifier] = &[
 fn google(keys: Option<&[u8]>) -> Result<Box<dyn Webhook>> {
     let keys = keys.map(Jwks::parse).transpose()?.unwrap_or_default();
     Ok(Box::new(GoogleWebhook::with_keys(keys)))
+}
+
+fn google_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
+    let FlowAsked { flow, redirect_url, secret } = asked;
+    if flow.scopes.is_empty() {
+        return Err(wrong(
+            "it asks for nothing: give scopes (https://www.googleapis.com/auth/gmail.readonly and others)",
+        ));
+    }
+    let secret = secret.ok_or_else(no_secret)?;
+    let mut config = palisade_google::auth::connect(&flow.client_id, secret, redirect_url, &texts(&flow.scopes));
+    if let Some(base_url) = &flow.base_url {
+        config = palisade_google::auth::at(config, base_url);
+    }
+    config.pkce = flow.pkce.unwrap_or(true);
+    Ok(config)
 }
 
 fn slack_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
