@@ -159,6 +159,7 @@ pub(crate) fn hub(args: &[String]) {
             id: CONNECTION.into(),
             tenant: "acme".into(),
             provider: "stripe".to_owned(),
+            environment: Default::default(),
             account: None,
             base_url: Some(base.to_owned()),
             state: ConnectionState::Active,

@@ -183,6 +183,7 @@ pub fn hub(store: Arc<dyn Store>, transport: Arc<dyn Transport>, base_url: &str,
         .transport(transport)
         .master_key(Arc::new(LocalMasterKey::parse(MASTER_KEY.as_bytes(), Arc::new(SystemRandom)).unwrap()))
         .connection(ConnectionConfig {
+            environment: Default::default(),
             id: ConnectionId::new(CONNECTION),
             tenant: TenantId::new("acme"),
             provider: "stripe".to_owned(),

@@ -59,6 +59,7 @@ fn main() {
             id: id.clone(),
             tenant: "tenant-1".into(),
             provider: "acme".to_owned(),
+            environment: Default::default(),
             account: None,
             base_url: None,
             state: ConnectionState::Active,

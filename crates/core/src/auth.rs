@@ -1,6 +1,7 @@
 //! What authenticates a connection, where it comes from, and the vault that seals it before any store sees it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -10,10 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, GrantName};
 use crate::secret::Secret;
 
 mod address;
+mod audience;
 pub mod connect;
 pub mod flow;
 pub mod grant;
@@ -23,6 +25,8 @@ pub mod oauth2;
 mod testing;
 pub mod token_source;
 pub mod vault;
+
+pub use audience::Audience;
 
 /// A secret with the way it is sent. Serialised only inside the vault.
 #[derive(Clone, Debug)]
@@ -59,6 +63,7 @@ pub struct Credential {
     placed: Placed,
     version: u64,
     expires_at: Option<Timestamp>,
+    audience: Option<Audience>,
 }
 
 #[derive(Clone)]
@@ -96,7 +101,20 @@ impl Credential {
             }
             Scheme::Query { name, key } => Placed::Query(name.clone(), key.clone()),
         };
-        Ok(Self { placed, version, expires_at })
+        Ok(Self { placed, version, expires_at, audience: None })
+    }
+
+    /// Lets it be sent to these hosts only: those of its connection's environment.
+    #[must_use]
+    pub fn only_to(mut self, audience: Audience) -> Self {
+        self.audience = Some(audience);
+        self
+    }
+
+    /// Returns the hosts it may be sent to; `None`: wherever the client may go.
+    #[must_use]
+    pub fn audience(&self) -> Option<&Audience> {
+        self.audience.as_ref()
     }
 
     /// Returns the version a refresh compares against.
@@ -175,6 +193,13 @@ pub trait CredentialSource: Send + Sync + 'static {
     /// # Errors
     /// [`ErrorKind::Auth`] when nothing newer can be had.
     async fn refresh(&self, connection: ConnectionId, seen: u64) -> Result<Credential>;
+
+    /// Returns the source of another grant of the same connections (Slack's `user` beside its `bot`); `None` where
+    /// connections have one credential only.
+    fn of_grant(&self, name: GrantName) -> Option<Arc<dyn CredentialSource>> {
+        let _ = name;
+        None
+    }
 }
 
 /// One fixed credential for every connection: for a product that uses a single crate with its own key.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::id::{ConnectionId, TenantId};
+use crate::id::{ConnectionId, GrantName, TenantId};
 
 /// Says whether repeating a request after an ambiguous failure is safe. Written down per operation; never guessed
 /// from the HTTP method alone.
@@ -114,6 +114,9 @@ pub struct Call {
     pub connection: ConnectionId,
     /// The tenant, for fair turns and spans. Never a metric label.
     pub tenant: TenantId,
+    /// Which of the connection's grants authenticates it, where it has several (Slack's `user`); `None` is the main one.
+    /// Limits are the account's, whichever it is.
+    pub grant: Option<GrantName>,
     /// Part of the own lane's key besides account and bucket (a channel, an object), if the provider limits by it.
     pub lane: Option<Arc<str>>,
     /// Who waits.
@@ -134,12 +137,20 @@ impl Call {
             operation,
             connection,
             tenant,
+            grant: None,
             lane: None,
             priority: Priority::Interactive,
             deadline: None,
             idempotency_key: None,
             correlation_id: None,
         }
+    }
+
+    /// Chooses which of the connection's grants authenticates the call.
+    #[must_use]
+    pub fn with_grant(mut self, name: impl Into<GrantName>) -> Self {
+        self.grant = Some(name.into());
+        self
     }
 
     /// Marks the call as background work.

@@ -13,10 +13,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::auth::{Credential, CredentialSource};
-use crate::call::{Operation, Scope};
+use crate::call::{Call, Operation, Scope};
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, GrantName};
 use crate::metrics::Metrics;
 use crate::random::{Random, SystemRandom};
 use crate::store::CallRecord;
@@ -298,6 +298,8 @@ pub trait Fallback: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Client {
     engine: Arc<Engine>,
+    /// The grant of calls that name none.
+    grant: Option<GrantName>,
 }
 
 /// Builds a [`Client`].
@@ -349,6 +351,13 @@ impl Client {
             fallback: None,
             metrics: Metrics::default(),
         }
+    }
+
+    /// Returns this client for another grant of the connections (Slack's `user` beside its `bot`): for calls that name
+    /// none themselves ([`crate::Call::grant`]). Limits, breakers and budgets stay shared: they are the account's.
+    #[must_use]
+    pub fn grant(&self, name: impl Into<GrantName>) -> Self {
+        Self { engine: Arc::clone(&self.engine), grant: Some(name.into()) }
     }
 
     /// Returns until when calls of a connection are held back: by the longest pause the provider has asked this process
@@ -457,7 +466,7 @@ impl ClientBuilder {
             observer: self.observer,
             fallback: self.fallback,
         };
-        Ok(Client { engine: Arc::new(engine) })
+        Ok(Client { engine: Arc::new(engine), grant: None })
     }
 }
 
@@ -531,7 +540,12 @@ impl std::fmt::Debug for BreakerHandle {
 /// [`Classifier`] calls a success; everything else is an [`Error`] with its kind, outcome and attempts.
 #[async_trait]
 impl Transport for Client {
-    async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+    async fn send(&self, mut request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+        if let Some(grant) = &self.grant
+            && let Some(call) = request.extensions_mut().get_mut::<Call>()
+        {
+            call.grant.get_or_insert_with(|| grant.clone());
+        }
         self.engine.call(request).await
     }
 }

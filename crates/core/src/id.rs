@@ -77,6 +77,59 @@ text_id! {
     RecordId
 }
 text_id! {
+    /// Names an environment of a provider (`production`, `sandbox`). A connection belongs to one; credentials and
+    /// addresses of one are never used in another.
+    Environment
+}
+text_id! {
     /// Names one of a connection's grants (`main`, `bot`, `user`).
     GrantName
+}
+
+impl Environment {
+    /// The name of the environment that need not be named.
+    pub const PRODUCTION: &str = "production";
+
+    /// Tells whether it is the one that need not be named.
+    #[must_use]
+    pub fn is_production(&self) -> bool {
+        self.as_str() == Self::PRODUCTION
+    }
+
+    /// Returns the name of a provider's flow in this environment: `slack`, or `slack/sandbox`.
+    #[must_use]
+    pub fn flow(&self, provider: &str) -> String {
+        if self.is_production() { provider.to_owned() } else { format!("{provider}/{self}") }
+    }
+
+    /// Takes the name of a flow apart: its provider and its environment.
+    #[must_use]
+    pub fn of_flow(name: &str) -> (&str, Self) {
+        match name.split_once('/') {
+            Some((provider, environment)) => (provider, Self::new(environment)),
+            None => (name, Self::default()),
+        }
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self::new(Self::PRODUCTION)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_named_by_provider_and_environment() {
+        for (name, provider, environment) in
+            [("slack", "slack", "production"), ("slack/sandbox", "slack", "sandbox"), ("", "", "production")]
+        {
+            let (found, of) = Environment::of_flow(name);
+            assert_eq!((found, of.as_str()), (provider, environment));
+            assert_eq!(of.flow(provider), name);
+        }
+    }
 }

@@ -47,7 +47,7 @@ pub use call::{Call, Operation, Priority, Replay};
 pub use client::Client;
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, ErrorKind, Outcome, Result};
-pub use id::{ConnectionId, EndpointId, EventId, GrantName, RecordId, StreamName, TenantId};
+pub use id::{ConnectionId, EndpointId, Environment, EventId, GrantName, RecordId, StreamName, TenantId};
 pub use provider::{Manifest, Provider};
 pub use random::Random;
 pub use secret::Secret;

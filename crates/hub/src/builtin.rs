@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use palisade_core::auth::Scheme;
+use palisade_core::auth::oauth2::{OAuth2Config, RevocationWay};
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
-use palisade_core::{Provider, Result, Secret};
+use palisade_core::{Error, ErrorKind, Provider, Result, Secret};
 use palisade_google::webhook::Jwks;
 use palisade_google::{GoogleProvider, GoogleWebhook};
 use palisade_sendgrid::{SendGridProvider, SendGridWebhook};
@@ -13,6 +14,8 @@ use palisade_slack::{SlackProvider, SlackWebhook};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
 use palisade_twilio::{TwilioProvider, TwilioWebhook};
+
+use crate::config::{Flow, Known};
 
 /// An adapter as the binary configures it.
 pub(crate) struct Builtin {
@@ -22,6 +25,18 @@ pub(crate) struct Builtin {
     pub(crate) provider: fn() -> Arc<dyn Provider>,
     /// Checks an API key and says how it is sent.
     pub(crate) credential: fn(Secret) -> Result<Scheme>,
+    /// Makes its own flow, where it has one.
+    pub(crate) flow: Option<MakeFlow>,
+}
+
+/// Makes a provider's own flow of what the configuration says.
+pub(crate) type MakeFlow = fn(FlowAsked<'_>) -> Result<OAuth2Config>;
+
+/// What the configuration says of a flow.
+pub(crate) struct FlowAsked<'a> {
+    pub(crate) flow: &'a Flow,
+    pub(crate) redirect_url: &'a str,
+    pub(crate) secret: Option<Secret>,
 }
 
 /// Makes a webhook side of what a case or file says beside the secret.
@@ -30,11 +45,11 @@ pub(crate) type MakeWebhook = fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>;
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
-    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token },
-    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token },
-    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key },
-    Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential },
-    Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key },
+    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: Some(google_flow) },
+    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token, flow: Some(slack_flow) },
+    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key, flow: Some(stripe_flow) },
+    Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential, flow: None },
+    Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key, flow: None },
 ];
 
 /// A signature scheme `palisade verify` knows.
@@ -61,9 +76,100 @@ fn google(keys: Option<&[u8]>) -> Result<Box<dyn Webhook>> {
     Ok(Box::new(GoogleWebhook::with_keys(keys)))
 }
 
-/// Returns the names of the adapters.
-pub(crate) fn names() -> Vec<&'static str> {
-    BUILTIN.iter().map(|builtin| builtin.name).collect()
+fn google_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
+    let FlowAsked { flow, redirect_url, secret } = asked;
+    if flow.scopes.is_empty() {
+        return Err(wrong(
+            "it asks for nothing: give scopes (https://www.googleapis.com/auth/gmail.readonly and others)",
+        ));
+    }
+    let secret = secret.ok_or_else(no_secret)?;
+    let mut config = palisade_google::auth::connect(&flow.client_id, secret, redirect_url, &texts(&flow.scopes));
+    if let Some(base_url) = &flow.base_url {
+        config = palisade_google::auth::at(config, base_url);
+    }
+    config.pkce = flow.pkce.unwrap_or(true);
+    Ok(config)
+}
+
+fn slack_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
+    let FlowAsked { flow, redirect_url, secret } = asked;
+    if flow.scopes.is_empty() && flow.user_scopes.is_empty() {
+        return Err(wrong("it asks for nothing: give scopes (the bot's) or user_scopes"));
+    }
+    let (bot, user) = (texts(&flow.scopes), texts(&flow.user_scopes));
+    let secret = secret.ok_or_else(no_secret)?;
+    let mut config = palisade_slack::auth::oauth2(redirect_url, &flow.client_id, secret, &bot, &user);
+    if let Some(base_url) = &flow.base_url {
+        config = palisade_slack::auth::at(config, base_url);
+    }
+    Ok(if flow.pkce == Some(true) { palisade_slack::auth::with_pkce(config) } else { config })
+}
+
+fn stripe_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
+    let FlowAsked { flow, redirect_url, secret } = asked;
+    if flow.pkce == Some(true) {
+        return Err(wrong("Stripe takes no PKCE: leave pkce out"));
+    }
+    let key = secret.ok_or_else(no_secret)?;
+    let at = flow.base_url.as_deref().unwrap_or(palisade_stripe::auth::CONNECT_URL);
+    let mut config = palisade_stripe::auth::connect_at(at, &flow.client_id, key, redirect_url)?;
+    if !flow.scopes.is_empty() {
+        config = config.scopes(&texts(&flow.scopes));
+    }
+    config.base_url = flow.base_url.clone();
+    Ok(config)
+}
+
+/// Makes the flow of a provider that has none of its own here.
+fn standard_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
+    let FlowAsked { flow, redirect_url, secret } = asked;
+    let Some(standard) = &flow.standard else { return Err(wrong("it needs authorize_url and token_url")) };
+    let (authorize, token) = (&standard.authorize_url, &standard.token_url);
+    let mut config = OAuth2Config::new("", authorize, token, redirect_url, &flow.client_id);
+    if !flow.scopes.is_empty() {
+        config = config.scopes(&texts(&flow.scopes));
+    }
+    config.client_secret = secret;
+    config.client_auth = standard.client_auth();
+    config.scope_joint = standard.scope_joint;
+    config.pkce = flow.pkce.unwrap_or(true);
+    config.issuer = standard.issuer.clone();
+    config.authorize_params = standard.authorize_params.clone();
+    config.policy.refresh_reusable = standard.refresh_reusable;
+    config.revocation = standard.revoke_url.clone().map_or(RevocationWay::NotOffered, RevocationWay::Token);
+    config.base_url = flow.base_url.clone();
+    Ok(config)
+}
+
+/// Makes the settings of a configured flow.
+///
+/// # Errors
+/// [`ErrorKind::Config`] saying what cannot work; never a secret.
+pub(crate) fn flow(flow: &Flow, redirect_url: &str, secret: Option<Secret>) -> Result<OAuth2Config> {
+    let make = find(&flow.provider).and_then(|one| one.flow).unwrap_or(standard_flow);
+    let mut config = make(FlowAsked { flow, redirect_url, secret })?;
+    config.name = flow.name();
+    Ok(config)
+}
+
+fn texts(list: &[String]) -> Vec<&str> {
+    list.iter().map(String::as_str).collect()
+}
+
+fn wrong(what: &'static str) -> Error {
+    Error::new(ErrorKind::Config, what)
+}
+
+fn no_secret() -> Error {
+    wrong("it needs client_secret")
+}
+
+/// Says what is built in, as the configuration file needs to know it.
+pub(crate) fn with_known<T>(read: impl FnOnce(Known<'_>) -> T) -> T {
+    let providers: Vec<&str> = BUILTIN.iter().map(|one| one.name).collect();
+    let flows: Vec<&str> = BUILTIN.iter().filter(|one| one.flow.is_some()).map(|one| one.name).collect();
+    read(Known { providers: &providers, flows: &flows })
 }
 
 /// Finds an adapter.

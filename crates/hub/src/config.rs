@@ -11,13 +11,18 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+pub mod flows;
 pub mod reader;
 pub mod secret;
 mod sections;
 
+use palisade_core::Environment;
+use palisade_core::auth::connect::ReturnTargets;
+
 use crate::gate::Network;
+pub use flows::{Flow, Known, StandardFlow};
 use reader::{Problem, Problems, Section, line_of};
-pub use secret::{Environment, SecretRef, process_environment};
+pub use secret::{SecretRef, Variables, process_variables};
 use sections::read_root;
 
 /// The largest configuration file read, in bytes.
@@ -43,6 +48,8 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// The accounts.
     pub connections: Vec<Connection>,
+    /// The ways accounts are connected in a browser.
+    pub flows: Vec<Flow>,
 }
 
 /// Addresses, access and caps.
@@ -67,6 +74,18 @@ pub struct Server {
     pub connections_max: usize,
     /// Proxies that are believed when they say for whom they ask.
     pub trusted_proxies: Vec<Network>,
+    /// Where a browser may be sent after connecting an account.
+    pub return_targets: ReturnTargets,
+}
+
+impl Server {
+    /// Returns the address browsers reach the hub at: the public one, or that of a loopback listener.
+    #[must_use]
+    pub fn origin(&self) -> Option<String> {
+        let local =
+            || (self.listen.ip().is_loopback() && self.listen.port() != 0).then(|| format!("http://{}", self.listen));
+        self.public_url.clone().or_else(local)
+    }
 }
 
 /// Who may see the operations page and the API.
@@ -151,6 +170,8 @@ pub struct Connection {
     pub tenant: String,
     /// The provider.
     pub provider: String,
+    /// The environment it belongs to.
+    pub environment: Environment,
     /// The account at the provider.
     pub account: Option<String>,
     /// Another base URL than the provider's.
@@ -196,11 +217,11 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Config {
-    /// Reads a configuration file. `providers` are the names of the adapters that are built in.
+    /// Reads a configuration file. `known` says what is built in.
     ///
     /// # Errors
     /// Every problem of the file, each with its line.
-    pub fn load(path: &Path, providers: &[&str]) -> Result<Self, ConfigError> {
+    pub fn load(path: &Path, known: Known<'_>) -> Result<Self, ConfigError> {
         let cannot = |e: std::io::Error| {
             ConfigError::one(path, format!("cannot be read ({}): check the path given with --config", e.kind()))
         };
@@ -215,20 +236,28 @@ impl Config {
         let Ok(text) = String::from_utf8(bytes) else {
             return Err(ConfigError::one(path, "is not UTF-8 text: save it as UTF-8"));
         };
-        Self::parse(&text, providers).map_err(|problems| ConfigError { file: path.display().to_string(), problems })
+        Self::parse(&text, known).map_err(|problems| ConfigError { file: path.display().to_string(), problems })
     }
 
     /// Reads the text of a configuration file.
     ///
     /// # Errors
     /// Every problem of the text, each with its line.
-    pub fn parse(text: &str, providers: &[&str]) -> Result<Self, Vec<Problem>> {
-        read(text, providers).0
+    pub fn parse(text: &str, known: Known<'_>) -> Result<Self, Vec<Problem>> {
+        read(text, known).0
+    }
+
+    /// Returns where a flow sends browsers back to: what is registered at the provider. `None` when nobody knows where
+    /// the hub is reached.
+    #[must_use]
+    pub fn callback_url(&self, flow: &Flow) -> Option<String> {
+        let origin = self.server.origin()?;
+        Some(format!("{origin}/auth/{}/callback", flow.name()))
     }
 }
 
 /// Reads the text; also tells which keys were asked for, for the test that keeps the example complete.
-fn read(text: &str, providers: &[&str]) -> (Result<Config, Vec<Problem>>, Vec<String>) {
+fn read(text: &str, known: Known<'_>) -> (Result<Config, Vec<Problem>>, Vec<String>) {
     let table = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(e) => {
@@ -240,7 +269,7 @@ fn read(text: &str, providers: &[&str]) -> (Result<Config, Vec<Problem>>, Vec<St
     };
     let problems = Problems::new(text);
     let config = Section::root(table, &problems);
-    let config = read_root(config, providers);
+    let config = read_root(config, known);
     let (list, asked) = problems.finish();
     match config {
         Some(config) if list.is_empty() => (Ok(config), asked),

@@ -18,7 +18,7 @@ use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey
 use palisade_core::sync::StreamKind;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{Handled, WorkerSettings, handler};
-use palisade_core::{ConnectionId, Error, ErrorKind, Result, Secret, StreamName, TenantId, Transport};
+use palisade_core::{ConnectionId, Environment, Error, ErrorKind, Result, Secret, StreamName, TenantId, Transport};
 use palisade_emulator::stripe as emulated;
 use palisade_store::{SqliteConfig, SqliteStore};
 use palisade_stripe::StripeProvider;
@@ -222,6 +222,7 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener) -> Result<Sta
         .transport(transport)
         .master_key(Arc::new(LocalMasterKey::parse(&key, Arc::new(SystemRandom))?))
         .connection(ConnectionConfig {
+            environment: Environment::default(),
             id: ConnectionId::new(CONNECTION),
             tenant: TenantId::new("acme"),
             provider: "stripe".to_owned(),

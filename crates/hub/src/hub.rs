@@ -2,18 +2,18 @@
 //!
 //! Building a hub opens nothing, reads nothing and spawns nothing; [`Hub::runner`] gives the future that does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
-use palisade_core::auth::Scheme;
 use palisade_core::auth::connect::{Connector, ReturnTargets};
 use palisade_core::auth::oauth2::{OAuth2Config, OAuth2Flow};
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::auth::vault::{MasterKey, Vault};
+use palisade_core::auth::{Audience, Scheme};
 use palisade_core::client::Client;
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
@@ -21,7 +21,8 @@ use palisade_core::random::SystemRandom;
 use palisade_core::store::{Connection, ConnectionState, Store};
 use palisade_core::worker::{Handler, Worker, WorkerSettings};
 use palisade_core::{
-    Clock, ConnectionId, EndpointId, Error, ErrorKind, Provider, Random, Result, Secret, TenantId, Transport,
+    Clock, ConnectionId, EndpointId, Environment, Error, ErrorKind, Provider, Random, Result, Secret, TenantId,
+    Transport,
 };
 
 use crate::calls::CallQueue;
@@ -59,6 +60,8 @@ pub struct ConnectionConfig {
     pub tenant: TenantId,
     /// The provider.
     pub provider: String,
+    /// The environment it belongs to, for good.
+    pub environment: Environment,
     /// The account at the provider, for account headers and people.
     pub account: Option<String>,
     /// Another base URL than the provider's: a sandbox, an emulator.
@@ -304,16 +307,25 @@ impl HubBuilder {
             Arc::clone(&self.clock),
             Arc::clone(&self.random),
         );
+        let homes = homes(&providers);
         for flow in &flows {
-            tokens = tokens.flow(&flow.config().name, Arc::clone(flow) as _);
+            let OAuth2Config { name, base_url, .. } = flow.config();
+            tokens = tokens.flow(name, Arc::clone(flow) as _);
+            if let Some(home) = homes.get(Environment::of_flow(name).0) {
+                tokens = tokens.audience(name, home.audience(base_url.as_deref()));
+            }
         }
-        let tokens = tokens.build()?;
+        let of_key = move |connection: &Connection| match homes.get(connection.provider.as_str()) {
+            Some(home) => home.audience(connection.base_url.as_deref()),
+            None => Audience::of([]),
+        };
+        let tokens = tokens.key_audience(Arc::new(of_key)).build()?;
         let mut connector =
             Connector::builder(Arc::clone(&store), vault, Arc::clone(&self.clock), Arc::new(SystemRandom))
                 .return_targets(self.return_targets)
                 .token_source(Arc::clone(&tokens));
-        for flow in flows {
-            connector = connector.browser_flow(flow);
+        for flow in &flows {
+            connector = connector.browser_flow(Arc::clone(flow));
         }
         let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
         let calls = CallQueue::new(self.settings.call_log_max);
@@ -325,10 +337,15 @@ impl HubBuilder {
             .endpoints(endpoint_of(&endpoints));
         for (name, provider) in &providers {
             let mut profile = provider.profile();
-            for connection in self.connections.iter().filter(|connection| connection.provider == *name) {
-                if let Some(base_url) = &connection.base_url {
-                    profile = profile.allowing(base_url);
-                }
+            let of_connections = self.connections.iter().filter(|connection| connection.provider == *name);
+            let of_flows =
+                flows.iter().map(|flow| flow.config()).filter(|flow| Environment::of_flow(&flow.name).0 == *name);
+            let elsewhere: BTreeSet<&String> = of_connections
+                .filter_map(|connection| connection.base_url.as_ref())
+                .chain(of_flows.filter_map(|flow| flow.base_url.as_ref()))
+                .collect();
+            for base_url in elsewhere {
+                profile = profile.allowing(base_url);
             }
             let client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&tokens) as _)
                 .clock(Arc::clone(&self.clock))
@@ -388,18 +405,54 @@ fn browser_flows(
 ) -> Result<Vec<Arc<OAuth2Flow>>> {
     let mut made = Vec::with_capacity(flows.len());
     for flow in flows {
-        let (provider, environment) = flow.name.split_once('/').unwrap_or((&flow.name, "-"));
+        let (provider, environment) = Environment::of_flow(&flow.name);
+        if flow.name != environment.flow(provider) {
+            return Err(wrong(format!("the flow {} is of production: call it {provider}", flow.name)));
+        }
         if !providers.contains_key(provider) {
             return Err(wrong(format!("the flow {} is of a provider that is not part of the hub", flow.name)));
         }
         let plain =
             |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-' || c == b'_');
-        if !plain(provider) || !plain(environment) {
+        if !plain(provider) || !plain(environment.as_str()) {
             return Err(wrong("a flow is called as its provider, or provider/environment in letters, digits, - and _"));
         }
         made.push(Arc::new(OAuth2Flow::new(flow, Arc::clone(transport))?));
     }
     Ok(made)
+}
+
+/// Where a provider's credentials may go.
+struct Home {
+    /// The provider's own hosts.
+    own: Vec<String>,
+    /// What the product added to them by hand.
+    added: Vec<String>,
+}
+
+impl Home {
+    /// Says where credentials for a base URL may go: to the provider's own hosts without one, and to its own host with
+    /// one. So nothing of one environment is sent to the address of another.
+    fn audience(&self, base_url: Option<&str>) -> Audience {
+        let host = base_url.and_then(|base_url| base_url.parse::<http::Uri>().ok()?.authority().cloned());
+        let elsewhere =
+            base_url.is_some() && host.as_ref().is_none_or(|host| !self.own.iter().any(|own| own == host.as_str()));
+        let hosts = if elsewhere { host.iter().map(|host| host.as_str()).collect() } else { texts(&self.own) };
+        Audience::of(hosts.into_iter().chain(texts(&self.added)))
+    }
+}
+
+fn texts(list: &[String]) -> Vec<&str> {
+    list.iter().map(String::as_str).collect()
+}
+
+fn homes(providers: &BTreeMap<&'static str, Arc<dyn Provider>>) -> BTreeMap<&'static str, Home> {
+    let home = |provider: &Arc<dyn Provider>| {
+        let own = provider.manifest().hosts;
+        let (own, added) = provider.profile().hosts.into_iter().partition(|host| own.contains(&host.as_str()));
+        Home { own, added }
+    };
+    providers.iter().map(|(name, provider)| (*name, home(provider))).collect()
 }
 
 /// Returns scheme, host and port of an address.
@@ -553,21 +606,24 @@ impl Hub {
     }
 
     /// Puts a connection into the store, seals its credential if it changed, and enqueues its first runs if it is
-    /// new. One that was waiting for a reconnect is tried again. Doing it twice changes nothing.
+    /// new. One that was waiting for a reconnect is tried again; one that somebody disconnected stays so until its
+    /// credential is another one, or it is reconnected. Doing it twice changes nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the connection's id is taken by another tenant or provider, or the stored
+    /// [`ErrorKind::Config`] when the connection's id is taken by another tenant, provider or environment, or the stored
     /// credentials are sealed under another master key; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn connect(&self, config: &ConnectionConfig) -> Result<()> {
         let shared = &self.shared;
         let id = &config.id;
         let known = shared.store.connection(id.clone()).await?;
         if let Some(known) = &known
-            && (known.tenant != config.tenant || known.provider != config.provider)
+            && (known.tenant != config.tenant
+                || known.provider != config.provider
+                || known.environment != config.environment)
         {
             return Err(wrong(format!(
-                "connection {id} is stored for tenant {} at {}: give the other one an id of its own",
-                known.tenant, known.provider
+                "connection {id} is stored for tenant {} at {} in {}: give the other one an id of its own",
+                known.tenant, known.provider, known.environment
             )));
         }
         let state = match known.as_ref().map(|known| &known.state) {
@@ -578,6 +634,7 @@ impl Hub {
             id: id.clone(),
             tenant: config.tenant.clone(),
             provider: config.provider.clone(),
+            environment: config.environment.clone(),
             account: config.account.clone(),
             base_url: config.base_url.clone(),
             state,
@@ -592,6 +649,12 @@ impl Hub {
             connection.state = ConnectionState::Active;
             shared.store.put_connection(connection.clone()).await?;
         }
+        if connection.state == ConnectionState::Disconnected {
+            tracing::warn!(
+                connection = %id,
+                "it was disconnected and stays so: reconnect it on the operations page, or change its credential"
+            );
+        }
         // A process that died between these steps left no run behind: that is as good as new.
         if connection.state == ConnectionState::Active
             && (changed || fresh || shared.store.streams(id.clone()).await?.is_empty())
@@ -600,6 +663,27 @@ impl Hub {
             shared.worker.connect(&connection).await?;
         }
         Ok(())
+    }
+}
+
+impl Shared {
+    /// Returns what the configuration says of a connection.
+    pub(crate) fn configured(&self, id: &ConnectionId) -> Option<&ConnectionConfig> {
+        self.connections.iter().find(|connection| connection.id == *id)
+    }
+
+    /// Connects a connection again with the credential of its configuration, because an operator wants it.
+    pub(crate) async fn reconnect_configured(&self, config: &ConnectionConfig) -> Result<()> {
+        let id = &config.id;
+        self.tokens.keys().store_credential(id, &config.credential).await?;
+        let Some(mut connection) = self.store.connection(id.clone()).await? else {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no connection {id}")));
+        };
+        connection.state = ConnectionState::Active;
+        self.store.put_connection(connection.clone()).await?;
+        self.tokens.forget(id);
+        tracing::info!(connection = %id, "reconnected with the credential of the configuration");
+        self.worker.connect(&connection).await
     }
 }
 

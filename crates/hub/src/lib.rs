@@ -30,6 +30,7 @@ mod gate;
 pub mod hub;
 mod metrics;
 mod overview;
+mod plain;
 mod routes;
 pub mod runner;
 pub mod serve;

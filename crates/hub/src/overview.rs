@@ -36,6 +36,8 @@ pub(crate) struct Overview {
     pub(crate) dead: Vec<StoredEvent>,
     pub(crate) runs: Vec<Run>,
     pub(crate) calls: Vec<CallRecord>,
+    /// The names of the flows accounts can be connected by.
+    pub(crate) flows: Vec<String>,
 }
 
 /// Events by state.
@@ -59,6 +61,19 @@ pub(crate) struct ConnectionView {
     pub(crate) calls: CallCounts,
     pub(crate) dead_letters: u64,
     pub(crate) streams: Vec<StreamView>,
+    /// How it can be connected again.
+    pub(crate) reconnect: Reconnect,
+}
+
+/// How a connection can be connected again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reconnect {
+    /// In a browser, at the provider.
+    Flow,
+    /// With the credential of its configuration.
+    Configured,
+    /// Not at all: there is neither.
+    Nothing,
 }
 
 /// One stream with how it stands.
@@ -102,6 +117,7 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?,
         runs: store.runs(None, ROWS_SHOWN).await?,
         calls: store.calls(None, ROWS_SHOWN).await?,
+        flows: shared.connector.browser_flows().map(str::to_owned).collect(),
     })
 }
 
@@ -159,7 +175,17 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
     });
     let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
-    Ok(ConnectionView { connection, title, health, fresh_at, calls, dead_letters, streams })
+    let reconnect = reconnect(shared, &connection);
+    Ok(ConnectionView { connection, title, health, fresh_at, calls, dead_letters, streams, reconnect })
+}
+
+/// Says how a connection can be connected again. One of the configuration has its credential there.
+pub(crate) fn reconnect(shared: &Shared, connection: &Connection) -> Reconnect {
+    let flow = connection.environment.flow(&connection.provider);
+    if shared.configured(&connection.id).is_some() {
+        return Reconnect::Configured;
+    }
+    if shared.connector.browser_flows().any(|known| known == flow) { Reconnect::Flow } else { Reconnect::Nothing }
 }
 
 /// Reads how events come to a connection's endpoints. One that has none is not waited for.

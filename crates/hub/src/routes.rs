@@ -40,6 +40,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/actions/connections/{id}/streams/{stream}/approve", post(pages::approve))
         .route("/connections/{id}/reconnect", post(connect::reconnect))
         .route("/connections/{id}", delete(connect::disconnect))
+        .route("/connections/{id}/disconnect", get(connect::confirm).post(connect::disconnect_from_page))
         .route("/api/v1/connect-sessions", post(connect::open_session))
         .route("/api/v1/health", get(api::health))
         .route("/api/v1/connections", get(api::connections))

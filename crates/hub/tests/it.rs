@@ -20,6 +20,8 @@ mod api;
 mod binary;
 #[path = "it/connecting.rs"]
 mod connecting;
+#[path = "it/environments.rs"]
+mod environments;
 #[path = "it/keys.rs"]
 mod keys;
 #[path = "it/killed_demo.rs"]

@@ -35,6 +35,7 @@ pub(super) async fn start(file: &Path) -> String {
         .transport(Arc::new(NoNetwork))
         .master_key(Arc::new(LocalMasterKey::parse(&(0..32).collect::<Vec<u8>>(), Arc::new(SystemRandom)).unwrap()))
         .connection(ConnectionConfig {
+            environment: Default::default(),
             id: "stripe".into(),
             tenant: "acme".into(),
             provider: "stripe".to_owned(),

@@ -183,6 +183,7 @@ async fn connect(kept: &Kept) {
         id: ConnectionId::new(CONNECTION),
         tenant: TenantId::new("acme"),
         provider: "stripe".to_owned(),
+        environment: Default::default(),
         account: None,
         base_url: None,
         state: ConnectionState::Active,

@@ -29,12 +29,12 @@ use self::renewal::{Renewing, Why};
 use super::flow::Flow;
 use super::grant::MAIN;
 use super::vault::{Vault, VaultCredentials};
-use super::{Credential, CredentialSource};
+use super::{Audience, Credential, CredentialSource};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::{ConnectionId, GrantName, TenantId};
 use crate::random::Random;
-use crate::store::{ConnectionState, EndReason, GrantKey, GrantState, Store, StoredGrant};
+use crate::store::{Connection, ConnectionState, EndReason, GrantKey, GrantState, Store, StoredGrant};
 
 mod cache;
 mod renewal;
@@ -56,6 +56,9 @@ const KEEP_ALIVE_CONCURRENCY: usize = 8;
 /// Runs a task to its end, whatever becomes of the one who asked.
 pub type Spawner = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
+/// Says to which hosts the key of a connection may be sent.
+pub type KeyAudience = Arc<dyn Fn(&Connection) -> Audience + Send + Sync>;
+
 /// Gives valid credentials of connections: tokens that are renewed, and keys that are not.
 ///
 /// Give it to a [`crate::Client`] as its [`CredentialSource`]. Clones, and sources of other grants made by
@@ -73,6 +76,8 @@ pub(super) struct Shared {
     vault: Arc<Vault>,
     plain: VaultCredentials,
     flows: BTreeMap<String, Arc<dyn Flow>>,
+    audiences: BTreeMap<String, Audience>,
+    key_audience: Option<KeyAudience>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     spawner: Spawner,
@@ -143,6 +148,21 @@ impl TokenSourceBuilder {
         self
     }
 
+    /// Lets grants of a flow be sent to these hosts only: those of its environment. Otherwise they go wherever the
+    /// client may.
+    #[must_use]
+    pub fn audience(mut self, flow: &str, audience: Audience) -> Self {
+        self.shared.audiences.insert(flow.to_owned(), audience);
+        self
+    }
+
+    /// Says the same of keys that do not expire, by their connection.
+    #[must_use]
+    pub fn key_audience(mut self, audience: KeyAudience) -> Self {
+        self.shared.key_audience = Some(audience);
+        self
+    }
+
     /// Sets what runs renewals; `tokio::spawn` otherwise.
     #[must_use]
     pub fn spawner(mut self, spawner: Spawner) -> Self {
@@ -185,6 +205,8 @@ impl TokenSource {
             store,
             vault,
             flows: BTreeMap::new(),
+            audiences: BTreeMap::new(),
+            key_audience: None,
             clock,
             random,
             spawner: Arc::new(|task| drop(tokio::spawn(task))),
@@ -361,7 +383,9 @@ impl TokenSource {
             if self.name.is_some() {
                 return refused("the connection has no such grant: connect it".to_owned());
             }
-            return self.shared.plain.read(connection).await.map(Found::Plain);
+            let key = self.shared.plain.read(connection).await?;
+            let audience = self.shared.key_audience.as_ref().map(|audience| audience(&row));
+            return Ok(Found::Plain(placed(key, audience)));
         };
         // A mark that no grant explains comes from somebody who saw the provider refuse: nothing is sent until the owner
         // has reconnected.
@@ -405,9 +429,10 @@ impl TokenSource {
             found => found?,
         };
         let (tenant, grant) = match found {
-            Found::Plain(_) => {
+            Found::Plain(key) => {
                 entry.clear();
-                return self.shared.plain.refresh(connection, seen).await;
+                let fresh = self.shared.plain.refresh(connection, seen).await?;
+                return Ok(placed(fresh, key.audience().cloned()));
             }
             Found::Grant { tenant, grant } => (tenant, grant),
         };
@@ -443,6 +468,14 @@ impl TokenSource {
 enum Found {
     Plain(Credential),
     Grant { tenant: TenantId, grant: Box<StoredGrant> },
+}
+
+/// Bounds where a credential goes, if it is to be.
+fn placed(credential: Credential, audience: Option<Audience>) -> Credential {
+    match audience {
+        Some(audience) => credential.only_to(audience),
+        None => credential,
+    }
 }
 
 fn is_erased(grant: &StoredGrant) -> bool {
@@ -495,6 +528,10 @@ impl CredentialSource for TokenSource {
 
     async fn refresh(&self, connection: ConnectionId, seen: u64) -> Result<Credential> {
         Box::pin(self.replace(connection, seen)).await
+    }
+
+    fn of_grant(&self, name: GrantName) -> Option<Arc<dyn CredentialSource>> {
+        Some(Arc::new(self.grant(name.as_str())))
     }
 }
 

@@ -212,6 +212,9 @@ impl Engine {
         if now >= on.deadline {
             return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
         }
+        if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
+            return Err(crossing());
+        }
         let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
 
         let span = to.meters.attempt_span(on.attempts);
@@ -263,7 +266,15 @@ impl Engine {
     }
 
     async fn credential(&self, on: &Ongoing<'_>, now: Instant) -> Result<(Credential, Instant)> {
-        let mut asked = self.credentials.credential(on.call.connection.clone());
+        let other;
+        let source = match &on.call.grant {
+            None => &self.credentials,
+            Some(_) => {
+                other = self.source(&on.call)?;
+                &other
+            }
+        };
+        let mut asked = source.credential(on.call.connection.clone());
         // A cached credential is there at the first look, and no time has passed.
         if let Poll::Ready(credential) = poll_once(&mut asked).await {
             return Ok((credential?, now));
@@ -272,6 +283,15 @@ impl Engine {
             Ok(credential) => Ok((credential?, Instant::now())),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while waiting for the credential")),
         }
+    }
+
+    /// Returns the source of the grant a call names.
+    fn source(&self, call: &Call) -> Result<Arc<dyn CredentialSource>> {
+        let Some(name) = &call.grant else { return Ok(Arc::clone(&self.credentials)) };
+        self.credentials.of_grant(name.clone()).ok_or_else(|| {
+            let why = format!("the call names the grant {name}, and connections have one credential only here");
+            Error::new(ErrorKind::Config, why)
+        })
     }
 
     /// Reads an answer: the engine's own rules first, then the adapter's classifier.
@@ -385,7 +405,9 @@ impl Engine {
             return Err(error);
         }
         let now = self.moment(Instant::now());
-        let flight = self.flights.refresh(&self.credentials, &on.call.connection, version, now);
+        let source = self.source(&on.call)?;
+        let whose = (on.call.connection.clone(), on.call.grant.clone());
+        let flight = self.flights.refresh(&source, whose, version, now);
         let fresh = match timeout_at(on.deadline, flight).await {
             Ok(fresh) => fresh,
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while the credential was refreshed")
@@ -467,6 +489,11 @@ fn timed_out(overall: bool) -> Error {
 fn too_large() -> Error {
     Error::new(ErrorKind::BodyTooLarge, "the answer is larger than the operation allows")
         .with_outcome(Outcome::Processed)
+}
+
+fn crossing() -> Error {
+    let why = "the address of the call is of another environment than the connection's credential";
+    Error::new(ErrorKind::Config, why).with_outcome(Outcome::NotSent)
 }
 
 fn redirected() -> Error {

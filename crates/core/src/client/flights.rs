@@ -1,4 +1,4 @@
-//! Refreshing a refused credential: one flight per connection, however many calls were refused at once.
+//! Refreshing a refused credential: one flight per grant of a connection, however many calls were refused at once.
 //!
 //! The flight is a shared future. A caller that goes away leaves it standing; the next one carries it on. A finished
 //! flight is remembered for a moment, for those whose refusal arrives late.
@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, Shared};
 
 use crate::auth::{Credential, CredentialSource};
 use crate::error::{Error, Outcome, Result};
-use crate::id::ConnectionId;
+use crate::id::{ConnectionId, GrantName};
 
 /// How long a finished flight answers refusals of the version it replaced: longer than an attempt usually takes.
 const REMEMBERED: u64 = 30_000_000_000;
@@ -23,7 +23,10 @@ type Flight = Shared<BoxFuture<'static, Result<Credential, Arc<Error>>>>;
 
 /// The refreshes under way. Times are nanoseconds on the engine's own monotonic scale.
 #[derive(Default)]
-pub(super) struct Flights(Mutex<HashMap<ConnectionId, Entry>>);
+pub(super) struct Flights(Mutex<HashMap<Whose, Entry>>);
+
+/// A connection, and which of its grants.
+pub(super) type Whose = (ConnectionId, Option<GrantName>);
 
 struct Entry {
     seen: u64,
@@ -42,25 +45,25 @@ impl Flights {
     pub(super) async fn refresh(
         &self,
         source: &Arc<dyn CredentialSource>,
-        connection: &ConnectionId,
+        whose: Whose,
         seen: u64,
         now: u64,
     ) -> Result<Credential> {
-        let flight = self.join(source, connection, seen, now);
+        let flight = self.join(source, whose, seen, now);
         flight.await.map_err(SharedError::into_error)
     }
 
-    fn join(&self, source: &Arc<dyn CredentialSource>, connection: &ConnectionId, seen: u64, now: u64) -> Flight {
+    fn join(&self, source: &Arc<dyn CredentialSource>, whose: Whose, seen: u64, now: u64) -> Flight {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = entries.get(connection).filter(|entry| entry.serves(seen, now)) {
+        if let Some(entry) = entries.get(&whose).filter(|entry| entry.serves(seen, now)) {
             return entry.flight.clone();
         }
         if entries.len() >= KEPT_MAX {
             entries.retain(|_, entry| entry.flight.strong_count().is_some_and(|holders| holders > 1));
         }
-        let (source, owned) = (Arc::clone(source), connection.clone());
+        let (source, owned) = (Arc::clone(source), whose.0.clone());
         let flight = async move { source.refresh(owned, seen).await.map_err(Arc::new) }.boxed().shared();
-        entries.insert(connection.clone(), Entry { seen, started_at: now, flight: flight.clone() });
+        entries.insert(whose, Entry { seen, started_at: now, flight: flight.clone() });
         flight
     }
 }

@@ -1,6 +1,7 @@
 //! The behaviour of the whole pipeline over an in-memory provider, in simulated time, counted at the provider.
 
 mod attempts;
+mod grants;
 mod learned;
 mod limits;
 mod refusals;

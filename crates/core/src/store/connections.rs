@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{ConnectionId, TenantId};
+use crate::id::{ConnectionId, Environment, TenantId};
 
 /// Whether a connection works.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub struct Connection {
     pub tenant: TenantId,
     /// The provider.
     pub provider: String,
+    /// The environment it belongs to, for good: no flow, credential or address of another is used for it.
+    #[serde(default)]
+    pub environment: Environment,
     /// The account at the provider, for people and for account headers.
     pub account: Option<String>,
     /// Another base URL than the manifest's (a sandbox, an emulator).
@@ -53,6 +56,9 @@ pub struct SealedCredential {
     pub generation: u64,
     /// The vault's bytes; empty when it was erased ([`Grants::disconnect`]).
     pub blob: Vec<u8>,
+    /// What tells it from another one after it was erased: a digest, sealed too. It outlives the erasure. Empty when
+    /// there is none.
+    pub mark: Vec<u8>,
 }
 
 /// Keeps connections and sealed credentials.

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use super::serve::{Secrets, cannot_listen, folder_of, load};
 use super::{Failure, runtime, say};
 use crate::builtin;
-use crate::config::{Config, process_environment};
+use crate::config::{Config, process_variables};
 
 /// Free bytes on the database's disk below which the check fails.
 const SPACE_FAILS: u64 = 64 << 20;
@@ -99,7 +99,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     let folder = folder_of(&arguments.config);
-    match Secrets::read(config, folder, &process_environment) {
+    match Secrets::read(config, folder, &process_variables) {
         Ok(_) => report.add("secrets", Found::Ok("all can be read".to_owned())),
         Err(problems) => {
             for problem in problems {
@@ -110,6 +110,11 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
         let text = "it has no secret, so every delivery is answered 503: add one".to_owned();
         report.add(&format!("endpoint {}", endpoint.name), Found::Warn(text));
+    }
+    for flow in &config.flows {
+        let callback = config.callback_url(flow).unwrap_or_default();
+        let text = format!("register {callback} at the provider as the address people are sent back to");
+        report.add(&format!("flow {}", flow.name()), Found::Ok(text));
     }
     let database = folder.join(&config.store.path);
     let place = match database.parent() {

@@ -19,7 +19,7 @@ use serde_json::json;
 
 use super::serve::{folder_of, load, open_store};
 use super::{Failure, runtime, say};
-use crate::config::{Config, Environment, SecretRef, process_environment};
+use crate::config::{Config, SecretRef, Variables, process_variables};
 
 /// Data keys wrapped anew in one commit: a hub's own commits wait no longer than for one of these.
 const BATCH: u32 = 500;
@@ -102,7 +102,7 @@ impl Holder {
 ///
 /// # Errors
 /// One sentence that says what is wrong and what to do, never a key.
-pub(super) fn holder(config: &Config, folder: &Path, environment: Environment<'_>) -> Result<Holder, String> {
+pub(super) fn holder(config: &Config, folder: &Path, variables: Variables<'_>) -> Result<Holder, String> {
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     match &config.master_key {
         SecretRef::File(path) => {
@@ -112,10 +112,8 @@ pub(super) fn holder(config: &Config, folder: &Path, environment: Environment<'_
             Ok(Holder::File(path, Arc::new(file)))
         }
         SecretRef::Env(name) => {
-            let text = config
-                .master_key
-                .read(folder, environment)
-                .map_err(|problem| format!("vault.master_key: {problem}"))?;
+            let text =
+                config.master_key.read(folder, variables).map_err(|problem| format!("vault.master_key: {problem}"))?;
             let ring = MasterKeyRing::parse(text.expose().as_bytes(), &random)
                 .map_err(|error| format!("vault.master_key: {}: {HOW}", error.message()))?;
             Ok(Holder::Variable(name.clone(), Arc::new(ring)))
@@ -157,7 +155,7 @@ struct Keys {
 async fn with_keys(place: &Place, command: impl AsyncFnOnce(Keys) -> Result<(), Failure>) -> Result<(), Failure> {
     let config = load(&place.config)?;
     let folder = folder_of(&place.config);
-    let holder = holder(&config, folder, &process_environment).map_err(Failure::usage)?;
+    let holder = holder(&config, folder, &process_variables).map_err(Failure::usage)?;
     let store = existing_store(folder.join(&config.store.path)).await?;
     let rotation = Rotation::new(Arc::new(store.clone()), holder.master_key());
     let done = command(Keys { holder, rotation }).await;

@@ -1,5 +1,6 @@
 //! `palisade serve`: configuration, secrets, port, database, hub; then until a signal; then in the reverse order.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind as IoErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use clap::Args;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::oauth2::OAuth2Config;
 use palisade_core::auth::vault::MasterKey;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::WorkerSettings;
@@ -21,8 +23,9 @@ use tracing_subscriber::EnvFilter;
 use super::keys;
 use super::{Failure, runtime, say, signal};
 use crate::builtin;
-use crate::config::{Admin, Config, Environment, Log, SecretRef, process_environment};
+use crate::config::{Admin, Config, Log, SecretRef, Variables, process_variables};
 use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings, TOKEN_CHARS_MIN};
+use crate::plain::PlainProvider;
 use crate::serve::{ServeSettings, serve};
 
 /// How long after the grace the whole shutdown may take before it is cut off.
@@ -42,14 +45,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = load(&arguments.config)?;
     start_log(&config.log, arguments.log.as_deref())?;
     keep_files_private();
-    let secrets = Secrets::read(&config, folder_of(&arguments.config), &process_environment)
+    let secrets = Secrets::read(&config, folder_of(&arguments.config), &process_variables)
         .map_err(|problems| Failure::usage(problems.join("\n")))?;
     runtime()?.block_on(serve_until_stopped(&config, folder_of(&arguments.config), secrets))
 }
 
 /// Reads the configuration.
 pub(super) fn load(path: &Path) -> Result<Config, Failure> {
-    Config::load(path, &builtin::names()).map_err(|error| Failure::usage(error.to_string()))
+    builtin::with_known(|known| Config::load(path, known)).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// Returns the folder relative paths of a configuration begin at.
@@ -93,13 +96,14 @@ pub(super) struct Secrets {
     admin: Option<Secret>,
     connections: Vec<Scheme>,
     endpoints: Vec<Vec<Secret>>,
+    flows: Vec<OAuth2Config>,
 }
 
 impl Secrets {
     /// Reads all of them, in the order of the configuration; or returns everything that is wrong, one sentence each.
-    pub(super) fn read(config: &Config, folder: &Path, environment: Environment<'_>) -> Result<Self, Vec<String>> {
+    pub(super) fn read(config: &Config, folder: &Path, variables: Variables<'_>) -> Result<Self, Vec<String>> {
         let mut problems = Vec::new();
-        let mut read = |what: String, place: &SecretRef| match place.read(folder, environment) {
+        let mut read = |what: String, place: &SecretRef| match place.read(folder, variables) {
             Ok(secret) => Some(secret),
             Err(problem) => {
                 problems.push(format!("{what}: {problem}"));
@@ -123,6 +127,15 @@ impl Secrets {
                 endpoint.secrets.iter().map(|place| read(what(), place)).collect()
             })
             .collect();
+        let client_secrets: Vec<Option<Secret>> = config
+            .flows
+            .iter()
+            .map(|flow| {
+                let place = flow.client_secret.as_ref()?;
+                read(format!("client_secret of flow {}", flow.name()), place)
+            })
+            .collect();
+        let flows = make_flows(config, client_secrets, &mut problems);
         let mut connections = Vec::with_capacity(keys.len());
         for (connection, key) in config.connections.iter().zip(keys) {
             // The provider was checked when the file was read.
@@ -135,7 +148,7 @@ impl Secrets {
         if admin.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS_MIN) {
             problems.push(format!("server.admin_token: the token must have at least {TOKEN_CHARS_MIN} characters"));
         }
-        let master_key = keys::holder(config, folder, environment)
+        let master_key = keys::holder(config, folder, variables)
             .map_err(|problem| problems.push(problem))
             .ok()
             .map(|holder| holder.master_key());
@@ -145,10 +158,28 @@ impl Secrets {
                 admin,
                 connections,
                 endpoints: endpoints.into_iter().map(|list| list.into_iter().flatten().collect()).collect(),
+                flows,
             }),
             _ => Err(problems),
         }
     }
+}
+
+/// Makes the flows whose secrets could be read.
+fn make_flows(config: &Config, secrets: Vec<Option<Secret>>, problems: &mut Vec<String>) -> Vec<OAuth2Config> {
+    let mut flows = Vec::with_capacity(secrets.len());
+    for (flow, secret) in config.flows.iter().zip(secrets) {
+        // The file was refused where nobody knows the hub's address; a secret that is missing was told.
+        let Some(redirect_url) = config.callback_url(flow) else { continue };
+        if flow.client_secret.is_some() && secret.is_none() {
+            continue;
+        }
+        match builtin::flow(flow, &redirect_url, secret) {
+            Ok(made) => flows.push(made),
+            Err(error) => problems.push(format!("flow {}: {}", flow.name(), error.message())),
+        }
+    }
+    flows
 }
 
 /// Says why an address cannot be listened on.
@@ -189,6 +220,10 @@ async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -
             return Err(failure);
         }
     };
+    for flow in &config.flows {
+        let callback = config.callback_url(flow).unwrap_or_default();
+        tracing::info!(flow = flow.name(), callback, "accounts can be connected; the callback is registered there");
+    }
     for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
         tracing::warn!(endpoint = endpoint.name, "this endpoint has no secret: every delivery is answered 503");
     }
@@ -256,6 +291,7 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     for one in builtin::BUILTIN {
         builder = builder.shared_provider((one.provider)());
     }
+    builder = add_flows(builder, config, secrets.flows);
     builder = add_connections(builder, config, secrets.connections);
     for (endpoint, secrets) in config.endpoints.iter().zip(secrets.endpoints) {
         builder = builder.endpoint(EndpointConfig {
@@ -268,12 +304,33 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     builder.build().map_err(wrong)
 }
 
+/// Adds the flows, and the providers of those that have no adapter.
+fn add_flows(mut builder: HubBuilder, config: &Config, flows: Vec<OAuth2Config>) -> HubBuilder {
+    let mut plain = BTreeMap::new();
+    for flow in config.flows.iter().filter(|flow| builtin::find(&flow.provider).is_none()) {
+        // Where production has a flow, its address is the provider's own; those of others are theirs alone.
+        let base_url = flow.base_url.as_deref().unwrap_or_default();
+        let kept = plain.entry(flow.provider.as_str()).or_insert(base_url);
+        if flow.environment.is_production() {
+            *kept = base_url;
+        }
+    }
+    for (name, base_url) in plain {
+        builder = builder.provider(PlainProvider::new(name, base_url));
+    }
+    for flow in flows {
+        builder = builder.flow(flow);
+    }
+    builder.return_targets(config.server.return_targets.clone())
+}
+
 fn add_connections(mut builder: HubBuilder, config: &Config, credentials: Vec<Scheme>) -> HubBuilder {
     for (connection, credential) in config.connections.iter().zip(credentials) {
         builder = builder.connection(ConnectionConfig {
             id: ConnectionId::new(connection.id.as_str()),
             tenant: TenantId::new(connection.tenant.as_str()),
             provider: connection.provider.clone(),
+            environment: connection.environment.clone(),
             account: connection.account.clone(),
             base_url: connection.base_url.clone(),
             credential,

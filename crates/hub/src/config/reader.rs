@@ -212,6 +212,33 @@ impl<'a, 'p> Section<'a, 'p> {
         list.into_iter().filter_map(read).collect()
     }
 
+    /// Takes a yes or no.
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let (offset, value) = self.take(key)?;
+        let flag = value.get_ref().as_bool();
+        if flag.is_none() {
+            self.wrong(offset, key, "true or false");
+        }
+        flag
+    }
+
+    /// Takes a table of texts.
+    pub(super) fn pairs(&mut self, key: &'static str) -> Vec<(String, String)> {
+        let Some((offset, value)) = self.take(key) else { return Vec::new() };
+        let pairs = if let DeValue::Table(table) = value.into_inner() {
+            let pairs = table.into_iter();
+            pairs
+                .map(|(name, value)| Some((name.into_inner().into_owned(), value.into_inner().as_str()?.to_owned())))
+                .collect::<Option<Vec<_>>>()
+        } else {
+            None
+        };
+        if pairs.is_none() {
+            self.wrong(offset, key, "a table of texts, for example { access_type = \"offline\" }");
+        }
+        pairs.unwrap_or_default()
+    }
+
     fn secret_of(&self, key: &str, offset: usize, value: DeValue<'a>) -> Option<SecretRef> {
         const HOW: &str = "{ env = \"NAME\" } or { file = \"path\" }";
         let DeValue::Table(table) = value else {

@@ -30,12 +30,12 @@ impl fmt::Display for SecretRef {
 }
 
 /// Gives the value of an environment variable; an argument, so that a test sets none.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Reads the process's environment.
+/// Reads the process's environment variables.
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "the hub's configuration is the one place that reads the environment")]
-pub fn process_environment(name: &str) -> Option<String> {
+pub fn process_variables(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
@@ -44,9 +44,9 @@ impl SecretRef {
     ///
     /// # Errors
     /// One sentence that says what is wrong with the place and what to do. Never the value.
-    pub fn read(&self, folder: &Path, environment: Environment<'_>) -> Result<Secret, String> {
+    pub fn read(&self, folder: &Path, variables: Variables<'_>) -> Result<Secret, String> {
         let text = match self {
-            Self::Env(name) => environment(name)
+            Self::Env(name) => variables(name)
                 .ok_or_else(|| format!("the environment variable {name} is not set: set it and start again"))?,
             Self::File(path) => {
                 let path = folder.join(path);

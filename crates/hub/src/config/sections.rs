@@ -6,14 +6,19 @@ use std::time::Duration;
 
 use palisade_core::store::EVENT_ATTEMPTS_MAX;
 
+use palisade_core::Environment;
+use palisade_core::auth::connect::ReturnTargets;
+
+use super::flows::read_flow;
 use super::reader::{Section, nearest};
-use super::{Admin, Config, Connection, Endpoint, Log, SecretRef, Server, StoreAt, Sync, Workers};
+use super::{Admin, Config, Connection, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-pub(super) fn read_root(mut root: Section<'_, '_>, providers: &[&str]) -> Option<Config> {
+pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<Config> {
+    let providers = known.providers;
     let server = read_server(root.section("server"));
     let store = read_store(root.section("store"));
     let master_key = read_vault(root.section("vault"));
@@ -29,8 +34,16 @@ pub(super) fn read_root(mut root: Section<'_, '_>, providers: &[&str]) -> Option
     for section in root.sections("endpoint") {
         read_endpoint(section, providers, &named, &mut endpoints);
     }
+    let mut flows = Vec::new();
+    for section in root.sections("flow") {
+        if server.as_ref().is_some_and(|server| server.origin().is_none()) {
+            section.lacks("[[flow]] needs public_url in [server]: the provider sends people back to it");
+        }
+        read_flow(section, known, &mut flows);
+    }
     root.finish();
-    Some(Config { server: server?, store: store?, master_key: master_key?, log, workers, sync, endpoints, connections })
+    let (server, store, master_key) = (server?, store?, master_key?);
+    Some(Config { server, store, master_key, log, workers, sync, endpoints, connections, flows })
 }
 
 fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
@@ -64,6 +77,7 @@ fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
     let shutdown_grace = section.duration("shutdown_grace", SECOND..=600 * SECOND).unwrap_or(20 * SECOND);
     let connections_max = section.number("connections_max", 1..=65_536).unwrap_or(1_024);
     let trusted_proxies = section.values("trusted_proxies", "addresses or networks, for example [\"10.0.0.0/8\"]");
+    let return_targets = read_return_targets(&mut section);
     section.finish();
     Some(Server {
         listen: listen?,
@@ -75,7 +89,28 @@ fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
         shutdown_grace,
         connections_max: usize::try_from(connections_max).ok()?,
         trusted_proxies,
+        return_targets,
     })
+}
+
+fn read_return_targets(section: &mut Section<'_, '_>) -> ReturnTargets {
+    let wanted = "https URLs without a query (http only to a loopback address), for example \
+                  [\"https://app.example.com/integrations\"]";
+    let targets: Vec<ReturnTarget> = section.values("return_targets", wanted);
+    let all = targets.iter().try_fold(ReturnTargets::none(), |all, ReturnTarget(target)| all.allow(target));
+    // Each was allowed by itself when it was read.
+    all.unwrap_or_default()
+}
+
+/// A target that can be allowed.
+struct ReturnTarget(String);
+
+impl std::str::FromStr for ReturnTarget {
+    type Err = palisade_core::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        ReturnTargets::none().allow(text).map(|_| Self(text.to_owned()))
+    }
 }
 
 fn read_admin(section: &mut Section<'_, '_>, listen: Option<SocketAddr>) -> Option<Admin> {
@@ -182,6 +217,29 @@ fn read_provider(section: &mut Section<'_, '_>, providers: &[&str]) -> Option<St
     None
 }
 
+/// The longest name of an environment, in characters.
+const ENVIRONMENT_CHARS_MAX: usize = 32;
+
+/// Takes the name of an environment; production when none is given.
+pub(super) fn read_environment(section: &mut Section<'_, '_>) -> Option<Environment> {
+    let (offset, name) = match section.has("environment") {
+        true => section.text("environment")?,
+        false => {
+            let _absent = section.text("environment");
+            return Some(Environment::default());
+        }
+    };
+    let lawful = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if name.len() > ENVIRONMENT_CHARS_MAX || !name.chars().all(lawful) {
+        section.problem(
+            offset,
+            format!("environment must be at most {ENVIRONMENT_CHARS_MAX} small letters, digits, '-' or '_'"),
+        );
+        return None;
+    }
+    Some(Environment::new(name))
+}
+
 /// The id and provider of a connection, kept even when the rest of it is wrong, so that one mistake is told once.
 type Named = (String, Option<String>);
 
@@ -189,6 +247,7 @@ fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut
     let id = read_name(&mut section, "id", "\"acme-stripe\"");
     let tenant = read_name(&mut section, "tenant", "\"acme\"");
     let provider = read_provider(&mut section, providers);
+    let environment = read_environment(&mut section);
     let account = section.text("account").map(|(_, text)| text);
     let base_url = section.text("base_url").and_then(|(offset, text)| {
         let url = read_url(&text, false);
@@ -212,7 +271,9 @@ fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut
     section.finish();
     let (_, id) = id?;
     named.push((id.clone(), provider.clone()));
-    Some(Connection { id, tenant: tenant?.1, provider: provider?, account, base_url, credential: credential? })
+    let (_, tenant) = tenant?;
+    let (provider, environment, credential) = (provider?, environment?, credential?);
+    Some(Connection { id, tenant, provider, environment, account, base_url, credential })
 }
 
 fn read_endpoint(mut section: Section<'_, '_>, providers: &[&str], named: &[Named], into: &mut Vec<Endpoint>) {

@@ -3,6 +3,8 @@
 use super::sections::read_url;
 use super::*;
 
+const KNOWN: Known<'_> = Known { providers: &["sendgrid", "slack", "stripe"], flows: &["slack", "stripe"] };
+
 const GOOD: &str = r#"
 [server]
 admin = "open"
@@ -24,7 +26,7 @@ secrets = [{ env = "HOOK" }]
 fn check(from: &str, to: &str, line: Option<usize>, expected: &[&str]) {
     assert!(GOOD.contains(from), "the case does not apply");
     let text = GOOD.replacen(from, to, 1);
-    let problems = Config::parse(&text, &["stripe"]).expect_err("it must be refused");
+    let problems = Config::parse(&text, KNOWN).expect_err("it must be refused");
     let all: Vec<String> = problems.iter().map(|p| format!("{:?} {}", p.line, p.text)).collect();
     assert_eq!(problems.len(), 1, "one problem is told once: {all:#?}");
     assert_eq!(problems[0].line, line, "{all:#?}");
@@ -36,7 +38,7 @@ fn check(from: &str, to: &str, line: Option<usize>, expected: &[&str]) {
 
 #[test]
 fn a_good_file_is_read() {
-    let config = Config::parse(GOOD, &["stripe"]).unwrap();
+    let config = Config::parse(GOOD, KNOWN).unwrap();
     assert_eq!(config.server.admin, Admin::Open);
     assert_eq!(config.endpoints[0].secrets, [SecretRef::Env("HOOK".to_owned())]);
     assert_eq!(config.connections[0].credential, SecretRef::Env("KEY".to_owned()));
@@ -100,22 +102,122 @@ fn a_base_url_loses_its_slash_and_loopback_may_be_plain() {
     }
 }
 
+const FLOWS: &str = r#"
+[server]
+admin = "open"
+public_url = "https://hooks.example.com/palisade"
+return_targets = ["https://app.example.com/integrations"]
+[vault]
+master_key = { env = "MASTER" }
+[[flow]]
+provider = "slack"
+client_id = "1.2"
+client_secret = { env = "SLACK" }
+scopes = ["channels:read", "chat:write"]
+user_scopes = ["search:read"]
+[[flow]]
+provider = "slack"
+environment = "sandbox"
+client_id = "3.4"
+client_secret = { env = "SLACK" }
+base_url = "http://127.0.0.1:12112"
+pkce = true
+[[flow]]
+provider = "acme"
+client_id = "five"
+base_url = "https://api.acme.example"
+authorize_url = "https://id.acme.example/authorize"
+token_url = "https://id.acme.example/token"
+revoke_url = "https://id.acme.example/revoke"
+issuer = "https://id.acme.example"
+scope_joint = "comma"
+client_auth = "body"
+refresh_reusable = true
+authorize_params = { prompt = "consent" }
+"#;
+
+#[test]
+fn flows_are_read_with_their_environment_and_know_their_callback() {
+    let config = Config::parse(FLOWS, KNOWN).unwrap();
+    let [live, sandbox, acme] = config.flows.as_slice() else { panic!("{:?}", config.flows) };
+    assert_eq!((live.name(), sandbox.name(), acme.name()), ("slack".into(), "slack/sandbox".into(), "acme".into()));
+    assert_eq!(
+        (live.user_scopes.as_slice(), live.pkce, &live.standard),
+        (&["search:read".to_owned()][..], None, &None)
+    );
+    assert_eq!((sandbox.pkce, sandbox.base_url.as_deref()), (Some(true), Some("http://127.0.0.1:12112")));
+    let callback = config.callback_url(sandbox).unwrap();
+    assert_eq!(callback, "https://hooks.example.com/palisade/auth/slack/sandbox/callback");
+    let standard = acme.standard.as_ref().unwrap();
+    assert_eq!(standard.revoke_url.as_deref(), Some("https://id.acme.example/revoke"));
+    assert_eq!(standard.authorize_params, [("prompt".to_owned(), "consent".to_owned())]);
+    assert!(standard.refresh_reusable && standard.client_in_body && acme.client_secret.is_none());
+    assert!(config.server.return_targets.permits("https://app.example.com/integrations?tab=1"));
+    assert!(!config.server.return_targets.permits("https://evil.example/"));
+    // Without a public address a listener on loopback is reached where it listens.
+    let local = FLOWS.replace("public_url = \"https://hooks.example.com/palisade\"", "listen = \"127.0.0.1:8099\"");
+    let config = Config::parse(&local, KNOWN).unwrap();
+    assert_eq!(config.callback_url(&config.flows[0]).unwrap(), "http://127.0.0.1:8099/auth/slack/callback");
+}
+
+// Fails when a flow's key is not bounded, when a flow stands twice, or when a slip of the pen makes another flow.
+#[test]
+fn each_mistake_of_a_flow_is_one_sentence_with_its_line() {
+    #[track_caller]
+    fn check(from: &str, to: &str, line: usize, expected: &[&str]) {
+        assert!(FLOWS.contains(from), "the case does not apply");
+        let problems = Config::parse(&FLOWS.replacen(from, to, 1), KNOWN).expect_err("it must be refused");
+        let all: Vec<String> = problems.iter().map(|p| format!("{:?} {}", p.line, p.text)).collect();
+        assert_eq!((problems.len(), problems[0].line), (1, Some(line)), "{all:#?}");
+        for word in expected {
+            assert!(problems[0].text.contains(word), "{word} in {all:#?}");
+        }
+        assert!(!problems[0].text.contains("canary"), "a value of the file is repeated: {all:#?}");
+    }
+    check("client_id = \"1.2\"", "client = \"1.2\"\nclient_id = \"1.2\"", 10, &["unknown key \"client\"", "client_id"]);
+    check("scopes = [\"ch", "scope = [\"ch", 12, &["did you mean \"scopes\"?"]);
+    check("client_id = \"1.2\"\n", "", 8, &["needs client_id"]);
+    check("client_secret = { env = \"SLACK\" }\nscopes", "scopes", 8, &["needs client_secret"]);
+    check("{ env = \"SLACK\" }", "\"canary\"", 11, &["must not stand in this file"]);
+    check("pkce = true", "pkce = \"yes\"", 20, &["true or false"]);
+    check("environment = \"sandbox\"", "environment = \"Sand box\"", 16, &["small letters"]);
+    check("environment = \"sandbox\"\n", "", 14, &["stands twice"]);
+    check("pkce = true", "token_url = \"https://id.example/\"", 14, &["flow of its own", "token_url"]);
+    check("provider = \"slack\"", "provider = \"slakc\"", 9, &["no such provider", "authorize_url"]);
+    check("base_url = \"https://api.acme.example\"\n", "", 21, &["needs base_url"]);
+    check("token_url = \"https://id.acme.example/token\"\n", "", 21, &["needs token_url"]);
+    check("https://id.acme.example/token", "http://id.acme.example/token", 26, &["token_url", "https"]);
+    check("\"comma\"", "\"canary\"", 29, &["\"space\", \"comma\""]);
+    check("{ prompt = \"consent\" }", "{ prompt = 1 }", 32, &["table of texts"]);
+    check("client_auth = \"body\"", "user_scopes = [\"canary\"]", 21, &["two grants"]);
+    check(
+        "[\"https://app.example.com/integrations\"]",
+        "[\"http://canary.example/\"]",
+        5,
+        &["return_targets", "https"],
+    );
+    let nowhere = FLOWS.replace("public_url = \"https://hooks.example.com/palisade\"", "listen = \"127.0.0.1:0\"");
+    let problems = Config::parse(&nowhere, KNOWN).unwrap_err();
+    assert!(problems.iter().all(|p| p.text.contains("needs public_url")), "{problems:?}");
+}
+
 // Fails when a key is added without a word in the example, or stays there after it is gone.
 #[test]
 fn the_example_documents_every_key_and_is_accepted() {
     let example = include_str!("../../../../docs/palisade.example.toml");
-    let (config, asked) = read(example, &["stripe"]);
+    let (config, asked) = read(example, KNOWN);
     config.expect("the example is accepted as it is");
     // Every optional key stands in the example behind one '#': uncommented it must still be read.
     let full: String = example
         .lines()
         .map(|line| match line.strip_prefix("#") {
             Some(key)
-                if key.split('=').next().is_some_and(|k| {
-                    k.trim().chars().all(|c| c.is_ascii_lowercase() || c == '_')
-                        && k.ends_with(' ')
-                        && !k.starts_with(' ')
-                }) =>
+                if key.starts_with("[[")
+                    || key.split('=').next().is_some_and(|k| {
+                        k.trim().chars().all(|c| c.is_ascii_lowercase() || c == '_')
+                            && k.ends_with(' ')
+                            && !k.starts_with(' ')
+                    }) =>
             {
                 key
             }
@@ -130,6 +232,6 @@ fn the_example_documents_every_key_and_is_accepted() {
         });
         assert!(stands, "{key} is missing in docs/palisade.example.toml");
     }
-    let only_known = read(&full.replace("admin = \"open\"", ""), &["stripe"]);
+    let only_known = read(&full.replace("admin = \"open\"", ""), KNOWN);
     only_known.0.expect("every documented key is known");
 }

@@ -14,14 +14,16 @@ use axum::http::header::{COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, SET_COO
 use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use maud::html;
-use palisade_core::auth::connect::{Begun, ConnectAsk, Connected, Refused, SessionAsk};
+use palisade_core::auth::connect::{Begun, ConnectAsk, Connected, Disconnected, Refused, SessionAsk};
 use palisade_core::store::{Connection, Revocation};
-use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId};
+use palisade_core::{ConnectionId, Environment, Error, ErrorKind, Secret, TenantId};
 use serde::Deserialize;
 use serde_json::json;
+use tracing::Instrument;
 
 use super::{Problem, admin, json as answer, pages};
 use crate::hub::Shared;
+use crate::overview::{self, Reconnect};
 use crate::time::rfc3339;
 
 /// The query parameter a link's token stands in.
@@ -33,9 +35,17 @@ type Named = Result<Path<HashMap<String, String>>, PathRejection>;
 fn flow_of(named: Named) -> Result<String, Problem> {
     let Ok(Path(parts)) = named else { return Err(Problem::unreadable_address()) };
     let provider = parts.get("provider").map(String::as_str).unwrap_or_default();
-    Ok(match parts.get("environment") {
-        Some(environment) => format!("{provider}/{environment}"),
-        None => provider.to_owned(),
+    let environment = parts.get("environment").map(|name| Environment::new(name.as_str()));
+    Ok(environment.unwrap_or_default().flow(provider))
+}
+
+/// Runs to its end what must not be cut off by a browser that goes away, or by the bound on a request's time: what a
+/// provider gave or ended would not be known here.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    tokio::spawn(work.in_current_span()).await.map_err(|error| {
+        tracing::error!(%error, "a connect or disconnect ended by a panic");
+        let message = "something went wrong on our side";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message, "look at the log, then try again")
     })
 }
 
@@ -115,15 +125,22 @@ pub(crate) async fn callback(
     };
     let cookies: Vec<&str> = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).collect();
     let cookies = cookies.join("; ");
-    match shared.connector.finish(&flow, query.as_deref().unwrap_or_default(), Some(&cookies)).await {
-        Ok(connected) => {
+    let finish = {
+        let shared = Arc::clone(&shared);
+        async move {
+            let query = query.unwrap_or_default();
+            let connected = shared.connector.finish(&flow, &query, Some(&cookies)).await?;
             // What it lists comes at once; a failure here is made up for by the next round of schedules.
             if let Err(error) = shared.worker.connect(&connected.connection).await {
                 tracing::warn!(connection = %connected.connection.id, %error, "its first runs could not be enqueued");
             }
-            arrival(&shared, &base, &connected)
+            Ok(connected)
         }
-        Err(refused) => refusal(&base, &refused),
+    };
+    match to_its_end(finish).await {
+        Ok(Ok(connected)) => arrival(&shared, &base, &connected),
+        Ok(Err(refused)) => refusal(&base, &refused),
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -139,10 +156,7 @@ fn arrival(shared: &Shared, base: &str, connected: &Connected) -> Response {
             admin::redirect(&format!("{target}{joint}connection={id}"))
         }
         None => {
-            let title = shared
-                .providers
-                .get(connected.connection.provider.as_str())
-                .map_or(connected.connection.provider.as_str(), |provider| provider.manifest().title);
+            let title = title(shared, &connected.connection);
             let body = html! {
                 main.login {
                     h1 { (title) " is connected" }
@@ -207,6 +221,7 @@ fn problem(error: &Error) -> Problem {
 struct SessionIn {
     tenant: String,
     provider: String,
+    environment: Option<String>,
     connection: Option<String>,
     scopes: Option<Vec<String>>,
     return_to: Option<String>,
@@ -223,10 +238,10 @@ pub(crate) async fn open_session(
     let asked: SessionIn = serde_json::from_slice(&body).map_err(|_| {
         Problem::invalid(
             "the body is not a connect session",
-            "send {\"tenant\":…,\"provider\":…} and perhaps connection, scopes, return_to",
+            "send {\"tenant\":…,\"provider\":…} and perhaps environment, connection, scopes, return_to",
         )
     })?;
-    let flow = asked.provider;
+    let flow = asked.environment.map(Environment::from).unwrap_or_default().flow(&asked.provider);
     let ask = SessionAsk {
         tenant: TenantId::new(asked.tenant),
         flow: flow.clone(),
@@ -253,16 +268,21 @@ async fn stored(shared: &Shared, id: &str) -> Result<Connection, Problem> {
     found.ok_or_else(|| Problem::missing("there is no such connection"))
 }
 
-/// Sends the browser to the provider to connect the same account again, in place: the connection keeps its id and its
-/// records.
+/// Connects the same account again, in place: the connection keeps its id and its records. Sends the browser to the
+/// provider; or, where the configuration has the connection's credential, takes that and returns to the page.
 pub(crate) async fn reconnect(
     Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
     id: Result<Path<String>, PathRejection>,
+    uri: Uri,
 ) -> Result<Response, Problem> {
     let Ok(Path(id)) = id else { return Err(Problem::unreadable_address()) };
     let connection = stored(&shared, &id).await?;
-    let grants = shared.store.grants(connection.id.clone()).await?;
-    let flow = grants.first().map_or(connection.provider.as_str(), |grant| grant.flow.as_str()).to_owned();
+    if let Some(config) = shared.configured(&connection.id) {
+        shared.reconnect_configured(config).await.map_err(|error| problem(&error))?;
+        return Ok(admin::redirect(&format!("{}/", pages::base(&original, &uri))));
+    }
+    let flow = connection.environment.flow(&connection.provider);
     let ask = ConnectAsk { connection: Some(connection.id), ..ConnectAsk::new(&flow, connection.tenant) };
     Ok(begun(shared.connector.begin(ask).await))
 }
@@ -273,8 +293,7 @@ pub(crate) async fn disconnect(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let Ok(Path(id)) = id else { return Err(Problem::unreadable_address()) };
-    let connection = stored(&shared, &id).await?;
-    let ended = shared.connector.disconnect(&connection.id).await.map_err(|error| problem(&error))?;
+    let (_, ended) = end(&shared, &id).await?;
     let grants: Vec<_> = ended
         .revocations
         .iter()
@@ -283,10 +302,90 @@ pub(crate) async fn disconnect(
     Ok(answer(&json!({ "id": id, "state": "disconnected", "grants": grants })))
 }
 
+async fn end(shared: &Arc<Shared>, id: &str) -> Result<(Connection, Disconnected), Problem> {
+    let connection = stored(shared, id).await?;
+    let (connector, id) = (shared.connector.clone(), connection.id.clone());
+    let ended = to_its_end(async move { connector.disconnect(&id).await }).await?;
+    Ok((connection, ended.map_err(|error| problem(&error))?))
+}
+
 fn revoked(revocation: Revocation) -> &'static str {
     match revocation {
         Revocation::Confirmed => "confirmed",
         Revocation::NotConfirmed => "not_confirmed",
         Revocation::NotOffered => "not_offered",
     }
+}
+
+// ------------------------------------------------------------------------------------------ from the operations page
+
+/// Asks whether a connection is to be ended, and says what that does.
+pub(crate) async fn confirm(
+    Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let Ok(Path(id)) = id else { return Err(Problem::unreadable_address()) };
+    let connection = stored(&shared, &id).await?;
+    let base = pages::base(&original, &uri);
+    let title = title(&shared, &connection);
+    let after = match overview::reconnect(&shared, &connection) {
+        Reconnect::Flow => "It can be connected again in the browser, in place.",
+        Reconnect::Configured => {
+            "It stays disconnected, also when the hub starts anew, until you reconnect it or its credential in the \
+             configuration is another one."
+        }
+        Reconnect::Nothing => "Nothing in the configuration can connect it again: add a [[flow]] first if you want to.",
+    };
+    let body = html! {
+        main.login {
+            h1 { "Disconnect " (connection.id) "?" }
+            p { "Its access is revoked at " (title) " as far as that can be done, and every secret of it is erased here. "
+                "Its records and events are kept; nothing is synced any more." }
+            p { (after) }
+            form method="post" action={ (base) "/connections/" (pages::segment(connection.id.as_str())) "/disconnect" } {
+                button.danger type="submit" { "Disconnect" }
+            }
+            p { a href={ (base) "/" } { "Keep it" } }
+        }
+    };
+    Ok(Html(pages::document(&base, "Disconnect · Palisade", false, &body).into_string()).into_response())
+}
+
+/// Ends a connection and shows what its provider said.
+pub(crate) async fn disconnect_from_page(
+    Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    id: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let Ok(Path(id)) = id else { return Err(Problem::unreadable_address()) };
+    let (connection, ended) = end(&shared, &id).await?;
+    let base = pages::base(&original, &uri);
+    let title = title(&shared, &connection);
+    let open = ended.revocations.iter().any(|(_, revocation)| *revocation == Revocation::NotConfirmed);
+    let confirmed = ended.revocations.iter().any(|(_, revocation)| *revocation == Revocation::Confirmed);
+    let body = html! {
+        main.login {
+            h1 { (connection.id) " is disconnected" }
+            p { "Every secret of it is erased here." }
+            @if open {
+                p.alert role="alert" {
+                    (title) " did not confirm that the access is revoked. Its owner should remove the app there."
+                }
+            } @else if confirmed {
+                p { (title) " confirmed that the access is revoked." }
+            } @else {
+                p { "There was nothing to revoke at " (title) ": a key that was entered by hand is revoked there by hand." }
+            }
+            p { a href={ (base) "/" } { "Back to the page" } }
+        }
+    };
+    Ok(Html(pages::document(&base, "Disconnected · Palisade", false, &body).into_string()).into_response())
+}
+
+fn title(shared: &Shared, connection: &Connection) -> String {
+    let provider = shared.providers.get(connection.provider.as_str());
+    provider.map_or(connection.provider.as_str(), |provider| provider.manifest().title).to_owned()
 }

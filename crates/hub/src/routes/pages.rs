@@ -16,7 +16,7 @@ use palisade_core::{ConnectionId, StreamName, Timestamp};
 use super::Problem;
 use super::admin::redirect;
 use crate::hub::{Access, Shared};
-use crate::overview::{self, ConnectionView, Overview};
+use crate::overview::{self, ConnectionView, Overview, Reconnect};
 use crate::time;
 
 /// How often the page loads itself anew, in seconds.
@@ -186,10 +186,56 @@ fn connections(base: &str, overview: &Overview) -> Markup {
         section {
             h2 { "Connections" span.count { (overview.connections.len()) @if overview.more_connections { "+" } } }
             @if overview.connections.is_empty() {
-                p.empty { "There is no connection yet. Add a " code { "[[connection]]" } " to the configuration and start again." }
+                p.empty { "There is no connection yet. Add a " code { "[[connection]]" } " or a " code { "[[flow]]" } " to the configuration and start again." }
             }
             div.cards { @for connection in &overview.connections { (card(base, connection, overview.now)) } }
+            (flows(base, &overview.flows))
         }
+    }
+}
+
+/// The ways to connect an account in the browser of whoever looks at the page.
+fn flows(base: &str, flows: &[String]) -> Markup {
+    html! {
+        @for flow in flows {
+            form.connect method="get" action={ (base) "/connect/" (flow) } {
+                label { "Connect an account at " strong { (flow) } " for the tenant " input name="tenant" required maxlength="128"; }
+                button.quiet type="submit" { "Connect" }
+            }
+        }
+    }
+}
+
+/// Writes a text as one part of an address.
+pub(crate) fn segment(text: &str) -> String {
+    const KEPT: &percent_encoding::AsciiSet =
+        &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    percent_encoding::utf8_percent_encode(text, KEPT).to_string()
+}
+
+/// Reconnecting, where it is needed and can be done, and disconnecting. Each is a form: it works without a script.
+fn connecting(base: &str, view: &ConnectionView) -> Markup {
+    let id = segment(view.connection.id.as_str());
+    let (needed, connected) = match view.connection.state {
+        ConnectionState::Active | ConnectionState::Paused => (false, true),
+        ConnectionState::NeedsReconnect { .. } => (true, true),
+        ConnectionState::Disconnected => (true, false),
+    };
+    html! {
+        @if needed {
+            @match view.reconnect {
+                Reconnect::Flow | Reconnect::Configured => {
+                    form method="post" action={ (base) "/connections/" (id) "/reconnect" } {
+                        button type="submit" { "Reconnect" }
+                    }
+                }
+                Reconnect::Nothing => p.muted {
+                    "To reconnect it, add a " code { "[[flow]]" } " for " (view.connection.provider) " in "
+                    (view.connection.environment) " to the configuration."
+                }
+            }
+        }
+        @if connected { a.quiet href={ (base) "/connections/" (id) "/disconnect" } { "Disconnect…" } }
     }
 }
 
@@ -241,7 +287,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                 h3 { (view.connection.id) }
                 span.state.(tone) { (condition(view.health.state)) }
             }
-            p.muted { (view.title) " · tenant " (view.connection.tenant)
+            p.muted { (view.title) " · " (view.connection.environment) " · tenant " (view.connection.tenant)
                 @if let Some(account) = &view.connection.account { " · " (account) } }
             dl {
                 dt { "Who must act" } dd { (actor(view.health.who_acts)) }
@@ -261,10 +307,13 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                 }
             }
             // Where nothing may be called, a sync would do nothing.
-            @if view.connection.state == ConnectionState::Active {
-                form method="post" action={ (base) "/actions/connections/" (view.connection.id) "/sync" } {
-                    button.quiet type="submit" { "Sync now" }
+            div.actions {
+                @if view.connection.state == ConnectionState::Active {
+                    form method="post" action={ (base) "/actions/connections/" (segment(view.connection.id.as_str())) "/sync" } {
+                        button.quiet type="submit" { "Sync now" }
+                    }
                 }
+                (connecting(base, view))
             }
         }
     }

@@ -50,6 +50,7 @@ pub(crate) fn master_key() -> Arc<LocalMasterKey> {
 
 pub(crate) fn connection() -> ConnectionConfig {
     ConnectionConfig {
+        environment: Default::default(),
         id: "acme-stripe".into(),
         tenant: "acme".into(),
         provider: "stripe".to_owned(),
@@ -107,6 +108,7 @@ impl Fixture {
                 id: config.id,
                 tenant: config.tenant,
                 provider: config.provider,
+                environment: Default::default(),
                 account: Some("acct_<b>&\"'".to_owned()),
                 base_url: None,
                 state: ConnectionState::Active,

@@ -102,9 +102,49 @@ async fn a_connection_is_enqueued_when_it_is_new_and_keeps_its_state_otherwise()
     let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
     fixture.hub.connect(&changed).await.unwrap();
     assert_eq!(state().await, ConnectionState::Active);
-    // Fails when one tenant can take over the connection of another.
-    let stolen = ConnectionConfig { tenant: "globex".into(), ..config };
+    // Fails when one tenant can take over the connection of another, or it can be moved to another environment.
+    let stolen = ConnectionConfig { tenant: "globex".into(), ..config.clone() };
     assert_eq!(fixture.hub.connect(&stolen).await.unwrap_err().kind(), ErrorKind::Config);
+    let moved = ConnectionConfig { environment: "sandbox".into(), ..config };
+    let error = fixture.hub.connect(&moved).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Config && error.message().contains("production"), "{error}");
+}
+
+// Fails when what a person disconnected is connected again because the hub started anew.
+#[tokio::test]
+async fn a_connection_that_a_person_disconnected_stays_so_until_somebody_wants_it_again() {
+    let fixture = fixture();
+    let config = connection();
+    let state = async || fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap().state;
+    let start = async |config: &ConnectionConfig| {
+        // Another process each time: nothing is known but what is stored.
+        let hub = builder(fixture.store.clone(), fixture.clock.clone()).build().unwrap();
+        hub.connect(config).await.unwrap();
+    };
+    let disconnect = async || {
+        let request = http::Request::delete("/connections/acme-stripe").body(axum::body::Body::empty()).unwrap();
+        assert_eq!(fixture.ask(request).await.status, 200);
+        assert_eq!(state().await, ConnectionState::Disconnected);
+    };
+    let erased = async || fixture.store.credential("acme-stripe".into()).await.unwrap().unwrap().blob.is_empty();
+    start(&config).await;
+    disconnect().await;
+    for _ in 0..3 {
+        start(&config).await;
+        assert_eq!(state().await, ConnectionState::Disconnected);
+        assert!(erased().await, "and nothing is sealed for it again");
+    }
+    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
+    start(&changed).await;
+    assert_eq!(state().await, ConnectionState::Active, "its credential is another one");
+    disconnect().await;
+    start(&changed).await;
+    assert_eq!(state().await, ConnectionState::Disconnected);
+    assert_eq!(fixture.post("/connections/acme-stripe/reconnect").await.status, 303);
+    assert_eq!(state().await, ConnectionState::Active, "an operator wants it again");
+    assert!(!erased().await);
+    start(&config).await;
+    assert_eq!(state().await, ConnectionState::Active);
 }
 
 // Fails when a handler is not given the event, or when its effect happens without or beside the settling.

@@ -12,9 +12,9 @@ pub(super) fn put(tx: &Tx<'_>, account: &Account) -> Result<(), Fault> {
         Error::new(ErrorKind::Store, "a connection's state cannot be written as JSON").with_source(error)
     })?;
     tx.prepare(
-        "INSERT INTO palisade_connection (id, tenant, provider, account, base_url, state, created_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO UPDATE SET tenant = ?2, provider = ?3, account = ?4, \
-         base_url = ?5, state = ?6, created_at = ?7",
+        "INSERT INTO palisade_connection (id, tenant, provider, account, base_url, state, created_at, environment) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET tenant = ?2, provider = ?3, \
+         account = ?4, base_url = ?5, state = ?6, created_at = ?7, environment = ?8",
     )?
     .execute(params![
         account.id.as_str(),
@@ -24,11 +24,13 @@ pub(super) fn put(tx: &Tx<'_>, account: &Account) -> Result<(), Fault> {
         account.base_url,
         state,
         account.created_at.millis(),
+        account.environment.as_str(),
     ])?;
     Ok(())
 }
 
-const SELECT: &str = "SELECT id, tenant, provider, account, base_url, state, created_at FROM palisade_connection";
+const SELECT: &str =
+    "SELECT id, tenant, provider, account, base_url, state, created_at, environment FROM palisade_connection";
 
 fn account(row: &Row<'_>) -> Result<Account, Fault> {
     let text = |column: usize| row.get::<_, String>(column);
@@ -36,6 +38,7 @@ fn account(row: &Row<'_>) -> Result<Account, Fault> {
         id: text(0)?.into(),
         tenant: text(1)?.into(),
         provider: text(2)?,
+        environment: text(7)?.into(),
         account: row.get(3)?,
         base_url: row.get(4)?,
         state: serde_json::from_str(&text(5)?).map_err(|_| unreadable("connection state"))?,
@@ -62,9 +65,10 @@ pub(super) fn list(connection: &Connection, after: Option<&ConnectionId>, limit:
 
 pub(super) fn credential(connection: &Connection, id: &ConnectionId) -> Result<Option<SealedCredential>, Fault> {
     let found = connection
-        .prepare_cached("SELECT generation, blob FROM palisade_credential WHERE connection = ?1")?
+        .prepare_cached("SELECT generation, blob, mark FROM palisade_credential WHERE connection = ?1")?
         .query_one([id.as_str()], |row| {
-            Ok(SealedCredential { generation: row.get::<_, i64>(0)?.cast_unsigned(), blob: row.get(1)? })
+            let generation = row.get::<_, i64>(0)?.cast_unsigned();
+            Ok(SealedCredential { generation, blob: row.get(1)?, mark: row.get(2)? })
         })
         .optional()?;
     Ok(found)
@@ -84,10 +88,10 @@ pub(super) fn put_credential(
         return Ok(false);
     }
     tx.prepare(
-        "INSERT INTO palisade_credential (connection, generation, blob) VALUES (?1, ?2, ?3) \
-         ON CONFLICT (connection) DO UPDATE SET generation = ?2, blob = ?3",
+        "INSERT INTO palisade_credential (connection, generation, blob, mark) VALUES (?1, ?2, ?3, ?4) \
+         ON CONFLICT (connection) DO UPDATE SET generation = ?2, blob = ?3, mark = ?4",
     )?
-    .execute(params![id.as_str(), credential.generation.cast_signed(), credential.blob])?;
+    .execute(params![id.as_str(), credential.generation.cast_signed(), credential.blob, credential.mark])?;
     Ok(true)
 }
 
@@ -121,7 +125,7 @@ pub(super) fn restore(tx: &Tx<'_>, id: &ConnectionId) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Marks a connection as disconnected and erases its key. `false` when there is no such connection.
+/// Marks a connection as disconnected and erases its key; what tells the key from another one stays. `false` when there is no such connection.
 pub(super) fn disconnect(tx: &Tx<'_>, id: &ConnectionId) -> Result<bool, Fault> {
     if !change(tx, id, |_| Some(ConnectionState::Disconnected))? {
         return Ok(false);

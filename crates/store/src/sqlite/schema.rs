@@ -36,6 +36,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0002_dead", sql: include_str!("migrations/0002_dead.sql") },
     Migration { name: "0003_auth", sql: include_str!("migrations/0003_auth.sql") },
     Migration { name: "0004_heard", sql: include_str!("migrations/0004_heard.sql") },
+    Migration { name: "0005_environment", sql: include_str!("migrations/0005_environment.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -260,6 +261,43 @@ mod tests {
         let mut connection = Connection::open(path).unwrap();
         migrate_to(&mut connection, path, &MIGRATIONS[..count], &|error| named(path, error)).unwrap();
         connection.execute_batch(after).unwrap();
+    }
+
+    /// Fails when a connection of a sandbox becomes one of production by the upgrade.
+    #[test]
+    fn the_environment_of_an_older_connection_is_that_of_its_flow() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let connection = |id: &str| {
+            format!(
+                "INSERT INTO palisade_connection (id, tenant, provider, state, created_at) \
+                 VALUES ('{id}', 't', 'slack', '{{\"state\":\"active\"}}', 1);"
+            )
+        };
+        let grant = |id: &str, name: &str, flow: &str| {
+            format!(
+                "INSERT INTO palisade_grant (connection, name, flow, generation, blob, state, live, over, issued_at, \
+                 requested, granted) VALUES ('{id}', '{name}', '{flow}', 1, x'', '{{}}', 1, 0, 1, '[]', '[]');"
+            )
+        };
+        let rows = [
+            connection("key"),
+            connection("live"),
+            grant("live", "bot", "slack"),
+            connection("test"),
+            grant("test", "bot", "slack/sandbox"),
+            grant("test", "user", "slack/sandbox"),
+            "INSERT INTO palisade_credential (connection, generation, blob) VALUES ('key', 1, x'01');".to_owned(),
+        ];
+        file_of(&path, 4, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement =
+            connection.prepare("SELECT id || ' ' || environment FROM palisade_connection ORDER BY id").unwrap();
+        let found: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(found, ["key production", "live production", "test sandbox"]);
+        let mark: Vec<u8> = connection.query_row("SELECT mark FROM palisade_credential", [], |row| row.get(0)).unwrap();
+        assert!(mark.is_empty());
     }
 
     /// Fails when dead events of before the counters are not counted, or jobs of replayed events stay dead.

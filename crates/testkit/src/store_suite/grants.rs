@@ -15,6 +15,7 @@ fn connection(id: &str) -> Connection {
         id: id.into(),
         tenant: "t".into(),
         provider: "slack".to_owned(),
+        environment: Default::default(),
         account: Some("T1".to_owned()),
         base_url: None,
         state: ConnectionState::Active,
@@ -216,7 +217,7 @@ pub async fn an_end_names_its_generation_and_marks_the_connection(store: &dyn St
 pub async fn a_disconnect_erases_and_refuses_late_writers(store: &dyn Store) {
     same(ok(store.disconnect("acme".into(), Vec::new(), Timestamp(9)).await), false, "no such connection");
     connected(store, &["main", "user"]).await;
-    let sealed = SealedCredential { generation: 3, blob: vec![1] };
+    let sealed = SealedCredential { generation: 3, blob: vec![1], mark: vec![0xff, 2] };
     same(ok(store.put_credential("acme".into(), 0, sealed).await), true, "a key of its own");
     let lease = held(store, 0, 10).await;
     ok(store.end_grant(key("user"), 1, EndReason::Refused, false).await);
@@ -229,7 +230,8 @@ pub async fn a_disconnect_erases_and_refuses_late_writers(store: &dyn Store) {
         same((grant.generation, grant.blob, grant.held_until), (2, Vec::new(), None), "nothing is left of it");
     }
     let kept = ok(store.credential("acme".into()).await);
-    same(kept, Some(SealedCredential { generation: 4, blob: Vec::new() }), "nor of the key");
+    let wanted = SealedCredential { generation: 4, blob: Vec::new(), mark: vec![0xff, 2] };
+    same(kept, Some(wanted), "nor of the key; what tells it from another one stays");
     same(ok(store.release_grant(lease, None).await), false, "no late release");
     for expected in [1, 2] {
         same(ok(store.renew_grant(key("main"), tokens(expected, 9)).await), false, "no late renewal");
@@ -248,7 +250,7 @@ pub async fn a_refusal_of_what_was_replaced_marks_nothing(store: &dyn Store) {
     let refuse = async |seen| ok(store.refuse_credential("acme".into(), seen, "refused".to_owned()).await);
     same(refuse(1).await, false, "no such connection");
     connected(store, &["main"]).await;
-    let sealed = SealedCredential { generation: 5, blob: vec![1] };
+    let sealed = SealedCredential { generation: 5, blob: vec![1], mark: Vec::new() };
     same(ok(store.put_credential("acme".into(), 0, sealed).await), true, "a key of its own");
     same(ok(store.renew_grant(key("main"), tokens(1, 2)).await), true, "renewed");
     for late in [0, 1, 4] {

@@ -414,6 +414,7 @@ impl Model {
                     id,
                     tenant: "t".into(),
                     provider: "stripe".to_owned(),
+                    environment: if self.one_in(2) { "sandbox".into() } else { Default::default() },
                     account: self.one_in(2).then(|| "acct".to_owned()),
                     base_url: self.one_in(2).then(|| "http://127.0.0.1".to_owned()),
                     state: self.pick(&states).unwrap_or(ConnectionState::Active),
@@ -424,7 +425,8 @@ impl Model {
             }
             _ => {
                 let expected = self.below(3);
-                let credential = SealedCredential { generation: expected + 1, blob: vec![0, 159, 146, 150] };
+                let mark = if self.one_in(2) { vec![0xff, 0] } else { Vec::new() };
+                let credential = SealedCredential { generation: expected + 1, blob: vec![0, 159, 146, 150], mark };
                 let answers =
                     both!(self, store => told(&store.put_credential(id.clone(), expected, credential.clone()).await));
                 self.note(format!("put_credential {id} {expected}"), answers)

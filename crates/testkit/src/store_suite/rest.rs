@@ -13,6 +13,7 @@ pub async fn connections_are_kept_and_listed_by_id(store: &dyn Store) {
         id: id.into(),
         tenant: "t".into(),
         provider: "stripe".to_owned(),
+        environment: "sandbox".into(),
         account: Some("acct_1".to_owned()),
         base_url: None,
         state: ConnectionState::Active,
@@ -40,9 +41,9 @@ pub async fn a_credential_is_written_by_one_of_many(store: Arc<dyn Store>) {
         let mut writers = Vec::new();
         for writer in 0..8_u8 {
             let store = store.clone();
-            let blob = vec![0xff, 0, writer];
+            let (blob, mark) = (vec![0xff, 0, writer], vec![0xfe, 0, writer]);
             writers.push(tokio::spawn(async move {
-                let sealed = SealedCredential { generation: generation + 1, blob };
+                let sealed = SealedCredential { generation: generation + 1, blob, mark };
                 ok(store.put_credential("acme".into(), generation, sealed.clone()).await).then_some(sealed)
             }));
         }

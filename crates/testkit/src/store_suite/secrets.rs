@@ -63,6 +63,7 @@ async fn grants(model: &mut Model) -> Answers {
                 id: key.connection.clone(),
                 tenant: "t".into(),
                 provider: "slack".to_owned(),
+                environment: Default::default(),
                 account: None,
                 base_url: None,
                 state: model.pick(&states).unwrap_or(ConnectionState::Active),

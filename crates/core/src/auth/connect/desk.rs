@@ -10,12 +10,12 @@ use super::refused::{Refused, RefusedKind};
 use super::{Callback, Grant, ReturnTargets, Wanted, begin, clear_cookie, finish, hash, same, token};
 use crate::auth::flow::{Flow, RenewalAsk, RenewalFailure, RevocationAsk};
 use crate::auth::grant::{MAIN, Renewal, Tokens};
-use crate::auth::oauth2::OAuth2Flow;
+use crate::auth::oauth2::{OAuth2Config, OAuth2Flow};
 use crate::auth::token_source::TokenSource;
 use crate::auth::vault::{Issued, Vault};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::id::{ConnectionId, GrantName, TenantId};
+use crate::id::{ConnectionId, Environment, GrantName, TenantId};
 use crate::random::Random;
 use crate::secret::Secret;
 use crate::store::{
@@ -302,7 +302,7 @@ impl Connector {
         let refuse = |refused: Refused| refused.returning(return_to.as_deref(), Some(clear.clone()));
         let now = inner.clock.now();
         let grant = finish(flow, pending, &callback, cookies, now).await.map_err(|kind| refuse(kind.into()))?;
-        let connected = self.keep(grant, flow.config().base_url.clone(), flow.config().scopes_add_up, now).await;
+        let connected = self.keep(grant, Some(flow.config()), now).await;
         let mut connected = connected.map_err(refuse)?;
         (connected.return_to, connected.clear_cookie) = (return_to, Some(clear));
         Ok(connected)
@@ -339,7 +339,8 @@ impl Connector {
         };
         let grant =
             Grant { tenant: ask.tenant, connection, flow: ask.flow, account: ask.account, tokens: vec![tokens] };
-        self.keep(grant, None, false, now).await.map_err(|refused| match refused {
+        let settings = self.settings(&grant.flow);
+        self.keep(grant, settings, now).await.map_err(|refused| match refused {
             Refused { .. } if refused.kind() == RefusedKind::OtherAccount => {
                 Error::new(ErrorKind::Conflict, "the connection is another account's")
             }
@@ -356,7 +357,8 @@ impl Connector {
         if self.inner.store.connection(grant.connection.clone()).await?.is_some() {
             self.reconnectable(&grant.connection, &grant.tenant, &grant.flow).await?;
         }
-        self.keep(grant, None, false, self.inner.clock.now()).await.map_err(Refused::into_error)
+        let settings = self.settings(&grant.flow);
+        self.keep(grant, settings, self.inner.clock.now()).await.map_err(Refused::into_error)
     }
 
     // ------------------------------------------------------------------------------------------ sessions
@@ -487,18 +489,18 @@ impl Connector {
 
     // ------------------------------------------------------------------------------------------ keeping
 
-    /// Writes what a flow gave: a new connection, or the old one in place.
-    async fn keep(
-        &self,
-        grant: Grant,
-        base_url: Option<String>,
-        scopes_add_up: bool,
-        now: Timestamp,
-    ) -> Result<Connected, Refused> {
+    /// Writes what a flow gave: a new connection, or the old one in place. The base URL is the flow's, where it has
+    /// settings: a grant is used against its environment's addresses only.
+    async fn keep(&self, grant: Grant, flow: Option<&OAuth2Config>, now: Timestamp) -> Result<Connected, Refused> {
         let inner = &self.inner;
+        let scopes_add_up = flow.is_some_and(|flow| flow.scopes_add_up);
+        let (provider, environment) = Environment::of_flow(&grant.flow);
         for _ in 0..WRITES_MAX {
             let known = inner.store.connection(grant.connection.clone()).await?;
-            if known.as_ref().is_some_and(|known| known.tenant != grant.tenant) {
+            let moved = |known: &Connection| {
+                known.tenant != grant.tenant || known.provider != provider || known.environment != environment
+            };
+            if known.as_ref().is_some_and(moved) {
                 return Err(RefusedKind::Gone.into());
             }
             let of_another = |known: &Connection| {
@@ -523,9 +525,13 @@ impl Connector {
             let connection = Connection {
                 id: grant.connection.clone(),
                 tenant: grant.tenant.clone(),
-                provider: grant.flow.split('/').next().unwrap_or_default().to_owned(),
+                provider: provider.to_owned(),
+                environment: environment.clone(),
                 account: grant.account.clone().or_else(|| known.as_ref().and_then(|known| known.account.clone())),
-                base_url: known.as_ref().map_or_else(|| base_url.clone(), |known| known.base_url.clone()),
+                base_url: match flow {
+                    Some(flow) => flow.base_url.clone(),
+                    None => known.as_ref().and_then(|known| known.base_url.clone()),
+                },
                 state: ConnectionState::Active,
                 created_at: known.map_or(now, |known| known.created_at),
             };
@@ -566,8 +572,9 @@ impl Connector {
         let known = known.filter(|known| known.tenant == *tenant);
         let known = known.ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no connection {id}")))?;
         let grants = self.inner.store.grants(id.clone()).await?;
-        let provider = flow.split('/').next().unwrap_or_default();
-        if known.provider != provider || grants.iter().any(|grant| grant.flow != flow) {
+        let (provider, environment) = Environment::of_flow(flow);
+        let crosses = known.provider != provider || known.environment != environment;
+        if crosses || grants.iter().any(|grant| grant.flow != flow) {
             let why = format!("the connection {id} is not of the flow {flow}: nothing crosses environments");
             return Err(Error::new(ErrorKind::Invalid, why));
         }
@@ -576,6 +583,10 @@ impl Connector {
 
     fn browser_flow(&self, name: &str) -> Result<&Arc<OAuth2Flow>> {
         self.inner.browser_flows.get(name).ok_or_else(|| no_flow(name))
+    }
+
+    fn settings(&self, name: &str) -> Option<&OAuth2Config> {
+        self.inner.browser_flows.get(name).map(|flow| flow.config())
     }
 
     fn flow(&self, name: &str) -> Result<&Arc<dyn Flow>> {

@@ -16,6 +16,7 @@ use crate::auth::vault::{LocalMasterKey, Vault};
 use crate::auth::{CredentialSource, Scheme};
 use crate::clock::{Clock, TokioClock};
 use crate::error::{Error, ErrorKind, Outcome};
+use crate::id::Environment;
 use crate::random::{SeededRandom, SystemRandom};
 use crate::store::memory::MemoryStore;
 use crate::store::{Connection, ConnectionState, Connections, GrantKey, GrantState, Grants, Revocation, StoredGrant};
@@ -327,6 +328,7 @@ async fn a_key_that_becomes_a_grant_goes_on_counting() {
         id: "old".into(),
         tenant: "t".into(),
         provider: "acme".to_owned(),
+        environment: Default::default(),
         account: None,
         base_url: Some("https://sandbox.example".to_owned()),
         state: ConnectionState::Active,
@@ -342,7 +344,8 @@ async fn a_key_that_becomes_a_grant_goes_on_counting() {
     desk.connector.finish("acme", &browser.back(), Some(&browser.cookie)).await.unwrap();
     assert_eq!(desk.grant(&id, MAIN).await.generation, 3);
     let row = desk.connection(&id).await;
-    assert_eq!((row.created_at, row.base_url.as_deref()), (Timestamp(5), Some("https://sandbox.example")));
+    // A grant is used against its flow's addresses only.
+    assert_eq!((row.created_at, row.base_url.as_deref()), (Timestamp(5), None));
 }
 
 /// Fails when a link works twice, for another tenant, too late, or leads anywhere.
@@ -417,9 +420,23 @@ async fn a_connection_belongs_to_one_environment() {
     let browser = Browser::sent(connector.begin(ask("acme/sandbox")).await.unwrap());
     script.answer(200, ANSWER);
     let connected = connector.finish("acme/sandbox", &browser.back(), Some(&browser.cookie)).await.unwrap();
-    assert_eq!(connected.connection.provider, "acme");
-    let crossed = ConnectAsk { connection: Some(connected.connection.id), ..ask("acme") };
+    let Connection { id, provider, environment, .. } = connected.connection.clone();
+    assert_eq!((provider.as_str(), environment.as_str()), ("acme", "sandbox"));
+    let crossed = |flow: &str| ConnectAsk { connection: Some(id.clone()), ..ask(flow) };
+    assert_eq!(connector.begin(crossed("acme")).await.unwrap_err().kind(), ErrorKind::Invalid);
+    // Also without a grant that would tell: the environment stands on the connection.
+    let bare = Connection { id: "bare".into(), ..connected.connection.clone() };
+    store.put_connection(bare).await.unwrap();
+    let crossed = ConnectAsk { connection: Some("bare".into()), ..ask("acme") };
     assert_eq!(connector.begin(crossed).await.unwrap_err().kind(), ErrorKind::Invalid);
+    let reconnect = ConnectAsk { connection: Some("bare".into()), ..ask("acme/sandbox") };
+    let moving = Browser::sent(connector.begin(reconnect).await.unwrap());
+    // One that was moved while the browser was away is not connected either.
+    let moved = Connection { id: "bare".into(), environment: Environment::default(), ..connected.connection };
+    store.put_connection(moved).await.unwrap();
+    script.answer(200, ANSWER);
+    let gone = connector.finish("acme/sandbox", &moving.back(), Some(&moving.cookie)).await.unwrap_err();
+    assert_eq!(gone.kind(), RefusedKind::Gone);
     let key = GrantKey { connection: browser.connection, name: MAIN.into() };
     assert_eq!(store.grant(key).await.unwrap().unwrap().flow, "acme/sandbox");
 }

@@ -155,7 +155,8 @@ impl Shared {
     pub(super) async fn open(&self, tenant: &TenantId, grant: &StoredGrant) -> Result<Kept> {
         let secrets = self.vault.open_grant(tenant, grant).await?;
         let policy = self.policy(&grant.flow);
-        self.kept(&secrets.access, grant.generation, (grant.issued_at, grant.expires_at), policy.as_ref())
+        let times = (grant.issued_at, grant.expires_at);
+        self.kept(&grant.flow, &secrets.access, grant.generation, times, policy.as_ref())
     }
 
     fn policy(&self, flow: &str) -> Option<RenewalPolicy> {
@@ -164,12 +165,14 @@ impl Shared {
 
     fn kept(
         &self,
+        flow: &str,
         access: &crate::Secret,
         generation: u64,
         (issued_at, expires_at): (Timestamp, Option<Timestamp>),
         policy: Option<&RenewalPolicy>,
     ) -> Result<Kept> {
         let credential = Credential::new(&Scheme::Bearer(access.clone()), generation, expires_at)?;
+        let credential = super::placed(credential, self.audiences.get(flow).cloned());
         let life = expires_at.map(|end| end.since(issued_at));
         let unusable_at = expires_at.map(|end| end.minus(LEEWAY.min(life.unwrap_or_default() / 10)));
         let renew_at = life.zip(policy).map(|(life, policy)| {
@@ -386,7 +389,7 @@ impl Shared {
             let failed = match self.try_write(held, &new).await {
                 Ok(Written::Ours) => {
                     let times = (issued_at, new.expires_at);
-                    let kept = self.kept(&tokens.access, generation, times, Some(&held.policy))?;
+                    let kept = self.kept(&held.row.flow, &tokens.access, generation, times, Some(&held.policy))?;
                     return Ok(Ended { result: Ok(kept), end: RenewalEnd::Renewed });
                 }
                 Ok(Written::Others(row)) => return self.found(held.renewing, &row).await,

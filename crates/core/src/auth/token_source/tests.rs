@@ -245,6 +245,7 @@ impl World {
             id: "acme".into(),
             tenant: "t".into(),
             provider: "slack".to_owned(),
+            environment: Default::default(),
             account: None,
             base_url: None,
             state: ConnectionState::Active,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::{Place, Vault};
@@ -16,6 +17,8 @@ use crate::store::{ConnectionState, Connections, SealedCredential};
 
 /// The field a connection's credential is sealed as.
 const CREDENTIAL_FIELD: &str = "credential";
+/// The field its digest is sealed as.
+const MARK_FIELD: &str = "credential mark";
 /// Opened credentials kept.
 pub(super) const CREDENTIALS_KEPT_MAX: usize = 10_000;
 /// How long an opened credential is used before its row is looked at again: how long another process's disconnect
@@ -27,6 +30,26 @@ pub struct VaultCredentials {
     pub(super) vault: Arc<Vault>,
     connections: Arc<dyn Connections>,
     opened: Mutex<HashMap<ConnectionId, Opened>>,
+}
+
+/// What is stored, compared with a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// The very same.
+    Same,
+    /// The very same, by a version that wrote no mark.
+    SameUnmarked,
+    /// It was the same, or nobody knows, and it is erased.
+    SameErased,
+    /// Another one, or none.
+    Another,
+}
+
+/// The digest that tells a credential from another one after it was erased. It is only ever stored sealed.
+pub(super) fn mark(scheme: &Scheme) -> [u8; 32] {
+    let mut digest = Sha256::new_with_prefix(b"palisade credential mark\0");
+    digest.update(scheme.to_plaintext().as_slice());
+    digest.finalize().into()
 }
 
 pub(super) struct Opened {
@@ -59,7 +82,8 @@ impl VaultCredentials {
         Credential::new(scheme, generation, None)?;
         let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
         let blob = self.vault.seal(place, &scheme.to_plaintext()).await?;
-        let sealed = SealedCredential { generation, blob };
+        let mark = self.vault.seal(Place { field: MARK_FIELD, ..place }, &mark(scheme)).await?;
+        let sealed = SealedCredential { generation, blob, mark };
         if !store.put_credential(connection.clone(), expected, sealed).await? {
             return Err(Error::new(ErrorKind::Conflict, "the credential was replaced by somebody else meanwhile"));
         }
@@ -67,33 +91,55 @@ impl VaultCredentials {
         Ok(generation)
     }
 
-    /// As [`VaultCredentials::store_credential`], unless the very same credential is stored already. Returns whether
-    /// it was written. A stored one that does not open any more is replaced.
+    /// As [`VaultCredentials::store_credential`], unless the very same credential is stored already, or was until its
+    /// connection was disconnected: what somebody ended is not begun again by itself. Returns whether another one was
+    /// written. A stored one that does not open any more is replaced; an erased one of which nothing is known counts as
+    /// the same.
     ///
     /// # Errors
     /// As [`VaultCredentials::store_credential`]; [`ErrorKind::Config`] when the stored one is sealed under another
     /// master key.
     pub async fn store_if_changed(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
-        if self.holds(connection, scheme).await? {
+        let held = self.held(connection, scheme).await?;
+        if matches!(held, Held::Same | Held::SameErased) {
             return Ok(false);
         }
         match self.store_credential(connection, scheme).await {
             // Processes that start together on one database store the very same credential: the first one did it.
-            Err(error) if error.kind() == ErrorKind::Conflict && self.holds(connection, scheme).await? => Ok(false),
-            stored => stored.map(|_| true),
+            Err(error)
+                if error.kind() == ErrorKind::Conflict && self.held(connection, scheme).await? != Held::Another =>
+            {
+                Ok(false)
+            }
+            stored => stored.map(|_| held == Held::Another),
         }
     }
 
-    /// Tells whether this very credential is stored and opens.
-    async fn holds(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<bool> {
+    /// Compares a credential with the stored one.
+    async fn held(&self, connection: &ConnectionId, scheme: &Scheme) -> Result<Held> {
         let store = &self.connections;
         let row = store.connection(connection.clone()).await?;
-        let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) else { return Ok(false) };
-        let generation = sealed.generation;
-        let place = Place { tenant: &row.tenant, connection, field: CREDENTIAL_FIELD, generation };
-        match self.vault.open(place, &sealed.blob).await {
-            Ok(plain) => Ok(*plain == *scheme.to_plaintext()),
-            Err(error) if error.kind() == ErrorKind::Decode => Ok(false),
+        let (Some(row), Some(sealed)) = (row, store.credential(connection.clone()).await?) else {
+            return Ok(Held::Another);
+        };
+        let erased = sealed.blob.is_empty();
+        if erased && sealed.mark.is_empty() {
+            return Ok(Held::SameErased);
+        }
+        // An erasure adds one to the generation the mark was sealed for.
+        let generation = sealed.generation.saturating_sub(u64::from(erased));
+        let (field, blob, wanted) = if erased {
+            (MARK_FIELD, &sealed.mark, mark(scheme).to_vec().into())
+        } else {
+            (CREDENTIAL_FIELD, &sealed.blob, scheme.to_plaintext())
+        };
+        let place = Place { tenant: &row.tenant, connection, field, generation };
+        match self.vault.open(place, blob).await {
+            Ok(plain) if *plain != *wanted => Ok(Held::Another),
+            Ok(_) if erased => Ok(Held::SameErased),
+            Ok(_) if sealed.mark.is_empty() => Ok(Held::SameUnmarked),
+            Ok(_) => Ok(Held::Same),
+            Err(error) if error.kind() == ErrorKind::Decode => Ok(Held::Another),
             Err(error) => Err(error),
         }
     }

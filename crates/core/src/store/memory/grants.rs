@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::id::{ConnectionId, GrantName};
 use crate::store::{
     Connection, ConnectionState, EndReason, GrantClaim, GrantKey, GrantLease, GrantState, Grants, NewGrant, NewTokens,
-    Revocation, SealedCredential, StoredGrant,
+    Revocation, StoredGrant,
 };
 
 /// All grants, by connection and name.
@@ -142,7 +142,8 @@ impl Model {
             grant.let_go();
         }
         if let Some(kept) = self.credentials.get_mut(id).filter(|kept| !kept.blob.is_empty()) {
-            *kept = SealedCredential { generation: kept.generation + 1, blob: Vec::new() };
+            kept.generation += 1;
+            kept.blob = Vec::new();
         }
         true
     }

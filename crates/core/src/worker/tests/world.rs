@@ -423,6 +423,7 @@ pub(super) fn connection(id: &str) -> Connection {
         id: id.into(),
         tenant: "tenant".into(),
         provider: "fake".to_owned(),
+        environment: Default::default(),
         account: None,
         base_url: None,
         state: ConnectionState::Active,

@@ -251,3 +251,36 @@ async fn a_shutdown_waits_for_what_is_under_way() {
     process.source.shutdown().await;
     assert_eq!(world.provider.requests(), 1);
 }
+
+/// Fails when a token, a renewed one or a key may leave the hosts of its environment.
+#[tokio::test(start_paused = true)]
+async fn what_is_given_is_for_the_hosts_of_its_environment() {
+    use crate::auth::Audience;
+    let world = World::connected().await;
+    let sandbox = Audience::of(["sandbox.slack.test"]);
+    let of_key = |connection: &Connection| Audience::of_base_url(connection.base_url.as_deref().unwrap_or_default());
+    let random = Arc::new(SeededRandom::new(5));
+    let source = TokenSource::builder(world.store.clone(), world.vault(), Arc::new(world.clock), random)
+        .flow("slack", world.provider.clone())
+        .audience("slack", sandbox.clone())
+        .key_audience(Arc::new(of_key))
+        .build()
+        .unwrap();
+    let given = source.credential("acme".into()).await.unwrap();
+    assert_eq!(given.audience(), Some(&sandbox));
+    tokio::time::advance(Duration::from_secs(60)).await;
+    let renewed = source.refresh("acme".into(), given.version()).await.unwrap();
+    assert!(renewed.version() > given.version());
+    assert_eq!(renewed.audience(), Some(&sandbox));
+
+    let base_url = Some("https://key.slack.test/api".to_owned());
+    let keyed = Connection { id: "keyed".into(), base_url, ..World::connection() };
+    world.store.inner.put_connection(keyed).await.unwrap();
+    let store =
+        async |key: &str| source.keys().store_credential(&"keyed".into(), &Scheme::Bearer(key.into())).await.unwrap();
+    let seen = store("one").await;
+    let home = Audience::of(["key.slack.test"]);
+    assert_eq!(source.credential("keyed".into()).await.unwrap().audience(), Some(&home));
+    store("two").await;
+    assert_eq!(source.refresh("keyed".into(), seen).await.unwrap().audience(), Some(&home));
+}
