@@ -10,6 +10,7 @@
 
 mod it {
     pub(crate) mod client;
+    pub(crate) mod conformance;
     pub(crate) mod errors;
     pub(crate) mod fake;
     #[cfg(feature = "hub")]
