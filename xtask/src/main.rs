@@ -5,6 +5,8 @@
 
 use std::process::ExitCode;
 
+mod conformance;
+mod new_adapter;
 mod sdks;
 mod steps;
 mod tests;
@@ -18,6 +20,10 @@ usage: cargo xtask <command>
   ci           check, test, each crate alone, and the demo's story: what .ci/run calls
   demo [ARGS]  the demo, in the profile the tests use
   bench [NAME] the measurements, in release, as ratios
+  conformance  the kit on every adapter: prints adapter by check, writes the table of docs/adapters.md
+               (--sdks: the providers' official SDKs against the emulators)
+  new-adapter NAME
+               the tree of a new adapter, its emulator's room, and a conformance run that says what to fill in
   tidy         the workspace rules alone";
 
 fn main() -> ExitCode {
@@ -26,8 +32,11 @@ fn main() -> ExitCode {
     let rest: Vec<String> = args.collect();
     let done = match command.as_str() {
         "check" => steps::check(),
-        "test" => tests::run(),
-        "ci" => steps::ci(),
+        // Every adapter's test has just left its report: the table of the docs must be theirs.
+        "test" => tests::run().and_then(|()| conformance::is_current()),
+        "ci" => steps::ci().and_then(|()| conformance::is_current()),
+        "conformance" => conformance::command(&rest),
+        "new-adapter" => new_adapter::command(&rest),
         "demo" => steps::demo(&rest),
         "bench" => steps::bench(&rest),
         "tidy" => tidy::run(),

@@ -11,6 +11,7 @@
 mod it {
     pub(crate) mod calls;
     pub(crate) mod client;
+    pub(crate) mod conformance;
     pub(crate) mod connect;
     pub(crate) mod emulated;
     pub(crate) mod errors;

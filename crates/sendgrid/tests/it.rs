@@ -10,12 +10,14 @@
 
 mod it {
     pub(crate) mod client;
+    pub(crate) mod conformance;
     pub(crate) mod errors;
     pub(crate) mod events;
     pub(crate) mod fake;
     pub(crate) mod hostile;
     pub(crate) mod inbound;
     pub(crate) mod mail;
+    pub(crate) mod stage;
     pub(crate) mod sync;
     pub(crate) mod webhook;
 }

@@ -10,6 +10,7 @@
 
 mod it {
     pub(crate) mod client;
+    pub(crate) mod conformance;
     pub(crate) mod connect;
     pub(crate) mod declines;
     pub(crate) mod emulated;
@@ -18,6 +19,7 @@ mod it {
     pub(crate) mod fake;
     pub(crate) mod hostile;
     pub(crate) mod piped;
+    pub(crate) mod stage;
     pub(crate) mod sync;
     pub(crate) mod walk;
     pub(crate) mod webhook;

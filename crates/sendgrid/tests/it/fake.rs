@@ -1,47 +1,25 @@
-//! A transport that answers from a list and keeps what it was sent.
+//! The kit's fake transport with the typed client over it, and answers as SendGrid gives them.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
-use palisade_core::{Call, Error, ErrorKind, Transport};
+use palisade_core::Transport;
 use palisade_sendgrid::SendGrid;
+pub(crate) use palisade_testkit::fake::{Fake, call};
 use serde_json::Value;
 
-#[derive(Default)]
-pub(crate) struct Fake {
-    answers: Mutex<VecDeque<Response<Bytes>>>,
-    seen: Mutex<Vec<Request<Bytes>>>,
+pub(crate) fn answering(answers: impl IntoIterator<Item = Response<Bytes>>) -> Arc<Fake> {
+    Fake::with(answers.into_iter().map(Ok))
 }
 
-impl Fake {
-    pub(crate) fn answering(answers: impl IntoIterator<Item = Response<Bytes>>) -> Arc<Self> {
-        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), seen: Mutex::default() })
-    }
+pub(crate) trait Clients {
+    fn client(&self) -> SendGrid;
+}
 
-    pub(crate) fn client(self: &Arc<Self>) -> SendGrid {
+impl Clients for Arc<Fake> {
+    fn client(&self) -> SendGrid {
         SendGrid::new(Arc::clone(self) as Arc<dyn Transport>, "conn_1", "tenant_1")
-    }
-
-    pub(crate) fn seen(&self) -> Vec<Request<Bytes>> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    pub(crate) fn only(&self) -> Request<Bytes> {
-        let seen = self.seen();
-        assert_eq!(seen.len(), 1, "one request was expected");
-        seen.into_iter().next().unwrap()
-    }
-}
-
-#[async_trait]
-impl Transport for Fake {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        self.seen.lock().unwrap().push(request);
-        let next = self.answers.lock().unwrap().pop_front();
-        next.ok_or_else(|| Error::new(ErrorKind::Connect, "the fake has no further answer"))
     }
 }
 
@@ -55,10 +33,6 @@ pub(crate) fn ok(body: &str) -> Response<Bytes> {
         .header("date", "Thu, 01 Jan 2026 00:00:00 GMT")
         .body(Bytes::copy_from_slice(body.as_bytes()))
         .unwrap()
-}
-
-pub(crate) fn call(request: &Request<Bytes>) -> &Call {
-    request.extensions().get::<Call>().expect("every request carries its call")
 }
 
 pub(crate) fn json(request: &Request<Bytes>) -> Value {

@@ -8,7 +8,7 @@ use palisade_sendgrid::{SendGridWebhook, TypedEvent};
 
 use super::webhook::{Key, NOW, URL, read};
 
-const KIND: &str = "multipart/form-data; boundary=xYz";
+pub(crate) const KIND: &str = "multipart/form-data; boundary=xYz";
 const TOKEN: &str = "0123456789abcdef";
 
 fn part(disposition: &str, content: &[u8]) -> Vec<u8> {
@@ -16,7 +16,7 @@ fn part(disposition: &str, content: &[u8]) -> Vec<u8> {
     [head.as_bytes(), content, b"\r\n"].concat()
 }
 
-fn mail() -> Vec<u8> {
+pub(crate) fn mail() -> Vec<u8> {
     [
         part("name=\"headers\"", b"Message-ID: <1@x>\nSubject: Gr"),
         part("name=\"from\"", b"Ada <ada@example.com>"),

@@ -6,14 +6,14 @@ use palisade_sendgrid::client::{Address, Attachment, Personalization};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::fake::{self, Fake, accepted};
+use super::fake::{self, Clients as _, accepted, answering};
 
 fn mail() -> Mail {
     Mail::from("a@example.com").to("b@example.com").subject("s").text("t")
 }
 
 async fn sent(mail: Mail) -> Value {
-    let fake = Fake::answering([accepted()]);
+    let fake = answering([accepted()]);
     fake.client().send(&mail).await.unwrap();
     fake::json(&fake.only())
 }
@@ -160,7 +160,7 @@ fn what_sendgrid_would_surely_refuse_does_not_leave() {
 
 #[tokio::test]
 async fn a_mail_of_more_than_thirty_megabytes_does_not_leave() {
-    let fake = Fake::answering([accepted()]);
+    let fake = answering([accepted()]);
     // Base64 makes four bytes of three.
     let large = |bytes: usize| mail().attach(Attachment::new("a", "text/plain", vec![7; bytes]));
     let error = fake.client().send(&large(22_500_000)).await.unwrap_err();

@@ -5,12 +5,11 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 use palisade_core::{ErrorKind, Secret, Timestamp};
 use palisade_sendgrid::SendGridWebhook;
 use palisade_sendgrid::webhook::AGE_MAX_SECONDS;
-use serde_json::Value;
 
 pub(crate) const NOW: Timestamp = Timestamp(1_767_225_600_000);
 pub(crate) const URL: &str = "https://hooks.example.test/webhooks/sendgrid";
@@ -38,7 +37,11 @@ impl Key {
     }
 
     pub(crate) fn deliver(&self, content_type: &str, body: &[u8]) -> RawDelivery {
-        let time = NOW.seconds().to_string();
+        self.deliver_at(NOW, content_type, body)
+    }
+
+    pub(crate) fn deliver_at(&self, at: Timestamp, content_type: &str, body: &[u8]) -> RawDelivery {
+        let time = at.seconds().to_string();
         let signature = STANDARD.encode(self.sign(&time, body));
         delivery(content_type, &signature, &time, body)
     }
@@ -60,72 +63,6 @@ pub(crate) fn read(raw: RawDelivery, secrets: &[Secret]) -> palisade_core::Resul
 pub(crate) fn parse(body: &str) -> palisade_core::Result<Vec<Event>> {
     let key = Key::new();
     read(key.deliver("application/json", body.as_bytes()), &[key.public]).map(|parsed| parsed.events)
-}
-
-#[test]
-fn every_recorded_signature_gets_its_verdict() {
-    let file: Value = serde_json::from_str(include_str!("../fixtures/webhooks.json")).unwrap();
-    let vectors = file["vectors"].as_array().unwrap();
-    assert_eq!(vectors.len(), 11);
-    for vector in vectors {
-        let mut headers = HeaderMap::new();
-        for (name, value) in vector["headers"].as_object().unwrap() {
-            let name = HeaderName::from_bytes(name.to_lowercase().as_bytes()).unwrap();
-            headers.append(name, value.as_str().unwrap().parse().unwrap());
-        }
-        let body = STANDARD.decode(vector["body_b64"].as_str().unwrap()).unwrap().into();
-        let raw = RawDelivery { method: Method::POST, url: URL.into(), headers, body };
-        let der = vector["public_key_spki_b64"].as_str().unwrap();
-        let pem = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
-        for key in [der, &pem] {
-            let accepted = Verified::check(&SendGridWebhook::new(), raw.clone(), &[key.into()], NOW).is_ok();
-            assert_eq!(accepted, vector["expect"] == "ok", "{}", vector["name"]);
-        }
-    }
-}
-
-/// Fails when anything of body, time or signature is left out of the comparison.
-#[test]
-fn every_single_changed_byte_is_refused() {
-    let key = Key::new();
-    let secrets = [key.public.clone()];
-    let raw = key.deliver("application/json", BATCH.as_bytes());
-    let verify = |raw: &RawDelivery| SendGridWebhook::new().verify(raw, &secrets, NOW);
-    assert_eq!(verify(&raw), Ok(()));
-    for at in 0..raw.body.len() {
-        for flip in [1_u8, 0x80] {
-            let mut body = raw.body.to_vec();
-            body[at] ^= flip;
-            assert_eq!(
-                verify(&RawDelivery { body: body.into(), ..raw.clone() }),
-                Err(Refusal::Mismatch),
-                "body byte {at}"
-            );
-        }
-    }
-    for name in [SIGNATURE, TIMESTAMP] {
-        let value = raw.headers[name].as_bytes().to_vec();
-        for at in 0..value.len() {
-            for flip in [1_u8, 2, 0x20] {
-                let mut changed = value.clone();
-                changed[at] ^= flip;
-                let Ok(changed) = HeaderValue::from_bytes(&changed) else { continue };
-                let mut raw = raw.clone();
-                raw.headers.insert(name, changed);
-                assert!(verify(&raw).is_err(), "{name} byte {at} ^ {flip}");
-            }
-        }
-        let mut doubled = raw.clone();
-        doubled.headers.append(name, raw.headers[name].clone());
-        assert!(matches!(verify(&doubled), Err(Refusal::DuplicateHeader(_))));
-        let mut missing = raw.clone();
-        missing.headers.remove(name);
-        assert!(matches!(verify(&missing), Err(Refusal::MissingHeader(_))));
-    }
-    for cut in [BATCH.trim_end(), "", &BATCH[1..]] {
-        let raw = RawDelivery { body: Bytes::copy_from_slice(cut.as_bytes()), ..raw.clone() };
-        assert_eq!(verify(&raw), Err(Refusal::Mismatch));
-    }
 }
 
 #[test]

@@ -3,68 +3,14 @@
 use futures_util::{StreamExt, TryStreamExt};
 use palisade_core::call::Priority;
 use palisade_core::{ErrorKind, Outcome, Replay, Secret, Timestamp};
-use palisade_slack::client::{HistoryRule, NewMessage};
+use palisade_slack::client::NewMessage;
 use palisade_slack::{Slack, error};
 use serde_json::{Value, json};
 use slack_morphism::prelude::*;
 
-use super::fake::{Fake, call, pairs};
-
-/// Compares what we sent with what slack_sdk sent for the same call: method, path, parameters, content type.
-#[track_caller]
-fn golden(name: &str, request: &http::Request<bytes::Bytes>) {
-    let file: Value = serde_json::from_str(include_str!("../fixtures/sdk_wire.json")).unwrap();
-    let wire = &file["requests"][name];
-    assert_eq!(request.method().as_str(), wire["method"], "{name}");
-    assert_eq!(request.uri().to_string(), format!("https://slack.com{}", wire["path"].as_str().unwrap()), "{name}");
-    let (kind, body) = (&request.headers()["content-type"], wire["body"].as_str().unwrap());
-    let kind = kind.to_str().unwrap().replace("; ", ";");
-    assert_eq!(kind, wire["headers"]["Content-Type"].as_str().unwrap(), "{name}");
-    if kind.contains("json") {
-        let ours: Value = serde_json::from_slice(request.body()).unwrap();
-        assert_eq!(ours, serde_json::from_str::<Value>(body).unwrap(), "{name}");
-    } else {
-        assert_eq!(pairs(request.body()), pairs(body.as_bytes()), "{name}");
-    }
-    assert!(!request.headers().contains_key("authorization"), "the credential is the pipeline's");
-}
+use super::fake::{Clients as _, Fake, answering, call, pairs};
 
 const POSTED: &str = r#"{"ok":true,"channel":"C1","ts":"1.000001","message":{"blocks":[{"type":"from_the_future"}]}}"#;
-
-#[tokio::test]
-async fn requests_are_those_of_the_official_sdk() {
-    let fake = Fake::answering(&[POSTED]);
-    let blocks: Vec<SlackBlock> = slack_blocks![SlackSectionBlock::new().with_text(md!("*x*"))];
-    let message = NewMessage::new("hi & <b>").client_msg_id("00000000-0000-4000-8000-000000000001");
-    let posted = fake.client().post("C1", &message.blocks(blocks).unwrap()).await.unwrap();
-    golden("chat_postMessage", &fake.only());
-    assert_eq!((posted.channel.as_str(), posted.ts.as_str()), ("C1", "1.000001"));
-    assert_eq!(call(&fake.only()).operation.replay, Replay::Never);
-
-    let fake = Fake::answering(&[
-        r#"{"ok":true,"channels":[],"response_metadata":{"next_cursor":"abc="}}"#,
-        r#"{"ok":true,"channels":[]}"#,
-    ]);
-    let slack = fake.client();
-    assert!(slack.conversations("public_channel,private_channel", false).next().await.is_none());
-    golden("conversations_list", &fake.seen()[1]);
-
-    let fake = Fake::answering(&[r#"{"ok":true,"members":[]}"#]);
-    assert!(fake.client().users().next().await.is_none());
-    golden("users_list", &fake.only());
-
-    let fake = Fake::answering(&[r#"{"ok":true,"messages":[]}"#]);
-    let slack = fake.client().reading(HistoryRule::Limited);
-    assert!(slack.history("C1", Some("1700000000.000100"), None).next().await.is_none());
-    golden("conversations_history", &fake.only());
-    assert_eq!(call(&fake.only()).operation.bucket.units, 1, "one a minute");
-
-    let fake = Fake::answering(&[r#"{"ok":false,"error":"channel_not_found"}"#]);
-    let error = fake.client().post("C0", &NewMessage::new("x")).await.unwrap_err();
-    golden("error_200", &fake.only());
-    assert_eq!((error.kind(), error.code()), (ErrorKind::NotFound, Some("channel_not_found")));
-    assert_eq!((error.operation(), error.request_id()), (Some("chat.postMessage"), Some("req_1")));
-}
 
 #[tokio::test]
 async fn the_other_calls_send_what_they_say() {
@@ -75,9 +21,9 @@ async fn the_other_calls_send_what_they_say() {
         assert_eq!(serde_json::from_slice::<Value>(request.body()).unwrap(), expected);
         assert_eq!(call(&request).operation.name, method);
     }
-    let fake = Fake::answering(&[POSTED]);
+    let fake = answering(&[POSTED]);
     let to = palisade_slack::client::Posted::clone(
-        &Fake::answering(&[POSTED]).client().post("C1", &NewMessage::new("a")).await.unwrap(),
+        &answering(&[POSTED]).client().post("C1", &NewMessage::new("a")).await.unwrap(),
     );
     let reply = NewMessage::new("b").broadcast().without_previews().metadata("deploy", &json!({"id": 7}));
     fake.client().reply(&to, &reply).await.unwrap();
@@ -88,42 +34,41 @@ async fn the_other_calls_send_what_they_say() {
         "unfurl_links": false, "unfurl_media": false, "metadata": {"event_type": "deploy", "event_payload": {"id": 7}}}),
     );
 
-    let fake = Fake::answering(&[POSTED]);
+    let fake = answering(&[POSTED]);
     fake.client().update("C1", "1.000001", &NewMessage::new("c").in_thread("0.5")).await.unwrap();
     sent(&fake, "chat.update", json!({"channel": "C1", "ts": "1.000001", "text": "c"}));
 
-    let fake = Fake::answering(&[r#"{"ok":true}"#]);
+    let fake = answering(&[r#"{"ok":true}"#]);
     fake.client().delete("C1", "1.000001").await.unwrap();
     sent(&fake, "chat.delete", json!({"channel": "C1", "ts": "1.000001"}));
 
-    let fake = Fake::answering(&[r#"{"ok":true,"channel":"C1","scheduled_message_id":"Q1","post_at":1767225600}"#]);
+    let fake = answering(&[r#"{"ok":true,"channel":"C1","scheduled_message_id":"Q1","post_at":1767225600}"#]);
     let at = Timestamp::from_seconds(1_767_225_600);
     let scheduled = fake.client().schedule("C1", &NewMessage::new("d"), at).await.unwrap();
     assert_eq!((scheduled.id.as_str(), scheduled.post_at), ("Q1", 1_767_225_600));
     sent(&fake, "chat.scheduleMessage", json!({"channel": "C1", "text": "d", "post_at": 1_767_225_600}));
 
-    let fake = Fake::answering(&[r#"{"ok":true}"#]);
+    let fake = answering(&[r#"{"ok":true}"#]);
     fake.client().unschedule("C1", "Q1").await.unwrap();
     sent(&fake, "chat.deleteScheduledMessage", json!({"channel": "C1", "scheduled_message_id": "Q1"}));
 
-    let fake = Fake::answering(&[r#"{"ok":true,"channel":{"id":"D1"}}"#]);
+    let fake = answering(&[r#"{"ok":true,"channel":{"id":"D1"}}"#]);
     assert_eq!(fake.client().open_dm(&["U1", "U2"]).await.unwrap(), "D1");
     sent(&fake, "conversations.open", json!({"users": "U1,U2"}));
 
-    let fake = Fake::answering(&[
+    let fake = answering(&[
         r#"{"ok":true,"url":"https://x.slack.com/","team":"X","team_id":"T1","user_id":"U1","bot_id":"B1"}"#,
     ]);
     let identity = fake.client().in_background().identity().await.unwrap();
     assert_eq!((identity.team_id.as_deref(), identity.bot_id.as_deref()), (Some("T1"), Some("B1")));
     assert_eq!(call(&fake.only()).priority, Priority::Background);
 
-    let fake =
-        Fake::answering(&[r#"{"ok":true,"user":{"id":"U1","deleted":false,"profile":{"email":"ada@x.example"}}}"#]);
+    let fake = answering(&[r#"{"ok":true,"user":{"id":"U1","deleted":false,"profile":{"email":"ada@x.example"}}}"#]);
     let user = fake.client().user_by_email("ada@x.example").await.unwrap();
     assert_eq!((user.id.as_str(), user.email.as_deref()), ("U1", Some("ada@x.example")));
     assert_eq!(pairs(fake.only().body()), [("email".to_owned(), "ada@x.example".to_owned())]);
 
-    let fake = Fake::answering(&["ok"]);
+    let fake = answering(&["ok"]);
     let url = Secret::from("https://hooks.slack.com/commands/T1/1/abc");
     fake.client().respond(&url, &NewMessage::new("done"), true).await.unwrap();
     let request = fake.only();
@@ -138,7 +83,7 @@ async fn the_other_calls_send_what_they_say() {
 /// Fails when a message is sent that Slack is known to refuse, or when the person is not told why.
 #[tokio::test]
 async fn a_message_slack_would_refuse_is_refused_before_it_is_sent() {
-    let fake = Fake::answering(&[]);
+    let fake = answering(&[]);
     let slack = fake.client();
     let long = NewMessage::new("ß".repeat(40_001));
     let many = (0..51).fold(NewMessage::new("x"), |message, _| message.block(json!({"type": "divider"})));
@@ -153,7 +98,7 @@ async fn a_message_slack_would_refuse_is_refused_before_it_is_sent() {
         assert_eq!(error.user_message().contains("message"), shown, "{}", error.user_message());
     }
     assert!(fake.seen().is_empty());
-    let fits = Fake::answering(&[POSTED]);
+    let fits = answering(&[POSTED]);
     fits.client().post("C1", &NewMessage::new("ß".repeat(40_000))).await.unwrap();
 }
 
@@ -168,12 +113,12 @@ async fn a_write_whose_answer_cannot_be_read_has_happened() {
         ("<html>", Outcome::Unknown),
         ("", Outcome::Unknown),
     ] {
-        let fake = Fake::answering(&[body]);
+        let fake = answering(&[body]);
         let error = fake.client().post("C1", &NewMessage::new("secret text")).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Decode, outcome), "{body}");
         assert!(!format!("{error} {error:?}").contains("secret text"));
     }
-    let fake = Fake::answering(&[r#"{"ok":true}"#]);
+    let fake = answering(&[r#"{"ok":true}"#]);
     let error = fake.client().identity().await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Decode, Outcome::Rejected), "a read did nothing");
 }
@@ -187,7 +132,7 @@ fn page(key: &str, items: Value, cursor: Option<&str>) -> String {
 #[tokio::test]
 async fn lists_are_streams_that_go_on_until_there_is_no_cursor() {
     let message = |ts: &str| json!({"ts": ts, "text": "x", "user": "U1", "edited": {"user": "U1", "ts": "9.0"}, "blocks": [{"type": "new"}]});
-    let fake = Fake::answering(&[
+    let fake = answering(&[
         &page("messages", json!([message("3.000003")]), Some("a=")),
         &page("messages", json!([]), Some("b=")),
         &page("messages", json!([message("2.000002"), message("1.000001")]), None),
@@ -212,8 +157,7 @@ async fn lists_are_streams_that_go_on_until_there_is_no_cursor() {
     };
     assert_eq!(sent, [own(None), own(Some("a=")), own(Some("b="))]);
 
-    let fake =
-        Fake::answering(&[&page("members", json!([{"id": "U1"}]), Some("a")), &page("members", json!([]), Some("a"))]);
+    let fake = answering(&[&page("members", json!([{"id": "U1"}]), Some("a")), &page("members", json!([]), Some("a"))]);
     let slack = fake.client();
     let mut users = slack.users();
     assert_eq!(users.next().await.unwrap().unwrap().id, "U1");
@@ -221,7 +165,7 @@ async fn lists_are_streams_that_go_on_until_there_is_no_cursor() {
     assert!(users.next().await.is_none(), "the first error ends it");
     assert_eq!(fake.seen().len(), 2);
 
-    let fake = Fake::answering(&[r#"{"ok":true,"messages":[{"text":"no ts"}]}"#]);
+    let fake = answering(&[r#"{"ok":true,"messages":[{"text":"no ts"}]}"#]);
     let slack = fake.client();
     assert_eq!(slack.replies("C1", "1.0").next().await.unwrap().unwrap_err().kind(), ErrorKind::Decode);
 }
@@ -229,7 +173,7 @@ async fn lists_are_streams_that_go_on_until_there_is_no_cursor() {
 #[tokio::test]
 async fn a_message_is_found_by_the_id_it_was_given() {
     let messages = json!([{"ts": "3.0", "text": "a"}, {"ts": "2.0", "text": "b", "client_msg_id": "mine"}]);
-    let fake = Fake::answering(&[&page("messages", messages.clone(), None), &page("messages", messages, None)]);
+    let fake = answering(&[&page("messages", messages.clone(), None), &page("messages", messages, None)]);
     let slack = fake.client();
     let since = Timestamp::from_seconds(1);
     assert_eq!(slack.find_sent("C1", "mine", since).await.unwrap().unwrap().ts, "2.0");
@@ -240,7 +184,7 @@ async fn a_message_is_found_by_the_id_it_was_given() {
 /// Fails when one of slack-morphism's calls goes around the pipeline, or a name stands in an address.
 #[tokio::test]
 async fn the_whole_library_runs_over_the_transport() {
-    let fake = Fake::answering(&[
+    let fake = answering(&[
         r#"{"ok":true,"user":{"id":"U1"}}"#,
         r#"{"ok":true,"channel":"C1","ts":"1.0","message":{"ts":"1.0"}}"#,
         r#"{"ok":false,"error":"already_reacted"}"#,
@@ -294,7 +238,7 @@ async fn the_whole_library_runs_over_the_transport() {
 
 #[tokio::test]
 async fn a_session_cannot_install_an_app() {
-    let slack = Fake::answering(&[]).client();
+    let slack = answering(&[]).client();
     let code = SlackOAuthV2AccessTokenRequest::new(
         "1.2".to_owned().into(),
         "secret".to_owned().into(),
@@ -307,21 +251,21 @@ async fn a_session_cannot_install_an_app() {
 /// Fails when one unknown method waits for another, or when a name that is none reaches an address.
 #[tokio::test]
 async fn any_method_can_be_called_by_its_name() {
-    let fake = Fake::answering(&[r#"{"ok":true,"x":1}"#]);
+    let fake = answering(&[r#"{"ok":true,"x":1}"#]);
     let value: Value = fake.client().call("admin.users.list", &json!({"team_id": "T1"})).await.unwrap();
     assert_eq!(value["x"], 1);
     let request = fake.only();
     assert_eq!((call(&request).operation.name, call(&request).lane.as_deref()), ("other", Some("admin.users.list")));
     assert_eq!(call(&request).operation.replay, Replay::Never);
     for name in ["", "../x", "chat/delete", "a?b", "a#b", "a b", "é"] {
-        let error = Fake::answering(&[]).client().call::<Value>(name, &json!({})).await.unwrap_err();
+        let error = answering(&[]).client().call::<Value>(name, &json!({})).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Invalid, Outcome::NotSent), "{name}");
     }
 }
 
 #[tokio::test]
 async fn an_address_of_its_own_keeps_the_methods() {
-    let fake = Fake::answering(&[r#"{"ok":true,"members":[]}"#]);
+    let fake = answering(&[r#"{"ok":true,"members":[]}"#]);
     let slack: Slack = fake.client().at("http://127.0.0.1:7/").unwrap();
     assert!(slack.users().next().await.is_none());
     assert_eq!(fake.only().uri().to_string(), "http://127.0.0.1:7/api/users.list");

@@ -18,7 +18,7 @@ use palisade_emulator::slack::{Slack as Emulator, SlackConfig, Workspace};
 use palisade_slack::auth::{BOT, USER, at, oauth2, with_pkce};
 use serde_json::{Value, json};
 
-use super::fake::{Fake, pairs};
+use super::fake::{Clients as _, answering, pairs};
 
 const BACK: &str = "https://app.example/callback";
 const NOW: Timestamp = Timestamp(1_767_225_600_000);
@@ -76,7 +76,7 @@ const TOKENS: &str = r#"{"ok":true,"access_token":"xoxe.xoxb-2","token_type":"bo
 
 #[tokio::test(start_paused = true)]
 async fn requests_are_those_of_the_official_sdk() {
-    let fake = Fake::answering(&[TOKENS]);
+    let fake = answering(&[TOKENS]);
     let own = oauth2("https://x/cb", "1.2", "s".into(), &["chat:write", "channels:read"], &[]);
     let flow = flow(own, fake.clone());
     let (departure, pending) = begin(&flow, wanted(&flow), NOW, &SeededRandom::new(1));
@@ -92,18 +92,18 @@ async fn requests_are_those_of_the_official_sdk() {
     assert_eq!((grant.account.as_deref(), grant.tokens.len()), (Some("T1"), 1));
 
     let tokens = Tokens { renewal: Renewal::RefreshToken("xoxe-1-r".into()), ..grant.tokens[0].clone() };
-    let fake = Fake::answering(&[TOKENS]);
+    let fake = answering(&[TOKENS]);
     let renewed = self::flow(config("1.2", "s"), fake.clone()).renew(renewal(&tokens)).await.unwrap();
     golden("oauth_v2_access_refresh", &fake.only(), &[]);
     assert!(matches!(renewed.renewal, Renewal::RefreshToken(token) if token.expose() == "xoxe-1-r2"));
 
-    let fake = Fake::answering(&[TOKENS]);
+    let fake = answering(&[TOKENS]);
     let exchanged =
         self::flow(config("1.2", "s"), fake.clone()).exchange(BOT.into(), &"xoxb-old".into()).await.unwrap();
     golden("oauth_v2_exchange", &fake.only(), &[]);
     assert_eq!(exchanged.access.expose(), "xoxe.xoxb-2");
 
-    let fake = Fake::answering(&[r#"{"ok":true,"revoked":true}"#]);
+    let fake = answering(&[r#"{"ok":true,"revoked":true}"#]);
     let tokens = Tokens { access: "xoxb-1".into(), ..tokens };
     let revoked = self::flow(config("1.2", "s"), fake.clone()).revoke(revocation(&tokens)).await.unwrap();
     golden("auth_revoke", &fake.only(), &[]);
@@ -131,7 +131,7 @@ async fn slacks_codes_say_what_becomes_of_the_grant() {
         ("ratelimited", "passing"),
         ("internal_error", "passing"),
     ] {
-        let fake = Fake::answering(&[&json!({"ok": false, "error": code}).to_string()]);
+        let fake = answering(&[&json!({"ok": false, "error": code}).to_string()]);
         let asked = renewal(&tokens(Renewal::RefreshToken("xoxe-1-r".into())));
         let failure = flow(config("1.2", "s"), fake).renew(asked).await.unwrap_err();
         let (told, error) = match failure {
@@ -147,7 +147,7 @@ async fn slacks_codes_say_what_becomes_of_the_grant() {
         (r#"{"ok":false,"error":"token_revoked"}"#, Some(Revocation::Confirmed)),
         (r#"{"ok":false,"error":"internal_error"}"#, None),
     ] {
-        let fake = Fake::answering(&[body]);
+        let fake = answering(&[body]);
         let revoked = flow(config("1.2", "s"), fake).revoke(revocation(&tokens(Renewal::Never))).await;
         assert_eq!(revoked.ok(), expected, "{body}");
     }

@@ -14,7 +14,6 @@ use palisade_core::{Client, ConnectionId, Error, ErrorKind, Outcome, Provider, T
 use palisade_slack::client::NewMessage;
 use palisade_slack::{HistoryRule, Slack, SlackProvider};
 use palisade_testkit::{FaultyTransport, Mishap, Plan};
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::fake::answer;
@@ -39,32 +38,6 @@ fn piped(workspace: &Workspace) -> Slack {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Keeps calling for three minutes with as much as is let through, and returns how many calls were.
-async fn for_three_minutes(call: impl AsyncFn(usize) -> Result<(), Error>) -> usize {
-    let begin = Instant::now();
-    let (mut made, mut at) = (0, 0);
-    while begin.elapsed() < 3 * MINUTE {
-        let batch = (0..20).map(|n| call(at + n));
-        made += join_all(batch).await.iter().filter(|done| done.is_ok()).count();
-        at += 20;
-    }
-    made
-}
-
-/// Fails when a tier lets more through in some minute than Slack publishes, or less than 95 % of it.
-#[tokio::test(start_paused = true)]
-async fn no_minute_sees_more_than_its_tier_and_a_long_run_uses_it() {
-    for (method, limit) in [("users.list", 20), ("team.info", 50), ("users.info", 100)] {
-        let workspace = Workspace::peopled();
-        let slack = piped(&workspace);
-        for_three_minutes(async |_| slack.ask::<Value>(method, &[("user", Some("U1"))]).await.map(|_| ())).await;
-        let peak = workspace.peak(method, MINUTE, |_| true);
-        assert!(peak <= limit, "{method}: {peak} in one minute");
-        let in_three = workspace.calls().iter().filter(|(at, ..)| *at < 3 * MINUTE).count();
-        assert!(in_three * 100 >= limit * 3 * 95, "{method}: {in_three} in three minutes");
-    }
-}
-
 /// Fails when two messages to one channel go out within a second, or channels wait for each other.
 #[tokio::test(start_paused = true)]
 async fn messages_are_one_a_second_and_channel() {
@@ -80,19 +53,6 @@ async fn messages_are_one_a_second_and_channel() {
         let to = |given: &[(String, String)]| given.contains(&("channel".to_owned(), channel.to_owned()));
         assert_eq!(workspace.peak("chat.postMessage", Duration::from_secs(1), to), 1, "{channel}");
     }
-}
-
-/// Fails when many channels together are sent more than the workspace takes.
-#[tokio::test(start_paused = true)]
-async fn messages_to_one_workspace_are_three_hundred_a_minute() {
-    let workspace = Workspace::new();
-    let slack = piped(&workspace);
-    let message = NewMessage::new("x");
-    for_three_minutes(async |n| slack.post(&format!("C{n}"), &message).await.map(|_| ())).await;
-    let peak = workspace.peak("chat.postMessage", MINUTE, |_| true);
-    assert!(peak <= 300, "{peak} in one minute");
-    let in_three = workspace.calls().iter().filter(|(at, ..)| *at < 3 * MINUTE).count();
-    assert!(in_three * 100 >= 900 * 95, "{in_three} in three minutes");
 }
 
 /// Fails when the slow rule is not kept, or a waiting call is not told how long.

@@ -54,81 +54,6 @@ pub(crate) fn callback(event: &Value) -> String {
     .to_string()
 }
 
-/// Fails when the case marked `policy` is accepted: it lies five minutes and a second in the future.
-#[test]
-fn every_recorded_signature_gets_its_verdict() {
-    let file: Value = serde_json::from_str(include_str!("../fixtures/webhooks.json")).unwrap();
-    let vectors = file["vectors"].as_array().unwrap();
-    let mut counts = [0, 0, 0];
-    for vector in vectors {
-        let mut headers = HeaderMap::new();
-        for (name, value) in vector["headers"].as_object().unwrap() {
-            headers.append(
-                http::HeaderName::from_bytes(name.to_lowercase().as_bytes()).unwrap(),
-                value.as_str().unwrap().parse().unwrap(),
-            );
-        }
-        let body = Bytes::copy_from_slice(vector["body_utf8"].as_str().unwrap().as_bytes());
-        let raw = RawDelivery { method: Method::POST, url: String::new(), headers, body };
-        let secrets = [Secret::from(vector["secret"].as_str().unwrap())];
-        let now = Timestamp::from_seconds(vector["now"].as_i64().unwrap());
-        let accepted = Verified::check(&SlackWebhook, raw, &secrets, now).is_ok();
-        assert_eq!(accepted, vector["expect"] == "ok", "{}", vector["name"]);
-        counts[["ok", "fail", "policy"].iter().position(|kind| vector["expect"] == *kind).unwrap()] += 1;
-    }
-    assert_eq!(counts, [4, 8, 1]);
-}
-
-/// Fails when anything of body, time or code is left out of the comparison.
-#[test]
-fn every_single_changed_byte_is_refused() {
-    let (signature, time) = (webhook::sign(&secret(), NOW, BODY.as_bytes()), NOW.seconds().to_string());
-    assert_eq!(verify(&signature, &time, BODY.as_bytes(), NOW), Ok(()));
-    for at in 0..BODY.len() {
-        for flip in [1_u8, 0x20, 0x80] {
-            let mut body = BODY.as_bytes().to_vec();
-            body[at] ^= flip;
-            assert_eq!(verify(&signature, &time, &body, NOW), Err(Refusal::Mismatch), "body byte {at} ^ {flip}");
-        }
-    }
-    let changed = |text: &str, at: usize, flip: u8| {
-        let mut bytes = text.as_bytes().to_vec();
-        bytes[at] ^= flip;
-        String::from_utf8(bytes).ok().filter(|text| HeaderValue::from_str(text).is_ok())
-    };
-    for flip in [1_u8, 2, 0x20] {
-        for at in 0..signature.len() {
-            if let Some(other) = changed(&signature, at, flip) {
-                assert!(verify(&other, &time, BODY.as_bytes(), NOW).is_err(), "signature byte {at} ^ {flip}: {other}");
-            }
-        }
-        for at in 0..time.len() {
-            if let Some(other) = changed(&time, at, flip) {
-                assert!(verify(&signature, &other, BODY.as_bytes(), NOW).is_err(), "time byte {at} ^ {flip}: {other}");
-            }
-        }
-    }
-    for cut in [&BODY.as_bytes()[1..], &BODY.as_bytes()[..BODY.len() - 1], b"".as_slice()] {
-        assert_eq!(verify(&signature, &time, cut, NOW), Err(Refusal::Mismatch));
-    }
-}
-
-/// Fails when the window is one second wider or narrower, or counts one way only.
-#[test]
-fn the_window_is_300_seconds_both_ways() {
-    let (signature, time) = (webhook::sign(&secret(), NOW, BODY.as_bytes()), NOW.seconds().to_string());
-    for (seconds, expected) in [
-        (0, Ok(())),
-        (300, Ok(())),
-        (301, Err(Refusal::TooOld { age_seconds: 301 })),
-        (-300, Ok(())),
-        (-301, Err(Refusal::TooNew { ahead_seconds: 301 })),
-    ] {
-        let now = Timestamp(NOW.millis() + seconds * 1_000);
-        assert_eq!(verify(&signature, &time, BODY.as_bytes(), now), expected, "{seconds}");
-    }
-}
-
 /// Fails when white space is trimmed, upper-case hexadecimal read, or another scheme taken for this one.
 #[test]
 fn headers_that_are_not_exactly_slacks_are_refused() {
@@ -159,26 +84,6 @@ fn headers_that_are_not_exactly_slacks_are_refused() {
         let refusal = verify(&signature, bad, BODY.as_bytes(), NOW).map_err(Refusal::as_str);
         assert_eq!(refusal, Err("malformed"), "{bad}");
     }
-}
-
-#[test]
-fn a_header_that_is_missing_or_doubled_is_refused() {
-    for name in ["x-slack-signature", "x-slack-request-timestamp"] {
-        let mut raw = signed(BODY.as_bytes());
-        raw.headers.append(name, raw.headers[name].clone());
-        assert_eq!(SlackWebhook.verify(&raw, &[secret()], NOW), Err(Refusal::DuplicateHeader(name)));
-        raw.headers.remove(name);
-        assert_eq!(SlackWebhook.verify(&raw, &[secret()], NOW), Err(Refusal::MissingHeader(name)));
-    }
-}
-
-#[test]
-fn a_rotated_secret_is_one_of_several() {
-    let (old, new) = (secret(), Secret::from("new"));
-    let raw = signed(BODY.as_bytes());
-    assert_eq!(SlackWebhook.verify(&raw, &[new.clone(), old], NOW), Ok(()));
-    assert_eq!(SlackWebhook.verify(&raw, std::slice::from_ref(&new), NOW), Err(Refusal::Mismatch));
-    assert_eq!(Verified::check(&SlackWebhook, raw, &[], NOW).unwrap_err(), Refusal::NoSecret);
 }
 
 #[test]

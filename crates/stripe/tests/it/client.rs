@@ -2,76 +2,15 @@
 
 use futures_util::StreamExt;
 use palisade_core::call::Priority;
-use palisade_core::{Error, ErrorKind, Outcome, Replay};
+use palisade_core::{Error, ErrorKind, Outcome};
 use palisade_stripe::client::{Confirmation, NewCheckout, NewCustomer, NewRefund, NewSubscription, RefundReason};
-use serde_json::Value;
 use stripe_client_core::{IdempotencyKey, RequestStrategy, StripeRequest};
 use stripe_core::customer::ListCustomer;
-use stripe_core::event::ListEvent;
 
-use super::fake::{Fake, answer, call, pairs};
-
-/// Compares what we sent with what stripe-python sent for the same call: method, path, parameters, content type.
-#[track_caller]
-fn golden(name: &str, request: &http::Request<bytes::Bytes>) {
-    let file: Value = serde_json::from_str(include_str!("../fixtures/sdk_wire.json")).unwrap();
-    let wire = &file["requests"][name];
-    let (path, query) = wire["path"].as_str().unwrap().split_once('?').unwrap_or((wire["path"].as_str().unwrap(), ""));
-    assert_eq!(request.method().as_str(), wire["method"], "{name}");
-    assert_eq!(request.uri().path(), path, "{name}");
-    assert_eq!(pairs(request.uri().query().unwrap_or_default()), pairs(query), "{name}");
-    assert_eq!(pairs(std::str::from_utf8(request.body()).unwrap()), pairs(wire["body"].as_str().unwrap()), "{name}");
-    let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap());
-    if wire["method"] == "POST" {
-        assert_eq!(header("content-type"), wire["headers"]["Content-Type"].as_str(), "{name}");
-        assert_eq!(
-            call(request).operation.replay,
-            Replay::Keyed("Idempotency-Key"),
-            "{name}: the pipeline adds the key"
-        );
-    }
-    assert_eq!(header("stripe-account"), wire["headers"]["Stripe-Account"].as_str(), "{name}");
-    assert_eq!(header("stripe-version"), Some(palisade_stripe::API_VERSION), "{name}");
-    assert!(header("authorization").is_none(), "the credential is the pipeline's");
-}
+use super::fake::{Clients as _, answer, answering, call, pairs};
 
 const SUBSCRIPTION: &str =
     r#"{"id":"sub_1","object":"subscription","status":"incomplete","cancel_at_period_end":true}"#;
-
-#[tokio::test]
-async fn requests_are_those_of_the_official_sdk() {
-    let fake = Fake::answering(&["{}"]);
-    let stripe = fake.client().for_account("acct_1").unwrap();
-    let new = NewCustomer::new().email("a@example.com").metadata("k", "v");
-    assert!(stripe.create_customer(new, Some("k-1")).await.is_err(), "an empty object is no customer");
-    golden("customers.create", &fake.only());
-    assert_eq!(call(&fake.only()).idempotency_key.as_deref(), Some("k-1"));
-
-    let fake = Fake::answering(&[SUBSCRIPTION]);
-    fake.client().start_subscription(NewSubscription::new("cus_1").price("price_1"), None).await.unwrap();
-    golden("subscriptions.create", &fake.only());
-    assert_eq!(call(&fake.only()).idempotency_key, None);
-
-    let fake = Fake::answering(&[SUBSCRIPTION]);
-    let state = fake.client().cancel_at_period_end("sub_1", None).await.unwrap();
-    assert!(state.cancel_at_period_end);
-    golden("subscriptions.cancel_at_period_end", &fake.only());
-
-    let fake = Fake::answering(&[SUBSCRIPTION]);
-    fake.client().cancel_now("sub_1").await.unwrap();
-    golden("subscriptions.cancel_now", &fake.only());
-
-    let fake = Fake::answering(&[r#"{"data":[],"has_more":false,"url":"/v1/events"}"#]);
-    let request = ListEvent::new()
-        .created(stripe_types::RangeQueryTs::Bounds(stripe_types::RangeBoundsTs {
-            gte: Some(1_700_000_000),
-            ..Default::default()
-        }))
-        .types(vec!["customer.created".to_owned(), "invoice.paid".to_owned()])
-        .ending_before("evt_1");
-    assert!(fake.client().list_events(request).next().await.is_none());
-    golden("events.list", &fake.only());
-}
 
 #[tokio::test]
 async fn the_other_calls_send_what_they_say() {
@@ -83,11 +22,11 @@ async fn the_other_calls_send_what_they_say() {
         expected.sort();
         assert_eq!(body, expected);
     }
-    let fake = Fake::answering(&[SUBSCRIPTION]);
+    let fake = answering(&[SUBSCRIPTION]);
     fake.client().undo_cancel("sub_1", Some("k")).await.unwrap();
     sent(&fake.only(), "/v1/subscriptions/sub_1", &[("cancel_at_period_end", "false")]);
 
-    let fake = Fake::answering(&[r#"{"id":"re_1","status":"succeeded","amount":500,"currency":"usd"}"#]);
+    let fake = answering(&[r#"{"id":"re_1","status":"succeeded","amount":500,"currency":"usd"}"#]);
     let new = NewRefund::of_payment("pi_1").amount(500).reason(RefundReason::RequestedByCustomer);
     let refund = fake.client().refund(new, None).await.unwrap();
     assert_eq!((refund.id.as_str(), refund.amount), ("re_1", 500));
@@ -98,7 +37,7 @@ async fn the_other_calls_send_what_they_say() {
     );
 
     let page = r#"{"id":"cs_1","url":"https://checkout.stripe.com/c/cs_1","status":"open"}"#;
-    let fake = Fake::answering(&[page]);
+    let fake = answering(&[page]);
     let new =
         NewCheckout::subscription("https://x.example/ok").price("price_1").customer("cus_1").client_reference("u1");
     let session = fake.client().checkout_session(new, None).await.unwrap();
@@ -116,7 +55,7 @@ async fn the_other_calls_send_what_they_say() {
         ],
     );
 
-    let fake = Fake::answering(&[page]);
+    let fake = answering(&[page]);
     let new = NewCheckout::setup("https://x.example/ok", "eur").unwrap().cancel_url("https://x.example/no");
     fake.client().checkout_session(new, None).await.unwrap();
     sent(
@@ -130,7 +69,7 @@ async fn the_other_calls_send_what_they_say() {
         ],
     );
 
-    let fake = Fake::answering(&[page]);
+    let fake = answering(&[page]);
     let new = NewCheckout::payment("https://x.example/ok")
         .price_times("price_2", 3)
         .customer_email("a@x.example")
@@ -154,7 +93,7 @@ async fn the_other_calls_send_what_they_say() {
 #[tokio::test]
 async fn a_subscription_starts_in_versions_before_and_since_basil() {
     let confirmation = async |version: &str, answer: &str| {
-        let fake = Fake::answering(&[answer]);
+        let fake = answering(&[answer]);
         let stripe = fake.client().speaking(version).unwrap();
         let new = NewSubscription::new("cus_1").price_times("price_1", 2).trial_days(14).metadata("k", "v");
         let started = stripe.start_subscription(new, None).await.unwrap();
@@ -207,7 +146,7 @@ async fn a_periods_end_is_read_in_both_shapes() {
         (r#""items":{"data":[]}"#, None),
         (r#""cancel_at":5"#, None),
     ] {
-        let fake = Fake::answering(&[&format!(r#"{{"id":"sub_1","status":"active",{fields}}}"#)]);
+        let fake = answering(&[&format!(r#"{{"id":"sub_1","status":"active",{fields}}}"#)]);
         assert_eq!(fake.client().cancel_now("sub_1").await.unwrap().current_period_end, end, "{fields}");
     }
 }
@@ -225,7 +164,7 @@ async fn lists_are_streams_that_page_with_their_filters() {
         let data: Vec<_> = ids.iter().map(|id| customer(id)).collect();
         format!(r#"{{"object":"list","url":"/v1/customers","has_more":{more},"data":[{}]}}"#, data.join(","))
     };
-    let fake = Fake::answering(&[&page(&["cus_3", "cus_2"], true), &page(&["cus_1"], false)]);
+    let fake = answering(&[&page(&["cus_3", "cus_2"], true), &page(&["cus_1"], false)]);
     let stripe = fake.client().in_background();
     let ids: Vec<_> = stripe
         .list_customers(ListCustomer::new().email("a@x.example"))
@@ -240,7 +179,7 @@ async fn lists_are_streams_that_page_with_their_filters() {
     assert_eq!(queries[1], own(&[("email", "a@x.example"), ("limit", "100"), ("starting_after", "cus_2")]));
     assert_eq!(call(&fake.seen()[1]).priority, Priority::Background);
 
-    let fake = Fake::answering(&[&page(&["cus_3"], true)]);
+    let fake = answering(&[&page(&["cus_3"], true)]);
     let stripe = fake.client();
     let mut customers = stripe.list_customers(ListCustomer::new());
     assert!(customers.next().await.unwrap().is_ok());
@@ -260,7 +199,7 @@ async fn an_unreadable_answer_keeps_operation_request_id_and_outcome() {
         assert_eq!((error.outcome(), error.provider(), error.is_retryable()), (outcome, Some("stripe"), false));
     }
     for body in ["{}", "[", "", "\u{0}", &"[".repeat(50_000), r#"{"id":7,"status":"x"}"#] {
-        let stripe = Fake::answering(&[body, body, body, body]).client();
+        let stripe = answering(&[body, body, body, body]).client();
         let new = NewSubscription::new("cus_1").price("price_1");
         check(&stripe.start_subscription(new, None).await.unwrap_err(), "subscriptions.create", Outcome::Processed);
         check(
@@ -279,7 +218,7 @@ async fn an_unreadable_answer_keeps_operation_request_id_and_outcome() {
 
 #[tokio::test]
 async fn async_stripes_own_requests_run_with_their_overrides() {
-    let fake = Fake::answering(&[&customer("cus_1"), "{}"]);
+    let fake = answering(&[&customer("cus_1"), "{}"]);
     let stripe = fake.client();
     let key = IdempotencyKey::new("mine").unwrap();
     stripe_core::customer::CreateCustomer::new()
@@ -307,7 +246,7 @@ async fn async_stripes_own_requests_run_with_their_overrides() {
 /// Fails when an id reaches the path as it is: `x/../../v1/refunds` would name another endpoint.
 #[tokio::test]
 async fn ids_and_keys_that_are_none_are_refused_before_anything_is_sent() {
-    let fake = Fake::answering(&[]);
+    let fake = answering(&[]);
     let stripe = fake.client();
     for id in ["", "sub_1/../x", "..", "sub_1?a=b", "sub_1#x", "sub 1", "sub\n", "süb", "a\\b"] {
         assert_eq!(stripe.cancel_now(id).await.unwrap_err().kind(), ErrorKind::Invalid, "{id:?}");
@@ -321,7 +260,7 @@ async fn ids_and_keys_that_are_none_are_refused_before_anything_is_sent() {
 
 #[test]
 fn settings_are_checked_when_they_are_given() {
-    let stripe = || Fake::answering(&[]).client();
+    let stripe = || answering(&[]).client();
     for bad in ["", "api.stripe.com", "/v1", "http://x?y=1"] {
         assert_eq!(stripe().at(bad).unwrap_err().kind(), ErrorKind::Config, "{bad}");
     }
@@ -333,8 +272,8 @@ fn settings_are_checked_when_they_are_given() {
 
 #[tokio::test]
 async fn errors_of_the_transport_keep_their_kind_and_get_the_operation() {
-    let error = Fake::answering(&[]).client().cancel_now("sub_1").await.unwrap_err();
+    let error = answering(&[]).client().cancel_now("sub_1").await.unwrap_err();
     assert_eq!((error.kind(), error.operation()), (ErrorKind::Connect, Some("subscriptions.cancel")));
-    let failure = ListCustomer::new().send(&Fake::answering(&[]).client()).await.unwrap_err();
+    let failure = ListCustomer::new().send(&answering(&[]).client()).await.unwrap_err();
     assert_eq!(failure.error().kind(), ErrorKind::Connect, "matchable through async-stripe's error too");
 }

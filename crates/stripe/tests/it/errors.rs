@@ -52,39 +52,12 @@ fn body(kind: &str, code: &str, more: &str) -> String {
 }
 
 #[test]
-fn statuses_and_codes_have_one_meaning_each() {
-    use ErrorKind as K;
-    use Outcome::{Rejected, Unknown};
-    use Repeat::{Always, IfSafe, Never};
+fn what_another_writer_caused_may_be_tried_again() {
     let invalid = |code: &str| body("invalid_request_error", code, "");
-    let cursor = body("invalid_request_error", "resource_missing", r#","param":"ending_before""#);
-    check(400, &[], &invalid("parameter_missing"), Seen::Failed(Never), K::Invalid, Rejected);
-    check(400, &[], &invalid("resource_missing"), Seen::Failed(Never), K::Invalid, Rejected);
-    check(400, &[], &cursor, Seen::Failed(Never), K::CursorExpired, Rejected);
-    check(
-        404,
-        &[],
-        &cursor.replace("ending_before", "starting_after"),
-        Seen::Failed(Never),
-        K::CursorExpired,
-        Rejected,
-    );
-    check(400, &[], &body("idempotency_error", "", ""), Seen::Failed(Never), K::Invalid, Rejected);
-    check(401, &[], &invalid("api_key_expired"), Seen::Unauthorized, K::Auth, Rejected);
-    check(401, &[], "", Seen::Unauthorized, K::Auth, Rejected);
-    check(402, &[], &body("card_error", "card_declined", ""), Seen::Failed(Never), K::Declined, Rejected);
-    check(403, &[], &invalid("more_permissions_required"), Seen::Failed(Never), K::Permission, Rejected);
-    check(403, &[], &invalid("account_invalid"), Seen::Failed(Never), K::Auth, Rejected);
-    check(404, &[], &invalid("resource_missing"), Seen::Failed(Never), K::NotFound, Rejected);
-    check(409, &[], &invalid("other"), Seen::Failed(IfSafe), K::Conflict, Rejected);
-    check(500, &[], &body("api_error", "", ""), Seen::Failed(IfSafe), K::Provider, Unknown);
-    check(503, &[], "", Seen::Failed(IfSafe), K::Provider, Unknown);
-    check(408, &[], "", Seen::Failed(IfSafe), K::Timeout, Unknown);
-    check(301, &[], "", Seen::Failed(Never), K::Config, Rejected);
-    check(407, &[], "", Seen::Failed(Never), K::Config, Rejected);
-    let in_use = check(409, &[], &invalid("idempotency_key_in_use"), Seen::Failed(IfSafe), K::Conflict, Unknown);
+    let (if_safe, always) = (Seen::Failed(Repeat::IfSafe), Seen::Failed(Repeat::Always));
+    let in_use = check(409, &[], &invalid("idempotency_key_in_use"), if_safe, ErrorKind::Conflict, Outcome::Unknown);
     assert!(in_use.is_retryable(), "the same key gives the first request's answer once it is done");
-    let lock = check(429, &[], &invalid("lock_timeout"), Seen::Failed(Always), K::Conflict, Rejected);
+    let lock = check(429, &[], &invalid("lock_timeout"), always, ErrorKind::Conflict, Outcome::Rejected);
     assert!(lock.is_retryable(), "somebody else held the object for a moment");
 }
 

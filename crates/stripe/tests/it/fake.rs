@@ -1,74 +1,31 @@
-//! A transport that answers from a list and keeps what it was sent.
+//! The kit's fake transport with the typed client over it.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Request, Response};
-use palisade_core::{Call, Error, ErrorKind, Transport};
+use http::Response;
+use palisade_core::Transport;
 use palisade_stripe::Stripe;
+pub(crate) use palisade_testkit::fake::{Fake, call, pairs};
 
-#[derive(Default)]
-pub(crate) struct Fake {
-    answers: Mutex<VecDeque<Response<Bytes>>>,
-    seen: Mutex<Vec<Request<Bytes>>>,
+/// Answers with these bodies, each under a request id.
+pub(crate) fn answering(bodies: &[&str]) -> Arc<Fake> {
+    Fake::with(bodies.iter().map(|body| Ok(answer(200, body))))
 }
 
-impl Fake {
-    pub(crate) fn answering(bodies: &[&str]) -> Arc<Self> {
-        let answers = bodies.iter().map(|body| answer(200, body)).collect();
-        Arc::new(Self { answers: Mutex::new(answers), seen: Mutex::default() })
-    }
+pub(crate) trait Clients {
+    fn client(&self) -> Stripe;
+}
 
-    pub(crate) fn client(self: &Arc<Self>) -> Stripe {
+impl Clients for Arc<Fake> {
+    fn client(&self) -> Stripe {
         Stripe::new(Arc::clone(self) as Arc<dyn Transport>, "conn_1", "tenant_1")
-    }
-
-    pub(crate) fn seen(&self) -> Vec<Request<Bytes>> {
-        self.seen.lock().unwrap().clone()
-    }
-
-    pub(crate) fn only(&self) -> Request<Bytes> {
-        let seen = self.seen();
-        assert_eq!(seen.len(), 1, "one request was expected");
-        seen.into_iter().next().unwrap()
-    }
-}
-
-#[async_trait]
-impl Transport for Fake {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, Error> {
-        self.seen.lock().unwrap().push(request);
-        let next = self.answers.lock().unwrap().pop_front();
-        next.ok_or_else(|| Error::new(ErrorKind::Connect, "the fake has no further answer"))
     }
 }
 
 pub(crate) fn answer(status: u16, body: &str) -> Response<Bytes> {
-    Response::builder()
-        .status(status)
-        .header("request-id", "req_1")
-        .body(Bytes::copy_from_slice(body.as_bytes()))
-        .unwrap()
-}
-
-pub(crate) fn call(request: &Request<Bytes>) -> &Call {
-    request.extensions().get::<Call>().expect("every request carries its call")
-}
-
-/// The pairs of a form or query, decoded and sorted: two spellings of the same parameters are equal.
-pub(crate) fn pairs(form: &str) -> Vec<(String, String)> {
-    let decode = |text: &str| {
-        let text = text.replace('+', " ");
-        percent_encoding::percent_decode_str(&text).decode_utf8().unwrap().into_owned()
-    };
-    let mut pairs: Vec<_> = form
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| pair.split_once('=').unwrap_or((pair, "")))
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect();
-    pairs.sort();
-    pairs
+    let mut answer = palisade_testkit::fake::answer(status, body);
+    let (name, id) = ("request-id", "req_1");
+    answer.headers_mut().insert(name, id.parse().unwrap());
+    answer
 }

@@ -5,7 +5,6 @@ use http::{HeaderMap, HeaderValue, Method};
 use palisade_core::webhook::{Parsed, RawDelivery, Refusal, Verified, Webhook};
 use palisade_core::{ErrorKind, Secret, Timestamp};
 use palisade_stripe::{StripeWebhook, webhook};
-use serde_json::Value;
 
 pub(crate) const NOW: Timestamp = Timestamp(1_767_225_600_000);
 const BODY: &str = r#"{"id":"evt_1","object":"event","api_version":"2026-09-30.endive","created":1767225599,"type":"customer.created","data":{"object":{"id":"cus_1","object":"customer"}}}"#;
@@ -33,73 +32,6 @@ pub(crate) fn parse(body: &str) -> palisade_core::Result<Parsed> {
     let header = webhook::sign(&secret(), NOW, body.as_bytes());
     let verified = Verified::check(&StripeWebhook, delivery(&header, body.as_bytes()), &[secret()], NOW).unwrap();
     StripeWebhook.events(&verified)
-}
-
-/// Fails when a case marked `policy` is accepted: one of them lies ten minutes in the future.
-#[test]
-fn every_recorded_signature_gets_its_verdict() {
-    let file: Value = serde_json::from_str(include_str!("../fixtures/webhooks.json")).unwrap();
-    let vectors = file["vectors"].as_array().unwrap();
-    assert_eq!(vectors.len(), 18);
-    for vector in vectors {
-        let mut headers = HeaderMap::new();
-        for (name, value) in vector["headers"].as_object().unwrap() {
-            headers.append(
-                http::HeaderName::from_bytes(name.to_lowercase().as_bytes()).unwrap(),
-                value.as_str().unwrap().parse().unwrap(),
-            );
-        }
-        let body = Bytes::copy_from_slice(vector["body_utf8"].as_str().unwrap().as_bytes());
-        let raw = RawDelivery { method: Method::POST, url: String::new(), headers, body };
-        let secrets = [Secret::from(vector["secret"].as_str().unwrap())];
-        let now = Timestamp::from_seconds(vector["now"].as_i64().unwrap());
-        let accepted = Verified::check(&StripeWebhook, raw, &secrets, now).is_ok();
-        assert_eq!(accepted, vector["expect"] == "ok", "{}", vector["name"]);
-    }
-}
-
-/// Fails when anything of body, time or code is left out of the comparison.
-#[test]
-fn every_single_changed_byte_is_refused() {
-    let header = webhook::sign(&secret(), NOW, BODY.as_bytes());
-    assert_eq!(verify(&header, BODY.as_bytes(), NOW), Ok(()));
-    for at in 0..BODY.len() {
-        for flip in [1_u8, 0x20, 0x80] {
-            let mut body = BODY.as_bytes().to_vec();
-            body[at] ^= flip;
-            assert_eq!(verify(&header, &body, NOW), Err(Refusal::Mismatch), "body byte {at} ^ {flip}");
-        }
-    }
-    for at in 0..header.len() {
-        for flip in [1_u8, 2, 0x20] {
-            let mut changed = header.clone().into_bytes();
-            changed[at] ^= flip;
-            if HeaderValue::from_bytes(&changed).is_ok() {
-                let changed = String::from_utf8(changed).unwrap();
-                assert!(verify(&changed, BODY.as_bytes(), NOW).is_err(), "header byte {at} ^ {flip}: {changed}");
-            }
-        }
-    }
-    for cut in [&BODY.as_bytes()[1..], &BODY.as_bytes()[..BODY.len() - 1], b"".as_slice()] {
-        assert_eq!(verify(&header, cut, NOW), Err(Refusal::Mismatch));
-    }
-}
-
-/// Fails when the window is one second wider or narrower, or counts one way only.
-#[test]
-fn the_window_is_300_seconds_both_ways() {
-    let header = webhook::sign(&secret(), NOW, BODY.as_bytes());
-    let at = |seconds: i64| Timestamp(NOW.millis() + seconds * 1_000);
-    for (seconds, expected) in [
-        (0, Ok(())),
-        (300, Ok(())),
-        (301, Err(Refusal::TooOld { age_seconds: 301 })),
-        (-300, Ok(())),
-        (-301, Err(Refusal::TooNew { ahead_seconds: 301 })),
-    ] {
-        assert_eq!(verify(&header, BODY.as_bytes(), at(seconds)), expected, "{seconds}");
-    }
-    assert_eq!(verify(&header, BODY.as_bytes(), Timestamp(NOW.millis() + 300_999)), Ok(()), "whole seconds count");
 }
 
 #[track_caller]
@@ -133,16 +65,6 @@ fn headers_that_are_not_exactly_stripes_are_refused() {
             refused(&format!("t={bad},v1={code}"), "malformed");
         }
     }
-}
-
-#[test]
-fn a_header_that_is_missing_or_doubled_is_refused() {
-    let good = webhook::sign(&secret(), NOW, BODY.as_bytes());
-    let mut raw = delivery(&good, BODY.as_bytes());
-    raw.headers.append("stripe-signature", good.parse().unwrap());
-    assert_eq!(StripeWebhook.verify(&raw, &[secret()], NOW), Err(Refusal::DuplicateHeader("stripe-signature")));
-    raw.headers.clear();
-    assert_eq!(StripeWebhook.verify(&raw, &[secret()], NOW), Err(Refusal::MissingHeader("stripe-signature")));
 }
 
 /// Fails when only the first signature or only the first secret is tried.

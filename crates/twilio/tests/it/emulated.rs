@@ -2,13 +2,10 @@
 //! backoff take milliseconds.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use http::{Request, Response};
 use palisade_core::auth::FixedCredential;
 use palisade_core::clock::TokioClock;
 use palisade_core::random::SeededRandom;
@@ -17,7 +14,7 @@ use palisade_core::webhook::{RawDelivery, Verified, Webhook};
 use palisade_core::{Client, Error, ErrorKind, Outcome, Provider, RecordId, Secret, Timestamp, Transport};
 use palisade_emulator::twilio::{Twilio as Emulator, TwilioConfig};
 use palisade_emulator::{Fault, RetryAfter, WebhookFaults};
-use palisade_testkit::EmulatorTransport;
+use palisade_testkit::{EmulatorTransport, PostBox, clock_from};
 use palisade_twilio::client::{ListMessages, NewMessage, Reconciled};
 use palisade_twilio::sid::AccountSid;
 use palisade_twilio::{MessageStatus, Twilio, TwilioProvider, TwilioSource, TwilioWebhook, auth};
@@ -35,9 +32,7 @@ struct World {
 
 impl World {
     fn new(config: TwilioConfig) -> Self {
-        let origin = tokio::time::Instant::now();
-        let clock = move || UNIX_EPOCH + Duration::from_secs(BEGIN.unsigned_abs()) + origin.elapsed();
-        let emulator = Emulator::offline(TwilioConfig { clock: Arc::new(clock), ..config });
+        let emulator = Emulator::offline(TwilioConfig { clock: clock_from(now()), ..config });
         let account = AccountSid::parse(emulator.account_sid()).unwrap();
         let scheme = auth::auth_token(&account, Secret::from(emulator.auth_token())).unwrap();
         let transport = Arc::new(EmulatorTransport::new(emulator.clone()));
@@ -223,18 +218,6 @@ async fn a_list_gives_every_message_once_whatever_the_page_size() {
     assert_eq!(old.len(), 4);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_full_run_gives_every_message_once_whatever_the_page_size() {
-    let world = World::new(TwilioConfig::default());
-    world.emulator.populate(15);
-    for size in [1, 2, 7, 1_000] {
-        let (changes, _) = world.run(size, None, |_| {}).await;
-        let (records, counts) = records(&changes);
-        assert_eq!(records, world.emulator.truth(), "pages of {size}");
-        assert!(counts.values().all(|count| *count == 1), "pages of {size}: {counts:?}");
-    }
-}
-
 /// Fails when a run that was cut off behind any of its pages does not come to what an uninterrupted one comes to.
 #[tokio::test(start_paused = true)]
 async fn a_crash_after_any_page_changes_nothing() {
@@ -320,29 +303,6 @@ async fn a_run_goes_on_over_throttles_and_failures() {
     assert_eq!(world.emulator.ledger().early_after_retry_after, 0);
 }
 
-/// What the emulator posted.
-#[derive(Clone, Default)]
-struct Inbox(Arc<Mutex<Vec<Request<Bytes>>>>);
-
-impl Inbox {
-    fn poster(&self) -> palisade_emulator::Poster {
-        let own = self.clone();
-        Arc::new(move |request| {
-            own.0.lock().unwrap().push(request);
-            Box::pin(std::future::ready(Some(Response::new(Bytes::new()))))
-        })
-    }
-
-    fn deliveries(&self) -> Vec<RawDelivery> {
-        let requests = std::mem::take(&mut *self.0.lock().unwrap());
-        let raw = |request: Request<Bytes>| {
-            let (parts, body) = request.into_parts();
-            RawDelivery { method: parts.method, url: parts.uri.to_string(), headers: parts.headers, body }
-        };
-        requests.into_iter().map(raw).collect()
-    }
-}
-
 const HOOK: &str = "https://hooks.example.test/webhooks/twilio?a=1";
 
 fn events(deliveries: Vec<RawDelivery>, secret: &str) -> (Vec<(String, String)>, usize) {
@@ -363,7 +323,7 @@ fn events(deliveries: Vec<RawDelivery>, secret: &str) -> (Vec<(String, String)>,
 #[tokio::test(start_paused = true)]
 async fn signed_callbacks_become_events_and_forged_ones_do_not() {
     for shared in [None, Some(("webhooks_sharedkey_01".to_owned(), "sk_shared".to_owned()))] {
-        let inbox = Inbox::default();
+        let inbox = PostBox::new();
         let config = TwilioConfig {
             poster: Some(inbox.poster()),
             shared_key: shared.clone(),
@@ -377,7 +337,7 @@ async fn signed_callbacks_become_events_and_forged_ones_do_not() {
         let sent = world.twilio.send(&text().status_callback(format!("{HOOK}#rc=2&rp=all"))).await.unwrap();
         world.emulator.receive("+15005550010", "+15005550006", "Help", &["https://media.example/1"]);
         world.emulator.drain_webhooks().await;
-        let (taken, refused) = events(inbox.deliveries(), &secret);
+        let (taken, refused) = events(inbox.take(), &secret);
         assert_eq!(refused, 5, "one forged beside each of the five");
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         taken.iter().for_each(|(kind, _)| *kinds.entry(kind.clone()).or_default() += 1);
@@ -395,14 +355,14 @@ async fn signed_callbacks_become_events_and_forged_ones_do_not() {
 #[tokio::test(start_paused = true)]
 async fn callbacks_in_any_order_end_in_the_last_status() {
     for seed in 0..20 {
-        let inbox = Inbox::default();
+        let inbox = PostBox::new();
         let config = TwilioConfig { seed, poster: Some(inbox.poster()), ..TwilioConfig::default() };
         let world = World::new(config);
         world.emulator.faults().webhooks(WebhookFaults { reorder: 0.7, duplicate: 0.3, ..WebhookFaults::default() });
         let sent = world.twilio.send(&text().status_callback(HOOK)).await.unwrap();
         world.emulator.drain_webhooks().await;
         let mut known = sent.status;
-        for (kind, _) in events(inbox.deliveries(), &world.emulator.auth_token()).0 {
+        for (kind, _) in events(inbox.take(), &world.emulator.auth_token()).0 {
             let told = MessageStatus::of(kind.strip_prefix("message.").unwrap());
             if told.supersedes(&known) {
                 known = told;
@@ -419,12 +379,12 @@ async fn callbacks_in_any_order_end_in_the_last_status() {
 /// Fails when a callback does not lead to the message as Twilio has it.
 #[tokio::test(start_paused = true)]
 async fn a_callback_has_its_message_fetched_as_it_is_listed() {
-    let inbox = Inbox::default();
+    let inbox = PostBox::new();
     let world = World::new(TwilioConfig { poster: Some(inbox.poster()), ..TwilioConfig::default() });
     let sent = world.twilio.send(&text().status_callback(HOOK)).await.unwrap();
     world.emulator.drain_webhooks().await;
     let source = TwilioSource::new();
-    let raw = inbox.deliveries().remove(0);
+    let raw = inbox.take().remove(0);
     let verified =
         Verified::check(&TwilioWebhook::new(), raw, &[Secret::from(world.emulator.auth_token())], now()).unwrap();
     let event = TwilioWebhook::new().events(&verified).unwrap().events.remove(0);

@@ -4,7 +4,7 @@ use palisade_core::Timestamp;
 use palisade_twilio::client::{NewMessage, Reconciled};
 use palisade_twilio::sid::{ContentSid, ServiceSid};
 
-use super::fake::{ACCOUNT, Fake, message, pairs};
+use super::fake::{ACCOUNT, Clients as _, answering, message, pairs};
 
 const BEGUN: Timestamp = Timestamp(1_767_225_600_000);
 
@@ -17,7 +17,7 @@ fn text() -> NewMessage {
 }
 
 async fn look(new: &NewMessage, messages: &[String]) -> Reconciled {
-    Fake::answering(&[&page(messages)]).client().reconcile(new, BEGUN).await.unwrap()
+    answering(&[&page(messages)]).client().reconcile(new, BEGUN).await.unwrap()
 }
 
 fn found(looked: &Reconciled) -> &str {
@@ -27,7 +27,7 @@ fn found(looked: &Reconciled) -> &str {
 
 #[tokio::test]
 async fn the_message_is_asked_for_by_recipient_and_sender() {
-    let fake = Fake::answering(&[&page(&[])]);
+    let fake = answering(&[&page(&[])]);
     let new = NewMessage::text("+1 (500) 555-0006", "hi").from("+1 500 555 0001");
     assert_eq!(fake.client().reconcile(&new, BEGUN).await.unwrap(), Reconciled::NotFound);
     assert_eq!(pairs(fake.only().uri().query().unwrap()), pairs("To=%2B15005550006&From=%2B15005550001&PageSize=100"));
@@ -90,7 +90,7 @@ async fn the_look_goes_on_until_the_window_is_behind_it() {
     };
     let newer = message(9, "").replace("00:00:00", "01:00:00");
     let older = message(8, "").replace("Thu, 01 Jan 2026", "Wed, 31 Dec 2025");
-    let fake = Fake::answering(&[&page(&[newer], 1), &page(&[message(1, ""), older], 2), &page(&[message(2, "")], 3)]);
+    let fake = answering(&[&page(&[newer], 1), &page(&[message(1, ""), older], 2), &page(&[message(2, "")], 3)]);
     found(&fake.client().reconcile(&text(), BEGUN).await.unwrap());
     assert_eq!(fake.seen().len(), 2, "what is older is not read");
 }

@@ -1,9 +1,7 @@
 //! Signatures and deliveries.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
 use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 use palisade_core::{ErrorKind, Secret, Timestamp};
 use palisade_twilio::TwilioWebhook;
@@ -57,79 +55,6 @@ pub(crate) fn only(body: &str) -> Event {
     events.remove(0)
 }
 
-#[track_caller]
-fn judge(file: &str, expected: usize) {
-    let file: Value = serde_json::from_str(file).unwrap();
-    let vectors = file["vectors"].as_array().unwrap();
-    assert_eq!(vectors.len(), expected);
-    for vector in vectors {
-        let mut headers = HeaderMap::new();
-        for (name, value) in vector["headers"].as_object().unwrap() {
-            let name = HeaderName::from_bytes(name.to_lowercase().as_bytes()).unwrap();
-            headers.append(name, value.as_str().unwrap().parse().unwrap());
-        }
-        let raw = RawDelivery {
-            method: vector["method"].as_str().unwrap().parse().unwrap(),
-            url: vector["url"].as_str().unwrap().into(),
-            headers,
-            body: STANDARD.decode(vector["body_b64"].as_str().unwrap()).unwrap().into(),
-        };
-        let secrets = [Secret::from(vector["secret"].as_str().unwrap())];
-        let accepted = Verified::check(&TwilioWebhook::new(), raw, &secrets, NOW).is_ok();
-        assert_eq!(accepted, vector["expect"] == "ok", "{}", vector["name"]);
-    }
-}
-
-#[test]
-fn every_recorded_signature_gets_its_verdict() {
-    judge(include_str!("../fixtures/webhooks.json"), 19);
-}
-
-/// Fails when an unknown algorithm is read as SHA-1, or when a body that nothing signs is taken.
-#[test]
-fn where_the_sdks_are_lax_the_stricter_reading_is_taken() {
-    judge(include_str!("../fixtures/more_webhooks.json"), 16);
-}
-
-/// Fails when anything of URL, parameters or signature is left out of the comparison.
-#[test]
-fn every_single_changed_byte_is_refused() {
-    let json = r#"[{"id":"a","type":"b","data":{}}]"#;
-    for raw in [signed_form(STATUS), signed_json(json)] {
-        assert_eq!(verify(&raw), Ok(()));
-        for at in 0..raw.body.len() {
-            for flip in [1_u8, 0x20, 0x80] {
-                let mut body = raw.body.to_vec();
-                body[at] ^= flip;
-                // Values are signed decoded, so an escape may be written in either case.
-                if body.eq_ignore_ascii_case(&raw.body) && raw.body[at.saturating_sub(2)..at].contains(&b'%') {
-                    continue;
-                }
-                let refused = verify(&RawDelivery { body: body.into(), ..raw.clone() });
-                assert!(refused.is_err(), "body byte {at} ^ {flip}");
-            }
-        }
-        for at in 0..raw.url.len() {
-            let mut url = raw.url.clone().into_bytes();
-            url[at] ^= 1;
-            let url = String::from_utf8(url).unwrap();
-            assert!(verify(&RawDelivery { url: url.clone(), ..raw.clone() }).is_err(), "{url}");
-        }
-        let signature = raw.headers["x-twilio-signature"].as_bytes().to_vec();
-        for at in 0..signature.len() {
-            for flip in [1_u8, 2, 0x20] {
-                let mut changed = signature.clone();
-                changed[at] ^= flip;
-                if let Ok(value) = HeaderValue::from_bytes(&changed) {
-                    let mut raw = raw.clone();
-                    raw.headers.insert("x-twilio-signature", value);
-                    assert!(verify(&raw).is_err(), "signature byte {at} ^ {flip}");
-                }
-            }
-        }
-    }
-}
-
 #[test]
 fn headers_are_single_and_there() {
     let mut raw = signed_form(STATUS);
@@ -148,18 +73,6 @@ fn headers_are_single_and_there() {
     assert_eq!(verify(&raw), Ok(()));
     raw.headers.append("x-twilio-webhooks-signature-settings", settings);
     assert_eq!(verify(&raw), Err(Refusal::DuplicateHeader("x-twilio-webhooks-signature-settings")));
-}
-
-#[test]
-fn several_secrets_live_at_once_and_none_means_no() {
-    let raw = signed_form(STATUS);
-    let other = Secret::from("another");
-    let check = |secrets: &[Secret]| Verified::check(&TwilioWebhook::new(), raw.clone(), secrets, NOW).map(|_| ());
-    assert_eq!(check(&[other.clone(), secret()]), Ok(()));
-    assert_eq!(check(&[secret(), other.clone()]), Ok(()));
-    assert_eq!(check(&[other]), Err(Refusal::Mismatch));
-    assert_eq!(check(&[]), Err(Refusal::NoSecret));
-    assert_eq!(check(&["".into()]), Err(Refusal::NoSecret));
 }
 
 /// The scheme signs no time: the same delivery is the same whenever it comes, and is told apart by its content.

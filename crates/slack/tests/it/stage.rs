@@ -1,0 +1,98 @@
+//! The emulated Slack as a stage of the kit.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use palisade_core::auth::Scheme;
+use palisade_core::webhook::RawDelivery;
+use palisade_core::{Secret, Transport};
+use palisade_emulator::slack::{Limits, Seed, Slack as Emulator, SlackConfig};
+use palisade_testkit::conformance::{NOW, Stage};
+use palisade_testkit::{EmulatorTransport, PostBox, clock_from};
+use serde_json::Value;
+
+const SECRET: &str = "8f742231b10e8888abcd99yyyzzz85a5";
+
+pub(crate) struct SlackStage {
+    emulator: Emulator,
+    posted: PostBox,
+    token: String,
+}
+
+impl SlackStage {
+    pub(crate) fn new() -> Self {
+        let posted = PostBox::new();
+        let emulator = Emulator::offline(SlackConfig {
+            clock: clock_from(NOW),
+            poster: Some(posted.poster()),
+            signing_secret: SECRET.to_owned(),
+            limits: Limits::none(),
+            ..SlackConfig::default()
+        });
+        let scopes = ["channels:read", "groups:read", "channels:history", "groups:history", "users:read", "chat:write"];
+        let token = emulator.install_forever(&scopes);
+        emulator.populate(&Seed { users: 9, channels: 9, private_channels: 0, messages_per_channel: 7 });
+        emulator.subscribe("https://hooks.example.test/slack", &["*"]);
+        Self { emulator, posted, token }
+    }
+
+    fn nth(&self, stream: &str, at: usize) -> String {
+        let ids: Vec<String> = self.truth(stream).into_keys().collect();
+        ids[at % ids.len()].clone()
+    }
+}
+
+impl Stage for SlackStage {
+    fn transport(&self) -> Arc<dyn Transport> {
+        Arc::new(EmulatorTransport::new(self.emulator.clone()))
+    }
+
+    fn credential(&self) -> Scheme {
+        Scheme::Bearer(self.token.as_str().into())
+    }
+
+    fn truth(&self, stream: &str) -> BTreeMap<String, Value> {
+        self.emulator.truth(stream)
+    }
+
+    fn change(&self, stream: &str, step: usize) {
+        let word = format!("word {step}");
+        match (stream, step % 3) {
+            ("users", _) => drop(self.emulator.add_user(&word)),
+            ("conversations", _) => {
+                let channel = self.nth(stream, step);
+                assert!(self.emulator.rename_channel(&channel, &format!("renamed-{step}")));
+            }
+            (_, 0) => {
+                let (channel, user) = (self.nth("conversations", step), self.nth("users", step));
+                self.emulator.post(&channel, &user, &word, None).unwrap();
+            }
+            (_, 1) => {
+                let one = self.nth(stream, 5 * step);
+                let (channel, ts) = one.split_once(':').unwrap();
+                assert!(self.emulator.edit(channel, ts, &word));
+            }
+            _ => assert!(self.delete(stream, &self.nth(stream, 11 * step + 3))),
+        }
+    }
+
+    fn delete(&self, stream: &str, id: &str) -> bool {
+        match (stream, id.split_once(':')) {
+            ("messages", Some((channel, ts))) => self.emulator.erase(channel, ts),
+            ("conversations", None) => self.emulator.delete_channel(id),
+            _ => false,
+        }
+    }
+
+    fn deliveries(&self) -> Pin<Box<dyn Future<Output = Vec<RawDelivery>> + Send + '_>> {
+        Box::pin(async {
+            self.emulator.drain_webhooks().await;
+            self.posted.take()
+        })
+    }
+
+    fn secrets(&self) -> Vec<Secret> {
+        vec![SECRET.into()]
+    }
+}
