@@ -424,7 +424,7 @@ fn an_account_is_connected_by_the_binary_with_nothing_but_its_configuration() {
     let config = SlackConfig { clients: vec![client], ..SlackConfig::default() };
     let slack = runtime.block_on(Slack::start(config)).unwrap();
     slack.oauth().set_dials(Dials { consent: Consent::Allow, ..Dials::default() });
-    slack.add_user("ada");
+    let _ada = slack.add_user("ada");
     let folder = folder_with(&flow_config(&slack.base_url(), 9));
     let path = path_of(&folder);
     let command = |arguments: &[&str]| {
