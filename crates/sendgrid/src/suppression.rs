@@ -44,7 +44,9 @@ impl List {
         Self::ALL.into_iter().find(|list| list.name() == name)
     }
 
-    pub(crate) fn operations(self) -> &'static Suppressions {
+    /// Returns the list's operations.
+    #[must_use]
+    pub fn operations(self) -> &'static Suppressions {
         match self {
             Self::Bounces => &operation::BOUNCES,
             Self::Blocks => &operation::BLOCKS,

@@ -103,6 +103,7 @@ impl World {
             id: CONNECTION.into(),
             tenant: "tenant_1".into(),
             provider: "google".into(),
+            environment: Default::default(),
             account: Some(ADA.to_owned()),
             base_url: None,
             state: ConnectionState::Active,

@@ -18,7 +18,7 @@ use palisade_emulator::slack::{Slack as Emulator, SlackConfig, Workspace};
 use palisade_slack::auth::{BOT, USER, at, oauth2, with_pkce};
 use serde_json::{Value, json};
 
-use super::fake::{Clients as _, answering, pairs};
+use super::fake::{answering, pairs};
 
 const BACK: &str = "https://app.example/callback";
 const NOW: Timestamp = Timestamp(1_767_225_600_000);
