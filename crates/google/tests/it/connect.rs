@@ -108,6 +108,13 @@ impl App {
         self.connector.begin(ask).await.unwrap()
     }
 
+    /// Begins again for somebody Google knows, whose consent it would take as given.
+    async fn begin_for(&self, email: &str, again: &ConnectionId) -> Begun {
+        let params = vec![("login_hint".to_owned(), email.to_owned())];
+        let ask = ConnectAsk { connection: Some(again.clone()), params, ..ConnectAsk::new("google", "t".into()) };
+        self.connector.begin(ask).await.unwrap()
+    }
+
     /// Does what a person in front of the browser does, and comes back.
     async fn visit(
         &self,
@@ -236,7 +243,7 @@ async fn a_refresh_token_comes_once_and_stays() {
     assert!(sent[0].starts_with("1//0") && sent.iter().all(|token| *token == sent[0]), "one token for all renewals");
 
     // Whoever connects again is asked again, and so is given a refresh token again.
-    let begun = app.begin(Some(&id), None).await;
+    let begun = app.begin_for("ada@example.com", &id).await;
     app.visit(&begun, |_| {}, "allow").await.unwrap();
     tokio::time::advance(Duration::from_secs(3_601)).await;
     assert_eq!(app.who(&id).await["email"], "ada@example.com");
@@ -298,6 +305,10 @@ async fn who_decides_nothing_is_not_connected() {
     let begun = app.begin(None, None).await;
     let connected = app.visit(&begun, |_| {}, "allow").await.unwrap();
     assert_eq!(connected.missing, [GMAIL_SEND], "an administrator's policy may hold a scope back");
+    let id = connected.connection.id;
+    let begun = app.begin(Some(&id), Some(&[CALENDAR_EVENTS])).await;
+    let connected = app.visit(&begun, |_| {}, "allow").await.unwrap();
+    assert_eq!(connected.missing, [GMAIL_SEND], "what was asked for before still counts as asked");
     app.house.emulator.oauth().set_dials(Dials { consent: Consent::Deny, ..Dials::default() });
     let begun = app.begin(None, None).await;
     let back = Request::get(begun.redirect_url.expose()).body(Bytes::new()).unwrap();
