@@ -385,7 +385,7 @@ fn emulated_oauth_providers_say_their_credentials_and_show_their_page() {
     }
 }
 
-const SLACK: &str = "canaryOf the Slack client secret";
+const SLACK: &str = "canaryOfTheSlackClientSecret";
 
 fn flow_config(base_url: &str, callback_port: u16) -> String {
     format!(
@@ -466,7 +466,9 @@ fn an_account_is_connected_by_the_binary_with_nothing_but_its_configuration() {
     let arrived = http(&address, &callback);
     assert!(header(&arrived, "location").starts_with("https://app.example.com/done?connection=con"), "{arrived}");
     let list = get(&address, "/api/v1/connections", ADMIN);
-    assert!(list.contains(r#""provider":"slack","environment":"sandbox""#), "{list}");
+    for fact in [r#""provider":"slack""#, r#""environment":"sandbox""#, r#""tenant":"acme""#] {
+        assert!(list.contains(fact), "{fact} in {list}");
+    }
     let id = list.split(r#""id":""#).nth(1).unwrap().split('"').next().unwrap().to_owned();
     until("its people are synced", || get(&address, &format!("/api/v1/records/{id}/users"), ADMIN).contains("ada"));
     assert_eq!(running.stop(), Some(0));

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_core::auth::vault::{LocalMasterKey, MasterKey, MasterKeyRing, Place, Rotation, Vault};
+use palisade_core::auth::vault::{LocalMasterKey, MasterKey, MasterKeyFile, MasterKeyRing, Place, Rotation, Vault};
 use palisade_core::random::{SeededRandom, SystemRandom};
 use palisade_core::store::MasterState;
 use palisade_core::{ConnectionId, Random, TenantId};
@@ -202,6 +202,40 @@ fn a_key_is_rotated_under_a_running_hub_and_retired_when_nothing_needs_it() {
     let swapped: Vec<&str> = both.lines().rev().collect();
     fs::write(place.path("master.key"), swapped.join("\n")).unwrap();
     ends(&place.run(&["keys", "rotate"]), 2, &["was replaced by", "first"]);
+}
+
+// Fails when a key that data is still wrapped by can be retired, in earnest or in a dry run, or when a command about keys
+// opens, and so upgrades, a database of another version under a running hub.
+#[test]
+fn a_key_that_is_needed_stays_and_a_database_of_another_version_is_left_alone() {
+    let place = Folder::new();
+    place.serve().stop();
+    let (first, key_file) = (place.key("active"), place.folder.path().join("master.key"));
+    let random: Arc<dyn Random> = Arc::new(SystemRandom);
+    let second = MasterKeyFile::add(&key_file, &random).unwrap();
+    let activate = async {
+        let store = SqliteStore::open(SqliteConfig::at(place.database())).unwrap();
+        let ring = MasterKeyRing::parse(&fs::read(&key_file).unwrap(), &random).unwrap();
+        Rotation::new(Arc::new(store.clone()), Arc::new(ring)).activate(&second).await.unwrap();
+        store.close().await.unwrap();
+    };
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(activate);
+    for more in [&["--dry-run"][..], &[]] {
+        let arguments: Vec<&str> = ["keys", "retire", &first].into_iter().chain(more.iter().copied()).collect();
+        ends(&place.run(&arguments), 2, &["still wraps 1 data keys", "palisade keys rotate"]);
+        assert_eq!(place.key("old"), first);
+    }
+    ends(&place.run(&["keys", "rotate"]), 0, &["wrapped 1 data keys anew", "nothing is left"]);
+    ends(&place.run(&["keys", "retire", &first]), 0, &["is retired"]);
+
+    // `user_version` stands at offset 60 of the header (SQLite file format, 1.3).
+    let mut bytes = fs::read(place.database()).unwrap();
+    bytes[60..64].copy_from_slice(&[0, 0, 0, 1]);
+    fs::write(place.database(), &bytes).unwrap();
+    for command in [&["keys", "status"][..], &["keys", "rotate"], &["keys", "retire", &first]] {
+        ends(&place.run(command), 3, &["schema version 1", "palisade serve"]);
+        assert_eq!(fs::read(place.database()).unwrap(), bytes, "{command:?} changes nothing");
+    }
 }
 
 // Fails when a walk that was stopped leaves rows behind, or when starting again makes one more key.
