@@ -11,6 +11,7 @@
 mod it {
     pub(crate) mod client;
     pub(crate) mod connect;
+    pub(crate) mod emulated;
     pub(crate) mod errors;
     pub(crate) mod events;
     pub(crate) mod fake;
