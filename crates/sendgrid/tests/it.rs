@@ -10,6 +10,7 @@
 
 mod it {
     pub(crate) mod client;
+    pub(crate) mod emulated;
     pub(crate) mod errors;
     pub(crate) mod events;
     pub(crate) mod fake;
