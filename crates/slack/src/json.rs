@@ -45,7 +45,8 @@ pub(crate) fn record(kind: Kind, mut object: Value) -> Bytes {
         Kind::User => &[],
     };
     // Only its answers make a message the beginning of a thread, and the event of an answer does not carry it.
-    let begins_thread = kind == Kind::Message && text(&object, "thread_ts").is_some_and(|at| text(&object, "ts") == Some(at));
+    let begins_thread =
+        kind == Kind::Message && text(&object, "thread_ts").is_some_and(|at| text(&object, "ts") == Some(at));
     if let Value::Object(fields) = &mut object {
         fields.retain(|name, _| !left_out.contains(&name.as_str()) && !(begins_thread && name == "thread_ts"));
     }

@@ -31,8 +31,17 @@ const BEGIN: Timestamp = Timestamp(1_767_225_600_000);
 const HOOK: &str = "https://app.example/webhooks/slack";
 const CONNECTION: &str = "conn_1";
 const SCOPES: [&str; 11] = [
-    "chat:write", "channels:read", "groups:read", "im:read", "mpim:read", "channels:history", "groups:history",
-    "im:history", "mpim:history", "users:read", "users:read.email",
+    "chat:write",
+    "channels:read",
+    "groups:read",
+    "im:read",
+    "mpim:read",
+    "channels:history",
+    "groups:history",
+    "im:history",
+    "mpim:history",
+    "users:read",
+    "users:read.email",
 ];
 
 /// The emulated Slack without a socket, for whatever host a request names.
@@ -76,7 +85,8 @@ impl World {
             clock: Arc::new(move || UNIX_EPOCH + Duration::from_millis(time.now().millis().unsigned_abs())),
             poster: Some(Arc::new(move |request: Request<Bytes>| {
                 let (parts, body) = request.into_parts();
-                let raw = RawDelivery { method: parts.method, url: parts.uri.to_string(), headers: parts.headers, body };
+                let raw =
+                    RawDelivery { method: parts.method, url: parts.uri.to_string(), headers: parts.headers, body };
                 mailbox.lock().unwrap().push(raw);
                 Box::pin(async { Some(Response::new(Bytes::new())) })
             })),
@@ -191,8 +201,19 @@ impl World {
     /// Compares the copy with the provider's own state, less what only shows who read it or counts a thread.
     async fn check_equal(&self, why: &str) {
         let of_reading = [
-            "hidden", "is_locked", "is_open", "last_read", "latest", "latest_reply", "priority", "reply_count",
-            "reply_users", "reply_users_count", "subscribed", "unread_count", "unread_count_display",
+            "hidden",
+            "is_locked",
+            "is_open",
+            "last_read",
+            "latest",
+            "latest_reply",
+            "priority",
+            "reply_count",
+            "reply_users",
+            "reply_users_count",
+            "subscribed",
+            "unread_count",
+            "unread_count_display",
         ];
         for stream in ["users", "conversations", "messages"] {
             let mut truth = self.emulator.truth(stream);
@@ -440,7 +461,10 @@ async fn commands_and_buttons_are_answered() {
     let event = SlackWebhook.events(&world.verified(mail)).unwrap().events.remove(0);
     assert_eq!(event.kind, "slash_command.deploy");
     let TypedEvent::SlashCommand(command) = TypedEvent::parse(&event).unwrap() else { panic!("a command") };
-    assert_eq!((command.command.as_str(), command.text.as_str(), command.user.as_str()), ("/deploy", "now please", &*person));
+    assert_eq!(
+        (command.command.as_str(), command.text.as_str(), command.user.as_str()),
+        ("/deploy", "now please", &*person)
+    );
     // Its address is the emulator's own, which a credential goes to only when it is told to.
     let address = command.response_url.unwrap();
     let elsewhere = world.slack.respond(&address, &NewMessage::new("on it"), true).await.unwrap_err();
@@ -451,5 +475,11 @@ async fn commands_and_buttons_are_answered() {
     assert_eq!(world.emulator.responses()[0]["text"], "on it");
     let unknown = Secret::from("https://hooks.slack.com/commands/T1/none");
     let gone = world.slack.respond(&unknown, &NewMessage::new("x"), false).await.unwrap_err();
-    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert_eq!((gone.kind(), gone.code()), (ErrorKind::NotFound, Some("expired_url")));
+    assert!(gone.user_message().contains("too late"), "{}", gone.user_message());
+    for _ in 0..4 {
+        world.slack.respond(&at_slack, &NewMessage::new("again"), false).await.unwrap();
+    }
+    let used = world.slack.respond(&at_slack, &NewMessage::new("once more"), false).await.unwrap_err();
+    assert_eq!((used.kind(), used.code()), (ErrorKind::Conflict, Some("used_url")), "it works five times");
 }
