@@ -223,7 +223,7 @@ async fn a_budget_throttles_in_twilios_words_and_the_ledger_sees_who_comes_too_e
     let account = Account::new();
     account.twilio.faults().set(RouteFaults {
         route: SEND.to_owned(),
-        budget: Some(2),
+        budget: Some(1),
         burst: Some(2),
         retry_after: RetryAfter::Seconds(1),
         ..RouteFaults::default()
@@ -233,7 +233,7 @@ async fn a_budget_throttles_in_twilios_words_and_the_ledger_sees_who_comes_too_e
         statuses.push(account.call("POST", "/Messages.json", &TEXT).await.0);
     }
     assert_eq!((statuses, account.twilio.truth().len()), (vec![201, 201, 429, 429], 2));
-    tokio::time::advance(Duration::from_millis(100)).await;
+    tokio::time::advance(Duration::from_millis(600)).await;
     let over = account.send("POST", &account.path("/Messages.json"), &TEXT).await;
     assert_eq!((over.status().as_u16(), header_of(&over, "retry-after")), (429, "1"));
     assert_eq!(serde_json::from_slice::<Value>(over.body()).unwrap()["code"], 20429);
