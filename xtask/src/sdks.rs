@@ -18,7 +18,7 @@ struct Sdk {
     emulate: &'static [&'static str],
 }
 
-const SDKS: [Sdk; 5] = [
+const SDKS: &[Sdk] = &[
     Sdk {
         name: "official Stripe SDK for Python",
         script: "stripe_python.py",
@@ -59,6 +59,34 @@ const SDKS: [Sdk; 5] = [
         ],
         install: python,
         emulate: &["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"],
+    },
+    Sdk {
+        name: "official Slack SDK for Node",
+        script: "slack_node.mjs",
+        packages: &["@slack/web-api@8.2.0"],
+        install: node,
+        emulate: &["slack", "--redirect-uri", "http://127.0.0.1:9/slack/callback"],
+    },
+    Sdk {
+        name: "official Twilio SDK for Python",
+        script: "twilio_python.py",
+        packages: &["twilio==9.13.0"],
+        install: python,
+        emulate: &["twilio"],
+    },
+    Sdk {
+        name: "official Twilio SDK for Node",
+        script: "twilio_node.mjs",
+        packages: &["twilio@6.2.0"],
+        install: node,
+        emulate: &["twilio"],
+    },
+    Sdk {
+        name: "official SendGrid SDK for Python",
+        script: "sendgrid_python.py",
+        packages: &["sendgrid==6.12.5", "cryptography"],
+        install: python,
+        emulate: &["sendgrid"],
     },
 ];
 const STRIPE: &[&str] = &["stripe", "--connected", "acct_connected"];

@@ -65,7 +65,7 @@ pub(crate) enum Sort {
     Replayed,
 }
 
-/// Why the attempt before this one failed.
+/// Why the last attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failed {
     /// No answer in time.
@@ -324,12 +324,13 @@ impl<P: Provider> Inner<P> {
             book.acked(&parcel.id);
             return;
         }
+        let parcel = Parcel { failed, ..parcel };
         let Some(gap) = self.provider.gap(&parcel, answer) else {
             book.ledger.webhooks.abandoned += 1;
             return;
         };
         drop(book);
-        let next = Parcel { attempt: parcel.attempt + 1, failed, ..parcel };
+        let next = Parcel { attempt: parcel.attempt + 1, ..parcel };
         self.house.post.queue().push(Instant::now() + gap, next);
     }
 }

@@ -20,17 +20,28 @@ mod oauth {
     pub(crate) mod support;
     mod tokens;
 }
+mod sendgrid {
+    mod lists;
+    mod mail;
+    mod support;
+    mod webhooks;
+}
 mod slack {
     mod api;
     mod events;
     mod limits;
-    mod support;
+    pub(crate) mod support;
 }
 mod stripe {
     mod api;
     mod behaviour;
     mod journal;
     mod sockets;
+    mod support;
+    mod webhooks;
+}
+mod twilio {
+    mod api;
     mod support;
     mod webhooks;
 }

@@ -17,6 +17,9 @@ const FIELD_BYTES_MAX: usize = 100;
 /// The most errors of one answer that are looked at.
 const ERRORS_MAX: usize = 20;
 
+/// How a list of errors begins.
+const ERRORS: &[u8] = b"{\"errors\"";
+
 /// Reads SendGrid's answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SendGridClassifier;
@@ -105,7 +108,7 @@ impl Classifier for SendGridClassifier {
     fn classify(&self, _operation: &'static Operation, response: &http::Response<bytes::Bytes>) -> Verdict {
         let status = response.status();
         if status.is_success() {
-            return match unreadable(response) {
+            return match unreadable(response).or_else(|| contradicted(response)) {
                 None => Verdict::Success,
                 Some(error) => Verdict::Failed { error, repeat: Repeat::IfSafe },
             };
@@ -129,6 +132,18 @@ fn unreadable(response: &http::Response<bytes::Bytes>) -> Option<Error> {
         None => ("the answer is empty where SendGrid sends JSON", Outcome::Unknown),
     };
     Some(Error::new(ErrorKind::Decode, message).with_status(response.status().as_u16()).with_outcome(outcome))
+}
+
+/// Finds errors under the status of a success, as a gateway in between may send them. Which of the two is true cannot be
+/// told.
+fn contradicted(response: &http::Response<bytes::Bytes>) -> Option<Error> {
+    let body = response.body().trim_ascii();
+    let errors = Some(body).filter(|body| body.starts_with(ERRORS)).and_then(Errors::read)?;
+    let error = Error::new(ErrorKind::Provider, "errors came with the status of a success")
+        .with_status(response.status().as_u16())
+        .with_outcome(Outcome::Unknown)
+        .with_source(errors.detail());
+    Some(error)
 }
 
 /// The body of an unsuccessful answer.

@@ -109,10 +109,10 @@ pub(crate) fn judge(operation: &'static Operation, response: &Response<Bytes>) -
         Some(id) => error.with_status(status.as_u16()).with_request_id(id.clone()),
         None => error.with_status(status.as_u16()),
     };
-    if !speaks_json(operation) {
-        return if status.is_success() { Verdict::Success } else { plain(response, named) };
-    }
     let body = response.body().trim_ascii();
+    if !speaks_json(operation) {
+        return plain(response, body, named);
+    }
     if status.is_success() && is_plainly_ok(body) {
         return Verdict::Success;
     }
@@ -302,9 +302,9 @@ fn row(code: &str, status: u16) -> Row {
             Row::refused(K::NotFound, "no such user, or not for this token")
                 .saying("This person is not in the Slack workspace.")
         }
-        "invalid_scheduled_message_id" | "not_found" | "no_such_subteam" | "expired_url" => {
-            Row::refused(K::NotFound, "no such object")
-        }
+        "invalid_scheduled_message_id" | "not_found" | "no_such_subteam" => Row::refused(K::NotFound, "no such object"),
+        "expired_url" => Row::refused(K::NotFound, "the address for answers has expired")
+            .saying("It is too late to answer this in Slack. Please start again there."),
         _ if code.ends_with("_not_found") => Row::refused(K::NotFound, "no such object"),
         "invalid_cursor" => Row::refused(K::CursorExpired, "the cursor of a list is not valid any more"),
         "is_archived" | "channel_is_archived" => Row::refused(K::Conflict, "the conversation is archived")
@@ -377,10 +377,21 @@ fn by_status(response: &Response<Bytes>, named: impl Fn(Error) -> Error) -> Verd
     }
 }
 
-/// An answer in plain text: a code (`no_service`, `invalid_payload`), or somebody else's page.
-fn plain(response: &Response<Bytes>, named: impl Fn(Error) -> Error) -> Verdict {
+/// An answer of an address rather than a method: `ok`, a code in plain text (`no_service`, `invalid_payload`), the JSON
+/// of methods (`expired_url`), or somebody else's page.
+fn plain(response: &Response<Bytes>, body: &[u8], named: impl Fn(Error) -> Error) -> Verdict {
     let status = response.status();
-    let code = std::str::from_utf8(response.body()).ok().and_then(|text| short(text.trim()));
+    match Answer::read(body) {
+        Answer::Refused(detail) if !status.is_server_error() => {
+            return row(&detail.code, status.as_u16()).verdict(detail, named);
+        }
+        Answer::Other if status.is_success() && body.starts_with(b"<") => {
+            return Verdict::Failed { error: named(unreadable(body)), repeat: Repeat::IfSafe };
+        }
+        Answer::Ok | Answer::Other if status.is_success() => return Verdict::Success,
+        Answer::Ok | Answer::Refused(_) | Answer::Other => {}
+    }
+    let code = std::str::from_utf8(body).ok().and_then(short);
     match code {
         Some(code) if status.is_client_error() => {
             row(&code, status.as_u16()).verdict(Detail { code, ..Detail::default() }, named)

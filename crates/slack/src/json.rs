@@ -44,8 +44,11 @@ pub(crate) fn record(kind: Kind, mut object: Value) -> Bytes {
         Kind::Message => OF_READING_A_MESSAGE,
         Kind::User => &[],
     };
+    // Only its answers make a message the beginning of a thread, and the event of an answer does not carry it.
+    let begins_thread =
+        kind == Kind::Message && text(&object, "thread_ts").is_some_and(|at| text(&object, "ts") == Some(at));
     if let Value::Object(fields) = &mut object {
-        fields.retain(|name, _| !left_out.contains(&name.as_str()));
+        fields.retain(|name, _| !left_out.contains(&name.as_str()) && !(begins_thread && name == "thread_ts"));
     }
     // They are sorted anyway, unless some crate of the build asks serde_json to keep their order.
     object.sort_all_objects();
@@ -88,6 +91,10 @@ mod tests {
         let from_event = json!({"ts": "1.000001", "channel": "C1", "text": "x", "user": "U1", "type": "message",
             "channel_type": "channel", "event_ts": "1.000001"});
         assert_eq!(record(Kind::Message, from_history), record(Kind::Message, from_event));
+        let root = json!({"ts": "1.5", "thread_ts": "1.5", "text": "x"});
+        assert_eq!(record(Kind::Message, root), record(Kind::Message, json!({"ts": "1.5", "text": "x"})));
+        let answer = json!({"ts": "1.6", "thread_ts": "1.5"});
+        assert_eq!(record(Kind::Message, answer), Bytes::from_static(br#"{"thread_ts":"1.5","ts":"1.6"}"#));
         let user = json!({"name": "a", "id": "U1", "channel": "kept"});
         assert_eq!(record(Kind::User, user), Bytes::from_static(br#"{"channel":"kept","id":"U1","name":"a"}"#));
         assert_eq!(record(Kind::Message, json!("odd")), Bytes::from_static(br#""odd""#));

@@ -504,7 +504,10 @@ fn of_message(inner: &Value, at: Timestamp) -> Result<Option<Change>> {
     if text(inner, "subtype") == Some("message_deleted") {
         let ts = text(inner, "deleted_ts").filter(|ts| is_ts(ts));
         let ts = ts.ok_or_else(|| decode("the deletion does not say of which message"))?;
-        return Ok(Some(change(MESSAGES, message_id(conversation, ts), span, State::Deleted)));
+        // Where answers hang from it Slack leaves a tombstone in its place, which is a message as any other.
+        let begins_thread = inner.get("previous_message").and_then(|gone| text(gone, "thread_ts")) == Some(ts);
+        let state = if begins_thread { State::Unclear } else { State::Deleted };
+        return Ok(Some(change(MESSAGES, message_id(conversation, ts), span, state)));
     }
     let changed = inner.get("message").filter(|message| message.is_object());
     // Shown to one person for a while, or not at all: no such message is ever listed.

@@ -19,6 +19,10 @@ pub(crate) const REQUEST_ID: &str = "twilio-request-id";
 /// Request ids longer than this are not Twilio's.
 const REQUEST_ID_BYTES_MAX: usize = 100;
 
+/// Twilio's refusals are shorter, and name the page that explains them.
+const REFUSAL_BYTES_MAX: usize = 4 * 1024;
+const MORE_INFO: &[u8] = b"\"more_info\"";
+
 /// Reads Twilio's answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TwilioClassifier;
@@ -78,7 +82,7 @@ impl Classifier for TwilioClassifier {
         let status = response.status();
         let request_id = request_id(response.headers());
         if status.is_success() {
-            return match unreadable(response) {
+            return match unreadable(response).or_else(|| contradicted(response)) {
                 None => Verdict::Success,
                 Some(error) => Verdict::Failed { error: named(error, request_id), repeat: Repeat::IfSafe },
             };
@@ -116,6 +120,23 @@ fn unreadable(response: &http::Response<bytes::Bytes>) -> Option<Error> {
         None => ("the answer is empty where Twilio sends JSON", Outcome::Unknown),
     };
     Some(Error::new(ErrorKind::Decode, message).with_status(response.status().as_u16()).with_outcome(outcome))
+}
+
+/// Finds a refusal under the status of a success, as a gateway in between may send it. Which of the two is true cannot
+/// be told.
+fn contradicted(response: &http::Response<bytes::Bytes>) -> Option<Error> {
+    let body = response.body();
+    if body.len() > REFUSAL_BYTES_MAX || !body.windows(MORE_INFO.len()).any(|part| part == MORE_INFO) {
+        return None;
+    }
+    let refusal: Body = serde_json::from_slice(body).ok()?;
+    let code = refusal.code.filter(|_| refusal.status.is_some_and(|status| status >= 400))?;
+    let error = Error::new(ErrorKind::Provider, "a refusal came with the status of a success")
+        .with_status(response.status().as_u16())
+        .with_outcome(Outcome::Unknown)
+        .with_code(code.to_string())
+        .with_source(Detail { code });
+    Some(error)
 }
 
 /// The body of an unsuccessful answer; its texts are not read.

@@ -12,6 +12,8 @@ mod it {
     pub(crate) mod client;
     pub(crate) mod conformance;
     pub(crate) mod emulated;
+    pub(crate) mod emulated_copy;
+    pub(crate) mod emulated_input;
     pub(crate) mod errors;
     pub(crate) mod events;
     pub(crate) mod fake;

@@ -316,6 +316,9 @@ impl World {
         let ts = self.stamp(now);
         let row = self.team(team).channels.get_mut(channel)?;
         message.ts = ts;
+        // An answer to an answer hangs from the first message of the thread: threads do not nest.
+        let root = |parent: u64| row.messages.get(&parent).and_then(|message| message.thread).unwrap_or(parent);
+        message.thread = message.thread.map(root);
         row.messages.insert(ts, message.clone());
         // The first answer makes its parent a thread.
         if let Some(parent) = message.thread.and_then(|parent| row.messages.get_mut(&parent)) {

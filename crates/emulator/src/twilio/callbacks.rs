@@ -7,7 +7,7 @@ use aws_lc_rs::hmac::{HMAC_SHA1_FOR_LEGACY_USE_ONLY, HMAC_SHA256, Key, sign};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, Response};
 
 use super::TwilioProvider;
 use super::world::{Message, World};
@@ -118,9 +118,12 @@ impl TwilioProvider {
     pub(super) fn sealed(&self, parcel: &Parcel) -> Option<Request<Bytes>> {
         // The fragment says how to try again; it is neither sent nor signed.
         let url = parcel.url.split('#').next().unwrap_or_default();
-        let token = self.world().token.clone();
-        let (algorithm, key, settings) = match &self.config.shared_key {
-            Some((id, secret)) => (Algorithm::Sha256, secret.clone(), Some(format!("key={id},algorithm=HMAC_SHA256"))),
+        let (token, shared) = {
+            let world = self.world();
+            (world.token.clone(), world.shared_key.clone())
+        };
+        let (algorithm, key, settings) = match shared {
+            Some((id, secret)) => (Algorithm::Sha256, secret, Some(format!("key={id},algorithm=HMAC_SHA256"))),
             None => (Algorithm::Sha1, token, None),
         };
         let key = match parcel.sort {
@@ -145,7 +148,7 @@ impl TwilioProvider {
 
     /// Decides whether a delivery is tried again: once when nothing could be connected to, or as the fragment of its
     /// URL asks (`#rc=3&rp=all`; Twilio, webhooks connection overrides).
-    pub(super) fn wait(&self, parcel: &Parcel) -> Option<Duration> {
+    pub(super) fn wait(&self, parcel: &Parcel, answer: Option<&Response<Bytes>>) -> Option<Duration> {
         let fragment = parcel.url.split_once('#').map_or("", |(_, fragment)| fragment);
         let asked = Params::parse(fragment.as_bytes()).unwrap_or_default();
         let count: usize = asked.get("rc").and_then(|count| count.parse().ok()).unwrap_or(1).min(5);
@@ -153,9 +156,11 @@ impl TwilioProvider {
         let named = match parcel.failed? {
             Failed::Connection => "ct",
             Failed::Timeout => "rt",
-            Failed::Status => "5xx",
+            Failed::Status if answer?.status().is_client_error() => "4xx",
+            Failed::Status if answer?.status().is_server_error() => "5xx",
+            Failed::Status => return None,
         };
-        let again = policy.iter().any(|one| *one == named || *one == "all" || (*one == "4xx" && named == "5xx"));
+        let again = policy.iter().any(|one| *one == named || *one == "all");
         (again && parcel.attempt < count).then_some(self.config.webhook_gap)
     }
 }

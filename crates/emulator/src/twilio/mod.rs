@@ -245,7 +245,7 @@ impl Provider for TwilioProvider {
         self.sealed(parcel)
     }
 
-    fn gap(&self, parcel: &Parcel, _answer: Option<&Response<Bytes>>) -> Option<Duration> {
-        self.wait(parcel)
+    fn gap(&self, parcel: &Parcel, answer: Option<&Response<Bytes>>) -> Option<Duration> {
+        self.wait(parcel, answer)
     }
 }

@@ -40,7 +40,9 @@ struct ReportForm {
 
 #[derive(Deserialize)]
 struct KeysForm {
-    auth_token: String,
+    auth_token: Option<String>,
+    /// Id and secret; without it the token signs.
+    shared_key: Option<(String, String)>,
 }
 
 #[derive(Deserialize)]
@@ -141,7 +143,9 @@ impl TwilioProvider {
                 Ok(done())
             }),
             ("POST", "/_emulator/keys") => read::<KeysForm>(body).map(|form| {
-                self.world().set_token(&form.auth_token);
+                let mut world = self.world();
+                form.auth_token.iter().for_each(|token| world.set_token(token));
+                world.shared_key = form.shared_key;
                 done()
             }),
             ("POST", "/_emulator/inbound") => read::<InboundForm>(body).map(|form| {
@@ -174,6 +178,12 @@ impl Twilio {
     /// Accepts this auth token and no other, and signs webhooks with it.
     pub fn set_auth_token(&self, token: &str) {
         self.inner.provider.world().set_token(token);
+    }
+
+    /// Signs webhooks with this shared key (id and secret) by HMAC-SHA256, or with the auth token again.
+    pub fn set_shared_key(&self, key: Option<(&str, &str)>) {
+        let own = |(id, secret): (&str, &str)| (id.to_owned(), secret.to_owned());
+        self.inner.provider.world().shared_key = key.map(own);
     }
 
     /// Sets where inbound messages are posted.

@@ -43,6 +43,8 @@ pub(crate) struct World {
     pub(crate) opted_out: BTreeSet<(String, String)>,
     /// The token that signs webhooks.
     pub(crate) token: String,
+    /// The shared key that signs webhooks in its place: id and secret.
+    pub(crate) shared_key: Option<(String, String)>,
     pub(crate) inbound_url: Option<String>,
 }
 
@@ -58,6 +60,7 @@ impl World {
             sequence: 0,
             opted_out: BTreeSet::new(),
             token: config.auth_token.clone(),
+            shared_key: config.shared_key.clone(),
             inbound_url: config.inbound_url.clone(),
         }
     }

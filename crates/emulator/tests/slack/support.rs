@@ -37,7 +37,7 @@ impl Receiver {
         *self.answers.lock().unwrap() = answers.iter().rev().cloned().collect();
     }
 
-    fn poster(&self) -> Poster {
+    pub(crate) fn poster(&self) -> Poster {
         let own = self.clone();
         Arc::new(move |request| {
             let own = own.clone();

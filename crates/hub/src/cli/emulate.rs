@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use palisade_emulator::google::{Google, GoogleConfig};
 use palisade_emulator::oauth::{Client, Consent, Dials};
+use palisade_emulator::sendgrid::{SendGrid, SendGridConfig};
 use palisade_emulator::slack::{Slack, SlackConfig};
 use palisade_emulator::stripe::{Seed, Stripe, StripeConfig};
+use palisade_emulator::twilio::{Twilio, TwilioConfig};
 use serde_json::json;
 
 use super::{Failure, runtime, say, serve, signal};
@@ -22,16 +24,34 @@ pub(super) enum Provider {
     /// Emulates Google. The first line of its output is JSON with its base URL, the app's credentials and the key file
     /// of a service account (a published test key).
     Google(GoogleArguments),
+    /// Emulates Twilio. The first line of its output is JSON with its base URL and the account's credentials; the auth
+    /// token signs its webhooks.
+    Twilio(TwilioArguments),
+    /// Emulates SendGrid. The first line of its output is JSON with its base URL, the key it accepts and the public key
+    /// its webhooks are verified with.
+    Sendgrid(SendGridArguments),
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Common {
+pub(super) struct Place {
     /// The address to listen on; port 0 takes a free one.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// All identifiers and fault draws follow from this number.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+}
+
+impl Place {
+    fn cannot_listen(&self, error: &std::io::Error) -> Failure {
+        serve::cannot_listen(self.listen, "--listen", error)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Common {
+    #[command(flatten)]
+    place: Place,
     /// An address the authorisation page may send people back to, exactly; may be given several times.
     #[arg(long = "redirect-uri", value_name = "URL")]
     redirect_uris: Vec<String>,
@@ -52,10 +72,6 @@ impl Common {
     fn dials(&self) -> Dials {
         let consent = if self.auto_allow { Consent::Allow } else { Consent::Ask };
         Dials { consent, ..Dials::default() }
-    }
-
-    fn cannot_listen(&self, error: &std::io::Error) -> Failure {
-        serve::cannot_listen(self.listen, "--listen", error)
     }
 }
 
@@ -104,6 +120,48 @@ pub(super) struct GoogleArguments {
     common: Common,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct TwilioArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Begins with this many messages, one a minute until now.
+    #[arg(long, default_value_t = 0)]
+    populate: usize,
+    /// The auth token that is accepted and that signs webhooks.
+    #[arg(long, default_value = "twilio_emulator_auth_token")]
+    auth_token: String,
+    /// Leaves messages where they are, until /_emulator/report moves them.
+    #[arg(long)]
+    no_delivery: bool,
+    /// Posts signed inbound messages to this URL. Status callbacks go where each message asks.
+    #[arg(long)]
+    webhook: Option<String>,
+    /// A file with the secret of a shared key: it signs webhooks in the auth token's place, with HMAC-SHA256.
+    #[arg(long)]
+    secret_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SendGridArguments {
+    #[command(flatten)]
+    place: Place,
+    /// Begins with this many addresses on each of the five lists of suppressed ones.
+    #[arg(long, default_value_t = 0)]
+    populate: usize,
+    /// The API key that is accepted.
+    #[arg(long, default_value = "SG.emulator")]
+    api_key: String,
+    /// Posts signed batches of events to this URL. The key that signs follows from the seed.
+    #[arg(long)]
+    webhook: Option<String>,
+    /// Posts inbound mail to this URL.
+    #[arg(long)]
+    inbound: Option<String>,
+    /// Signs inbound mail, too.
+    #[arg(long, requires = "inbound")]
+    sign_inbound: bool,
+}
+
 pub(super) fn run(provider: Provider) -> Result<(), Failure> {
     match provider {
         Provider::Stripe(arguments) => {
@@ -115,6 +173,11 @@ pub(super) fn run(provider: Provider) -> Result<(), Failure> {
             runtime()?.block_on(slack(arguments, secret))
         }
         Provider::Google(arguments) => runtime()?.block_on(google(arguments)),
+        Provider::Twilio(arguments) => {
+            let secret = secret_of(arguments.secret_file.as_ref())?;
+            runtime()?.block_on(twilio(arguments, secret))
+        }
+        Provider::Sendgrid(arguments) => runtime()?.block_on(sendgrid(arguments)),
     }
 }
 
@@ -127,15 +190,15 @@ async fn stripe(arguments: StripeArguments, secret: Option<String>) -> Result<()
     let common = &arguments.common;
     let defaults = StripeConfig::default();
     let config = StripeConfig {
-        listen: common.listen,
-        seed: common.seed,
+        listen: common.place.listen,
+        seed: common.place.seed,
         api_key: arguments.api_key,
         connected: arguments.connected,
         platform: common.register(defaults.platform.clone()),
         ..defaults
     };
     let client = config.platform.id.clone();
-    let stripe = Stripe::start(config).await.map_err(|error| common.cannot_listen(&error))?;
+    let stripe = Stripe::start(config).await.map_err(|error| common.place.cannot_listen(&error))?;
     stripe.oauth().set_dials(common.dials());
     if arguments.populate > 0 {
         stripe.populate(&seed(arguments.populate));
@@ -158,10 +221,16 @@ async fn slack(arguments: SlackArguments, secret: Option<String>) -> Result<(), 
     let clients = defaults.clients.iter().map(|client| common.register(client.clone())).collect();
     let rotation = !arguments.no_rotation;
     let signing_secret = secret.unwrap_or_else(|| defaults.signing_secret.clone());
-    let config =
-        SlackConfig { listen: common.listen, seed: common.seed, clients, rotation, signing_secret, ..defaults };
+    let config = SlackConfig {
+        listen: common.place.listen,
+        seed: common.place.seed,
+        clients,
+        rotation,
+        signing_secret,
+        ..defaults
+    };
     let signing_secret = config.signing_secret.clone();
-    let slack = Slack::start(config).await.map_err(|error| common.cannot_listen(&error))?;
+    let slack = Slack::start(config).await.map_err(|error| common.place.cannot_listen(&error))?;
     slack.oauth().set_dials(common.dials());
     if arguments.populate > 0 {
         slack.populate(&workspace(arguments.populate));
@@ -184,8 +253,8 @@ async fn google(arguments: GoogleArguments) -> Result<(), Failure> {
     let common = &arguments.common;
     let defaults = GoogleConfig::default();
     let clients = defaults.clients.iter().map(|client| common.register(client.clone())).collect();
-    let config = GoogleConfig { listen: common.listen, seed: common.seed, clients, ..defaults };
-    let google = Google::start(config).await.map_err(|error| common.cannot_listen(&error))?;
+    let config = GoogleConfig { listen: common.place.listen, seed: common.place.seed, clients, ..defaults };
+    let google = Google::start(config).await.map_err(|error| common.place.cannot_listen(&error))?;
     google.oauth().set_dials(common.dials());
     let (id, secret) = google.client();
     let mut stop = signal::stop();
@@ -197,6 +266,59 @@ async fn google(arguments: GoogleArguments) -> Result<(), Failure> {
     google.shutdown().await;
     Ok(())
 }
+
+async fn twilio(arguments: TwilioArguments, secret: Option<String>) -> Result<(), Failure> {
+    let place = &arguments.place;
+    let config = TwilioConfig {
+        listen: place.listen,
+        seed: place.seed,
+        auth_token: arguments.auth_token,
+        delivers: !arguments.no_delivery,
+        inbound_url: arguments.webhook,
+        shared_key: secret.map(|secret| ("webhooks_sharedkey_emulator".to_owned(), secret)),
+        ..TwilioConfig::default()
+    };
+    let (api_key, senders) = (config.api_keys.first().cloned().unwrap_or_default(), config.senders.clone());
+    let services: Vec<String> = config.services.iter().map(|(sid, _)| sid.clone()).collect();
+    let twilio = Twilio::start(config).await.map_err(|error| place.cannot_listen(&error))?;
+    twilio.populate(arguments.populate);
+    let mut stop = signal::stop();
+    say(json!({
+        "provider": "twilio", "base_url": twilio.base_url(), "account_sid": twilio.account_sid(),
+        "auth_token": twilio.auth_token(), "api_key_sid": api_key.0, "api_key_secret": api_key.1,
+        "senders": senders, "messaging_services": services,
+    }));
+    let _ = stop.wait_for(|stop| *stop).await;
+    twilio.shutdown().await;
+    Ok(())
+}
+
+async fn sendgrid(arguments: SendGridArguments) -> Result<(), Failure> {
+    let place = &arguments.place;
+    let config = SendGridConfig {
+        listen: place.listen,
+        seed: place.seed,
+        api_key: arguments.api_key,
+        event_url: arguments.webhook,
+        inbound_url: arguments.inbound.map(|url| (url, arguments.sign_inbound)),
+        ..SendGridConfig::default()
+    };
+    let sendgrid = SendGrid::start(config).await.map_err(|error| place.cannot_listen(&error))?;
+    for list in SUPPRESSIONS {
+        sendgrid.populate(list, arguments.populate);
+    }
+    let mut stop = signal::stop();
+    say(json!({
+        "provider": "sendgrid", "base_url": sendgrid.base_url(), "api_key": sendgrid.api_key(),
+        "public_key": sendgrid.public_key(),
+    }));
+    let _ = stop.wait_for(|stop| *stop).await;
+    sendgrid.shutdown().await;
+    Ok(())
+}
+
+/// SendGrid's lists of suppressed addresses.
+const SUPPRESSIONS: [&str; 5] = ["bounces", "blocks", "invalid_emails", "spam_reports", "unsubscribes"];
 
 /// Returns a workspace of a given number of people with channels and messages in proportion.
 fn workspace(users: usize) -> palisade_emulator::slack::Seed {

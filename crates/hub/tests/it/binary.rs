@@ -334,11 +334,13 @@ pub(crate) fn http(address: &str, request: &str) -> String {
 }
 
 fn get(address: &str, path: &str, token: &str) -> String {
+    authorised(address, path, &format!("Bearer {token}"))
+}
+
+fn authorised(address: &str, path: &str, credential: &str) -> String {
     http(
         address,
-        &format!(
-            "GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n"
-        ),
+        &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: {credential}\r\nconnection: close\r\n\r\n"),
     )
 }
 
@@ -508,6 +510,35 @@ fn a_flow_that_cannot_work_is_told_before_anything_is_served() {
         let output = palisade(&["serve", "--config", &path_of(&folder)]).env("TEST_SLACK", SLACK).output().unwrap();
         ends(&output, 2, words);
     }
+}
+
+#[test]
+fn emulated_senders_say_their_credentials_and_begin_with_what_was_asked_for() {
+    let basic = |user: &str, password: &str| {
+        use base64::Engine;
+        format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
+    };
+    let running = Running::start(&mut palisade(&["emulate", "twilio", "--seed", "7", "--populate", "3"]));
+    let (address, sid) = (running.address("base_url"), running.said("account_sid"));
+    let path = format!("/2010-04-01/Accounts/{sid}/Messages.json");
+    for (user, secret) in [("account_sid", "auth_token"), ("api_key_sid", "api_key_secret")] {
+        let list = authorised(&address, &path, &basic(&running.said(user), &running.said(secret)));
+        assert!(list.starts_with("HTTP/1.1 200"), "{list}");
+        assert_eq!(list.matches(r#""direction":"outbound-api""#).count(), 3, "{list}");
+    }
+    assert!(authorised(&address, &path, &basic(&sid, "another")).starts_with("HTTP/1.1 401"));
+    assert_eq!(running.stop(), Some(0));
+
+    let running = Running::start(&mut palisade(&["emulate", "sendgrid", "--populate", "4", "--api-key", "SG.mine"]));
+    let address = running.address("base_url");
+    assert!(running.said("public_key").starts_with("MFkwEwYHKoZIzj0"), "as SendGrid's settings show it");
+    for list in ["bounces", "blocks", "invalid_emails", "spam_reports", "unsubscribes"] {
+        let path = format!("/v3/suppression/{list}");
+        let shown = get(&address, &path, &running.said("api_key"));
+        assert_eq!(shown.matches(r#""email":"#).count(), 4, "{list}: {shown}");
+        assert!(get(&address, &path, "SG.other").starts_with("HTTP/1.1 401"));
+    }
+    assert_eq!(running.stop(), Some(0));
 }
 
 /// Waits until an answer satisfies a condition; the process's own time decides how long that takes.

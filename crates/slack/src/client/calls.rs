@@ -29,6 +29,7 @@ pub struct Scheduled {
     #[serde(rename = "scheduled_message_id")]
     pub id: String,
     /// When it will be sent, in seconds since 1970.
+    #[serde(deserialize_with = "seconds")]
     pub post_at: i64,
 }
 
@@ -177,6 +178,14 @@ impl Slack {
         let arguments = message.arguments(&[("response_type", kind.into())])?;
         self.connector().post_to_hook(response_url.expose(), &arguments).await
     }
+}
+
+/// Reads a time that Slack writes as a number or as a text (docs.slack.dev: a text in the example of
+/// chat.scheduleMessage, a number in that of chat.scheduledMessages.list).
+fn seconds<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<i64, D::Error> {
+    let value = Value::deserialize(from)?;
+    let read = value.as_i64().or_else(|| value.as_str()?.parse().ok());
+    read.ok_or_else(|| serde::de::Error::custom("no time in seconds"))
 }
 
 /// What is not there at the second attempt was removed by the first, whose answer was lost.

@@ -327,6 +327,11 @@ fn events_say_what_they_know_of_a_record() {
         "previous_message": {"ts": "1.5"}}),
         &[("messages", "C1:1.5", "deleted")],
     );
+    check(
+        json!({"type": "message", "subtype": "message_deleted", "channel": "C1", "ts": "9.0", "deleted_ts": "1.5",
+            "previous_message": {"ts": "1.5", "thread_ts": "1.5"}}),
+        &[("messages", "C1:1.5", "fetch")],
+    );
     let mut own = message.clone();
     own["user"] = json!("UBOT");
     check(own, &[("messages", "C1:1.5", &record.replace("U1", "UBOT"))]);
