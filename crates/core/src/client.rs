@@ -22,6 +22,7 @@ use crate::random::{Random, SystemRandom};
 use crate::store::CallRecord;
 use crate::transport::Transport;
 
+mod accounts;
 mod admission;
 mod backoff;
 mod breaker;
@@ -48,6 +49,7 @@ pub use learned::{Learned, LimitHeaders, Reset};
 pub use retry_after::{HINT_MAX, retry_after, until_epoch};
 pub use status::{StatusClassifier, error_of_status};
 
+use accounts::Accounts;
 use admission::Admission;
 use engine::Engine;
 use flights::Flights;
@@ -312,6 +314,7 @@ pub struct ClientBuilder {
     observer: Option<Arc<dyn Observer>>,
     fallback: Option<Arc<dyn Fallback>>,
     metrics: Metrics,
+    accounts: Accounts,
 }
 
 /// The state of a host's breaker.
@@ -350,6 +353,7 @@ impl Client {
             observer: None,
             fallback: None,
             metrics: Metrics::default(),
+            accounts: Accounts::default(),
         }
     }
 
@@ -439,6 +443,14 @@ impl ClientBuilder {
         self
     }
 
+    /// Says which account at the provider a connection is: connections of one account share its limits and pauses, as
+    /// the provider counts them together. The account of a connection of which nothing is said is its own.
+    #[must_use]
+    pub fn account(mut self, connection: ConnectionId, account: &str) -> Self {
+        self.accounts.put(connection, account);
+        self
+    }
+
     /// Checks the settings and makes the client.
     ///
     /// # Errors
@@ -450,11 +462,11 @@ impl ClientBuilder {
         let limits = &self.profile.limits;
         let (gauge, forgotten) = meters.lanes();
         let engine = Engine {
-            lanes: Lanes::new(limits, gauge, forgotten),
+            lanes: Lanes::new(limits, gauge, forgotten, self.accounts.clone()),
             places: Turnstile::new(limits.concurrency),
             admission: Admission::new(limits.admission_max),
             flights: Flights::default(),
-            held: Held::default(),
+            held: Held::new(self.accounts),
             origin: Instant::now(),
             hosts,
             meters,

@@ -192,7 +192,7 @@ async fn no_secret_appears_anywhere() {
 
 fn build(store: &SqliteStore, emulator: &Stripe, api_key: &str, said: &mut Said) -> Hub {
     let connection = ConnectionConfig {
-            environment: Default::default(),
+        environment: Default::default(),
         id: ConnectionId::new(CONNECTION),
         tenant: TenantId::new("acme"),
         provider: "stripe".to_owned(),

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::accounts::Accounts;
 use crate::call::Scope;
 use crate::id::ConnectionId;
 
@@ -12,7 +13,10 @@ const KEPT_MAX: usize = 4_096;
 
 /// The pauses under way. Times are nanoseconds on the engine's own monotonic scale.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<Book>);
+pub(super) struct Held {
+    book: Mutex<Book>,
+    accounts: Accounts,
+}
 
 #[derive(Debug, Default)]
 struct Book {
@@ -21,9 +25,13 @@ struct Book {
 }
 
 impl Held {
+    pub(super) fn new(accounts: Accounts) -> Self {
+        Self { book: Mutex::default(), accounts }
+    }
+
     /// Notes a pause of a limit of a connection.
     pub(super) fn note(&self, connection: &ConnectionId, scope: Scope, until: u64, now: u64) {
-        let mut book = self.lock();
+        let (mut book, connection) = (self.lock(), self.accounts.of(connection));
         if scope == Scope::Client {
             book.all = book.all.max(until);
             return;
@@ -40,12 +48,12 @@ impl Held {
 
     /// Returns the end of the longest pause that any limit of the connection has; 0 or a past moment for none.
     pub(super) fn until(&self, connection: &ConnectionId) -> u64 {
-        let book = self.lock();
+        let (book, connection) = (self.lock(), self.accounts.of(connection));
         book.connections.get(connection).copied().unwrap_or(0).max(book.all)
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -26,7 +26,7 @@ const CHARGE_MAX: u64 = 86_400_000_000_000;
 /// What tells lanes apart. Two operations with equal buckets of their own share a lane of the same connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LaneKey {
-    /// None where all connections share the lane.
+    /// The connection, or what stands for the account it shares with others; none where all connections share the lane.
     pub(super) connection: Option<ConnectionId>,
     pub(super) part: Option<Arc<str>>,
     pub(super) bucket: BucketKey,

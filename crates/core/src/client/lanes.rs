@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::LimitSettings;
+use super::accounts::Accounts;
 use super::lane::{Lane, LaneKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Counter, Gauge};
@@ -28,6 +29,8 @@ pub(super) struct Lanes {
     idle: u64,
     gauge: Gauge,
     forgotten: Counter,
+    /// Whose calls share lanes.
+    pub(super) accounts: Accounts,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +40,7 @@ struct Shard {
 }
 
 impl Lanes {
-    pub(super) fn new(settings: &LimitSettings, gauge: Gauge, forgotten: Counter) -> Self {
+    pub(super) fn new(settings: &LimitSettings, gauge: Gauge, forgotten: Counter, accounts: Accounts) -> Self {
         let shards = (settings.lanes_max / 64).clamp(1, SHARDS_MAX);
         Self {
             shards: (0..shards).map(|_| Mutex::default()).collect(),
@@ -46,6 +49,7 @@ impl Lanes {
             idle: u64::try_from(settings.lane_idle.as_nanos()).unwrap_or(u64::MAX),
             gauge,
             forgotten,
+            accounts,
         }
     }
 
@@ -144,7 +148,7 @@ mod tests {
 
     fn lanes(max: usize) -> Lanes {
         let settings = LimitSettings { lanes_max: max, ..Default::default() };
-        Lanes::new(&settings, Gauge::default(), Counter::default())
+        Lanes::new(&settings, Gauge::default(), Counter::default(), Accounts::default())
     }
 
     // Fails when lanes are never forgotten.

@@ -60,10 +60,10 @@ impl Way {
     /// # Errors
     /// As [`Lanes::lane`].
     pub(super) fn find(lanes: &Lanes, call: &Call, class: Option<&str>, now: u64) -> Result<Self> {
-        let operation = call.operation;
+        let (operation, account) = (call.operation, lanes.accounts.of(&call.connection));
         let own = lanes.lane(
             &LaneKey {
-                connection: Some(call.connection.clone()),
+                connection: Some(account.clone()),
                 part: call.lane.clone(),
                 bucket: BucketKey(operation.bucket),
                 scope: Scope::Operation,
@@ -72,7 +72,7 @@ impl Way {
         )?;
         let mut wider = Vec::new();
         for limit in operation.also.iter().filter(|limit| limit.class.is_none() || limit.class == class) {
-            let connection = (limit.scope != Scope::Client).then(|| call.connection.clone());
+            let connection = (limit.scope != Scope::Client).then(|| account.clone());
             let key = LaneKey { connection, part: None, bucket: BucketKey(limit.bucket), scope: limit.scope };
             wider.push(Wider { scope: limit.scope, lane: lanes.lane(&key, now)?, charged: AtomicU64::new(0) });
         }

@@ -18,7 +18,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{EndpointId, RecordId};
 use crate::store::{
-    Lease, Merge, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode, RunState, Store, StreamKey,
+    Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode, RunState, Store,
+    StreamKey,
 };
 use crate::transport::Transport;
 use crate::webhook::Event;
@@ -85,6 +86,9 @@ pub struct Task<'a> {
     pub again: NewJob,
     /// Whether deletions beyond the guard are lawful.
     pub allow_mass_delete: bool,
+    /// Told what the run did to the records as soon as it is committed: one page and its counts, and at the end no page
+    /// with what the end deleted.
+    pub committed: &'a (dyn Fn(u64, MergeCounts) + Sync),
     /// Asks the run to stop after the page at hand.
     pub stop: watch::Receiver<bool>,
 }
@@ -138,7 +142,8 @@ impl Driver<'_> {
             Err(error) => return passing(error),
         };
         let id = run.id;
-        let end = match self.pages(task, kind, run).await {
+        let mut deleted = run.counts.deleted;
+        let end = match self.pages(task, kind, run, &mut deleted).await {
             Ok(last) => {
                 let mut follow = task.next.clone();
                 match (kind, mode) {
@@ -164,7 +169,11 @@ impl Driver<'_> {
             Err(Halt::Error(error)) => return self.fail(task, mode, id, error).await,
         };
         match self.store.end_run(end).await {
-            Ok(run) => Ended::Finished(run),
+            Ok(run) => {
+                let deleted = run.counts.deleted.saturating_sub(deleted);
+                (task.committed)(0, MergeCounts { deleted, ..MergeCounts::default() });
+                Ended::Finished(run)
+            }
             Err(error) => passing(error),
         }
     }
@@ -193,7 +202,8 @@ impl Driver<'_> {
         }
     }
 
-    async fn pages(&self, task: &Task<'_>, kind: StreamKind, run: Run) -> Result<Last, Halt> {
+    /// Commits pages until the last; `deleted` counts what the run has deleted so far.
+    async fn pages(&self, task: &Task<'_>, kind: StreamKind, run: Run, deleted: &mut u64) -> Result<Last, Halt> {
         let mut cursor = run.cursor;
         let mut pages = run.pages;
         let mut cycle = Cycle::default();
@@ -240,7 +250,9 @@ impl Driver<'_> {
                 next: next.clone().or_else(|| cursor.clone()),
                 now,
             };
-            self.commit(&task.key, commit).await?;
+            let counts = self.commit(&task.key, commit).await?;
+            *deleted += counts.deleted;
+            (task.committed)(1, counts);
             if let Some(resume) = resume {
                 return Ok(Last { resume, span, had_cursor: status.cursor.is_some() });
             }
@@ -249,12 +261,12 @@ impl Driver<'_> {
         }
     }
 
-    /// Commits a page; records that cannot be ordered are fetched, which orders them.
-    async fn commit(&self, key: &StreamKey, mut page: PageCommit) -> Result<()> {
+    /// Commits a page and returns what it did; records that cannot be ordered are fetched, which orders them.
+    async fn commit(&self, key: &StreamKey, mut page: PageCommit) -> Result<MergeCounts> {
         for _ in 0..=FETCH_ROUNDS_MAX {
             let committed = self.store.commit_page(page.clone()).await?;
             if committed.fetch.is_empty() {
-                return Ok(());
+                return Ok(committed.counts);
             }
             let mut open: Vec<_> = committed.fetch.into_iter().map(|id| (key.clone(), id)).collect();
             page.changes.retain(|change| !open.iter().any(|(_, id)| *id == change.id));

@@ -322,6 +322,7 @@ impl Inner {
                 vec![self.sync_job(key, RunMode::Full, When::Now)]
             }
         };
+        let meters = self.metrics.run(provider, key.stream.as_str());
         let task = Task {
             lease,
             key: key.clone(),
@@ -335,6 +336,7 @@ impl Inner {
             resync,
             again,
             allow_mass_delete,
+            committed: &|pages, counts| meters.committed(pages, &counts),
             stop,
         };
         match self.driver(&place, source).run(&task).await {

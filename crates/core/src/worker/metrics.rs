@@ -2,13 +2,13 @@
 //! names from adapters' tables; a tenant or connection is none.
 
 use crate::metrics::{Counter, Metrics};
-use crate::store::{JobEnd, Queue, Run, RunMode, RunState};
+use crate::store::{JobEnd, MergeCounts, Queue, Run, RunMode, RunState};
 
 const ATTEMPTS: (&str, &str) = ("palisade_job_attempts", "Attempts of jobs by queue and how they ended");
 const RUNS: (&str, &str) = ("palisade_runs", "Runs that ended");
 const RUN_SECONDS: (&str, &str) = ("palisade_run_duration_seconds", "Time from a run's beginning to its end");
-const RUN_PAGES: (&str, &str) = ("palisade_run_pages", "Pages of runs that ended");
-const RUN_RECORDS: (&str, &str) = ("palisade_run_records", "Records of runs that ended, by what became of them");
+const RUN_PAGES: (&str, &str) = ("palisade_run_pages", "Pages of runs, as they are committed");
+const RUN_RECORDS: (&str, &str) = ("palisade_run_records", "Records of runs by what became of them, as committed");
 /// From a second to a day: an incremental run takes a second, a full one of millions of records hours.
 const RUN_BOUNDS: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
@@ -28,6 +28,29 @@ struct Attempts {
     released: Counter,
     dead: Counter,
     lost: Counter,
+}
+
+/// What runs of one stream do.
+#[derive(Debug)]
+pub(super) struct RunMeters {
+    pages: Counter,
+    added: Counter,
+    updated: Counter,
+    deleted: Counter,
+    unchanged: Counter,
+    older: Counter,
+}
+
+impl RunMeters {
+    /// Counts what was committed.
+    pub(super) fn committed(&self, pages: u64, counts: &MergeCounts) {
+        self.pages.add(pages);
+        self.added.add(counts.added);
+        self.updated.add(counts.updated);
+        self.deleted.add(counts.deleted);
+        self.unchanged.add(counts.unchanged);
+        self.older.add(counts.older);
+    }
 }
 
 impl Attempts {
@@ -72,6 +95,22 @@ impl WorkerMetrics {
         self.of(queue).lost.inc();
     }
 
+    /// Resolves the counters of what runs of a stream do.
+    pub(super) fn run(&self, provider: &str, stream: &str) -> RunMeters {
+        let of = [("provider", provider), ("stream", stream)];
+        let [provider, stream] = of;
+        let records =
+            |change| self.metrics.counter(RUN_RECORDS.0, RUN_RECORDS.1, &[provider, stream, ("change", change)]);
+        RunMeters {
+            pages: self.metrics.counter(RUN_PAGES.0, RUN_PAGES.1, &of),
+            added: records("added"),
+            updated: records("updated"),
+            deleted: records("deleted"),
+            unchanged: records("unchanged"),
+            older: records("older"),
+        }
+    }
+
     /// Counts a run that ended, with its job.
     pub(super) fn ended(&self, provider: &str, run: &Run) {
         let stream = run.key.stream.as_str();
@@ -85,24 +124,13 @@ impl WorkerMetrics {
             RunState::Failed { .. } => "failed",
             RunState::Running => return,
         };
-        let of = [("provider", provider), ("stream", stream)];
-        let [provider, stream] = of;
+        let [provider, stream] = [("provider", provider), ("stream", stream)];
         let runs = self.metrics.counter(RUNS.0, RUNS.1, &[provider, stream, ("mode", mode), ("end", end)]);
         runs.inc();
         if let Some(finished) = run.finished_at {
             let labels = [provider, stream, ("mode", mode)];
             let seconds = self.metrics.histogram(RUN_SECONDS.0, RUN_SECONDS.1, &RUN_BOUNDS, &labels);
             seconds.observe(finished.since(run.started_at));
-        }
-        self.metrics.counter(RUN_PAGES.0, RUN_PAGES.1, &of).add(run.pages);
-        for (change, count) in [
-            ("added", run.counts.added),
-            ("updated", run.counts.updated),
-            ("deleted", run.counts.deleted),
-            ("unchanged", run.counts.unchanged),
-            ("older", run.counts.older),
-        ] {
-            self.metrics.counter(RUN_RECORDS.0, RUN_RECORDS.1, &[provider, stream, ("change", change)]).add(count);
         }
     }
 }

@@ -442,3 +442,43 @@ async fn a_wall_clock_that_jumps_changes_nothing() {
     let gaps: Vec<_> = provider.seen().iter().map(|seen| seen.at - start).collect();
     assert!(gaps[1] >= Duration::from_secs(3) && gaps[2] < Duration::from_secs(4), "{gaps:?}");
 }
+
+/// Fails when two connections of one account have a limit each, when a pause of one is not the other's, or when a
+/// connection of another account, or one that is called as an account is, shares them.
+#[tokio::test(start_paused = true)]
+async fn connections_of_one_account_share_its_limits_and_pauses() {
+    let provider = Provider::new(|n, _| {
+        let wait = || vec![("retry-after", "7".to_owned())];
+        if n == 5 { Reply::With(429, wait(), Bytes::new()) } else { Reply::Status(200) }
+    });
+    let client = Client::builder(without_breaker(), Arc::clone(&provider) as Arc<dyn Transport>, fixed())
+        .clock(Arc::new(TokioClock::starting_at(Timestamp::from_seconds(1_800_000_000))))
+        .random(Arc::new(SeededRandom::new(42)))
+        .account("key-1".into(), "acct_1")
+        .account("key-2".into(), "acct_1")
+        .account("other".into(), "acct_2")
+        .build()
+        .unwrap();
+    let send = |connection: &str| {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        let call = Call::new(&SLOW_LANE, connection.into(), "tenant-1".into()).with_deadline(deadline);
+        client.send(request(call))
+    };
+    // Five are the burst: they are spent together.
+    for connection in ["key-1", "key-2", "key-1", "key-2", "key-1"] {
+        send(connection).await.unwrap();
+    }
+    for connection in ["key-1", "key-2"] {
+        assert_eq!(send(connection).await.unwrap_err().kind(), ErrorKind::Throttled, "{connection}");
+    }
+    assert_eq!(provider.count(), 5);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(send("key-2").await.unwrap_err().status(), Some(429));
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(send("key-1").await.unwrap_err().status(), None, "the other key's pause is this one's");
+    let held = |connection: &str| client.held_until(&connection.into(), "https://api.acme.test").is_some();
+    assert_eq!(["key-1", "key-2", "other", "acct_1", "none"].map(held), [true, true, false, false, false]);
+    for connection in ["other", "acct_1", "none"] {
+        send(connection).await.unwrap();
+    }
+}

@@ -67,7 +67,8 @@ async fn attempts_are_counted_by_queue_and_end() {
     counts(&metrics, &["palisade_job_attempts_total{queue=\"events\",end=\"lost\"} 1"]);
 }
 
-/// Fails when a run's end is not counted, or what it did to the records, or when a tenant or connection is a label.
+/// Fails when a run's end is not counted, or what it did to the records, or only at its end, or twice when it is taken up
+/// again, or when a tenant or connection is a label.
 #[tokio::test(start_paused = true)]
 async fn runs_are_counted_with_what_they_did() {
     let metrics = Metrics::default();
@@ -103,6 +104,34 @@ async fn runs_are_counted_with_what_they_did() {
             "palisade_run_records_total{provider=\"fake\",stream=\"things\",change=\"deleted\"} 1",
             "palisade_run_records_total{provider=\"fake\",stream=\"things\",change=\"unchanged\"} 8",
             "palisade_run_records_total{provider=\"fake\",stream=\"things\",change=\"older\"} 0",
+        ],
+    );
+    // What a page did is counted with the page: a run that goes on later is seen to move.
+    let mut pages_left = 2;
+    world.store.layer.failing(move |name| {
+        let fails = name == "commit_page" && pages_left == 0;
+        pages_left -= u32::from(name == "commit_page" && !fails);
+        fails.then_some(Fault::Before)
+    });
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    world.wait(Duration::from_secs(1)).await;
+    world.worker.step(Queue::Background).await.unwrap();
+    counts(
+        &metrics,
+        &[
+            "palisade_runs_total{provider=\"fake\",stream=\"things\",mode=\"full\",end=\"done\"} 2",
+            "palisade_run_pages_total{provider=\"fake\",stream=\"things\"} 9",
+            "palisade_run_records_total{provider=\"fake\",stream=\"things\",change=\"unchanged\"} 14",
+        ],
+    );
+    world.store.layer.failing(|_| None);
+    world.wait(Duration::from_secs(600)).await;
+    world.quiet().await;
+    counts(
+        &metrics,
+        &[
+            "palisade_runs_total{provider=\"fake\",stream=\"things\",mode=\"full\",end=\"done\"} 3",
+            "palisade_run_records_total{provider=\"fake\",stream=\"things\",change=\"unchanged\"} 17",
         ],
     );
     // A run that cannot advance fails; what it committed before counts.
