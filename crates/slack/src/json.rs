@@ -48,7 +48,7 @@ pub(crate) fn record(kind: Kind, mut object: Value) -> Bytes {
     let begins_thread =
         kind == Kind::Message && text(&object, "thread_ts").is_some_and(|at| text(&object, "ts") == Some(at));
     if let Value::Object(fields) = &mut object {
-        fields.retain(|name, _| !left_out.contains(&name.as_str()) && !(begins_thread && name == "thread_ts"));
+        fields.retain(|name, _| !(left_out.contains(&name.as_str()) || begins_thread && name == "thread_ts"));
     }
     // They are sorted anyway, unless some crate of the build asks serde_json to keep their order.
     object.sort_all_objects();

@@ -49,6 +49,7 @@ impl Copy {
             id: CONNECTION.into(),
             tenant: "tenant_1".into(),
             provider: "sendgrid".into(),
+            environment: Default::default(),
             account: None,
             base_url: None,
             state: ConnectionState::Active,

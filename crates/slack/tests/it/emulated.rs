@@ -131,6 +131,7 @@ impl World {
             id: CONNECTION.into(),
             tenant: "tenant_1".into(),
             provider: "slack".into(),
+            environment: Default::default(),
             account: Some("T1".into()),
             base_url: None,
             state: ConnectionState::Active,

@@ -53,6 +53,7 @@ impl Copy {
             id: CONNECTION.into(),
             tenant: "tenant_1".into(),
             provider: "twilio".into(),
+            environment: Default::default(),
             account: Some(ACCOUNT.to_owned()),
             base_url: None,
             state: ConnectionState::Active,
