@@ -27,6 +27,7 @@ use palisade_core::{
 
 use crate::calls::CallQueue;
 use crate::gate::{Gate, Network};
+use crate::home::homes;
 use crate::metrics::HubMetrics;
 use crate::routes;
 use crate::routes::status::Probe;
@@ -420,39 +421,6 @@ fn browser_flows(
         made.push(Arc::new(OAuth2Flow::new(flow, Arc::clone(transport))?));
     }
     Ok(made)
-}
-
-/// Where a provider's credentials may go.
-struct Home {
-    /// The provider's own hosts.
-    own: Vec<String>,
-    /// What the product added to them by hand.
-    added: Vec<String>,
-}
-
-impl Home {
-    /// Says where credentials for a base URL may go: to the provider's own hosts without one, and to its own host with
-    /// one. So nothing of one environment is sent to the address of another.
-    fn audience(&self, base_url: Option<&str>) -> Audience {
-        let host = base_url.and_then(|base_url| base_url.parse::<http::Uri>().ok()?.authority().cloned());
-        let elsewhere =
-            base_url.is_some() && host.as_ref().is_none_or(|host| !self.own.iter().any(|own| own == host.as_str()));
-        let hosts = if elsewhere { host.iter().map(|host| host.as_str()).collect() } else { texts(&self.own) };
-        Audience::of(hosts.into_iter().chain(texts(&self.added)))
-    }
-}
-
-fn texts(list: &[String]) -> Vec<&str> {
-    list.iter().map(String::as_str).collect()
-}
-
-fn homes(providers: &BTreeMap<&'static str, Arc<dyn Provider>>) -> BTreeMap<&'static str, Home> {
-    let home = |provider: &Arc<dyn Provider>| {
-        let own = provider.manifest().hosts;
-        let (own, added) = provider.profile().hosts.into_iter().partition(|host| own.contains(&host.as_str()));
-        Home { own, added }
-    };
-    providers.iter().map(|(name, provider)| (*name, home(provider))).collect()
 }
 
 /// Returns scheme, host and port of an address.

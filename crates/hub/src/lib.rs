@@ -27,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod gate;
+mod home;
 pub mod hub;
 mod metrics;
 mod overview;

@@ -240,6 +240,9 @@ pub(super) fn read_environment(section: &mut Section<'_, '_>) -> Option<Environm
     Some(Environment::new(name))
 }
 
+/// How the ids of connections begin that were made by a flow.
+const CONNECTED: &str = "con_";
+
 /// The id and provider of a connection, kept even when the rest of it is wrong, so that one mistake is told once.
 type Named = (String, Option<String>);
 
@@ -288,6 +291,8 @@ fn read_endpoint(mut section: Section<'_, '_>, providers: &[&str], named: &[Name
     }
     if let Some((offset, id)) = &connection {
         match named.iter().find(|(other, _)| other == id) {
+            // One that was connected in a browser: the file cannot know it.
+            None if id.starts_with(CONNECTED) => {}
             None => {
                 let near = nearest(id, named.iter().map(|(other, _)| other.as_str()));
                 let hint = near.map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"));

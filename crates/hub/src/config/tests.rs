@@ -40,6 +40,9 @@ fn check(from: &str, to: &str, line: Option<usize>, expected: &[&str]) {
 fn a_good_file_is_read() {
     let config = Config::parse(GOOD, KNOWN).unwrap();
     assert_eq!(config.server.admin, Admin::Open);
+    let connected =
+        GOOD.replace("connection = \"acme-stripe\"", "connection = \"con_0123456789abcdef0123456789abcdef\"");
+    assert!(Config::parse(&connected, KNOWN).is_ok(), "an endpoint of an account that was connected in a browser");
     assert_eq!(config.endpoints[0].secrets, [SecretRef::Env("HOOK".to_owned())]);
     assert_eq!(config.connections[0].credential, SecretRef::Env("KEY".to_owned()));
 }
