@@ -247,6 +247,13 @@ impl<P: Provider> Emulated<P> {
         self.inner.house.shift(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), true);
     }
 
+    /// Ends every access token now, as if its life were over; gives how many were live. Refresh tokens stay.
+    #[must_use]
+    pub fn expire_access(&self) -> usize {
+        let now = self.inner.house.now();
+        self.inner.provider.authority().state().expire_access(now)
+    }
+
     /// Waits until no delivery is queued or in flight, retries included.
     pub async fn drain_webhooks(&self) {
         self.inner.drained().await;
@@ -366,6 +373,7 @@ impl<P: Provider> Inner<P> {
             Some(Fault::ResetBefore) => return Err(Cut::Reset),
             Some(Fault::HangBefore) => return Err(Cut::Hang),
             Some(Fault::Status(status)) => self.provider.barred(&way.request, &Barred::Status(*status)),
+            Some(Fault::Outage) => self.provider.barred(&way.request, &Barred::Status(503)),
             Some(Fault::Refuse(code)) => self.provider.barred(&way.request, &Barred::Code(code.clone())),
             Some(Fault::Throttle(after)) => self.throttle(way, "injected", *after),
             Some(Fault::LockTimeout) => self.throttle(way, "lock_timeout", RetryAfter::None),
@@ -487,7 +495,8 @@ pub(crate) fn after(fault: Option<&Fault>, mut response: Response<Bytes>) -> Ans
             | Fault::LockTimeout
             | Fault::ResetBefore
             | Fault::HangBefore
-            | Fault::Refuse(_),
+            | Fault::Refuse(_)
+            | Fault::Outage,
         )
         | None => Ok(response),
     }

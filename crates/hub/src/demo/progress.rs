@@ -32,10 +32,16 @@ impl Progress {
         Self { bar: ProgressBar::hidden(), tells: false }
     }
 
-    pub(super) fn say(&self, what: &'static str) {
+    /// Begins a chapter: a line that stays, and the moving one.
+    pub(super) fn chapter(&self, number: u32, of: u32, what: &'static str) {
+        self.note(&format!("{number:>2}/{of} {what}"));
         self.bar.set_message(what);
         self.bar.tick();
-        tracing::info!(step = what, "demo");
+    }
+
+    /// Tells what came of a chapter.
+    pub(super) fn found(&self, what: &str) {
+        self.note(&format!("      {what}"));
     }
 
     /// Writes a line that stays.
