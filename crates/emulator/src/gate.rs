@@ -247,13 +247,6 @@ impl<P: Provider> Emulated<P> {
         self.inner.house.shift(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), true);
     }
 
-    /// Ends every access token now, as if its life were over; gives how many were live. Refresh tokens stay.
-    #[must_use]
-    pub fn expire_access(&self) -> usize {
-        let now = self.inner.house.now();
-        self.inner.provider.authority().state().expire_access(now)
-    }
-
     /// Waits until no delivery is queued or in flight, retries included.
     pub async fn drain_webhooks(&self) {
         self.inner.drained().await;

@@ -51,6 +51,7 @@ use crate::serve::{ServeSettings, serve};
 use accounts::Providers;
 use consumer::Consumer;
 use folder::{Folder, Step};
+use outage::Users;
 
 /// The key of a live account: it may ask four times as fast as a sandbox's, and the story need not be slower.
 const API_KEY: &str = "sk_live_demoOfTheEmulator";
@@ -110,6 +111,8 @@ struct Stage {
     store: SqliteStore,
     hub: Hub,
     address: SocketAddr,
+    /// When the accounts were connected.
+    connected_at: Instant,
     metrics: Metrics,
     stop: watch::Sender<bool>,
     server: JoinHandle<usize>,
@@ -140,9 +143,8 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     }
     enter(&stage.folder, Step::Connect, progress)?;
     let mut accounts = accounts::connect(&stage).await?;
-    for account in &accounts {
-        progress.found(&account.page);
-    }
+    stage.connected_at = Instant::now();
+    accounts.iter().for_each(|account| progress.found(&account.to_text()));
 
     enter(&stage.folder, Step::Play, progress)?;
     let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
@@ -154,12 +156,18 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?, stage.store.clone(), story.seed));
     let mutations = tokio::spawn(mutate(stage.emulator.clone(), story.clone(), progress.clone()));
 
-    let outage = go_down_in_mid_run(&stage, progress).await?;
+    wait_for_listing(&stage, story, progress, 0.0).await?;
+    enter(&stage.folder, Step::Outage, progress)?;
+    let users = Users::come(&stage)?;
+    let outage = outage::strike(&stage).await?;
+    users.go().await;
+    progress.found(&outage.to_text());
     let killed = kill_workers_in_mid_run(&mut stage, story, progress).await?;
     enter(&stage.folder, Step::Rotate, progress)?;
     vault::rotate(Arc::clone(stage.hub.store()), &stage.folder.master_keys()?).await?;
     accounts::renew(&stage, &mut accounts).await?;
-    watch_listing(&stage, story, progress).await?;
+    progress.found(&vault::examine(stage.hub.store(), &stage.folder.master_keys()?).await?.to_text());
+    wait_for_listing(&stage, story, progress, 1.0).await?;
     let _ = mutations.await;
     let written =
         writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))??;
@@ -291,7 +299,7 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener, address: Sock
             worker: WorkerSettings {
                 hold: Duration::from_secs(3),
                 retry_base: Duration::from_millis(200),
-                retry_max: Duration::from_secs(5),
+                retry_max: Duration::from_secs(2),
                 poll: Duration::from_millis(100),
                 ..WorkerSettings::default()
             },
@@ -300,7 +308,19 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener, address: Sock
         .build()?;
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped));
-    Ok(Stage { folder, emulator, providers, store, hub, address, metrics, stop, server, runner: None })
+    Ok(Stage {
+        folder,
+        emulator,
+        providers,
+        store,
+        hub,
+        address,
+        connected_at: Instant::now(),
+        metrics,
+        stop,
+        server,
+        runner: None,
+    })
 }
 
 impl Stage {
@@ -384,20 +404,6 @@ async fn mutate(emulator: emulated::Stripe, story: Story, progress: Progress) {
     }
 }
 
-/// Waits until the customers' full run has begun, and takes the provider down for a while.
-async fn go_down_in_mid_run(stage: &Stage, progress: &Progress) -> Result<Outage> {
-    let deadline = Instant::now() + QUIET_WITHIN;
-    while Instant::now() < deadline {
-        let run = full_run(stage, "customers").await?;
-        if run.is_some_and(|run| listed(&run) > 0 || run.state != RunState::Running) {
-            break;
-        }
-        sleep(LOOK).await;
-    }
-    enter(&stage.folder, Step::Outage, progress)?;
-    outage::strike(stage).await
-}
-
 /// How the workers were killed.
 struct Killed {
     /// Whether the customers' full run was under way.
@@ -406,39 +412,36 @@ struct Killed {
     resumed: u64,
 }
 
-/// Waits until the customers' full run is half-way, kills every worker where it stands, and starts new ones.
+/// Kills every worker where it stands when the customers' full run is half-way, and starts new ones.
 async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<Killed> {
-    let all = story.customers as u64;
-    let deadline = Instant::now() + QUIET_WITHIN;
-    let mut killed = Killed { running: false, resumed: 0 };
-    while Instant::now() < deadline {
-        if let Some(run) = full_run(stage, "customers").await? {
-            progress.customers(listed(&run), all);
-            killed = Killed { running: run.state == RunState::Running, resumed: run.resumed.into() };
-            if !killed.running || listed(&run) >= all / 2 {
-                break;
-            }
-        }
-        sleep(LOOK).await;
-    }
+    wait_for_listing(stage, story, progress, 0.5).await?;
     enter(&stage.folder, Step::KillWorkers, progress)?;
     stage.kill().await;
+    // Looked at when nobody works any more: a run may have ended meanwhile.
+    let run = full_run(stage, "customers").await?;
     stage.work();
-    Ok(killed)
+    Ok(Killed {
+        running: run.as_ref().is_some_and(|run| run.state == RunState::Running),
+        resumed: run.map_or(0, |run| run.resumed.into()),
+    })
 }
 
-/// Waits for the end of the customers' full run.
-async fn watch_listing(stage: &Stage, story: &Story, progress: &Progress) -> Result<()> {
+/// Waits until the customers' full run has listed more than a share of them, or is over, and returns how it stands.
+async fn wait_for_listing(stage: &Stage, story: &Story, progress: &Progress, share: f64) -> Result<Option<Run>> {
+    let enough = (story.customers as f64 * share) as u64;
     let deadline = Instant::now() + QUIET_WITHIN;
-    while Instant::now() < deadline {
-        let Some(run) = full_run(stage, "customers").await? else { break };
-        progress.customers(listed(&run), story.customers as u64);
-        if run.state != RunState::Running {
-            break;
+    loop {
+        let run = full_run(stage, "customers").await?;
+        if let Some(run) = &run {
+            progress.customers(listed(run), story.customers as u64);
+        }
+        let goes_on =
+            run.as_ref().is_none_or(|run| run.state == RunState::Running && (share >= 1.0 || listed(run) <= enough));
+        if !goes_on || Instant::now() > deadline {
+            return Ok(run);
         }
         sleep(LOOK).await;
     }
-    Ok(())
 }
 
 /// Records the run has listed, whatever they changed here.

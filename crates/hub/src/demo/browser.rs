@@ -154,7 +154,8 @@ mod tests {
                 "/round" => Response::builder().status(302).header(LOCATION, "/round"),
                 _ => Response::builder().status(200),
             };
-            let text = r#"<h1>Hello</h1><form action="/allow"><button name="decision" value="allow">Go</button></form>"#;
+            let text =
+                r#"<h1>Hello</h1><form action="/allow"><button name="decision" value="allow">Go</button></form>"#;
             Ok(answer.body(Bytes::from_static(text.as_bytes())).unwrap())
         }
     }

@@ -69,6 +69,50 @@ impl Continued {
     }
 }
 
+impl Account {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        match &self.account {
+            Some(account) if self.connected => format!("{}: {account}", self.page),
+            Some(_) | None => self.page.clone(),
+        }
+    }
+}
+
+impl Outage {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        let Self { calls, arrived, refused, trips, .. } = self;
+        let seconds = |ms: u64| ms as f64 / 1_000.0;
+        let end = if self.closed {
+            format!("closed again {:.1} s after the provider was back", seconds(self.closed_after_ms))
+        } else {
+            "did not close again".to_owned()
+        };
+        format!(
+            "down for {:.1} s: {calls} calls, {arrived} requests arrived, {refused} calls refused here; the breaker opened \
+             {} and {end}",
+            seconds(self.down_ms),
+            times(*trips),
+        )
+    }
+}
+
+impl MasterKeys {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        let Self { data_keys, left, secrets, opened, .. } = self;
+        format!(
+            "{opened} of {secrets} secrets open with the new key alone; {data_keys} data keys re-wrapped, {left} left"
+        )
+    }
+}
+
+/// Writes how often.
+fn times(n: u64) -> String {
+    if n == 1 { "once".to_owned() } else { format!("{n} times") }
+}
+
 /// One promise and its evidence.
 #[derive(Clone, Debug, Serialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -113,12 +157,12 @@ pub struct Account {
     pub reconnected: bool,
     /// What the last page said.
     pub page: String,
-    /// Calls made with its token, most of them with one that had expired.
+    /// Calls made with its token, most of them when the first one had expired.
     pub calls: u64,
     /// Those that were answered.
     pub answered: u64,
-    /// How often its access token expired at the provider.
-    pub expired: u64,
+    /// What one of the others failed with.
+    pub trouble: Option<String>,
     /// How often a refresh token came to the provider.
     pub renewals: u64,
     /// How often a spent refresh token came to the provider.
@@ -297,11 +341,11 @@ impl Report {
     fn accounts_table(&self) -> Table {
         let mut table = Table::new();
         table.load_style(UTF8_BORDERS_ONLY);
-        table.set_header(["Accounts", "in the browser", "account", "calls", "answered", "expired", "renewed"]);
+        table.set_header(["Accounts", "in the browser", "account", "calls", "answered", "renewed"]);
         for a in &self.accounts {
             let mut row = vec![Cell::new(&a.provider), Cell::new(&a.page)];
             row.push(Cell::new(a.account.as_deref().unwrap_or("–")));
-            row.extend([a.calls, a.answered, a.expired, a.renewals].map(number));
+            row.extend([a.calls, a.answered, a.renewals].map(number));
             table.add_row(row);
         }
         table

@@ -9,9 +9,7 @@ use palisade_core::worker::WorkerSettings;
 
 use super::consumer::Followed;
 use super::counts::Counts;
-use super::report::{
-    Account, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, StreamTruth,
-};
+use super::report::{Account, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, StreamTruth};
 use super::writes::Written;
 use super::{Killed, Stage, Story};
 
@@ -127,40 +125,27 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
 /// Whether the outage cost what the design allows, a quarter more than was asked for, and was over when it was over.
 fn outage(outage: &Outage) -> Promise {
     let Outage { calls, arrived, refused, trips, closed, .. } = outage;
-    let seconds = |ms: u64| ms as f64 / 1_000.0;
-    let end = if *closed {
-        format!("closed again {:.1} s after it was back", seconds(outage.closed_after_ms))
-    } else {
-        "still open".to_owned()
-    };
     Promise {
         promise: "An outage costs at most 1.25 times its load",
         held: *trips >= 1 && *refused >= 1 && *closed && arrived * 4 <= calls * 5,
-        seen: format!(
-            "down for {:.1} s, {calls} calls, {arrived} requests arrived, {refused} calls refused here; breaker opened \
-             {trips} times, {end}",
-            seconds(outage.down_ms),
-        ),
+        seen: outage.to_text(),
     }
 }
 
 fn accounts(accounts: &[Account]) -> Promise {
     let sum = |count: fn(&Account) -> u64| accounts.iter().map(count).sum::<u64>();
-    let connected: Vec<&str> =
-        accounts.iter().filter(|account| account.connected).map(|account| account.provider.as_str()).collect();
     let (calls, answered) = (sum(|account| account.calls), sum(|account| account.answered));
+    let trouble = accounts.iter().find_map(|account| account.trouble.as_deref());
     Promise {
-        promise: "An account is connected in a browser, and an expired token renewed once",
-        held: connected.len() == accounts.len()
-            && answered == calls
-            && accounts.iter().all(|account| account.expired >= 1 && account.renewals == account.expired)
-            && sum(|account| account.replays) == 0,
+        promise: "An account is connected in a browser, and its expired token renewed once",
+        held: answered == calls
+            && accounts.iter().all(|account| account.connected && account.renewals == 1 && account.replays == 0),
         seen: format!(
-            "{} connected of {}, {answered} of {calls} calls answered, {} tokens expired, {} renewals",
-            connected.len(),
+            "{} of {} connected, {answered} of {calls} calls answered, {} renewals{}",
+            sum(|account| u64::from(account.connected)),
             accounts.len(),
-            sum(|account| account.expired),
             sum(|account| account.renewals),
+            trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default(),
         ),
     }
 }
@@ -172,9 +157,7 @@ fn master_keys(seen: &Seen<'_>) -> Promise {
     Promise {
         promise: "A rotated master key leaves nothing under the old one",
         held: *keys >= 2 && *data_keys >= 1 && *left == 0 && opened == secrets && *secrets >= expected,
-        seen: format!(
-            "{opened} of {secrets} secrets open with the new key alone, {data_keys} data keys re-wrapped, {left} left"
-        ),
+        seen: seen.master_keys.to_text(),
     }
 }
 

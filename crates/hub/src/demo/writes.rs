@@ -18,9 +18,9 @@ use tokio::time::sleep;
 /// How many customers the story creates.
 const WRITES: u32 = 60;
 /// How often a write is tried that an open breaker refuses.
-const REFUSALS_MAX: u32 = 40;
-/// What lies between two of them.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+const REFUSALS_MAX: u32 = 20;
+/// The most that lies between two of them.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// The metadata key that carries the number.
 const NUMBER: &str = "story_write";
 
@@ -117,7 +117,7 @@ async fn create(stripe: &Stripe, number: u32, seed: u64) -> Said {
             Outcome::NotSent if error.kind() == ErrorKind::CircuitOpen && refusals < REFUSALS_MAX => refusals += 1,
             Outcome::NotSent | Outcome::Rejected => return Said::NotDone,
         }
-        sleep(REFUSED_PAUSE).await;
+        sleep(error.retry_after().unwrap_or(REFUSED_PAUSE).min(REFUSED_PAUSE)).await;
     }
 }
 
