@@ -16,6 +16,7 @@ struct FaultForm {
     routes: Vec<RouteFaults>,
     next: Vec<NextForm>,
     webhooks: Option<WebhookFaults>,
+    outage: Option<bool>,
     clear: bool,
 }
 
@@ -54,6 +55,9 @@ pub(crate) fn turn(faults: &Faults, body: &Bytes) -> Result<Value, String> {
     form.next.into_iter().for_each(|next| faults.next(&next.route, next.faults));
     if let Some(webhooks) = form.webhooks {
         faults.webhooks(webhooks);
+    }
+    if let Some(outage) = form.outage {
+        faults.outage(outage);
     }
     Ok(json!({ "ok": true }))
 }

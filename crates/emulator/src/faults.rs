@@ -44,6 +44,8 @@ pub enum Fault {
     Html,
     /// Refuses in the provider's own form with this code (`invalid_client`, `invalid_grant`, …), nothing changed.
     Refuse(String),
+    /// The provider is down ([`Faults::outage`]): 503 before anything changed, counted apart from other errors.
+    Outage,
 }
 
 impl Fault {
@@ -65,6 +67,7 @@ impl Fault {
             Self::Garbage => "garbage",
             Self::Html => "html",
             Self::Refuse(_) => "refuse",
+            Self::Outage => "outage",
         }
     }
 }
@@ -215,6 +218,7 @@ struct Book {
     routes: Vec<RouteFaults>,
     webhooks: WebhookFaults,
     buckets: HashMap<String, Bucket>,
+    outage: bool,
 }
 
 /// What was decided for one request.
@@ -280,6 +284,12 @@ impl Faults {
         self.with(|book| book.webhooks = faults);
     }
 
+    /// Takes the provider down, or brings it back: while it is down, every request gets [`Fault::Outage`] and the other
+    /// dials wait as they stand. Webhooks go on.
+    pub fn outage(&self, on: bool) {
+        self.with(|book| book.outage = on);
+    }
+
     /// Gives the dials as they stand.
     #[must_use]
     pub fn current(&self) -> (Vec<RouteFaults>, WebhookFaults) {
@@ -295,6 +305,10 @@ impl Faults {
     pub(crate) fn judge(&self, route: &str, now: Instant, dice: &mut Dice) -> Verdict {
         self.with(|book| {
             let mut verdict = Verdict::default();
+            if book.outage {
+                verdict.fault = Some(Fault::Outage);
+                return verdict;
+            }
             if book.routes.is_empty() {
                 return verdict;
             }
@@ -359,6 +373,22 @@ mod tests {
 
     fn verdict(faults: &Faults, route: &str) -> Option<Fault> {
         faults.judge(route, Instant::now(), &mut Dice(1)).fault
+    }
+
+    // Fails when a script or a budget lets something through while the provider is down, or is used up by it.
+    #[test]
+    fn an_outage_covers_everything_and_leaves_the_other_dials_as_they_are() {
+        let faults = Faults::default();
+        faults.next("GET /v1/customers", [Fault::Pass, Fault::CutBody]);
+        faults.outage(true);
+        for route in ["GET /v1/customers", "POST /v1/customers"] {
+            assert_eq!(verdict(&faults, route), Some(Fault::Outage), "{route}");
+        }
+        faults.outage(false);
+        assert_eq!(verdict(&faults, "GET /v1/customers"), Some(Fault::Pass));
+        faults.outage(true);
+        faults.clear_all();
+        assert_eq!(verdict(&faults, "GET /v1/customers"), None, "calm is calm");
     }
 
     #[test]

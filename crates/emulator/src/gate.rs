@@ -366,6 +366,7 @@ impl<P: Provider> Inner<P> {
             Some(Fault::ResetBefore) => return Err(Cut::Reset),
             Some(Fault::HangBefore) => return Err(Cut::Hang),
             Some(Fault::Status(status)) => self.provider.barred(&way.request, &Barred::Status(*status)),
+            Some(Fault::Outage) => self.provider.barred(&way.request, &Barred::Status(503)),
             Some(Fault::Refuse(code)) => self.provider.barred(&way.request, &Barred::Code(code.clone())),
             Some(Fault::Throttle(after)) => self.throttle(way, "injected", *after),
             Some(Fault::LockTimeout) => self.throttle(way, "lock_timeout", RetryAfter::None),
@@ -487,7 +488,8 @@ pub(crate) fn after(fault: Option<&Fault>, mut response: Response<Bytes>) -> Ans
             | Fault::LockTimeout
             | Fault::ResetBefore
             | Fault::HangBefore
-            | Fault::Refuse(_),
+            | Fault::Refuse(_)
+            | Fault::Outage,
         )
         | None => Ok(response),
     }

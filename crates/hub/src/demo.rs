@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::auth::vault::MasterKeyFile;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
@@ -27,23 +27,34 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+mod accounts;
+mod browser;
 mod consumer;
+mod counts;
 mod faults;
 mod folder;
+mod outage;
 mod progress;
 mod report;
+mod vault;
 mod verdict;
 mod writes;
 
 pub use folder::{Kept, kept};
 pub use progress::Progress;
-pub use report::{Calls, Continued, Deliveries, Promise, ProviderSide, Report, StreamTruth};
+pub use report::{
+    Account, Calls, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, StreamTruth,
+};
 
 use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, Settings};
 use crate::serve::{ServeSettings, serve};
+use accounts::Providers;
 use consumer::Consumer;
 use folder::{Folder, Step};
+use outage::Users;
 
+/// The key of a live account: it may ask four times as fast as a sandbox's, and the story need not be slower.
+const API_KEY: &str = "sk_live_demoOfTheEmulator";
 /// The name of the endpoint and of the connection.
 const CONNECTION: &str = "acme-stripe";
 const ENDPOINT: &str = "stripe";
@@ -96,12 +107,17 @@ impl Told {
 struct Stage {
     folder: Folder,
     emulator: emulated::Stripe,
+    providers: Providers,
     store: SqliteStore,
     hub: Hub,
+    address: SocketAddr,
+    /// When the accounts were connected.
+    connected_at: Instant,
     metrics: Metrics,
     stop: watch::Sender<bool>,
     server: JoinHandle<usize>,
-    runner: JoinHandle<Result<()>>,
+    /// Absent until the work begins.
+    runner: Option<JoinHandle<Result<()>>>,
 }
 
 /// Tells the story, or goes on with it when its folder holds a part of it already.
@@ -120,22 +136,38 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
         listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
     let folder = Folder::open(story)?;
     enter(&folder, Step::Begin, progress)?;
-    let mut stage = set(story, folder, listener).await?;
+    let mut stage = set(story, folder, listener, address).await?;
     let continued = stage.continued().await?;
     if let Some(continued) = &continued {
         progress.note(&continued.to_text());
     }
+    enter(&stage.folder, Step::Connect, progress)?;
+    let mut accounts = accounts::connect(&stage).await?;
+    stage.connected_at = Instant::now();
+    accounts.iter().for_each(|account| progress.found(&account.to_text()));
+
     enter(&stage.folder, Step::Play, progress)?;
     let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
     let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), Some(stripe_version()), &["*"]);
-
     faults::throw(&stage.emulator);
     stage.emulator.redeliver();
+    stage.work();
     let consumer = Consumer::follow(Arc::clone(stage.hub.store()), keys());
     let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?, stage.store.clone(), story.seed));
     let mutations = tokio::spawn(mutate(stage.emulator.clone(), story.clone(), progress.clone()));
 
+    wait_for_listing(&stage, story, progress, 0.0).await?;
+    enter(&stage.folder, Step::Outage, progress)?;
+    let users = Users::come(&stage)?;
+    let outage = outage::strike(&stage).await?;
+    users.go().await;
+    progress.found(&outage.to_text());
     let killed = kill_workers_in_mid_run(&mut stage, story, progress).await?;
+    enter(&stage.folder, Step::Rotate, progress)?;
+    vault::rotate(Arc::clone(stage.hub.store()), &stage.folder.master_keys()?).await?;
+    accounts::renew(&stage, &mut accounts).await?;
+    progress.found(&vault::examine(stage.hub.store(), &stage.folder.master_keys()?).await?.to_text());
+    wait_for_listing(&stage, story, progress, 1.0).await?;
     let _ = mutations.await;
     let written =
         writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))??;
@@ -148,7 +180,20 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let quiet = heal(&stage, progress).await?;
     enter(&stage.folder, Step::Compare, progress)?;
     let copies = consumer.finish().await?;
-    let seen = verdict::Seen { story, stage: &stage, continued, copies, written, killed, stored_before_healing, quiet };
+    let master_keys = vault::examine(stage.hub.store(), &stage.folder.master_keys()?).await?;
+    let seen = verdict::Seen {
+        story,
+        stage: &stage,
+        continued,
+        copies,
+        written,
+        accounts,
+        outage,
+        master_keys,
+        killed,
+        stored_before_healing,
+        quiet,
+    };
     let report = verdict::judge(seen, began.elapsed()).await?;
     stage.folder.reach(Step::Told)?;
     progress.done();
@@ -157,7 +202,7 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
 
 /// Notes in the folder, and tells, that the story comes to a step.
 fn enter(folder: &Folder, step: Step, progress: &Progress) -> Result<()> {
-    progress.say(step.text());
+    progress.chapter(step.number(), Step::COUNT, step.text());
     folder.reach(step)
 }
 
@@ -184,7 +229,8 @@ fn secret(seed: u64) -> String {
 
 /// Starts the provider: as it was when the story was last told here, or with its first data.
 async fn provider(story: &Story, folder: &Folder) -> Result<emulated::Stripe> {
-    let emulator = emulated::Stripe::start(emulated::StripeConfig { seed: story.seed, ..Default::default() })
+    let config = emulated::StripeConfig { seed: story.seed, api_key: API_KEY.to_owned(), ..Default::default() };
+    let emulator = emulated::Stripe::start(config)
         .await
         .map_err(|e| Error::new(ErrorKind::Config, "the emulator cannot listen on loopback").with_source(e))?;
     let path = folder.provider();
@@ -207,20 +253,22 @@ async fn provider(story: &Story, folder: &Folder) -> Result<emulated::Stripe> {
 }
 
 /// Sets the stage: an emulator with data, a store, a hub that serves and works.
-async fn set(story: &Story, folder: Folder, listener: TcpListener) -> Result<Stage> {
+async fn set(story: &Story, folder: Folder, listener: TcpListener, address: SocketAddr) -> Result<Stage> {
     let emulator = provider(story, &folder).await?;
+    let providers = Providers::start(story.seed, address).await?;
     let store = SqliteStore::open(SqliteConfig::at(folder.database()))?;
     store.execute(statement("CREATE TABLE IF NOT EXISTS effect (event TEXT NOT NULL)")).await?;
     store.execute(statement(writes::TABLE)).await?;
     let metrics = Metrics::default();
-    let key = folder.master_key()?;
+    let master = MasterKeyFile::open(folder.master_keys()?, Arc::new(SystemRandom))?;
     let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build()?);
-    let hub = Hub::builder()
+    let hub = providers
+        .plug(Hub::builder(), address)?
         .provider(StripeProvider::new().answering_within(Duration::from_secs(2)))
         .metrics(metrics.clone())
         .store(Arc::new(store.clone()))
         .transport(transport)
-        .master_key(Arc::new(LocalMasterKey::parse(&key, Arc::new(SystemRandom))?))
+        .master_key(Arc::new(master))
         .connection(ConnectionConfig {
             environment: Environment::default(),
             id: ConnectionId::new(CONNECTION),
@@ -252,7 +300,7 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener) -> Result<Sta
             worker: WorkerSettings {
                 hold: Duration::from_secs(3),
                 retry_base: Duration::from_millis(200),
-                retry_max: Duration::from_secs(5),
+                retry_max: Duration::from_secs(2),
                 poll: Duration::from_millis(100),
                 ..WorkerSettings::default()
             },
@@ -260,17 +308,44 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener) -> Result<Sta
         })
         .build()?;
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped.clone()));
-    let runner = tokio::spawn(hub.runner().run(stopped));
-    Ok(Stage { folder, emulator, store, hub, metrics, stop, server, runner })
+    let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped));
+    Ok(Stage {
+        folder,
+        emulator,
+        providers,
+        store,
+        hub,
+        address,
+        connected_at: Instant::now(),
+        metrics,
+        stop,
+        server,
+        runner: None,
+    })
 }
 
 impl Stage {
-    async fn end(self) -> Result<()> {
+    /// Starts the workers.
+    fn work(&mut self) {
+        self.runner = Some(tokio::spawn(self.hub.runner().run(self.stop.subscribe())));
+    }
+
+    /// Kills the workers where they stand.
+    async fn kill(&mut self) {
+        if let Some(runner) = self.runner.take() {
+            runner.abort();
+            let _ = runner.await;
+        }
+    }
+
+    async fn end(mut self) -> Result<()> {
         let _ = self.stop.send(true);
-        let _ = self.runner.await;
+        if let Some(runner) = self.runner.take() {
+            let _ = runner.await;
+        }
         let _ = self.server.await;
         self.emulator.shutdown().await;
+        self.providers.shutdown().await;
         self.store.close().await
     }
 
@@ -330,29 +405,44 @@ async fn mutate(emulator: emulated::Stripe, story: Story, progress: Progress) {
     }
 }
 
-/// Waits until the customers' full run is half-way, kills every worker where it stands, and starts new ones. Returns
-/// whether the run was under way when its workers died.
-async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<bool> {
-    let all = story.customers as u64;
+/// How the workers were killed.
+struct Killed {
+    /// Whether the customers' full run was under way.
+    running: bool,
+    /// How often that run had been taken up by then.
+    resumed: u64,
+}
+
+/// Kills every worker where it stands when the customers' full run is half-way, and starts new ones.
+async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<Killed> {
+    wait_for_listing(stage, story, progress, 0.5).await?;
+    enter(&stage.folder, Step::KillWorkers, progress)?;
+    stage.kill().await;
+    // Looked at when nobody works any more: a run may have ended meanwhile.
+    let run = full_run(stage, "customers").await?;
+    stage.work();
+    Ok(Killed {
+        running: run.as_ref().is_some_and(|run| run.state == RunState::Running),
+        resumed: run.map_or(0, |run| run.resumed.into()),
+    })
+}
+
+/// Waits until the customers' full run has listed more than a share of them, or is over, and returns how it stands.
+async fn wait_for_listing(stage: &Stage, story: &Story, progress: &Progress, share: f64) -> Result<Option<Run>> {
+    let enough = (story.customers as f64 * share) as u64;
     let deadline = Instant::now() + QUIET_WITHIN;
-    let mut killed = None;
-    while Instant::now() < deadline {
-        if let Some(run) = full_run(stage, "customers").await? {
-            progress.customers(listed(&run), all);
-            let running = run.state == RunState::Running;
-            if killed.is_none() && (!running || listed(&run) >= all / 2) {
-                enter(&stage.folder, Step::KillWorkers, progress)?;
-                stage.runner.abort();
-                let _ = (&mut stage.runner).await;
-                stage.runner = tokio::spawn(stage.hub.runner().run(stage.stop.subscribe()));
-                killed = Some(running);
-            } else if !running {
-                break;
-            }
+    loop {
+        let run = full_run(stage, "customers").await?;
+        if let Some(run) = &run {
+            progress.customers(listed(run), story.customers as u64);
+        }
+        let goes_on =
+            run.as_ref().is_none_or(|run| run.state == RunState::Running && (share >= 1.0 || listed(run) <= enough));
+        if !goes_on || Instant::now() > deadline {
+            return Ok(run);
         }
         sleep(LOOK).await;
     }
-    Ok(killed.unwrap_or(false))
 }
 
 /// Records the run has listed, whatever they changed here.

@@ -1,7 +1,8 @@
 //! The demo's story in small: what the first command of the README tells a newcomer is true for more than one seed.
 
-use palisade_hub::demo::{Progress, Story, tell};
+use palisade_hub::demo::{Progress, Report, Story, tell};
 use palisade_tests::seeds::{Repeat, seeds};
+use serde_json::json;
 
 /// Fails when any promise the demo shows is broken; the report names it.
 #[test]
@@ -20,7 +21,43 @@ fn a_small_demo_holds_every_promise() {
             };
             let told = tell(&story, &Progress::silent()).await.unwrap();
             assert!(told.report.held, "{}", told.report.to_text());
+            shows_the_outage(&told.report);
+            shows_accounts_and_keys(&told.report);
             told.end().await.unwrap();
         });
+    }
+}
+
+/// Fails when the provider is never down, when the breaker lets everything through or never closes again, and when an
+/// outage multiplies its load: all of it as the provider counted it.
+#[track_caller]
+fn shows_the_outage(report: &Report) {
+    let (outage, text) = (&report.outage, report.to_text());
+    assert!(outage.trips >= 1 && outage.closed && outage.refused >= 1, "{text}");
+    assert!(report.calls.breaker_trips >= outage.trips, "{text}");
+    assert_eq!(report.provider.faults.get("outage"), Some(&outage.arrived), "{text}");
+    assert!(outage.arrived >= 1 && outage.arrived * 4 <= outage.calls * 5, "{text}");
+    assert!(report.calls.refused >= outage.refused, "{text}");
+    assert!(text.contains("│ breaker trips"), "{text}");
+}
+
+/// Fails when a provider's page is answered with Deny, when an expired token is renewed never or twice, when a rotation
+/// leaves a row under the old key, or when programs are told other facts than people.
+#[track_caller]
+fn shows_accounts_and_keys(report: &Report) {
+    let text = report.to_text();
+    let shown = serde_json::to_value(report).unwrap();
+    let account = |provider: &str, account: &str| {
+        json!({
+            "provider": provider, "account": account, "connected": true, "reconnected": false,
+            "page": format!("{provider} is connected"),
+            "calls": 9, "answered": 9, "trouble": null, "renewals": 1, "replays": 0,
+        })
+    };
+    assert_eq!(shown["accounts"], json!([account("Slack", "T0BIRCH"), account("Google", "ada@cedar.example")]));
+    // A data key for each tenant: of the Stripe key, of Slack's grant and of Google's.
+    assert_eq!(shown["master_keys"], json!({ "keys": 2, "data_keys": 3, "left": 0, "secrets": 3, "opened": 3 }));
+    for line in ["Slack is connected", "Google is connected", "secrets re-wrapped under a new master key   3"] {
+        assert!(text.contains(line), "{line} in {text}");
     }
 }

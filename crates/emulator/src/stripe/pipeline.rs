@@ -171,6 +171,10 @@ impl Inner {
                     Failure::new(status, "api_error", "An unknown error occurred. If you keep seeing it, contact us.");
                 return Prepared::Refuse(way, failure, Vec::new());
             }
+            Some(Fault::Outage) => {
+                let failure = Failure::new(503, "api_error", "Stripe is temporarily unavailable.");
+                return Prepared::Refuse(way, failure, Vec::new());
+            }
             Some(Fault::Throttle(after)) => return self.throttle(way, "global-rate", after),
             Some(Fault::LockTimeout) => {
                 self.book().throttled(&way.route, "lock_timeout", None, Instant::now());

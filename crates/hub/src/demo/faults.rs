@@ -4,11 +4,25 @@ use std::time::Duration;
 
 use palisade_emulator::stripe::{Fault, RetryAfter, RouteFaults, Stripe, WebhookFaults};
 
+const EVERYWHERE: &str = "*";
+
 /// Makes the provider misbehave on every route, and the webhooks come late, twice, out of order, forged or not at all.
 pub(super) fn throw(emulator: &Stripe) {
-    let faults = emulator.faults();
-    faults.set(RouteFaults {
-        route: "*".to_owned(),
+    stumble(emulator);
+    emulator.faults().webhooks(WebhookFaults {
+        duplicate: 0.10,
+        reorder: 0.20,
+        drop: 0.05,
+        late: Some((Duration::ZERO, Duration::from_millis(1_500))),
+        forge: 0.05,
+        ..WebhookFaults::default()
+    });
+}
+
+/// Lets any request go wrong.
+fn stumble(emulator: &Stripe) {
+    emulator.faults().set(RouteFaults {
+        route: EVERYWHERE.to_owned(),
         latency: Some((Duration::from_millis(1), Duration::from_millis(15))),
         error: 0.02,
         statuses: vec![(500, 3), (502, 1), (503, 1), (504, 1)],
@@ -20,8 +34,23 @@ pub(super) fn throw(emulator: &Stripe) {
         reset_after: 0.005,
         ..RouteFaults::default()
     });
-    // Faults that are rare by chance are thrown on purpose too, so that every story has each of them.
-    faults.next(
+}
+
+/// Takes the provider down.
+pub(super) fn go_down(emulator: &Stripe) {
+    emulator.faults().outage(true);
+}
+
+/// Brings the provider back, in full health until [`fall_ill_again`].
+pub(super) fn come_back(emulator: &Stripe) {
+    emulator.faults().clear(EVERYWHERE);
+    emulator.faults().outage(false);
+}
+
+/// Ends the health. Faults that are rare by chance are thrown on purpose too, so that every story has each of them.
+pub(super) fn fall_ill_again(emulator: &Stripe) {
+    stumble(emulator);
+    emulator.faults().next(
         "GET /v1/customers",
         [
             Fault::Pass,
@@ -34,14 +63,6 @@ pub(super) fn throw(emulator: &Stripe) {
             Fault::ResetBefore,
         ],
     );
-    faults.webhooks(WebhookFaults {
-        duplicate: 0.10,
-        reorder: 0.20,
-        drop: 0.05,
-        late: Some((Duration::ZERO, Duration::from_millis(1_500))),
-        forge: 0.05,
-        ..WebhookFaults::default()
-    });
 }
 
 /// Ends the misbehaviour; what is under way still arrives.

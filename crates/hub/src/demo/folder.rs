@@ -8,10 +8,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::random::SystemRandom;
-use palisade_core::{Error, ErrorKind, Random, Result};
+use palisade_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use super::Story;
@@ -36,8 +35,11 @@ pub struct Kept {
 #[serde(rename_all = "snake_case")]
 pub(super) enum Step {
     Begin,
+    Connect,
     Play,
+    Outage,
     KillWorkers,
+    Rotate,
     Late,
     Heal,
     Compare,
@@ -46,27 +48,33 @@ pub(super) enum Step {
 
 impl Step {
     /// How many there are.
-    pub(super) const COUNT: u32 = 7;
+    pub(super) const COUNT: u32 = 10;
 
     /// Its place in the story, from 1.
     pub(super) fn number(self) -> u32 {
         match self {
             Self::Begin => 1,
-            Self::Play => 2,
-            Self::KillWorkers => 3,
-            Self::Late => 4,
-            Self::Heal => 5,
-            Self::Compare => 6,
-            Self::Told => 7,
+            Self::Connect => 2,
+            Self::Play => 3,
+            Self::Outage => 4,
+            Self::KillWorkers => 5,
+            Self::Rotate => 6,
+            Self::Late => 7,
+            Self::Heal => 8,
+            Self::Compare => 9,
+            Self::Told => 10,
         }
     }
 
     /// What happens in it.
     pub(super) fn text(self) -> &'static str {
         match self {
-            Self::Begin => "starting the emulator and the hub",
+            Self::Begin => "starting the emulators and the hub",
+            Self::Connect => "connecting accounts in a browser",
             Self::Play => "syncing while things happen at the provider",
+            Self::Outage => "taking the provider down for a while",
             Self::KillWorkers => "killing the workers in mid-run",
+            Self::Rotate => "rotating the master key while the hub serves",
             Self::Late => "waiting for late deliveries",
             Self::Heal => "healing what never arrived",
             Self::Compare => "comparing with the provider's truth",
@@ -226,21 +234,18 @@ impl Folder {
         self.path.join("provider.jsonl")
     }
 
-    /// The story's master key, in base64; made when it is first asked for.
-    pub(super) fn master_key(&self) -> Result<Vec<u8>> {
+    /// The file of the story's master keys; made with one key when it is first asked for.
+    pub(super) fn master_keys(&self) -> Result<PathBuf> {
         let path = self.path.join("master.key");
-        match std::fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            read => return read.map_err(|error| unusable(&path, error)),
+        if path.try_exists().map_err(|error| unusable(&path, error))? {
+            return Ok(path);
         }
-        let mut key = [0; 32];
-        SystemRandom.fill(&mut key);
-        let text = STANDARD.encode(key).into_bytes();
+        let key = LocalMasterKey::generate(&SystemRandom);
         // Beside, then renamed: a process killed in between leaves no half a key. The file is the owner's alone.
         let mut beside = tempfile::NamedTempFile::new_in(&self.path).map_err(|error| unusable(&path, error))?;
-        beside.write_all(&text).map_err(|error| unusable(&path, error))?;
+        beside.write_all(key.as_bytes()).map_err(|error| unusable(&path, error))?;
         beside.persist(&path).map_err(|error| unusable(&path, error.error))?;
-        Ok(text)
+        Ok(path)
     }
 }
 
@@ -271,14 +276,14 @@ mod tests {
         assert_eq!((first.starts, first.reached), (0, None));
         first.reach(Step::Begin).unwrap();
         first.reach(Step::Heal).unwrap();
-        let key = first.master_key().unwrap();
+        let key = std::fs::read(first.master_keys().unwrap()).unwrap();
         drop(first);
         let path = story_file(place.path());
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, [&whole, &b"{\"step\":\"to"[..]].concat()).unwrap();
         let second = Folder::open(&story).unwrap();
         assert_eq!((second.starts, second.reached), (1, Some(Step::Heal)));
-        assert_eq!(second.master_key().unwrap(), key);
+        assert_eq!(std::fs::read(second.master_keys().unwrap()).unwrap(), key);
         assert_eq!(kept(place.path()).unwrap(), Some(Kept { seed: 7, customers: 100, webhooks: 50 }));
     }
 
@@ -302,8 +307,8 @@ mod tests {
 
     #[test]
     fn the_steps_are_numbered_in_order() {
-        use Step::{Begin, Compare, Heal, KillWorkers, Late, Play, Told};
-        let all = [Begin, Play, KillWorkers, Late, Heal, Compare, Told];
+        use Step::{Begin, Compare, Connect, Heal, KillWorkers, Late, Outage, Play, Rotate, Told};
+        let all = [Begin, Connect, Play, Outage, KillWorkers, Rotate, Late, Heal, Compare, Told];
         assert!(all.iter().map(|step| step.number()).eq(1..=Step::COUNT));
     }
 }

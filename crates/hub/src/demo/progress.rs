@@ -3,11 +3,13 @@
 use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
 
 /// One line that says what is going on, and a few that stay.
 #[derive(Clone, Debug)]
 pub struct Progress {
     bar: ProgressBar,
+    began: Instant,
     /// Whether the lines that stay are written.
     tells: bool,
 }
@@ -17,25 +19,31 @@ impl Progress {
     #[must_use]
     pub fn on_terminal() -> Self {
         if !std::io::stderr().is_terminal() {
-            return Self { bar: ProgressBar::hidden(), tells: true };
+            return Self { bar: ProgressBar::hidden(), began: Instant::now(), tells: true };
         }
         let bar = ProgressBar::with_draw_target(Some(1), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} [{bar:28}] {msg}") {
             bar.set_style(style.progress_chars("━╸ "));
         }
-        Self { bar, tells: true }
+        Self { bar, began: Instant::now(), tells: true }
     }
 
     /// Draws nothing.
     #[must_use]
     pub fn silent() -> Self {
-        Self { bar: ProgressBar::hidden(), tells: false }
+        Self { bar: ProgressBar::hidden(), began: Instant::now(), tells: false }
     }
 
-    pub(super) fn say(&self, what: &'static str) {
+    /// Begins a chapter: a line that stays, and the moving one.
+    pub(super) fn chapter(&self, number: u32, of: u32, what: &'static str) {
+        self.note(&format!("{:6.1} s  {number:>2}/{of} {what}", self.began.elapsed().as_secs_f64()));
         self.bar.set_message(what);
         self.bar.tick();
-        tracing::info!(step = what, "demo");
+    }
+
+    /// Tells what came of a chapter.
+    pub(super) fn found(&self, what: &str) {
+        self.note(&format!("{:16}{what}", ""));
     }
 
     /// Writes a line that stays.

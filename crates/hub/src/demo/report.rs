@@ -21,6 +21,12 @@ pub struct Report {
     pub took_ms: u64,
     /// Each promise with what was seen.
     pub promises: Vec<Promise>,
+    /// Accounts connected in a browser.
+    pub accounts: Vec<Account>,
+    /// The time the provider was down.
+    pub outage: Outage,
+    /// The master keys after one was rotated.
+    pub master_keys: MasterKeys,
     /// Outbound calls, as the hub counted them.
     pub calls: Calls,
     /// What the provider saw and did.
@@ -63,6 +69,50 @@ impl Continued {
     }
 }
 
+impl Account {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        match &self.account {
+            Some(account) if self.connected => format!("{}: {account}", self.page),
+            Some(_) | None => self.page.clone(),
+        }
+    }
+}
+
+impl Outage {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        let Self { calls, arrived, refused, trips, .. } = self;
+        let seconds = |ms: u64| ms as f64 / 1_000.0;
+        let end = if self.closed {
+            format!("closed again {:.1} s after the provider was back", seconds(self.closed_after_ms))
+        } else {
+            "did not close again".to_owned()
+        };
+        format!(
+            "down for {:.1} s: {calls} calls, {arrived} requests arrived, {refused} calls refused here; the breaker opened \
+             {} and {end}",
+            seconds(self.down_ms),
+            times(*trips),
+        )
+    }
+}
+
+impl MasterKeys {
+    /// Says it in a sentence.
+    pub(super) fn to_text(&self) -> String {
+        let Self { data_keys, left, secrets, opened, .. } = self;
+        format!(
+            "{opened} of {secrets} secrets open with the new key alone; {data_keys} data keys re-wrapped, {left} left"
+        )
+    }
+}
+
+/// Writes how often.
+fn times(n: u64) -> String {
+    if n == 1 { "once".to_owned() } else { format!("{n} times") }
+}
+
 /// One promise and its evidence.
 #[derive(Clone, Debug, Serialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -83,12 +133,76 @@ pub struct Calls {
     pub calls: u64,
     /// Attempts sent.
     pub attempts: u64,
-    /// Calls that failed in the end.
+    /// Calls that were sent and failed in the end.
     pub failed: u64,
+    /// Calls an open breaker refused here: nothing was sent.
+    pub refused: u64,
     /// Waits for a limit or a `Retry-After`.
     pub rate_limit_waits: u64,
     /// Times the breaker opened.
     pub breaker_trips: u64,
+}
+
+/// An account that was connected in a browser, through the provider's page.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Account {
+    /// The provider.
+    pub provider: String,
+    /// The account at the provider.
+    pub account: Option<String>,
+    /// Whether the browser came back to a page that says so, and the connection works.
+    pub connected: bool,
+    /// Whether it had been connected before, when the story was told last.
+    pub reconnected: bool,
+    /// What the last page said.
+    pub page: String,
+    /// Calls made with its token, most of them when the first one had expired.
+    pub calls: u64,
+    /// Those that were answered.
+    pub answered: u64,
+    /// What one of the others failed with.
+    pub trouble: Option<String>,
+    /// How often a refresh token came to the provider.
+    pub renewals: u64,
+    /// How often a spent refresh token came to the provider.
+    pub replays: u64,
+}
+
+/// The time the provider was down.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Outage {
+    /// How long, in milliseconds.
+    pub down_ms: u64,
+    /// Calls that ended meanwhile, of the product and of the sync.
+    pub calls: u64,
+    /// Requests that reached the provider meanwhile.
+    pub arrived: u64,
+    /// Calls that the open breaker refused.
+    pub refused: u64,
+    /// How often the breaker opened, until it was closed again.
+    pub trips: u64,
+    /// Whether probes found the provider back, so that the breaker closed.
+    pub closed: bool,
+    /// How long after the provider was back, in milliseconds.
+    pub closed_after_ms: u64,
+}
+
+/// The master keys after one was rotated.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct MasterKeys {
+    /// Master keys that were ever active.
+    pub keys: u64,
+    /// Data keys wrapped by the new one.
+    pub data_keys: u64,
+    /// Data keys left under an older one.
+    pub left: u64,
+    /// Secrets in the vault.
+    pub secrets: u64,
+    /// Secrets that open with the new key alone.
+    pub opened: u64,
 }
 
 /// What the provider saw and did.
@@ -164,6 +278,7 @@ impl Report {
                     ("calls", c.calls),
                     ("attempts", c.attempts),
                     ("failed in the end", c.failed),
+                    ("refused here while the breaker was open", c.refused),
                     ("waits for a limit or Retry-After", c.rate_limit_waits),
                     ("breaker trips", c.breaker_trips),
                 ]
@@ -192,6 +307,20 @@ impl Report {
             )
         );
         let _ = writeln!(text, "{}", self.streams_table());
+        let _ = writeln!(text, "{}", self.accounts_table());
+        let k = &self.master_keys;
+        let _ = writeln!(
+            text,
+            "{}",
+            pairs(
+                "Vault",
+                &[
+                    ("secrets re-wrapped under a new master key", k.opened),
+                    ("secrets it does not open", k.secrets.saturating_sub(k.opened)),
+                    ("data keys left under the old one", k.left),
+                ]
+            )
+        );
         for promise in &self.promises {
             let mark = if promise.held { "✓" } else { "✗" };
             let _ = writeln!(text, "{mark} {}: {}", promise.promise, promise.seen);
@@ -207,6 +336,19 @@ impl Report {
         let seconds = self.took_ms as f64 / 1_000.0;
         let _ = writeln!(text, "\n{verdict} {seconds:.1} s. Repeat with: palisade demo --seed {}", self.seed);
         text
+    }
+
+    fn accounts_table(&self) -> Table {
+        let mut table = Table::new();
+        table.load_style(UTF8_BORDERS_ONLY);
+        table.set_header(["Accounts", "in the browser", "account", "calls", "answered", "renewed"]);
+        for a in &self.accounts {
+            let mut row = vec![Cell::new(&a.provider), Cell::new(&a.page)];
+            row.push(Cell::new(a.account.as_deref().unwrap_or("–")));
+            row.extend([a.calls, a.answered, a.renewals].map(number));
+            table.add_row(row);
+        }
+        table
     }
 
     fn streams_table(&self) -> Table {

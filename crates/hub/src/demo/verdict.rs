@@ -8,9 +8,10 @@ use palisade_core::store::{EventState, RunMode, RunState};
 use palisade_core::worker::WorkerSettings;
 
 use super::consumer::Followed;
-use super::report::{Calls, Continued, Deliveries, Promise, ProviderSide, Report, StreamTruth};
+use super::counts::Counts;
+use super::report::{Account, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, StreamTruth};
 use super::writes::Written;
-use super::{Stage, Story};
+use super::{Killed, Stage, Story};
 
 /// What the story has seen.
 pub(super) struct Seen<'a> {
@@ -19,7 +20,10 @@ pub(super) struct Seen<'a> {
     pub(super) continued: Option<Continued>,
     pub(super) copies: BTreeMap<String, Followed>,
     pub(super) written: Written,
-    pub(super) killed: bool,
+    pub(super) accounts: Vec<Account>,
+    pub(super) outage: Outage,
+    pub(super) master_keys: MasterKeys,
+    pub(super) killed: Killed,
     pub(super) stored_before_healing: u64,
     pub(super) quiet: bool,
 }
@@ -29,7 +33,7 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
     let ledger = seen.stage.emulator.ledger();
     let streams = compare(&seen).await?;
     let (written, unknown, wrong) = seen.written.against(&seen.stage.emulator);
-    let counts = Counts(seen.stage.metrics.encode());
+    let counts = Counts::of(&seen.stage.metrics);
     let calls = counts.calls();
     let deliveries = deliveries(&seen, &counts).await?;
     let provider = ProviderSide {
@@ -43,13 +47,13 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
     let truth: u64 = streams.values().map(|s| s.truth).sum();
     let backwards: u64 = seen.copies.values().map(|followed| followed.backwards).sum();
     let entries: u64 = seen.copies.values().map(|followed| followed.entries).sum();
-    let resumed: u64 = streams.values().map(|s| s.resumed).sum();
+    let resumed = streams.get("customers").map_or(0, |s| s.resumed).saturating_sub(seen.killed.resumed);
     let inbox = held(&seen).await?;
     let acked = &ledger.webhooks.acked_events;
     let acked_missing = acked.difference(&inbox).count();
     let strangers = strangers(&seen, &inbox, ledger.events_created);
     let pages_read_again = pages_read_again(&seen, &streams);
-    let promises = vec![
+    let mut promises = vec![
         Promise {
             promise: "Nothing acknowledged is lost",
             held: acked_missing == 0 && deliveries.dead == 0 && seen.quiet,
@@ -86,7 +90,7 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
         Promise {
             promise: "A killed worker's run goes on where it was",
             // A story so small that the run was over before anybody could be killed has nothing to show here.
-            held: (resumed >= 1 || !seen.killed) && pages_read_again <= 1,
+            held: (resumed >= 1 || !seen.killed.running) && pages_read_again <= 1,
             seen: format!("taken up {resumed} times, {pages_read_again} pages read again"),
         },
         Promise {
@@ -100,18 +104,61 @@ pub(super) async fn judge(seen: Seen<'_>, took: Duration) -> Result<Report> {
             seen: format!("{written} writes done once, {unknown} reported as unknown, {wrong} told wrongly"),
         },
     ];
+    promises.extend([outage(&seen.outage), accounts(&seen.accounts), master_keys(&seen)]);
     Ok(Report {
         held: promises.iter().all(|promise| promise.held),
         seed: seen.story.seed,
         continued: seen.continued,
         took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
         promises,
+        accounts: seen.accounts,
+        outage: seen.outage,
+        master_keys: seen.master_keys,
         calls,
         provider,
         deliveries,
         streams,
         pages_read_again,
     })
+}
+
+/// Whether the outage cost what the design allows, a quarter more than was asked for, and was over when it was over.
+fn outage(outage: &Outage) -> Promise {
+    let Outage { calls, arrived, refused, trips, closed, .. } = outage;
+    Promise {
+        promise: "An outage costs at most 1.25 times its load",
+        held: *trips >= 1 && *refused >= 1 && *closed && arrived * 4 <= calls * 5,
+        seen: outage.to_text(),
+    }
+}
+
+fn accounts(accounts: &[Account]) -> Promise {
+    let sum = |count: fn(&Account) -> u64| accounts.iter().map(count).sum::<u64>();
+    let (calls, answered) = (sum(|account| account.calls), sum(|account| account.answered));
+    let trouble = accounts.iter().find_map(|account| account.trouble.as_deref());
+    Promise {
+        promise: "An account is connected in a browser, and its expired token renewed once",
+        held: answered == calls
+            && accounts.iter().all(|account| account.connected && account.renewals == 1 && account.replays == 0),
+        seen: format!(
+            "{} of {} connected, {answered} of {calls} calls answered, {} renewals{}",
+            sum(|account| u64::from(account.connected)),
+            accounts.len(),
+            sum(|account| account.renewals),
+            trouble.map(|trouble| format!(" ({trouble})")).unwrap_or_default(),
+        ),
+    }
+}
+
+fn master_keys(seen: &Seen<'_>) -> Promise {
+    let MasterKeys { keys, data_keys, left, secrets, opened } = &seen.master_keys;
+    // Stripe's key, and a grant of each account.
+    let expected = 1 + seen.accounts.len() as u64;
+    Promise {
+        promise: "A rotated master key leaves nothing under the old one",
+        held: *keys >= 2 && *data_keys >= 1 && *left == 0 && opened == secrets && *secrets >= expected,
+        seen: seen.master_keys.to_text(),
+    }
 }
 
 /// The feed's copy of each stream against the provider's truth.
@@ -190,35 +237,4 @@ fn pages_read_again(seen: &Seen<'_>, streams: &BTreeMap<String, StreamTruth>) ->
         let listed = customers.truth.max(seen.story.customers as u64);
         customers.pages.saturating_sub(listed.div_ceil(page_size))
     })
-}
-
-/// The hub's own counts, read from its metrics as an operator would.
-struct Counts(String);
-
-impl Counts {
-    /// Adds up the series of a name whose labels hold `label`.
-    fn sum(&self, name: &str, label: &str) -> u64 {
-        self.0
-            .lines()
-            .filter_map(|line| line.strip_prefix(name))
-            .filter(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
-            .filter_map(|rest| rest.rsplit(' ').next()?.parse::<u64>().ok())
-            .sum()
-    }
-
-    fn delivered(&self, result: &str) -> u64 {
-        self.sum("palisade_webhook_deliveries_total", &format!("result=\"{result}\""))
-    }
-
-    fn calls(&self) -> Calls {
-        const CALLS: &str = "palisade_call_duration_seconds_count";
-        let calls = self.sum(CALLS, "");
-        Calls {
-            calls,
-            attempts: self.sum("http_client_request_duration_seconds_count", ""),
-            failed: calls.saturating_sub(self.sum(CALLS, "error_type=\"\"")),
-            rate_limit_waits: self.sum("palisade_call_wait_seconds_count", ""),
-            breaker_trips: self.sum("palisade_breaker_trips_total", ""),
-        }
-    }
 }

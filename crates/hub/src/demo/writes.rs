@@ -5,16 +5,22 @@
 //! again under the same idempotency key, as a product would: it happens once.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use palisade_core::store::{Effect, Value};
-use palisade_core::{Outcome, Result};
+use palisade_core::{ErrorKind, Outcome, Result};
 use palisade_emulator::stripe::Stripe as Emulator;
 use palisade_store::SqliteStore;
 use palisade_stripe::Stripe;
 use palisade_stripe::client::NewCustomer;
+use tokio::time::sleep;
 
 /// How many customers the story creates.
 const WRITES: u32 = 60;
+/// How often a write is tried that an open breaker refuses.
+const REFUSALS_MAX: u32 = 20;
+/// The most that lies between two of them.
+const REFUSED_PAUSE: Duration = Duration::from_secs(2);
 /// The metadata key that carries the number.
 const NUMBER: &str = "story_write";
 
@@ -99,12 +105,19 @@ async fn run(store: &SqliteStore, sql: &str, values: Vec<Value>) -> Result<()> {
 async fn create(stripe: &Stripe, number: u32, seed: u64) -> Said {
     let customer = NewCustomer::new().email(format!("story-{number}@example.com")).metadata(NUMBER, number.to_string());
     let key = format!("story-{seed}-{number}");
-    match stripe.create_customer(customer, Some(&key)).await {
-        Ok(_) => Said::Done,
-        Err(error) => match error.outcome() {
-            Outcome::Unknown | Outcome::Processed => Said::Unknown,
-            Outcome::NotSent | Outcome::Rejected => Said::NotDone,
-        },
+    let mut refusals = 0;
+    loop {
+        let error = match stripe.create_customer(customer.clone(), Some(&key)).await {
+            Ok(_) => return Said::Done,
+            Err(error) => error,
+        };
+        match error.outcome() {
+            Outcome::Unknown | Outcome::Processed => return Said::Unknown,
+            // The provider is down and nothing left: a product tries again a little later.
+            Outcome::NotSent if error.kind() == ErrorKind::CircuitOpen && refusals < REFUSALS_MAX => refusals += 1,
+            Outcome::NotSent | Outcome::Rejected => return Said::NotDone,
+        }
+        sleep(error.retry_after().unwrap_or(REFUSED_PAUSE).min(REFUSED_PAUSE)).await;
     }
 }
 

@@ -284,7 +284,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
     html! {
         article.card.(tone) {
             header {
-                h3 { (view.connection.id) }
+                h3 title=(view.connection.id) { (view.connection.id) }
                 span.state.(tone) { (condition(view.health.state)) }
             }
             p.muted { (view.title) " · " (view.connection.environment) " · tenant " (view.connection.tenant)

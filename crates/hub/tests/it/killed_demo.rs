@@ -13,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 /// How often the story is killed.
-const KILLS: usize = 7;
+const KILLS: usize = 8;
 /// The variable that names the only seed to run.
 const ONLY: &str = "PALISADE_SEED";
 const TEST: &str = "killed_demo::a_demo_killed_at_any_moment_goes_on_and_repeats_nothing";
@@ -27,14 +27,16 @@ fn demo(folder: &Path, arguments: &[&str]) -> Command {
 
 const SMALL: [&str; 6] = ["--seed", "3", "--customers", "300", "--webhooks", "200"];
 
-/// How long a life may take, in milliseconds: to the first lines of the folder, to the listing, beyond it. Where in its
-/// work the story dies is what the seed varies; nothing is awaited by it.
+/// How long a life may take, in milliseconds: to the first lines of the folder, to the accounts and the listing, into
+/// the outage, beyond it to the new master key. Where in its work the story dies is what the seed varies; nothing is
+/// awaited by it.
 fn lifetime(dice: &mut StdRng) -> Duration {
-    let range = match dice.random_range(0..4) {
+    let range = match dice.random_range(0..5) {
         0 => 0..60,
         1 => 60..600,
         2 => 600..2_000,
-        _ => 2_000..4_000,
+        3 => 2_000..7_000,
+        _ => 7_000..13_000,
     };
     Duration::from_millis(dice.random_range(range))
 }
@@ -75,8 +77,8 @@ async fn effects(folder: &Path) -> (i64, i64) {
 }
 
 /// Fails when the provider forgets what happened, when a delivery is acknowledged before its commit, when an effect
-/// commits apart from its job, when deduplication is off, when the folder keeps no master key, or when the end is judged
-/// over the last process alone.
+/// commits apart from its job, when deduplication is off, when the folder keeps no master key, when each life connects
+/// accounts of its own or makes a master key of its own, or when the end is judged over the last process alone.
 #[tokio::test]
 async fn a_demo_killed_at_any_moment_goes_on_and_repeats_nothing() {
     let seed = seed();
@@ -105,6 +107,11 @@ async fn a_demo_killed_at_any_moment_goes_on_and_repeats_nothing() {
     assert!(report["continued"]["starts"].as_u64().unwrap() >= 3, "{}", report["continued"]);
     assert!(errors.contains("continued after a kill at step "), "{errors}");
     assert!(errors.contains("events were already handled"), "{errors}");
+    for account in report["accounts"].as_array().unwrap() {
+        assert_eq!(account["connected"], true, "connected once, reconnected in place in every later life: {account}");
+    }
+    let keys = &report["master_keys"];
+    assert_eq!((&keys["keys"], &keys["data_keys"], &keys["left"]), (&2.into(), &3.into(), &0.into()), "{keys}");
     let happened = report["deliveries"]["happened"].as_i64().unwrap();
     assert!(happened >= 200, "{happened}");
     assert_eq!(effects(&folder).await, (happened, happened), "effects in the file, of different events");
