@@ -2,8 +2,8 @@
 //! level, those of hyper and tokio, and what reqwest and rustls say through `log`.
 
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -13,33 +13,63 @@ static LISTENS: AtomicBool = AtomicBool::new(false);
 static HEARD: Mutex<String> = Mutex::new(String::new());
 static INSTALL: Once = Once::new();
 
-/// Begins to listen. There is one ear per process.
+/// Begins to listen, when whoever listens already has heard enough: there is one ear per process.
 ///
 /// # Panics
 /// When something else listens to the process's log already.
-pub fn listen() {
+pub async fn listen() -> Listening {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let turn = TURN.lock().await;
     INSTALL.call_once(|| {
         tracing::subscriber::set_global_default(Ear).expect("nobody else listens");
         log::set_logger(&EAR).expect("nobody else listens");
         log::set_max_level(log::LevelFilter::Trace);
     });
-    HEARD.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    lock().clear();
     LISTENS.store(true, Ordering::SeqCst);
     tracing::callsite::rebuild_interest_cache();
+    Listening { told: AtomicUsize::new(0), _turn: turn }
 }
 
-/// Stops listening and returns what was heard.
-#[must_use]
-pub fn heard() -> String {
-    LISTENS.store(false, Ordering::SeqCst);
-    std::mem::take(&mut *HEARD.lock().unwrap_or_else(PoisonError::into_inner))
+/// What is heard until this is dropped.
+#[derive(Debug)]
+pub struct Listening {
+    told: AtomicUsize,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+impl Listening {
+    /// Returns everything that was heard.
+    #[must_use]
+    pub fn heard(self) -> String {
+        LISTENS.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *lock())
+    }
+
+    /// Returns the lines with a word that were heard since this was called last.
+    pub fn since(&self, word: &str) -> String {
+        let heard = lock();
+        let from = self.told.swap(heard.len(), Ordering::SeqCst);
+        heard[from..].lines().filter(|line| line.contains(word)).fold(String::new(), |all, line| all + line + "\n")
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        LISTENS.store(false, Ordering::SeqCst);
+        lock().clear();
+    }
+}
+
+fn lock() -> MutexGuard<'static, String> {
+    HEARD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Ear;
 static EAR: Ear = Ear;
 
 fn note(level: &str, target: &str, write: impl FnOnce(&mut String)) {
-    let mut heard = HEARD.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut heard = lock();
     let _ = write!(heard, "{level} {target}");
     write(&mut heard);
     heard.push('\n');

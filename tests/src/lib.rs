@@ -12,8 +12,14 @@
 #[doc = include_str!("../../README.md")]
 mod readme {}
 
+pub mod browser;
 pub mod ear;
+pub mod entry;
+pub mod lockstep;
+pub mod recorder;
+pub mod refusals;
 pub mod seeds;
+pub mod silence;
 pub mod stage;
 pub mod still;
 pub mod verdict;

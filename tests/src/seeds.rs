@@ -5,6 +5,8 @@ use std::ops::Range;
 
 /// The variable that names the only seed to run.
 const ONLY: &str = "PALISADE_SEED";
+/// The variable that says how many seeds to run, where a test lets it.
+const MANY: &str = "PALISADE_SEEDS";
 
 /// Returns the seeds to run: those given, or the one in `PALISADE_SEED`.
 ///
@@ -18,6 +20,18 @@ pub fn seeds(usual: Range<u64>) -> Vec<u64> {
         Some(text) => vec![text.parse().expect("PALISADE_SEED is a number")],
         None => usual.collect(),
     }
+}
+
+/// Returns the seeds from 1 to `usual`, or as many as `PALISADE_SEEDS` says, or the one in `PALISADE_SEED`.
+///
+/// # Panics
+/// When a variable holds no number.
+#[must_use]
+pub fn seeds_up_to(usual: u64) -> Vec<u64> {
+    #[expect(clippy::disallowed_methods, reason = "a longer run is asked for here")]
+    let many = std::env::var(MANY).ok();
+    let last = many.map_or(usual, |text| text.parse().expect("PALISADE_SEEDS is a number"));
+    seeds(1..last + 1)
 }
 
 /// Says how to repeat a seed if the test panics while this lives.

@@ -12,11 +12,17 @@
 mod bad_input;
 #[path = "it/canary.rs"]
 mod canary;
+#[path = "it/canary_oauth.rs"]
+mod canary_oauth;
 #[path = "it/convergence.rs"]
 mod convergence;
 #[path = "it/demo.rs"]
 mod demo;
 #[path = "it/kill.rs"]
 mod kill;
+#[path = "it/refused.rs"]
+mod refused;
+#[path = "it/renewals.rs"]
+mod renewals;
 #[path = "it/two_hubs.rs"]
 mod two_hubs;

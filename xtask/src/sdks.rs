@@ -1,5 +1,6 @@
-//! The official SDKs as judges of the emulator: installed in a throw-away folder, pointed at `palisade emulate`, and
-//! run unpatched. Skipped with one line where their registry is out of reach.
+//! Judges from outside, installed in a throw-away folder: the official SDKs, pointed at `palisade emulate` and run
+//! unpatched; a certified OpenID provider that a hub connects to; a browser that clicks through a hub's pages. Skipped with
+//! one line where their registry is out of reach.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -7,49 +8,73 @@ use std::process::{Child, Command, Stdio};
 
 use crate::steps::{self, root};
 
-/// An official SDK and the script that drives it.
+/// A judge and what is judged.
 struct Sdk {
     name: &'static str,
+    /// What the judge runs, from the root of the workspace.
     script: &'static str,
     /// Packages with the versions the script was written against.
     packages: &'static [&'static str],
     install: fn(&Path, &[&str]) -> Result<Command, String>,
-    /// What is emulated.
-    emulate: &'static [&'static str],
+    against: Against,
+}
+
+/// What a script is run against.
+enum Against {
+    /// `palisade emulate` with these arguments.
+    Emulator(&'static [&'static str]),
+    /// A binary of palisade-tests that says where it is and waits.
+    Binary(&'static str),
+    /// A binary of palisade-tests that starts the script itself, and judges.
+    Itself(&'static str),
 }
 
 const SDKS: &[Sdk] = &[
     Sdk {
         name: "official Stripe SDK for Python",
-        script: "stripe_python.py",
+        script: "crates/emulator/tests/sdks/stripe_python.py",
         packages: &["stripe==16.1.0"],
         install: python,
-        emulate: STRIPE,
+        against: STRIPE,
     },
     Sdk {
         name: "official Stripe SDK for Node",
-        script: "stripe_node.mjs",
+        script: "crates/emulator/tests/sdks/stripe_node.mjs",
         packages: &["stripe@23.1.0"],
         install: node,
-        emulate: STRIPE,
+        against: STRIPE,
     },
     Sdk {
         name: "official Slack SDK for Python",
-        script: "slack_python.py",
+        script: "crates/emulator/tests/sdks/slack_python.py",
         packages: &["slack_sdk==3.47.0"],
         install: python,
-        emulate: &["slack", "--redirect-uri", "http://127.0.0.1:9/slack/callback"],
+        against: Against::Emulator(&["slack", "--redirect-uri", "http://127.0.0.1:9/slack/callback"]),
     },
     Sdk {
         name: "Google's auth library for Python",
-        script: "google_python.py",
+        script: "crates/emulator/tests/sdks/google_python.py",
         packages: &["google-auth==2.62.2", "requests", "cryptography"],
         install: python,
-        emulate: &["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"],
+        against: Against::Emulator(&["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"]),
+    },
+    Sdk {
+        name: "certified OpenID provider for Node",
+        script: "crates/emulator/tests/sdks/oidc_provider.mjs",
+        packages: &["oidc-provider@9.13.3"],
+        install: node,
+        against: Against::Itself("certified"),
+    },
+    Sdk {
+        name: "headless Chromium on the hub's pages",
+        script: "tests/clicks.mjs",
+        packages: &["playwright-core@1.65.1"],
+        install: browser,
+        against: Against::Binary("clickable"),
     },
     Sdk {
         name: "Google's API client for Python",
-        script: "google_api_python.py",
+        script: "crates/emulator/tests/sdks/google_api_python.py",
         packages: &[
             "google-api-python-client==2.202.0",
             "google-auth==2.62.2",
@@ -58,38 +83,38 @@ const SDKS: &[Sdk] = &[
             "cryptography",
         ],
         install: python,
-        emulate: &["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"],
+        against: Against::Emulator(&["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"]),
     },
     Sdk {
         name: "official Slack SDK for Node",
-        script: "slack_node.mjs",
+        script: "crates/emulator/tests/sdks/slack_node.mjs",
         packages: &["@slack/web-api@8.2.0"],
         install: node,
-        emulate: &["slack", "--redirect-uri", "http://127.0.0.1:9/slack/callback"],
+        against: Against::Emulator(&["slack", "--redirect-uri", "http://127.0.0.1:9/slack/callback"]),
     },
     Sdk {
         name: "official Twilio SDK for Python",
-        script: "twilio_python.py",
+        script: "crates/emulator/tests/sdks/twilio_python.py",
         packages: &["twilio==9.13.0"],
         install: python,
-        emulate: &["twilio"],
+        against: Against::Emulator(&["twilio"]),
     },
     Sdk {
         name: "official Twilio SDK for Node",
-        script: "twilio_node.mjs",
+        script: "crates/emulator/tests/sdks/twilio_node.mjs",
         packages: &["twilio@6.2.0"],
         install: node,
-        emulate: &["twilio"],
+        against: Against::Emulator(&["twilio"]),
     },
     Sdk {
         name: "official SendGrid SDK for Python",
-        script: "sendgrid_python.py",
+        script: "crates/emulator/tests/sdks/sendgrid_python.py",
         packages: &["sendgrid==6.12.5", "cryptography"],
         install: python,
-        emulate: &["sendgrid"],
+        against: Against::Emulator(&["sendgrid"]),
     },
 ];
-const STRIPE: &[&str] = &["stripe", "--connected", "acct_connected"];
+const STRIPE: Against = Against::Emulator(&["stripe", "--connected", "acct_connected"]);
 
 /// What became of one SDK.
 #[derive(Debug)]
@@ -184,21 +209,34 @@ fn node(folder: &Path, wanted: &[&str]) -> Result<Command, String> {
     Ok(command)
 }
 
-/// Starts an emulator, runs the script against it and counts its `ok` lines.
+/// A browser from Debian's packages, and what drives it from npm: that downloads none of its own.
+fn browser(folder: &Path, wanted: &[&str]) -> Result<Command, String> {
+    program("chromium", &["chromium"])?;
+    node(folder, wanted)
+}
+
+/// Starts what is judged, runs the script against it and counts its `ok` lines.
 fn drive(sdk: &Sdk, mut command: Command) -> Outcome {
     let skipped = |why: String| Outcome::Skipped { name: sdk.name.to_owned(), why };
-    let (mut emulator, said) = match emulator(sdk.emulate) {
-        Ok(running) => running,
+    let script: PathBuf = root().join(sdk.script);
+    let mut judged = None;
+    match started(sdk, &script, &command) {
+        Ok(Started::Waiting(running, said)) => {
+            // What it says of itself is the script's environment: base_url as BASE_URL, and so on.
+            for (key, value) in said {
+                command.env(key.to_uppercase(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
+            }
+            command.arg(script);
+            judged = Some(running);
+        }
+        Ok(Started::Judge(judge)) => command = judge,
         Err(why) => return skipped(why),
-    };
-    // What the emulator says of itself is the script's environment: base_url as BASE_URL, and so on.
-    for (key, value) in said {
-        command.env(key.to_uppercase(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
     }
-    let script: PathBuf = root().join("crates/emulator/tests/sdks").join(sdk.script);
-    let output = command.arg(script).stdin(Stdio::null()).stderr(Stdio::inherit()).output();
-    let _ = emulator.kill();
-    let _ = emulator.wait();
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    if let Some(mut running) = judged {
+        let _ = running.kill();
+        let _ = running.wait();
+    }
     match output {
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stdout);
@@ -211,20 +249,39 @@ fn drive(sdk: &Sdk, mut command: Command) -> Outcome {
     }
 }
 
-/// Starts `palisade emulate` and reads its first line.
-fn emulator(arguments: &[&str]) -> Result<(Child, serde_json::Map<String, serde_json::Value>), String> {
-    let mut child = steps::palisade()?
-        .arg("emulate")
-        .args(arguments)
-        .args(["--listen", "127.0.0.1:0"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| format!("the emulator cannot start: {e}"))?;
+enum Started {
+    /// It runs, and said this of itself.
+    Waiting(Child, serde_json::Map<String, serde_json::Value>),
+    /// It starts the script itself.
+    Judge(Command),
+}
+
+/// Starts what is judged. `runtime` is the command a script is run by.
+fn started(sdk: &Sdk, script: &Path, runtime: &Command) -> Result<Started, String> {
+    let palisade = steps::palisade()?;
+    // The tests' binaries are built with it, beside it.
+    let beside = |name: &str| Command::new(Path::new(palisade.get_program()).with_file_name(name));
+    let mut command = match sdk.against {
+        Against::Emulator(arguments) => {
+            let mut command = beside("palisade");
+            command.arg("emulate").args(arguments).args(["--listen", "127.0.0.1:0"]);
+            command
+        }
+        Against::Binary(name) => beside(name),
+        Against::Itself(name) => {
+            let mut judge = beside(name);
+            judge.arg(script).arg(runtime.get_program());
+            judge.envs(runtime.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            return Ok(Started::Judge(judge));
+        }
+    };
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = spawned.map_err(|e| format!("what is judged cannot start: {e}"))?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
         let _ = BufReader::new(out).read_line(&mut line);
     }
     serde_json::from_str(&line)
-        .map(|said| (child, said))
-        .map_err(|_| "the emulator did not print what it is as JSON on its first line".to_owned())
+        .map(|said| Started::Waiting(child, said))
+        .map_err(|_| "what is judged did not print what it is as JSON on its first line".to_owned())
 }

@@ -1,12 +1,11 @@
 //! Promise 7: no secret appears in a log, an error, a debug print, a page or a row. A whole story runs with secrets
 //! that cannot be mistaken, everybody logs everything, and every word and byte that comes out is searched.
 
-use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::engine::general_purpose::STANDARD;
 use palisade_core::auth::Scheme;
 use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::random::SystemRandom;
@@ -18,6 +17,7 @@ use palisade_store::{SqliteConfig, SqliteStore};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::client::NewCustomer;
 use palisade_tests::ear;
+use palisade_tests::silence::{Said, Secrets};
 use palisade_tests::stage::{CONNECTION, ENDPOINT, Running, one_effect, open, quick};
 use palisade_tests::verdict::{self, record_streams};
 use palisade_tests::victims::{WITHIN, within};
@@ -31,92 +31,45 @@ const ADMIN_TOKEN: &str = "CANARYadmin-token-4tYuIoPaSdFgHjKl";
 const WRONG_TOKEN: &str = "CANARYguess-of-somebody-at-the-door";
 const MASTER_KEY: [u8; 32] = *b"CANARYmasterkey\x01\x02\x03\xf0\xe1\xd2\xc3\xb4\xa5\x96\x87\x78\x69\x5a\x4b\x3c\x2d";
 
-fn secrets() -> [(&'static str, &'static [u8]); 6] {
-    [
-        ("the API key", API_KEY.as_bytes()),
-        ("the rotated API key", NEW_API_KEY.as_bytes()),
-        ("the webhook secret", WEBHOOK_SECRET.as_bytes()),
-        ("the admin token", ADMIN_TOKEN.as_bytes()),
-        ("a token somebody tried", WRONG_TOKEN.as_bytes()),
-        ("the master key", &MASTER_KEY),
-    ]
+fn secrets() -> Secrets {
+    let mut secrets = Secrets::default();
+    secrets.add("the API key", API_KEY);
+    secrets.add("the rotated API key", NEW_API_KEY);
+    secrets.add("the webhook secret", WEBHOOK_SECRET);
+    secrets.add("the admin token", ADMIN_TOKEN);
+    secrets.add("a token somebody tried", WRONG_TOKEN);
+    secrets.add("the master key", MASTER_KEY);
+    secrets
 }
 
-/// Every form in which a secret may stand in a text: as it is, in hex, as a list of bytes, and in base64 at each of
-/// the three places it may begin within something longer.
-fn forms(secret: &[u8]) -> Vec<(String, Vec<u8>)> {
-    let hex = |upper: bool| -> String {
-        secret.iter().map(|b| if upper { format!("{b:02X}") } else { format!("{b:02x}") }).collect()
-    };
-    let list = format!("{secret:?}");
-    let mut forms = vec![
-        ("plain".to_owned(), secret.to_vec()),
-        ("hex".to_owned(), hex(false).into_bytes()),
-        ("HEX".to_owned(), hex(true).into_bytes()),
-        ("a list".to_owned(), list.trim_matches(['[', ']']).as_bytes().to_vec()),
-    ];
-    for offset in 0..3 {
-        let longer = [&[0; 2][..offset], secret].concat();
-        let (from, to) = ((offset * 8).div_ceil(6), longer.len() * 8 / 6);
-        for (name, engine) in [("base64", STANDARD), ("base64url", URL_SAFE)] {
-            forms.push((format!("{name}+{offset}"), engine.encode(&longer).as_bytes()[from..to].to_vec()));
-        }
-    }
-    forms
-}
-
-#[track_caller]
-fn assert_silent(place: &str, bytes: &[u8]) {
-    for (what, secret) in secrets() {
-        for (form, needle) in forms(secret) {
-            if let Some(at) = bytes.windows(needle.len()).position(|window| window == needle) {
-                let around = &bytes[at.saturating_sub(160)..at];
-                panic!("{place} holds {what} ({form}) after: {}", String::from_utf8_lossy(around));
-            }
-        }
-    }
-}
-
-/// What was said of errors and values, to be searched.
-#[derive(Default)]
-struct Said(String);
-
-impl Said {
-    fn value(&mut self, value: &impl Debug) {
-        self.0.push_str(&format!("{value:?}\n{value:#?}\n"));
-    }
-
-    fn error(&mut self, error: &impl std::error::Error) {
-        self.0.push_str(&format!("{error}\n"));
-        self.value(&error);
-        let mut source = error.source();
-        while let Some(one) = source {
-            self.0.push_str(&format!("{one}\n{one:?}\n"));
-            source = one.source();
-        }
-    }
-}
-
-/// The search itself finds a secret in every form; otherwise the canary below would say nothing.
+/// The search itself finds a secret in every form; otherwise the canaries would say nothing.
 #[test]
 fn the_search_finds_a_secret_in_every_form() {
-    let basic = STANDARD.encode(format!("user:{API_KEY}:and more"));
+    const KEY: &str = "sk_test_CANARY/apikey+51Hq8ZkLmNoPq";
+    let mut secrets = Secrets::default();
+    secrets.add("another", b"something else");
+    secrets.add("the key", KEY);
+    let basic = STANDARD.encode(format!("user:{KEY}:and more"));
     for text in [
-        format!("key={API_KEY}."),
+        format!("key={KEY}."),
+        KEY.to_owned(),
         format!("Authorization: Basic {basic}"),
-        format!("{:?}", API_KEY.as_bytes()),
-        API_KEY.bytes().map(|b| format!("{b:02x}")).collect(),
+        format!("{:?}", KEY.as_bytes()),
+        KEY.bytes().map(|byte| format!("{byte:02x}")).collect(),
+        "?key=sk%5Ftest%5FCANARY%2Fapikey%2B51Hq8ZkLmNoPq".to_owned(),
     ] {
-        let found = std::panic::catch_unwind(|| assert_silent("a text", text.as_bytes()));
+        let found = std::panic::catch_unwind(|| secrets.assert_silent("a text", text.as_bytes()));
         assert!(found.is_err(), "not found in {text}");
     }
+    secrets.assert_silent("a text", &KEY.as_bytes()[1..]);
+    secrets.assert_silent("nothing", b"");
 }
 
 /// Fails when a secret is logged, formatted, shown or stored: an `Authorization` header in a trace, a derived `Debug`
 /// on a configuration, a token in an error, a credential that is not sealed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_secret_appears_anywhere() {
-    ear::listen();
+    let ear = ear::listen().await;
     let mut said = Said::default();
     let folder = tempfile::tempdir().unwrap();
     let emulator = Stripe::start(StripeConfig {
@@ -174,20 +127,21 @@ async fn no_secret_appears_anywhere() {
     server.await.unwrap();
     store.close().await.unwrap();
     emulator.shutdown().await;
-    let heard = ear::heard();
+    let heard = ear.heard();
+    let secrets = secrets();
 
     for expected in ["palisade", "hyper", "reqwest", "customers"] {
         assert!(heard.contains(expected), "the ear did not hear {expected} in {} bytes", heard.len());
     }
     assert!(files.iter().any(|(name, _)| name.ends_with("-wal")), "there is no WAL to search");
-    println!("searched {} bytes of log, {} of pages, {} of errors", heard.len(), pages.len(), said.0.len());
-    assert_silent("the log", heard.as_bytes());
-    assert_silent("an error or a debug print", said.0.as_bytes());
-    assert_silent("a page", pages.as_bytes());
+    println!("searched {} bytes of log, {} of pages, {} of errors", heard.len(), pages.len(), said.as_str().len());
+    secrets.assert_silent("the log", heard.as_bytes());
+    secrets.assert_silent("an error or a debug print", said.as_str().as_bytes());
+    secrets.assert_silent("a page", pages.as_bytes());
     for (name, bytes) in files {
-        assert_silent(&name, &bytes);
+        secrets.assert_silent(&name, &bytes);
     }
-    assert_silent("the closed database", &std::fs::read(&path).unwrap());
+    secrets.assert_silent("the closed database", &std::fs::read(&path).unwrap());
 }
 
 fn build(store: &SqliteStore, emulator: &Stripe, api_key: &str, said: &mut Said) -> Hub {

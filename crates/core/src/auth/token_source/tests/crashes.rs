@@ -5,12 +5,22 @@ use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use super::*;
+use crate::store::GrantClaim;
 
-/// Runs a task until it has been polled so often, and then drops it: a process that dies at its n-th await.
+/// Runs a task until it has been polled so often, and drops it then and there: a process that dies at its n-th await,
+/// also at one that nothing would have ended for long.
 struct Fuse {
     task: Option<BoxFuture<'static, ()>>,
     left: Arc<AtomicUsize>,
     died: Arc<AtomicBool>,
+}
+
+impl Fuse {
+    fn burns_out(&mut self) -> Poll<()> {
+        self.task = None;
+        self.died.store(true, Ordering::SeqCst);
+        Poll::Ready(())
+    }
 }
 
 impl Future for Fuse {
@@ -19,15 +29,11 @@ impl Future for Fuse {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let left = self.left.load(Ordering::SeqCst);
         if left == 0 {
-            self.task = None;
-            self.died.store(true, Ordering::SeqCst);
-            return Poll::Ready(());
+            return self.burns_out();
         }
         self.left.store(left - 1, Ordering::SeqCst);
-        match self.task.as_mut() {
-            Some(task) => task.as_mut().poll(context),
-            None => Poll::Ready(()),
-        }
+        let polled = self.task.as_mut().map_or(Poll::Ready(()), |task| task.as_mut().poll(context));
+        if polled.is_pending() && left == 1 { self.burns_out() } else { polled }
     }
 }
 
@@ -101,6 +107,162 @@ async fn a_crash_at_each_await_is_a_valid_token_or_said_to_be_a_loss() {
     assert!(said.len() > 15, "{} points", said.len());
     let lost = said.iter().filter(|one| **one == Said::MaybeLost).count();
     assert!(lost >= 3, "{said:?}");
+}
+
+/// A way a renewal can go, beside the straight one.
+struct Path {
+    name: &'static str,
+    /// What the provider's next requests meet.
+    mishaps: &'static [Mishap],
+    /// How often the store stumbles, before and after it has done its work, when the new tokens are written.
+    stumbles: u32,
+    /// How long the request travels, and its answer: holds are prolonged meanwhile.
+    delay: Duration,
+    /// Whether the row is held by a process that is gone, so that it must be waited for.
+    held: bool,
+    /// How the renewal ends when nobody dies.
+    end: Result<(), EndReason>,
+}
+
+const PATHS: [Path; 6] = [
+    Path {
+        name: "two passing failures, and the waits between",
+        mishaps: &[Mishap::Passing(None), Mishap::NotSent],
+        ..Path::STRAIGHT
+    },
+    Path { name: "a store that stumbles over the new tokens", stumbles: 4, ..Path::STRAIGHT },
+    Path { name: "a slow provider, and a hold prolonged", delay: Duration::from_secs(12), ..Path::STRAIGHT },
+    Path { name: "a row that is held by one who is gone", held: true, ..Path::STRAIGHT },
+    Path {
+        name: "a provider that refuses",
+        mishaps: &[Mishap::InvalidGrant],
+        end: Err(EndReason::Refused),
+        ..Path::STRAIGHT
+    },
+    Path { name: "an answer that is lost", mishaps: &[Mishap::Lost], end: Err(EndReason::MaybeLost), ..Path::STRAIGHT },
+];
+
+impl Path {
+    const STRAIGHT: Self =
+        Self { name: "", mishaps: &[], stumbles: 0, delay: Duration::ZERO, held: false, end: Ok(()) };
+
+    async fn world(&self) -> World {
+        let world = World::connected().await;
+        world.provider.plan(self.mishaps.iter().copied());
+        *world.provider.delay.lock().unwrap() = self.delay;
+        tokio::time::advance(LIFE).await;
+        if self.held {
+            let now = world.clock.now();
+            let until = now.plus(Duration::from_secs(8));
+            let key = GrantKey { connection: "acme".into(), name: "main".into() };
+            let claim = world.store.inner.claim_grant(key, 1, now, until).await.unwrap();
+            assert!(matches!(claim, GrantClaim::Held { .. }), "{claim:?}");
+        }
+        let mut stumbles = self.stumbles;
+        world.store.layer.failing(move |name| {
+            let hit = name == "renew_grant" && stumbles > 0;
+            stumbles -= u32::from(hit);
+            hit.then_some(if stumbles.is_multiple_of(2) { Fault::Before } else { Fault::After })
+        });
+        world.store.layer.yielding();
+        world.provider.yields.store(true, Ordering::SeqCst);
+        world
+    }
+
+    /// Lets the first process die at its n-th poll, and asks a second one. Whether the first one died.
+    async fn dies_at(&self, n: usize) -> bool {
+        let repeat = format!("{}, died at poll {n}: cargo test -p palisade-core at_each_await_of_each_way", self.name);
+        let world = self.world().await;
+        let (left, died) = (Arc::new(AtomicUsize::new(n)), Arc::new(AtomicBool::new(false)));
+        let dies = {
+            let (left, died) = (left.clone(), died.clone());
+            world.process_with(1, move |task| {
+                Box::pin(Fuse { task: Some(task), left: left.clone(), died: died.clone() })
+            })
+        };
+        let first = tokio::time::timeout(Duration::from_secs(200), dies.token()).await.expect(&repeat);
+        let has_died = died.load(Ordering::SeqCst);
+        let found = world.row().await;
+        let spent = !world.provider.book().uses.is_empty();
+        let asked = world.provider.requests();
+        match &first {
+            Ok(credential) => world.assert_valid(credential, &repeat),
+            // Cut off, or told how it ended before it died.
+            Err(error) if error.kind() == ErrorKind::Cancelled => assert!(has_died, "{repeat}"),
+            Err(error) => assert_eq!(Some(error.message()), self.end.err().map(EndReason::phrase), "{repeat}"),
+        }
+        let next = tokio::time::timeout(Duration::from_secs(200), world.process(2).token()).await.expect(&repeat);
+        world.provider.assert_single_use(&repeat);
+        let asked_again = world.provider.requests() > asked;
+        match next {
+            Ok(credential) => {
+                world.assert_valid(&credential, &repeat);
+                assert!(!spent || found.generation == 2, "{repeat}: a spent token is called a success");
+                assert!(found.intent.is_none(), "{repeat}: an intent was found and passed over");
+            }
+            Err(error) => {
+                let over = |reason: EndReason| error.message() == reason.phrase();
+                let told = found.state != GrantState::Live || asked_again;
+                let lost = found.intent.is_some() && found.generation == 1;
+                assert!(
+                    (lost && over(EndReason::MaybeLost)) || (told && self.end.is_err_and(over)),
+                    "{repeat}: {error}, found {found:?}"
+                );
+                assert!(matches!(world.state().await, ConnectionState::NeedsReconnect { .. }), "{repeat}");
+            }
+        }
+        has_died
+    }
+}
+
+/// Every await of every way a renewal can go, not of the straight one alone: waiting for another's hold, waiting between
+/// requests, prolonging the hold, writing again and again, ending the grant.
+///
+/// Fails when a spent token is sent again or its loss called a success, when an intent that is found is passed over, or
+/// when what ended the grant is told as something else.
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_each_await_of_each_way_is_said_to_be_what_it_is() {
+    for path in &PATHS {
+        let mut points = 0;
+        while path.dies_at(points).await {
+            points += 1;
+        }
+        assert!(points > 10, "{}: {points} points", path.name);
+    }
+}
+
+/// Fails when a caller that is dropped, at whatever point of its own way or of the renewal's, leaves a lock, a flight or
+/// a hold behind, or ends the renewal that others wait for.
+#[tokio::test(start_paused = true)]
+async fn a_caller_dropped_at_any_moment_leaves_nothing_behind() {
+    for n in 0.. {
+        let world = Path::STRAIGHT.world().await;
+        let process = world.process(1);
+        let mut caller = process.source.credential("acme".into());
+        let mut answered = false;
+        for _ in 0..n {
+            let polled = std::future::poll_fn(|context| Poll::Ready(caller.as_mut().poll(context).is_ready()));
+            answered = polled.await;
+            if answered {
+                break;
+            }
+            // The renewal goes on by one step of its own.
+            tokio::task::yield_now().await;
+        }
+        drop(caller);
+        let repeat = format!("dropped at step {n}: cargo test -p palisade-core a_caller_dropped_at_any_moment");
+        let start = tokio::time::Instant::now();
+        world.assert_valid(&process.token().await.expect(&repeat), &repeat);
+        assert!(start.elapsed() < Duration::from_secs(5), "{repeat}: somebody's hold was waited for");
+        settle().await;
+        let row = world.row().await;
+        assert_eq!((row.generation, row.held_until, row.intent), (2, None, None), "{repeat}");
+        assert_eq!(world.provider.requests(), 1, "{repeat}");
+        if answered {
+            assert!(n > 20, "{n} steps");
+            break;
+        }
+    }
 }
 
 /// Fails when a refresh token that may be sent again is called lost.
