@@ -30,7 +30,7 @@ use serde_json::{Value, json};
 const BEGIN: Timestamp = Timestamp(1_767_225_600_000);
 const HOOK: &str = "https://app.example/webhooks/slack";
 const CONNECTION: &str = "conn_1";
-const SCOPES: [&str; 11] = [
+const SCOPES: [&str; 12] = [
     "chat:write",
     "channels:read",
     "groups:read",
@@ -39,6 +39,7 @@ const SCOPES: [&str; 11] = [
     "channels:history",
     "groups:history",
     "im:history",
+    "im:write",
     "mpim:history",
     "users:read",
     "users:read.email",

@@ -181,7 +181,7 @@ async fn an_answer_that_is_not_slacks_is_told_from_one_that_is() {
         ("another's 404", 404, PAGE, (K::Config, None, Rejected, "our side")),
         ("a failing machine", 502, PAGE, (K::Provider, None, Unknown, UNSURE)),
         ("an error inside 500", 500, r#"{"ok":false,"error":"no_text"}"#, (K::Provider, None, Unknown, UNSURE)),
-        ("a redirect", 302, "", (K::Config, None, Rejected, "our side")),
+        ("a redirect", 302, "", (K::Invalid, None, Rejected, "check them")),
     ];
     for (name, status, body, expected) in cases {
         let slack = over(Arc::new(Saying(status, body)), "xoxb-1");

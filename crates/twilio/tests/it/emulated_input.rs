@@ -140,7 +140,7 @@ async fn an_answer_that_is_not_twilios_is_told_from_one_that_is() {
         ("another's 404", 404, PAGE.to_owned(), (K::Config, None, Rejected, "our side")),
         ("another's 401", 401, PAGE.to_owned(), (K::Auth, None, Rejected, "reconnect")),
         ("a failing machine", 502, PAGE.to_owned(), (K::Provider, None, Unknown, UNSURE)),
-        ("a redirect", 302, String::new(), (K::Config, None, Rejected, "our side")),
+        ("a redirect", 302, String::new(), (K::Invalid, None, Rejected, "check them")),
     ];
     for (name, status, body, expected) in cases {
         let twilio = over(Arc::new(Saying(status, body)), "token");
