@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` | the statements of the traits |
+//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -33,6 +33,7 @@ use palisade_core::{
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
+use lanes::Tail;
 use readers::Readers;
 use writer::{Bells, Inlet, Writer};
 
@@ -45,6 +46,7 @@ mod heard;
 mod inbox;
 mod jobs;
 mod keys;
+mod lanes;
 mod product;
 mod readers;
 mod records;
@@ -148,7 +150,7 @@ impl SqliteStore {
         let bells = Arc::new(Bells::default());
         let readers = Arc::new(Readers::new(config.path.clone(), config.busy_timeout, config.readers));
         let (ended, closed) = oneshot::channel();
-        let writer = Writer { connection, product, inlet: inlet.clone(), bells: bells.clone() };
+        let writer = Writer { connection, product, inlet: inlet.clone(), bells: bells.clone(), tail: Tail::default() };
         std::thread::Builder::new()
             .name("palisade-writer".to_owned())
             .spawn(move || writer.run(ended))

@@ -14,6 +14,8 @@ mod child;
 mod crash;
 #[path = "it/faults.rs"]
 mod faults;
+#[path = "it/lanes.rs"]
+mod lanes;
 #[path = "it/processes.rs"]
 mod processes;
 #[path = "it/product.rs"]

@@ -108,7 +108,7 @@ const INSERT: &str = "INSERT INTO palisade_event (id, state, received_at, create
 fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept: &Kept<'_>) -> Result<Appended, Fault> {
     let row = tx.tally.event_last + 1;
     let state = number(if event.wanted { EventState::Pending } else { EventState::Ignored });
-    let inserted = tx.prepare(INSERT)?.execute(params![
+    let inserted = tx.hot(INSERT)?.execute(params![
         row,
         state,
         delivery.received_at.millis(),

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::error::{Fault, unreadable};
 use super::records::Staged;
 use super::writer::{Tally, Tx};
-use super::{inbox, product, records, runs};
+use super::{inbox, lanes, product, records, runs};
 
 const READY: i64 = 0;
 const RUNNING: i64 = 1;
@@ -55,17 +55,18 @@ pub(super) struct Insert<'j> {
     pub(super) attempts_max: u32,
 }
 
+const INSERT: &str = "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, event, lane, \
+     unique_key, work) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
 pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> {
     let behind = match job.lane {
         None => false,
-        Some(lane) => lowest(tx, lane)?.is_some_and(|lowest| lowest.tried || lowest.run_at <= job.run_at.millis()),
+        Some(lane) => {
+            lanes::lowest(tx, lane)?.is_some_and(|lowest| lowest.tried || lowest.run_at <= job.run_at.millis())
+        }
     };
     let id = tx.tally.job_last + 1;
-    tx.prepare(
-        "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, event, lane, unique_key, work) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?
-    .execute(params![
+    tx.hot(INSERT)?.execute(params![
         id,
         if behind { BEHIND } else { READY },
         queue_number(job.queue),
@@ -78,6 +79,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
         job.work,
     ])?;
     tx.tally.job_last = id;
+    tx.tail.add(id, job.lane);
     tx.tally.jobs_waiting += 1;
     if !behind {
         tx.wake(job.queue);
@@ -85,31 +87,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
     Ok(JobId(id))
 }
 
-/// The unfinished job of a lane with the smallest number.
-struct Lowest {
-    id: i64,
-    queue: i64,
-    run_at: i64,
-    /// It waits for another attempt.
-    tried: bool,
-}
-
-fn lowest(tx: &Tx<'_>, lane: &str) -> Result<Option<Lowest>, Fault> {
-    let found = tx
-        .prepare(
-            "SELECT id, queue, run_at, state <> 1 AND attempt > 0 FROM palisade_job \
-             WHERE lane = ?1 AND finished_at IS NULL ORDER BY id LIMIT 1",
-        )?
-        .query_one([lane], |row| {
-            Ok(Lowest { id: row.get(0)?, queue: row.get(1)?, run_at: row.get(2)?, tried: row.get(3)? })
-        })
-        .optional()?;
-    Ok(found)
-}
-
 /// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
 fn promote(tx: &mut Tx<'_>, lane: &str) -> Result<(), Fault> {
-    let Some(lowest) = lowest(tx, lane)? else { return Ok(()) };
+    let Some(lowest) = lanes::lowest(tx, lane)? else { return Ok(()) };
     tx.prepare("UPDATE palisade_job SET state = 0 WHERE id = ?1 AND state = 4")?.execute([lowest.id])?;
     tx.prepare("UPDATE palisade_job SET state = 0 WHERE lane = ?1 AND state = 4 AND run_at < ?2")?
         .execute(params![lane, lowest.run_at])?;
@@ -122,14 +102,7 @@ fn is_blocked(tx: &Tx<'_>, lane: &str, id: i64, now: Timestamp) -> Result<bool, 
     let held = tx
         .prepare("SELECT 1 FROM palisade_job WHERE lane = ?1 AND state = 1 AND lease_until > ?3 AND id <> ?2 LIMIT 1")?
         .exists(params![lane, id, now.millis()])?;
-    let lower = || {
-        tx.prepare(
-            "SELECT 1 FROM palisade_job WHERE lane = ?1 AND finished_at IS NULL AND id < ?2 \
-             AND (state = 1 OR run_at <= ?3 OR attempt > 0) LIMIT 1",
-        )?
-        .exists(params![lane, id, now.millis()])
-    };
-    Ok(held || lower()?)
+    Ok(held || lanes::has_lower(tx, lane, id, now.millis())?)
 }
 
 /// Adds a job, or pulls the one with its unique key forward.
@@ -434,10 +407,9 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
     if let Some(event) = job.event {
         inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead)?;
     }
-    match &job.lane {
-        Some(lane) => promote(tx, lane),
-        None => Ok(()),
-    }
+    let Some(lane) = &job.lane else { return Ok(()) };
+    lanes::finished(tx, lane, job.id)?;
+    promote(tx, lane)
 }
 
 /// Counts the job an event died with as done.

@@ -37,6 +37,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0003_auth", sql: include_str!("migrations/0003_auth.sql") },
     Migration { name: "0004_heard", sql: include_str!("migrations/0004_heard.sql") },
     Migration { name: "0005_environment", sql: include_str!("migrations/0005_environment.sql") },
+    Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -298,6 +299,38 @@ mod tests {
         assert_eq!(found, ["key production", "live production", "test sandbox"]);
         let mark: Vec<u8> = connection.query_row("SELECT mark FROM palisade_credential", [], |row| row.get(0)).unwrap();
         assert!(mark.is_empty());
+    }
+
+    /// Fails when a job of a lane that waited at the upgrade is forgotten, or a finished one entered.
+    #[test]
+    fn lanes_of_unfinished_jobs_are_entered_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let job = |id: i64, lane: &str, finished: &str| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, lane, finished_at) \
+                 VALUES ({id}, 0, 0, 0, 1, 20, {lane}, {finished});"
+            )
+        };
+        let rows = [
+            job(1, "'b'", "NULL"),
+            job(2, "'a'", "NULL"),
+            job(3, "'a'", "5"),
+            job(4, "NULL", "NULL"),
+            job(5, "'a'", "NULL"),
+            "UPDATE palisade_tally SET job_last = 7;".to_owned(),
+        ];
+        file_of(&path, 4, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement = connection.prepare("SELECT lane, job FROM palisade_lane ORDER BY lane, job").unwrap();
+        let lanes = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let lanes = lanes.collect::<rusqlite::Result<Vec<(String, i64)>>>().unwrap();
+        assert_eq!(lanes, [("a".to_owned(), 2), ("a".to_owned(), 5), ("b".to_owned(), 1)]);
+        let tally = connection.query_row("SELECT lane_to, lane_jobs FROM palisade_tally", [], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+        });
+        assert_eq!(tally.unwrap(), (7, 3));
     }
 
     /// Fails when dead events of before the counters are not counted, or jobs of replayed events stay dead.

@@ -16,6 +16,7 @@ use rusqlite::{CachedStatement, Connection, params};
 use tokio::sync::{Notify, oneshot};
 
 use super::error::{Failure, Fault, failure, is_environment};
+use super::lanes::{self, Tail};
 
 /// Most commands in one commit: bounds how long the first of them waits for the last.
 const BATCH_COMMANDS_MAX: usize = 512;
@@ -189,13 +190,17 @@ pub(super) struct Tally {
     pub(super) jobs_waiting: i64,
     pub(super) jobs_running: i64,
     pub(super) jobs_dead: i64,
+    /// Up to this job unfinished ones of a lane are entered in their table.
+    pub(super) lane_to: i64,
+    /// How many are.
+    pub(super) lane_jobs: i64,
 }
 
 const TALLY_READ: &str = "SELECT event_last, job_last, events_pending, events_done, events_ignored, events_dead, \
-     jobs_waiting, jobs_running, jobs_dead FROM palisade_tally WHERE id = 1";
+     jobs_waiting, jobs_running, jobs_dead, lane_to, lane_jobs FROM palisade_tally WHERE id = 1";
 const TALLY_WRITE: &str = "UPDATE palisade_tally SET event_last = ?1, job_last = ?2, events_pending = ?3, \
-     events_done = ?4, events_ignored = ?5, events_dead = ?6, jobs_waiting = ?7, jobs_running = ?8, jobs_dead = ?9 \
-     WHERE id = 1";
+     events_done = ?4, events_ignored = ?5, events_dead = ?6, jobs_waiting = ?7, jobs_running = ?8, jobs_dead = ?9, \
+     lane_to = ?10, lane_jobs = ?11 WHERE id = 1";
 
 impl Tally {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
@@ -207,6 +212,8 @@ impl Tally {
                 jobs_waiting: row.get(6)?,
                 jobs_running: row.get(7)?,
                 jobs_dead: row.get(8)?,
+                lane_to: row.get(9)?,
+                lane_jobs: row.get(10)?,
             })
         })
     }
@@ -227,7 +234,9 @@ impl Tally {
             dead,
             self.jobs_waiting,
             self.jobs_running,
-            self.jobs_dead
+            self.jobs_dead,
+            self.lane_to,
+            self.lane_jobs,
         ])?;
         Ok(())
     }
@@ -238,10 +247,13 @@ pub(super) struct Tx<'c> {
     connection: &'c Connection,
     product: &'c AtomicBool,
     pub(super) tally: Tally,
+    pub(super) tail: &'c mut Tail,
     /// Jobs that became ready, per queue: workers to wake after the commit.
     ready: [u32; 2],
     /// Which types of events were heard at which endpoints in this transaction, and when.
     heard: Vec<(String, String, i64)>,
+    /// Statements every delivery runs, kept at hand.
+    hot: Vec<(&'static str, CachedStatement<'c>)>,
 }
 
 /// How many pairs of endpoint and type one transaction keeps in mind.
@@ -250,6 +262,20 @@ const HEARD_MAX: usize = 32;
 impl<'c> Tx<'c> {
     pub(super) fn prepare(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
         self.connection.prepare_cached(sql)
+    }
+
+    /// Returns a statement that is kept at hand until the transaction ends: for those that every delivery of a commit
+    /// runs. Finding one in the cache costs a hash of its text, twice.
+    pub(super) fn hot(&mut self, sql: &'static str) -> rusqlite::Result<&mut CachedStatement<'c>> {
+        let known = self.hot.iter().position(|(one, _)| std::ptr::eq(*one, sql));
+        let at = match known {
+            Some(at) => at,
+            None => {
+                self.hot.push((sql, self.connection.prepare_cached(sql)?));
+                self.hot.len() - 1
+            }
+        };
+        self.hot.get_mut(at).map(|(_, statement)| statement).ok_or(rusqlite::Error::InvalidQuery)
     }
 
     pub(super) fn connection(&self) -> &'c Connection {
@@ -307,7 +333,7 @@ impl<'c> Tx<'c> {
         body: impl FnOnce(&mut Self) -> std::result::Result<T, Fault>,
         keep: impl FnOnce(&T) -> bool,
     ) -> std::result::Result<T, Fault> {
-        let (tally, ready) = (self.tally, self.ready);
+        let (tally, ready, tail) = (self.tally, self.ready, self.tail.mark());
         self.prepare("SAVEPOINT palisade")?.execute([])?;
         let answer = match body(self) {
             Err(Fault::Sql(error)) => return Err(Fault::Sql(error)),
@@ -316,6 +342,7 @@ impl<'c> Tx<'c> {
         if !answer.as_ref().is_ok_and(keep) {
             self.prepare("ROLLBACK TO palisade")?.execute([])?;
             (self.tally, self.ready) = (tally, ready);
+            self.tail.back_to(tail, tally.job_last);
             self.unhear();
         }
         self.prepare("RELEASE palisade")?.execute([])?;
@@ -348,6 +375,7 @@ pub(super) struct Writer {
     pub(super) product: Arc<AtomicBool>,
     pub(super) inlet: Arc<Inlet>,
     pub(super) bells: Arc<Bells>,
+    pub(super) tail: Tail,
 }
 
 enum Stop {
@@ -410,6 +438,11 @@ impl Writer {
 
     fn attempt(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
         let ran = self.transact(batch);
+        if ran.is_ok() {
+            self.tail.committed();
+        } else {
+            self.tail = Tail::default();
+        }
         if ran.is_err() && !self.connection.is_autocommit() {
             // SQLite has already rolled back by itself after some errors; a rollback that fails leaves a transaction
             // that the next BEGIN reports.
@@ -420,17 +453,21 @@ impl Writer {
         ran
     }
 
-    fn transact(&self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
+    fn transact(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
         let all = |error: rusqlite::Error| Stop::All(failure(&error));
-        let run = |sql: &str| self.connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
+        let connection = &self.connection;
+        let run = |sql: &str| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         run("BEGIN IMMEDIATE").map_err(all)?;
-        let before = Tally::read(&self.connection).map_err(all)?;
+        let before = Tally::read(connection).map_err(all)?;
+        self.tail.catch_up(connection, &before).map_err(all)?;
         let mut tx = Tx {
-            connection: &self.connection,
+            connection,
             product: &self.product,
             tally: before,
+            tail: &mut self.tail,
             ready: [0; 2],
             heard: Vec::new(),
+            hot: Vec::new(),
         };
         for (number, command) in batch.iter_mut().enumerate() {
             command.run(&mut tx).map_err(|error| {
@@ -438,7 +475,8 @@ impl Writer {
             })?;
         }
         if tx.tally != before {
-            tx.tally.write(&self.connection).map_err(all)?;
+            lanes::move_on(&mut tx).map_err(all)?;
+            tx.tally.write(connection).map_err(all)?;
         }
         let ready = tx.ready;
         run("COMMIT").map_err(all)?;
