@@ -81,7 +81,8 @@ impl Users {
     pub(super) fn come(stage: &Stage) -> Result<Self> {
         let stripe = client(&stage.hub, &stage.emulator)?;
         let subscriptions = stage.emulator.truth("subscriptions");
-        let customers = subscriptions.values().filter_map(|one| one["customer"].as_str().map(str::to_owned)).collect();
+        let customers =
+            subscriptions.values().filter_map(|one| one.get("customer")?.as_str().map(str::to_owned)).collect();
         let invoices = stage.emulator.truth("invoices");
         let wanted: [(Kind, Vec<String>); 3] = [
             (Kind::Customer, customers),
