@@ -4,6 +4,7 @@
 //!
 //! Fails when PKCE, the redirect address or the client's authentication are not as the RFCs want them, when a rotated
 //! refresh token is not taken over, when a spent one is ever sent, or when a revocation does not end the grant.
+#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "it is a test, and a test may panic")]
 
 use std::io::Write;
 use std::process::Stdio;

@@ -3,6 +3,7 @@
 //!
 //! - `{"round":seed,"connection":id,"now":ms}`: fifty tasks ask for the token, each at a moment of its own.
 //! - `{"pass":ms}`: so much time passes.
+#![allow(clippy::indexing_slicing, reason = "a field that JSON lacks is null")]
 
 use std::sync::Arc;
 use std::time::Duration;

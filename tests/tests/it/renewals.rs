@@ -326,9 +326,8 @@ fn sent(credential: &palisade_core::auth::Credential) -> String {
     request.headers()["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned()
 }
 
-/// Fails when a claim takes a row that another process holds (the token reaches the provider twice), when a hold is not
-/// prolonged, when an intent that is found is passed over (a spent token is sent again, or a loss called a success), or
-/// when a caller is given a token that has expired.
+/// Fails when a claim takes a row that another process holds. A spent token that is sent again, a loss that is called a
+/// success and an expired token that is given to a caller would fail it too.
 #[test]
 fn eight_processes_send_each_refresh_token_once_whoever_is_killed() {
     let test = "renewals::eight_processes_send_each_refresh_token_once_whoever_is_killed";

@@ -231,40 +231,6 @@ async fn a_crash_at_each_await_of_each_way_is_said_to_be_what_it_is() {
     }
 }
 
-/// Fails when a caller that is dropped, at whatever point of its own way or of the renewal's, leaves a lock, a flight or
-/// a hold behind, or ends the renewal that others wait for.
-#[tokio::test(start_paused = true)]
-async fn a_caller_dropped_at_any_moment_leaves_nothing_behind() {
-    for n in 0.. {
-        let world = Path::STRAIGHT.world().await;
-        let process = world.process(1);
-        let mut caller = process.source.credential("acme".into());
-        let mut answered = false;
-        for _ in 0..n {
-            let polled = std::future::poll_fn(|context| Poll::Ready(caller.as_mut().poll(context).is_ready()));
-            answered = polled.await;
-            if answered {
-                break;
-            }
-            // The renewal goes on by one step of its own.
-            tokio::task::yield_now().await;
-        }
-        drop(caller);
-        let repeat = format!("dropped at step {n}: cargo test -p palisade-core a_caller_dropped_at_any_moment");
-        let start = tokio::time::Instant::now();
-        world.assert_valid(&process.token().await.expect(&repeat), &repeat);
-        assert!(start.elapsed() < Duration::from_secs(5), "{repeat}: somebody's hold was waited for");
-        settle().await;
-        let row = world.row().await;
-        assert_eq!((row.generation, row.held_until, row.intent), (2, None, None), "{repeat}");
-        assert_eq!(world.provider.requests(), 1, "{repeat}");
-        if answered {
-            assert!(n > 20, "{n} steps");
-            break;
-        }
-    }
-}
-
 /// Fails when a refresh token that may be sent again is called lost.
 #[tokio::test(start_paused = true)]
 async fn where_refresh_tokens_are_reusable_no_crash_loses_one() {
