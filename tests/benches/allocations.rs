@@ -1,4 +1,4 @@
-//! Counts the allocations of one call: `allocations <contender>` prints `{"allocations": …}`.
+//! Counts the allocations of one call, or of one token: `allocations <contender>` prints `{"allocations": …}`.
 //!
 //! A program of its own, because counting needs another global allocator, and what is timed should run on the plain
 //! one.
@@ -9,7 +9,11 @@
     reason = "a measurement may panic, speaks on standard output, and shares contenders it does not all use"
 )]
 
+use std::future::Future;
+use std::pin::Pin;
+
 mod stacks;
+mod tokens;
 
 /// Calls before counting, so that lanes, buckets and buffers exist.
 const WARM: usize = 100;
@@ -18,13 +22,20 @@ const COUNTED: usize = 1_000;
 
 fn main() {
     let name = std::env::args().nth(1).unwrap_or_default();
-    if !stacks::NAMES.contains(&name.as_str()) {
-        println!("usage: allocations {}", stacks::NAMES.join("|"));
-        std::process::exit(2);
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let send = runtime.block_on(async { stacks::sender(&name) });
-    runtime.block_on(send(WARM));
-    let counted = allocation_counter::measure(|| runtime.block_on(send(COUNTED)));
-    println!("{}", serde_json::json!({ "allocations": counted.count_total as f64 / COUNTED as f64 }));
+    let counted = if stacks::NAMES.contains(&name.as_str()) {
+        count(&runtime, runtime.block_on(async { stacks::sender(&name) }))
+    } else if tokens::NAMES.contains(&name.as_str()) {
+        count(&runtime, runtime.block_on(tokens::asker(&name)))
+    } else {
+        println!("usage: allocations {}", [stacks::NAMES, tokens::NAMES].concat().join("|"));
+        std::process::exit(2);
+    };
+    println!("{}", serde_json::json!({ "allocations": counted }));
+}
+
+fn count(runtime: &tokio::runtime::Runtime, work: impl Fn(usize) -> Pin<Box<dyn Future<Output = ()>>>) -> f64 {
+    runtime.block_on(work(WARM));
+    let counted = allocation_counter::measure(|| runtime.block_on(work(COUNTED)));
+    counted.count_total as f64 / COUNTED as f64
 }

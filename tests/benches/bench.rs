@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use harness::Child;
 use report::Row;
 
+mod auth;
 mod call;
 mod harness;
 mod ingest;
@@ -24,6 +25,7 @@ mod report;
 mod signature;
 mod stacks;
 mod sync;
+mod tokens;
 
 /// Measures one thing; the argument is the number of rounds.
 type Bench = fn(usize) -> Vec<Row>;
@@ -35,6 +37,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("ingest", ingest::run),
     ("sync", sync::run),
     ("limits", limits::run),
+    ("auth", auth::run),
 ];
 
 /// A part that runs in a process of its own: its name, and what it does with its arguments.

@@ -97,7 +97,7 @@ pub(crate) fn server(_args: &[String]) {
 /// A contender over the network.
 #[derive(Clone)]
 enum Stack {
-    Palisade(Arc<dyn Transport>, Uri),
+    Palisade(Arc<dyn Transport>, Uri, (ConnectionId, TenantId)),
     Reqwest(reqwest::Client, String),
     Middleware(reqwest_middleware::ClientWithMiddleware, String),
 }
@@ -119,7 +119,9 @@ impl Stack {
         match name {
             "palisade" => {
                 let transport = Arc::new(HttpTransport::new().expect("a transport"));
-                Self::Palisade(Arc::new(stacks::client(base, transport)), url.parse().expect("an address"))
+                // As an adapter has them: made once, and named by every call.
+                let who = (ConnectionId::new("con_1"), TenantId::new("ten_1"));
+                Self::Palisade(Arc::new(stacks::client(base, transport)), url.parse().expect("an address"), who)
             }
             "middleware" => Self::Middleware(stacks::middleware(plain(), false), url),
             "reqwest" => Self::Reqwest(plain(), url),
@@ -147,9 +149,8 @@ impl Stack {
 
     async fn once(&self) -> usize {
         match self {
-            Self::Palisade(transport, uri) => {
-                let who = (ConnectionId::new("con_1"), TenantId::new("ten_1"));
-                let request = stacks::request(&WRITE, uri, &who);
+            Self::Palisade(transport, uri, who) => {
+                let request = stacks::request(&WRITE, uri, who);
                 transport.send(request).await.expect("an answer").body().len()
             }
             Self::Reqwest(client, url) => {

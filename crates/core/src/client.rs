@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::auth::{Credential, CredentialSource};
@@ -461,8 +462,11 @@ impl ClientBuilder {
         let hosts = Host::all(&self.profile, &meters)?;
         let limits = &self.profile.limits;
         let (gauge, forgotten) = meters.lanes();
+        let request_id_header = http::HeaderName::from_bytes(self.profile.request_id_header.as_bytes())
+            .map_err(|_| Error::new(ErrorKind::Config, "request_id_header must be a header name"))?;
         let engine = Engine {
             lanes: Lanes::new(limits, gauge, forgotten, self.accounts.clone()),
+            request_id_header,
             places: Turnstile::new(limits.concurrency),
             admission: Admission::new(limits.admission_max),
             flights: Flights::default(),
@@ -550,14 +554,22 @@ impl std::fmt::Debug for BreakerHandle {
 
 /// Sends a call through the pipeline. Unlike an inner transport, `Ok` is only an answer the provider's
 /// [`Classifier`] calls a success; everything else is an [`Error`] with its kind, outcome and attempts.
-#[async_trait]
+///
+/// Written out and not by `async_trait`, whose own future would hold the request and the engine's once more.
 impl Transport for Client {
-    async fn send(&self, mut request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+    fn send<'life, 'future>(
+        &'life self,
+        mut request: http::Request<Bytes>,
+    ) -> BoxFuture<'future, Result<http::Response<Bytes>>>
+    where
+        'life: 'future,
+        Self: 'future,
+    {
         if let Some(grant) = &self.grant
             && let Some(call) = request.extensions_mut().get_mut::<Call>()
         {
             call.grant.get_or_insert_with(|| grant.clone());
         }
-        self.engine.call(request).await
+        Box::pin(self.engine.call(request))
     }
 }

@@ -26,8 +26,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroize;
 
+use super::hasher::QuickHash;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, TenantId};
 use crate::random::Random;
@@ -63,6 +64,41 @@ const TENANTS_KEPT_MAX: usize = 10_000;
 /// How often a new data key is wrapped again because the active master key changed meanwhile.
 const WRAPS_MAX: usize = 3;
 
+/// An opened secret, wiped when dropped. It never grows, so that no copy of it is left behind.
+///
+/// Not a [`zeroize::Zeroizing`], which wipes byte by byte: a good part of what opening costs.
+pub struct Opened(Vec<u8>);
+
+impl Opened {
+    /// Returns the secret.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::ops::Deref for Opened {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        // What is never read again would not be written either.
+        zeroize::optimization_barrier(self.0.as_slice());
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opened({} bytes)", self.0.len())
+    }
+}
+
 /// What a sealed blob belongs to. Another value in any part, and it does not open.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
@@ -84,7 +120,7 @@ pub struct Vault {
     random: Arc<dyn Random>,
     seals_max: u32,
     seals_block: u32,
-    tenants: Mutex<HashMap<TenantId, Tenant>>,
+    tenants: Mutex<HashMap<TenantId, Tenant, QuickHash>>,
 }
 
 /// A tenant's opened data keys.
@@ -144,7 +180,7 @@ impl Vault {
         let (number, random) = nonce.split_at_mut(4);
         number.copy_from_slice(&turn.number.to_be_bytes());
         self.random.fill(random);
-        seal_onto(&mut blob, &turn.key, nonce, &secret_aad(place, turn.id), secret)?;
+        seal_onto(&mut blob, &turn.key, nonce, secret_aad(place, turn.id).as_ref(), secret)?;
         Ok(blob)
     }
 
@@ -153,7 +189,7 @@ impl Vault {
     /// # Errors
     /// [`ErrorKind::Decode`] when it is not a blob of this place, unchanged; [`ErrorKind::Config`] from the master
     /// key; [`ErrorKind::Store`].
-    pub async fn open(&self, place: Place<'_>, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    pub async fn open(&self, place: Place<'_>, blob: &[u8]) -> Result<Opened> {
         let closed = || Error::new(ErrorKind::Decode, "the sealed secret does not open: its row was changed or moved");
         let (head, sealed) = blob.split_at_checked(BLOB_HEAD).ok_or_else(closed)?;
         let id = match head.split_first() {
@@ -165,7 +201,7 @@ impl Vault {
             Some(key) => key,
             None => self.stored_key(place.tenant, id).await?.ok_or_else(closed)?,
         };
-        open_sealed(&key, &secret_aad(place, id), sealed).ok_or_else(closed)
+        open_sealed(&key, secret_aad(place, id).as_ref(), sealed).ok_or_else(closed)
     }
 
     /// Takes one seal of those set aside, if there is one left.
@@ -210,7 +246,7 @@ impl Vault {
         let mut tries = 0;
         loop {
             let master = self.store.active_master(self.master.id()).await?;
-            let wrapped = self.master.wrap(&master, &key, &data_key_aad(tenant, id, &master)).await?;
+            let wrapped = self.master.wrap(&master, &key, data_key_aad(tenant, id, &master).as_ref()).await?;
             tries += 1;
             match self.store.add_data_key(tenant.clone(), WrappedKey { id, master, wrapped }).await {
                 Err(error) if error.kind() == ErrorKind::Conflict && tries < WRAPS_MAX => {}
@@ -229,7 +265,7 @@ impl Vault {
 
     async fn opened(&self, tenant: &TenantId, stored: WrappedKey) -> Result<Arc<LessSafeKey>> {
         let aad = data_key_aad(tenant, stored.id, &stored.master);
-        let plain = self.master.unwrap(&stored.master, &stored.wrapped, &aad).await?;
+        let plain = self.master.unwrap(&stored.master, &stored.wrapped, aad.as_ref()).await?;
         let key = Arc::new(aead(&plain)?);
         self.keep(tenant, |kept| {
             kept.opened.insert(stored.id, Arc::clone(&key));
@@ -247,7 +283,7 @@ impl Vault {
         change(tenants.entry(tenant.clone()).or_default());
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Tenant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Tenant, QuickHash>> {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -282,17 +318,17 @@ fn seal_onto(out: &mut Vec<u8>, key: &LessSafeKey, nonce: [u8; NONCE_LEN], aad: 
     }
 }
 
-/// Opens nonce, ciphertext and tag.
-fn open_sealed(key: &LessSafeKey, aad: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+/// Opens nonce, ciphertext and tag, straight into the buffer that is given out.
+fn open_sealed(key: &LessSafeKey, aad: &[u8], sealed: &[u8]) -> Option<Opened> {
     let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-    let mut buffer = Zeroizing::new(sealed.to_vec());
-    let length = key.open_in_place(nonce, Aad::from(aad), buffer.as_mut_slice()).ok()?.len();
-    buffer.truncate(length);
-    Some(buffer)
+    let (secret, tag) = sealed.split_at_checked(sealed.len().checked_sub(AES_256_GCM.tag_len())?)?;
+    let mut opened = Opened(vec![0; secret.len()]);
+    key.open_separate_gather(nonce, Aad::from(aad), secret, tag, &mut opened.0).ok()?;
+    Some(opened)
 }
 
-fn secret_aad(place: Place<'_>, data_key: u64) -> Vec<u8> {
+fn secret_aad(place: Place<'_>, data_key: u64) -> List {
     let Place { tenant, connection, field, generation } = place;
     let (generation, data_key) = (generation.to_be_bytes(), data_key.to_be_bytes());
     list(&[
@@ -305,18 +341,49 @@ fn secret_aad(place: Place<'_>, data_key: u64) -> Vec<u8> {
     ])
 }
 
-fn data_key_aad(tenant: &TenantId, id: u64, master: &str) -> Vec<u8> {
+fn data_key_aad(tenant: &TenantId, id: u64, master: &str) -> List {
     list(&[DATA_KEY_DOMAIN, tenant.as_str().as_bytes(), &id.to_be_bytes(), master.as_bytes()])
 }
 
-/// Writes items so that no two lists give the same bytes.
-fn list(items: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(items.iter().map(|item| 4 + item.len()).sum());
-    for item in items {
-        bytes.extend_from_slice(&u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes());
-        bytes.extend_from_slice(item);
+/// The longest associated data kept on the stack: names of the usual length.
+const LIST_BYTES: usize = 192;
+
+/// Items written so that no two lists give the same bytes.
+struct List {
+    short: [u8; LIST_BYTES],
+    length: usize,
+    /// The whole, where it is longer.
+    long: Vec<u8>,
+}
+
+impl AsRef<[u8]> for List {
+    fn as_ref(&self) -> &[u8] {
+        if self.long.is_empty() { self.short.get(..self.length).unwrap_or_default() } else { &self.long }
     }
-    bytes
+}
+
+fn list(items: &[&[u8]]) -> List {
+    let length = items.iter().map(|item| 4 + item.len()).sum();
+    let mut list = List { short: [0; LIST_BYTES], length, long: Vec::new() };
+    let parts = items.iter().map(|item| (u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes(), *item));
+    if length > LIST_BYTES {
+        list.long.reserve_exact(length);
+        for (size, item) in parts {
+            list.long.extend_from_slice(&size);
+            list.long.extend_from_slice(item);
+        }
+        return list;
+    }
+    let mut rest = list.short.as_mut_slice();
+    for (size, item) in parts {
+        for part in [&size[..], item] {
+            // The length was counted above.
+            let Some((place, after)) = std::mem::take(&mut rest).split_at_mut_checked(part.len()) else { break };
+            place.copy_from_slice(part);
+            rest = after;
+        }
+    }
+    list
 }
 
 #[cfg(test)]

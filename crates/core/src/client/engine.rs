@@ -11,7 +11,9 @@
 //! A place and a permit are held for one attempt and never while waiting. What this process refuses by itself is
 //! never repeated here and takes nothing from the retry budget.
 
+use std::future::poll_fn;
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,8 +21,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response, StatusCode};
-use tokio::time::{Instant, sleep, timeout_at};
+use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use tokio::task::unconstrained;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::Instrument;
 
 use super::admission::Admission;
@@ -60,6 +63,8 @@ pub(super) struct Engine {
     pub(super) meters: ClientMeters,
     pub(super) hosts: Vec<Host>,
     pub(super) lanes: Lanes,
+    /// The profile's, read once.
+    pub(super) request_id_header: HeaderName,
     pub(super) places: Turnstile,
     pub(super) admission: Admission,
     pub(super) flights: Flights,
@@ -96,27 +101,30 @@ struct Failure {
 }
 
 impl Engine {
-    /// Sends a call through the pipeline.
-    pub(super) async fn call(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
-        let Some(call) = request.extensions().get::<Call>().cloned() else {
-            return Err(Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does"));
-        };
-        let mut ongoing = Ongoing::new(self, call);
+    /// Sends a call through the pipeline. The request is taken apart at once, so that the future holds it once; nothing
+    /// else is done before it is polled.
+    pub(super) fn call(&self, request: Request<Bytes>) -> impl Future<Output = Result<Response<Bytes>>> + Send + '_ {
+        let call = request.extensions().get::<Call>().cloned();
         let mut outgoing = Outgoing::new(request);
-        let conducted = self.conduct(&mut ongoing, &mut outgoing).await;
-        let result = match conducted {
-            Ok(response) => Ok(response),
-            Err(error) => {
-                let error = ongoing.close(error, &outgoing);
-                ongoing.failed(&error);
-                match &self.fallback {
-                    Some(fallback) => fallback.answer(&outgoing.bare(&ongoing.call), error).await,
-                    None => Err(error),
+        async move {
+            let Some(call) = call else {
+                return Err(Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does"));
+            };
+            let mut ongoing = Ongoing::new(self, call);
+            let result = match self.conduct(&mut ongoing, &mut outgoing).await {
+                Ok(response) => Ok(response),
+                Err(error) => {
+                    let error = ongoing.close(error, &outgoing);
+                    ongoing.failed(&error);
+                    match &self.fallback {
+                        Some(fallback) => fallback.answer(&outgoing.bare(&ongoing.call), error).await,
+                        None => Err(error),
+                    }
                 }
-            }
-        };
-        ongoing.finish(&outgoing);
-        result
+            };
+            ongoing.finish(&outgoing);
+            result
+        }
     }
 
     async fn conduct<'e>(&'e self, on: &mut Ongoing<'e>, out: &mut Outgoing) -> Result<Response<Bytes>> {
@@ -133,15 +141,13 @@ impl Engine {
                 .with_retry_after(Some(Duration::from_secs(1))));
         };
         let (class, now) = self.class(on, host).await?;
-        let way = Way::find(&self.lanes, &on.call, class, self.moment(now))?;
+        let moment = if now == on.started { on.began } else { self.moment(now) };
+        let way = Way::find(&self.lanes, &on.call, class, moment)?;
         let cost = NonZeroU32::new(operation.cost).unwrap_or(NonZeroU32::MIN);
         let route = Route { host, way, meters, cost };
-        on.span = match out.correlation() {
-            Some(correlation) => call_span(&on.call, correlation),
-            None => tracing::Span::none(),
-        };
+        on.span = call_span(&on.call, out);
         let span = on.span.clone();
-        self.attempts(on, out, &route, now).instrument(span).await
+        self.attempts(on, out, &route, (now, moment)).instrument(span).await
     }
 
     /// Returns the class of the call's credential where its limits differ by it.
@@ -154,7 +160,7 @@ impl Engine {
         host.breaker.peek(self.moment(now)).map_err(circuit_open)?;
         let (credential, now) = self.credential(on, now).await?;
         let class = class(&credential);
-        on.fetched = Some((credential, now));
+        on.fetched = Some(Box::new((credential, now)));
         Ok((Some(class), now))
     }
 
@@ -164,11 +170,11 @@ impl Engine {
         on: &mut Ongoing<'_>,
         out: &mut Outgoing,
         to: &Route<'_>,
-        begin: Instant,
+        begin: (Instant, u64),
     ) -> Result<Response<Bytes>> {
-        let mut now = begin;
+        let mut at = begin;
         loop {
-            let judged = match self.attempt(on, out, to, now).await {
+            let judged = match self.attempt(on, out, to, at).await {
                 Ok(judged) => judged,
                 Err(refused) => return Err(on.refuse(refused)),
             };
@@ -181,13 +187,20 @@ impl Engine {
                     sleep(delay).await;
                 }
             }
-            now = Instant::now();
+            let now = Instant::now();
+            at = (now, self.moment(now));
         }
     }
 
-    /// One attempt, or the error of a refusal before it.
-    async fn attempt(&self, on: &mut Ongoing<'_>, out: &mut Outgoing, to: &Route<'_>, now: Instant) -> Result<Judged> {
-        let (asked, mut moment) = (now, self.moment(now));
+    /// One attempt at a moment on both scales, or the error of a refusal before it.
+    async fn attempt(
+        &self,
+        on: &mut Ongoing<'_>,
+        out: &mut Outgoing,
+        to: &Route<'_>,
+        (now, mut moment): (Instant, u64),
+    ) -> Result<Judged> {
+        let asked = now;
         to.host.breaker.peek(moment).map_err(circuit_open)?;
         let passage = Passage {
             tenant: &on.call.tenant,
@@ -204,11 +217,15 @@ impl Engine {
             moment = self.moment(now);
         }
         let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
-        let (credential, now) = match (on.credential.take(), on.fetched.take()) {
-            (Some(refreshed), _) => (refreshed, now),
-            (None, Some((fetched, at))) if at == now => (fetched, now),
+        let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
+            (Some(refreshed), _) => (*refreshed, now),
+            (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
             (None, _) => self.credential(on, now).await?,
         };
+        if leaves != now {
+            moment = self.moment(leaves);
+        }
+        let now = leaves;
         if now >= on.deadline {
             return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
         }
@@ -216,6 +233,8 @@ impl Engine {
             return Err(crossing());
         }
         let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
+        let version = credential.version();
+        drop(credential);
 
         let span = to.meters.attempt_span(on.attempts);
         let attempt = on.call.operation.attempt_timeout;
@@ -226,20 +245,20 @@ impl Engine {
         let flight = on.depart(&to.meters.active);
         let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;
         drop(flight);
-        let ended = Instant::now();
+        let ended = self.moment(Instant::now());
         on.arrive(ended);
         drop(place);
 
-        let took = ended - now;
+        let took = Duration::from_nanos(ended.saturating_sub(moment));
         let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
-        let judged = self.judge(on, to, answer, credential.version());
+        let judged = self.judge(on, to, answer, version);
         let (health, error) = match &judged {
             Judged::Success(_) => (Health::Good, None),
             Judged::Unauthorized(error, _) => (Health::Silent, Some(error.kind())),
             Judged::Failed(failure) => (failure.health, Some(failure.error.kind())),
         };
         let unit = if health == Health::Bad { self.random.unit() } else { 0.0 };
-        permit.settle(health, took, self.moment(ended), unit);
+        permit.settle(health, took, ended, unit);
         if health == Health::Good && error.is_none() {
             to.host.budget.deposit();
         }
@@ -301,7 +320,7 @@ impl Engine {
             Err(error) => return Judged::Failed(Failure::of_transport(error)),
         };
         let status = response.status();
-        on.note_answer(status.as_u16(), response.headers().get(self.profile.request_id_header));
+        on.note_answer(status.as_u16(), response.headers().get(&self.request_id_header));
         let operation = on.call.operation;
         let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, on, to, response.headers()));
         if status.is_success() && response.body().len() > operation.body_bytes_max {
@@ -414,7 +433,7 @@ impl Engine {
                 .with_outcome(Outcome::Rejected)),
         };
         self.meters.refresh(fresh.is_ok());
-        on.credential = Some(fresh.map_err(|error| error.with_credential_version(version))?);
+        on.credential = Some(Box::new(fresh.map_err(|error| error.with_credential_version(version))?));
         Ok(())
     }
 
@@ -469,16 +488,28 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer.
+/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer, and
+/// one that is not is asked again only when somebody was woken.
 async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
     if let Poll::Ready(value) = poll_once(&mut future).await {
         return Some(value);
     }
-    timeout_at(deadline, future).await.ok()
+    // Whatever the future took of the task's budget, the deadline is heeded.
+    let mut end = pin!(unconstrained(sleep_until(deadline)));
+    let mut asked = true;
+    poll_fn(|context| {
+        if !std::mem::take(&mut asked)
+            && let Poll::Ready(value) = future.poll_unpin(context)
+        {
+            return Poll::Ready(Some(value));
+        }
+        end.as_mut().poll(context).map(|()| None)
+    })
+    .await
 }
 
 async fn poll_once<T>(future: &mut BoxFuture<'_, T>) -> Poll<T> {
-    std::future::poll_fn(|context| Poll::Ready(future.poll_unpin(context))).await
+    poll_fn(|context| Poll::Ready(future.poll_unpin(context))).await
 }
 
 fn timed_out(overall: bool) -> Error {

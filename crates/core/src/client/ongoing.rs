@@ -26,6 +26,8 @@ pub(super) struct Ongoing<'a> {
     pub(super) span: Span,
     pub(super) meters: Option<&'a OperationMeters>,
     pub(super) started: Instant,
+    /// The same on the engine's scale.
+    pub(super) began: u64,
     pub(super) deadline: Instant,
     /// Attempts sent.
     pub(super) attempts: u32,
@@ -38,10 +40,10 @@ pub(super) struct Ongoing<'a> {
     /// The last answer is final, whatever came before.
     pub(super) final_word: bool,
     pub(super) refreshed: bool,
-    /// The credential a refresh gave, for the next attempt.
-    pub(super) credential: Option<Credential>,
+    /// The credential a refresh gave, for the next attempt. Boxed, as all that few calls have.
+    pub(super) credential: Option<Box<Credential>>,
     /// The credential that was looked at to find the lanes, and when: as good as new while no time has passed.
-    pub(super) fetched: Option<(Credential, Instant)>,
+    pub(super) fetched: Option<Box<(Credential, Instant)>>,
     /// The error of the last attempt that failed.
     pub(super) last: Option<Error>,
     /// The status of the last attempt, if it was answered.
@@ -49,8 +51,8 @@ pub(super) struct Ongoing<'a> {
     status: Option<u16>,
     request_id: Option<HeaderValue>,
     error: Option<(ErrorKind, Outcome)>,
-    /// When the last attempt ended.
-    ended: Instant,
+    /// When the last attempt ended, on the engine's scale.
+    ended: u64,
     in_flight: bool,
     told: bool,
 }
@@ -69,6 +71,7 @@ impl Drop for Flight<'_> {
 impl<'a> Ongoing<'a> {
     pub(super) fn new(engine: &'a Engine, call: Call) -> Self {
         let started = Instant::now();
+        let began = engine.moment(started);
         let overall = started + call.operation.overall_timeout.min(OVERALL_MAX);
         Self {
             deadline: call.deadline.map_or(overall, |deadline| deadline.min(overall)),
@@ -77,6 +80,7 @@ impl<'a> Ongoing<'a> {
             span: Span::none(),
             meters: None,
             started,
+            began,
             attempts: 0,
             failures: 0,
             timeouts: 0,
@@ -91,7 +95,7 @@ impl<'a> Ongoing<'a> {
             status: None,
             request_id: None,
             error: None,
-            ended: started,
+            ended: began,
             in_flight: false,
             told: false,
         }
@@ -105,7 +109,7 @@ impl<'a> Ongoing<'a> {
     }
 
     /// Notes that an attempt came to an end, answered or not.
-    pub(super) fn arrive(&mut self, at: Instant) {
+    pub(super) fn arrive(&mut self, at: u64) {
         self.in_flight = false;
         self.answered = None;
         self.ended = at;
@@ -177,20 +181,19 @@ impl<'a> Ongoing<'a> {
     }
 
     /// Tells what became of the call.
-    pub(super) fn finish(mut self, out: &Outgoing) {
-        let correlation = out.correlation();
-        self.tell(correlation);
+    pub(super) fn finish(&mut self, out: &Outgoing) {
+        self.tell(Some(out));
     }
 
     fn request_id(&self) -> Option<&str> {
         self.request_id.as_ref().and_then(|id| id.to_str().ok())
     }
 
-    fn tell(&mut self, correlation: Option<&str>) {
+    fn tell(&mut self, out: Option<&Outgoing>) {
         self.told = true;
         // A success ends with its last attempt: no need to read the clock again.
-        let ended = if self.error.is_none() { self.ended } else { Instant::now() };
-        let took = ended - self.started;
+        let ended = if self.error.is_none() { self.ended } else { self.engine.moment(Instant::now()) };
+        let took = Duration::from_nanos(ended.saturating_sub(self.began));
         let kind = self.error.map(|(kind, _)| kind);
         if let Some(meters) = self.meters {
             meters.call(kind, self.attempts, took, self.waited);
@@ -215,7 +218,10 @@ impl<'a> Ongoing<'a> {
             duration_us: micros(took),
             waited_us: micros(self.waited),
             request_id: self.request_id().map(str::to_owned),
-            correlation_id: correlation.or(self.call.correlation_id.as_deref()).map(str::to_owned),
+            correlation_id: out
+                .and_then(Outgoing::correlation)
+                .or(self.call.correlation_id.as_deref())
+                .map(str::to_owned),
         });
     }
 }

@@ -12,16 +12,12 @@ use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::Random;
 
-/// Headers an attempt may get beyond the caller's.
-const ADDED: usize = 4;
+/// Headers an attempt may get beyond the caller's: four of ours, and what a transport adds (`accept`, `user-agent`).
+const ADDED: usize = 6;
 
 /// A call's request between attempts.
 pub(super) struct Outgoing {
-    method: Method,
-    uri: Uri,
-    body: Bytes,
-    /// The caller's headers and extensions: moved into the first attempt.
-    first: Option<(HeaderMap, Extensions)>,
+    state: State,
     headers: SavedHeaders,
     /// A copy for later attempts, kept only when there is more than the [`Call`], which can be put back without one.
     spare: Option<Extensions>,
@@ -32,17 +28,42 @@ pub(super) struct Outgoing {
     keyed: bool,
 }
 
+enum State {
+    /// The next attempt's request: the caller's own for the first.
+    Ready(Request<Bytes>),
+    /// It left. What another one is made of, besides the saved headers.
+    Left { method: Method, uri: Uri, body: Bytes },
+}
+
+impl State {
+    fn method(&self) -> &Method {
+        match self {
+            Self::Ready(request) => request.method(),
+            Self::Left { method, .. } => method,
+        }
+    }
+
+    fn uri(&self) -> &Uri {
+        match self {
+            Self::Ready(request) => request.uri(),
+            Self::Left { uri, .. } => uri,
+        }
+    }
+
+    fn body(&self) -> &Bytes {
+        match self {
+            Self::Ready(request) => request.body(),
+            Self::Left { body, .. } => body,
+        }
+    }
+}
+
 impl Outgoing {
     pub(super) fn new(request: Request<Bytes>) -> Self {
-        let (parts, body) = request.into_parts();
-        let spare = (parts.extensions.len() > 1).then(|| parts.extensions.clone());
         Self {
-            method: parts.method,
-            uri: parts.uri,
-            headers: SavedHeaders::save(&parts.headers),
-            body,
-            first: Some((parts.headers, parts.extensions)),
-            spare,
+            headers: SavedHeaders::save(request.headers()),
+            spare: (request.extensions().len() > 1).then(|| request.extensions().clone()),
+            state: State::Ready(request),
             identifiers: None,
             given_key: None,
             given_correlation: None,
@@ -51,11 +72,11 @@ impl Outgoing {
     }
 
     pub(super) fn method(&self) -> &Method {
-        &self.method
+        self.state.method()
     }
 
     pub(super) fn uri(&self) -> &Uri {
-        &self.uri
+        self.state.uri()
     }
 
     /// Makes the idempotency key and the correlation id, once for all attempts. What the caller gave is kept: in the
@@ -64,11 +85,12 @@ impl Outgoing {
     /// # Errors
     /// [`ErrorKind::Config`] when a given key or id cannot stand in a header.
     pub(super) fn identify(&mut self, call: &Call, key: Option<&HeaderName>, random: &dyn Random) -> Result<()> {
-        let mut identifiers = Identifiers::new(random);
+        let mut identifiers = Identifiers::new(random, key.is_some());
         // A walk over the few headers there are is cheaper than hashing the names.
         let given = |name: &HeaderName| {
-            let (headers, _) = self.first.as_ref()?;
-            headers.iter().find(|(other, value)| *other == name && !value.is_empty()).map(|(_, value)| value)
+            let State::Ready(request) = &self.state else { return None };
+            let mut headers = request.headers().iter();
+            headers.find(|(other, value)| *other == name && !value.is_empty()).map(|(_, value)| value)
         };
         if let Some(parent) = given(&TRACEPARENT) {
             identifiers.follow(parent);
@@ -93,7 +115,7 @@ impl Outgoing {
     pub(super) fn key(&self) -> Option<&str> {
         match &self.given_key {
             Some(given) => given.to_str().ok(),
-            None if self.keyed => self.identifiers.as_ref().map(Identifiers::key),
+            None if self.keyed => self.identifiers.as_ref().and_then(Identifiers::key),
             None => None,
         }
     }
@@ -117,35 +139,43 @@ impl Outgoing {
         credential: &Credential,
         random: &dyn Random,
     ) -> Result<Request<Bytes>> {
-        let mut request = self.bare(call);
-        let headers = request.headers_mut();
-        headers.reserve(ADDED);
-        if let Some(identifiers) = &self.identifiers {
-            let made = identifiers.headers(random);
-            headers.insert(CORRELATION, self.given_correlation.clone().unwrap_or(made.correlation));
-            headers.insert(TRACEPARENT, made.traceparent);
-            if let Some(name) = key {
-                headers.insert(name, self.given_key.clone().unwrap_or(made.key));
-            }
+        if matches!(self.state, State::Left { .. }) {
+            self.state = State::Ready(self.bare(call));
         }
-        credential.apply(&mut request)?;
-        Ok(request)
+        // Before the credential is there: it may stand in the address.
+        let left =
+            State::Left { method: self.method().clone(), uri: self.uri().clone(), body: self.state.body().clone() };
+        // Worked on where it is: a request is large to move.
+        if let State::Ready(request) = &mut self.state {
+            let headers = request.headers_mut();
+            headers.reserve(ADDED);
+            if let Some(identifiers) = &self.identifiers {
+                let made = identifiers.headers(random);
+                headers.insert(CORRELATION, self.given_correlation.clone().unwrap_or(made.correlation));
+                headers.insert(TRACEPARENT, made.traceparent);
+                if let (Some(name), Some(value)) = (key, self.given_key.clone().or(made.key)) {
+                    headers.insert(name, value);
+                }
+            }
+            credential.apply(request)?;
+        }
+        match std::mem::replace(&mut self.state, left) {
+            State::Ready(request) => Ok(request),
+            State::Left { .. } => Ok(self.bare(call)),
+        }
     }
 
     /// Makes the request as the caller gave it.
-    pub(super) fn bare(&mut self, call: &Call) -> Request<Bytes> {
-        let (headers, extensions) = self.first.take().unwrap_or_else(|| {
-            let extensions = self.spare.clone().unwrap_or_else(|| {
-                let mut extensions = Extensions::new();
-                extensions.insert(call.clone());
-                extensions
-            });
-            (self.headers.restore(), extensions)
+    pub(super) fn bare(&self, call: &Call) -> Request<Bytes> {
+        let extensions = self.spare.clone().unwrap_or_else(|| {
+            let mut extensions = Extensions::new();
+            extensions.insert(call.clone());
+            extensions
         });
-        let mut request = Request::new(self.body.clone());
-        *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri.clone();
-        *request.headers_mut() = headers;
+        let mut request = Request::new(self.state.body().clone());
+        *request.method_mut() = self.method().clone();
+        *request.uri_mut() = self.uri().clone();
+        *request.headers_mut() = self.headers.restore();
         *request.extensions_mut() = extensions;
         request
     }

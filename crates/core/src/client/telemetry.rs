@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, Method};
 use tracing::Span;
 use tracing::field::Empty;
 
+use super::outgoing::Outgoing;
 use crate::call::{ALSO_MAX, Call, Operation, Replay, Scope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Counter, Gauge, Histogram, Metrics};
@@ -185,7 +186,7 @@ const CALLS: &str = "palisade_call_duration_seconds";
 const CALLS_HELP: &str = "Duration of calls, waits and repeats included";
 
 /// Begins the span of a call.
-pub(super) fn call_span(call: &Call, correlation: &str) -> Span {
+pub(super) fn call_span(call: &Call, out: &Outgoing) -> Span {
     tracing::info_span!(
         "call",
         otel.name = format_args!("{} {}", call.operation.provider, call.operation.name),
@@ -193,7 +194,7 @@ pub(super) fn call_span(call: &Call, correlation: &str) -> Span {
         palisade.operation = call.operation.name,
         palisade.connection = %call.connection,
         palisade.tenant = %call.tenant,
-        palisade.correlation_id = correlation,
+        palisade.correlation_id = out.correlation(),
         palisade.attempts = Empty,
         error.type = Empty,
     )
@@ -230,14 +231,15 @@ fn check(operation: &'static Operation) -> Result<Option<HeaderName>> {
 
 /// The identifiers made once per call, as texts. An attempt gets all of them in one buffer: one allocation.
 pub(super) struct Identifiers {
-    key: [u8; UUID],
+    /// Where the operation takes one.
+    key: Option<[u8; UUID]>,
     correlation: [u8; UUID],
     trace: [u8; TRACE],
 }
 
 /// The identifiers as one attempt's headers.
 pub(super) struct IdentifierHeaders {
-    pub(super) key: HeaderValue,
+    pub(super) key: Option<HeaderValue>,
     pub(super) correlation: HeaderValue,
     pub(super) traceparent: HeaderValue,
 }
@@ -247,11 +249,12 @@ const TRACE: usize = 32;
 const PARENT: usize = 55;
 
 impl Identifiers {
-    /// Makes a key and a correlation id (uuid v4 each) and a trace of the correlation id's bits, so that a log line
-    /// and a trace are found by the same digits.
-    pub(super) fn new(random: &dyn Random) -> Self {
-        let trace = hex(uuid_bits(random));
-        Self { key: uuid(&hex(uuid_bits(random))), correlation: uuid(&trace), trace }
+    /// Makes a correlation id and, where wanted, a key (uuid v4 each) and a trace of the correlation id's bits, so that
+    /// a log line and a trace are found by the same digits.
+    pub(super) fn new(random: &dyn Random, keyed: bool) -> Self {
+        // Drawn in this order whether or not there is a key: a seed gives every operation the same run.
+        let (trace, key) = (hex(uuid_bits(random)), uuid_bits(random));
+        Self { key: keyed.then(|| uuid(&hex(key))), correlation: uuid(&trace), trace }
     }
 
     /// Makes an attempt's headers, with a span of its own in the trace.
@@ -259,16 +262,18 @@ impl Identifiers {
         let mut text = [0_u8; UUID + PARENT + UUID];
         text[..UUID].copy_from_slice(&self.correlation);
         text[UUID..UUID + PARENT].copy_from_slice(&traceparent(&self.trace, random));
-        text[UUID + PARENT..].copy_from_slice(&self.key);
+        if let Some(key) = &self.key {
+            text[UUID + PARENT..].copy_from_slice(key);
+        }
         let mut text = Bytes::from_owner(text);
         let correlation = header(text.split_to(UUID));
         let traceparent = header(text.split_to(PARENT));
-        IdentifierHeaders { correlation, traceparent, key: header(text) }
+        IdentifierHeaders { correlation, traceparent, key: self.key.map(|_| header(text)) }
     }
 
-    /// Returns the idempotency key.
-    pub(super) fn key(&self) -> &str {
-        text(&self.key)
+    /// Returns the idempotency key, if there is one.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| text(key))
     }
 
     /// Returns the correlation id.
@@ -371,16 +376,21 @@ mod tests {
     #[test]
     fn identifiers_have_their_forms_and_share_the_trace() {
         let random = SeededRandom::new(7);
-        let ids = Identifiers::new(&random);
-        assert_ne!(ids.key(), ids.correlation());
-        for uuid in [ids.key(), ids.correlation()] {
+        let ids = Identifiers::new(&random, true);
+        let key = ids.key().unwrap();
+        assert_ne!(key, ids.correlation());
+        for uuid in [key, ids.correlation()] {
             assert_eq!(uuid.len(), 36);
             assert_eq!(uuid.as_bytes()[14], b'4');
             assert!(matches!(uuid.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
             assert_eq!(uuid.matches('-').count(), 4);
         }
         let (first, second) = (ids.headers(&random), ids.headers(&random));
-        assert_eq!((first.key.to_str().unwrap(), first.correlation.to_str().unwrap()), (ids.key(), ids.correlation()));
+        assert_eq!(
+            (first.key.clone().unwrap(), first.correlation),
+            (key.parse().unwrap(), ids.correlation().parse().unwrap())
+        );
+        assert!(Identifiers::new(&random, false).headers(&random).key.is_none());
         assert_eq!(first.key, second.key);
         let (first, second) = (first.traceparent.to_str().unwrap(), second.traceparent.to_str().unwrap());
         assert_eq!((first.len(), &first[3..35]), (55, ids.correlation().replace('-', "").as_str()));
@@ -391,7 +401,7 @@ mod tests {
     #[test]
     fn a_callers_trace_is_followed_and_a_broken_one_is_not() {
         let random = SeededRandom::new(7);
-        let mut ids = Identifiers::new(&random);
+        let mut ids = Identifiers::new(&random, false);
         let own = ids.trace;
         for broken in ["", "00-x", "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
             ids.follow(&HeaderValue::from_str(broken).unwrap());

@@ -4,13 +4,16 @@
 //! what goes over the wire is what the pipeline decided. The answer's body is read piece by piece up to the call's cap.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use futures_util::future::BoxFuture;
+use http::uri::{Authority, Scheme};
+use http::{Request, Response, Uri};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Identity, Proxy, retry};
+use reqwest::{Certificate, Identity, Proxy, Url, retry};
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -24,6 +27,8 @@ const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 /// of requests that break before an answer.
 const POOL_IDLE: Duration = Duration::from_secs(25);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Hosts of which the address is kept as it was read. A client has few; those beyond are read anew each time.
+const BASES_MAX: usize = 32;
 /// What is set aside in advance for a body that says how long it is; more is set aside as it arrives.
 const RESERVED_MAX: usize = 256 << 10;
 
@@ -35,6 +40,7 @@ const RESERVED_MAX: usize = 256 << 10;
 #[derive(Clone)]
 pub struct HttpTransport {
     client: reqwest::Client,
+    bases: Arc<Bases>,
 }
 
 /// Builds an [`HttpTransport`].
@@ -158,7 +164,7 @@ impl HttpTransportBuilder {
         let client = self.inner.build().map_err(|error| {
             Error::new(ErrorKind::Config, "the HTTP client cannot be set up").with_source(error.without_url())
         })?;
-        Ok(HttpTransport { client })
+        Ok(HttpTransport { client, bases: Arc::default() })
     }
 
     fn with(mut self, change: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder) -> Self {
@@ -167,31 +173,85 @@ impl HttpTransportBuilder {
     }
 }
 
-#[async_trait]
+/// Written out and not by `async_trait`, so that its future holds what reqwest made of the request and not the request.
 impl Transport for HttpTransport {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
+    fn send<'life, 'future>(&'life self, request: Request<Bytes>) -> BoxFuture<'future, Result<Response<Bytes>>>
+    where
+        'life: 'future,
+        Self: 'future,
+    {
         let success_max =
             request.extensions().get::<Call>().map_or(BODY_BYTES_MAX, |call| call.operation.body_bytes_max);
-        let empty = request.body().is_empty();
-        let mut request = reqwest::Request::try_from(request).map_err(|error| {
-            Error::new(ErrorKind::Config, "the address of the call cannot be read").with_source(error.without_url())
-        })?;
-        if empty {
-            *request.body_mut() = None;
-        }
-        let mut answer = self.client.execute(request).await.map_err(not_answered)?;
-        let mut response = Response::new(Bytes::new());
-        *response.status_mut() = answer.status();
-        *response.version_mut() = answer.version();
-        std::mem::swap(response.headers_mut(), answer.headers_mut());
-        let body = if answer.status().is_success() {
-            read(&mut answer, success_max, false).await?
-        } else {
-            read(&mut answer, ERROR_BODY_BYTES_MAX, true).await?
-        };
-        *response.body_mut() = body;
-        Ok(response)
+        // reqwest sends nothing before it is polled.
+        let sending = self.readdressed(request).map(|request| self.client.execute(request));
+        Box::pin(async move {
+            let mut answer = sending?.await.map_err(not_answered)?;
+            let body = if answer.status().is_success() {
+                read(&mut answer, success_max, false).await?
+            } else {
+                read(&mut answer, ERROR_BODY_BYTES_MAX, true).await?
+            };
+            let mut response = Response::new(body);
+            *response.status_mut() = answer.status();
+            *response.version_mut() = answer.version();
+            std::mem::swap(response.headers_mut(), answer.headers_mut());
+            Ok(response)
+        })
     }
+}
+
+impl HttpTransport {
+    /// Makes reqwest's request. Extensions are ours alone and stay behind.
+    fn readdressed(&self, request: Request<Bytes>) -> Result<reqwest::Request> {
+        let (parts, body) = request.into_parts();
+        let mut request = reqwest::Request::new(parts.method, self.bases.url(&parts.uri)?);
+        *request.headers_mut() = parts.headers;
+        *request.version_mut() = parts.version;
+        if !body.is_empty() {
+            *request.body_mut() = Some(body.into());
+        }
+        Ok(request)
+    }
+}
+
+/// What all addresses of a host share, parsed once: scheme, name and port are most of the work of reading one.
+#[derive(Default)]
+struct Bases(ArcSwap<Vec<Base>>);
+
+#[derive(Clone)]
+struct Base {
+    scheme: Scheme,
+    authority: Authority,
+    url: Url,
+}
+
+impl Bases {
+    /// Reads an address as [`Url::parse`] would.
+    fn url(&self, uri: &Uri) -> Result<Url> {
+        let known = self.0.load();
+        let (Some(scheme), Some(authority)) = (uri.scheme(), uri.authority()) else { return parsed(uri) };
+        let same = |base: &&Base| base.authority.as_str() == authority.as_str() && base.scheme == *scheme;
+        if let Some(base) = known.iter().find(same) {
+            let mut url = base.url.clone();
+            url.set_path(uri.path());
+            url.set_query(uri.query());
+            return Ok(url);
+        }
+        let url = parsed(uri)?;
+        // User information is nothing to keep.
+        if known.len() < BASES_MAX && !authority.as_str().contains('@') {
+            let base = Base { scheme: scheme.clone(), authority: authority.clone(), url: url.clone() };
+            let grown = known.iter().cloned().chain([base]).collect();
+            // Whoever loses a race is kept another time.
+            self.0.store(Arc::new(grown));
+        }
+        Ok(url)
+    }
+}
+
+fn parsed(uri: &Uri) -> Result<Url> {
+    Url::parse(&uri.to_string())
+        .map_err(|error| Error::new(ErrorKind::Config, "the address of the call cannot be read").with_source(error))
 }
 
 /// Reads a body up to `max` bytes. Beyond it the rest is cut off, or it is an error.
@@ -266,5 +326,54 @@ impl fmt::Debug for HttpTransport {
 impl fmt::Debug for HttpTransportBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HttpTransportBuilder")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Fails when an address of a host that is known is read in another way than the first one.
+    #[test]
+    fn an_address_reads_the_same_whether_its_host_is_known_or_not() {
+        let bases = Bases::default();
+        for base in
+            ["http://127.0.0.1:8080", "https://API.example.com", "https://api.example.com:8443", "http://[::1]:1"]
+        {
+            for rest in [
+                "",
+                "/",
+                "/v1/customers",
+                "?a=b",
+                "/?",
+                "/a/../b/./c",
+                "//x",
+                "/%7e~{}|^\"<>`",
+                "/a?b={}|^'\"c%20d?e",
+                "/a;b=c:d@e",
+            ] {
+                let text = format!("{base}{rest}");
+                let Ok(uri) = text.parse::<Uri>() else { continue };
+                for known in [false, true] {
+                    let read = bases.url(&uri).unwrap();
+                    assert_eq!(read.as_str(), Url::parse(&uri.to_string()).unwrap().as_str(), "{text}, {known}");
+                }
+            }
+        }
+        assert_eq!(bases.0.load().len(), 4);
+    }
+
+    // Fails when hosts are kept without end, or a password is kept.
+    #[test]
+    fn few_hosts_are_kept_and_no_user_information() {
+        let bases = Bases::default();
+        bases.url(&"http://user:pass@h/".parse().unwrap()).unwrap();
+        assert_eq!(bases.0.load().len(), 0);
+        for n in 0..3 * BASES_MAX {
+            bases.url(&format!("http://h{n}/x").parse().unwrap()).unwrap();
+        }
+        assert_eq!(bases.0.load().len(), BASES_MAX);
+        assert_eq!(bases.url(&"http://h90/y".parse().unwrap()).unwrap().as_str(), "http://h90/y");
+        assert!(bases.url(&"/y".parse().unwrap()).is_err());
     }
 }

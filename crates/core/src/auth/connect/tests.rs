@@ -170,6 +170,20 @@ async fn two_flows_in_one_browser_do_not_disturb_each_other() {
     }
 }
 
+/// Fails when what a reconnect has replaced is still served from memory.
+#[tokio::test(start_paused = true)]
+async fn a_reconnect_serves_the_new_token_at_once() {
+    let desk = desk(config());
+    let browser = desk.begin(acme()).await;
+    desk.script.answer(200, ANSWER).answer(200, ANSWER);
+    desk.connector.finish("acme", &browser.back(), Some(&browser.cookie)).await.unwrap();
+    let id = browser.connection;
+    assert_eq!(desk.tokens.credential(id.clone()).await.unwrap().version(), 1);
+    let browser = desk.begin(ConnectAsk { connection: Some(id.clone()), ..acme() }).await;
+    desk.connector.finish("acme", &browser.back(), Some(&browser.cookie)).await.unwrap();
+    assert_eq!(desk.tokens.credential(id).await.unwrap().version(), 2);
+}
+
 /// Fails when a reconnect makes another connection, loses what belongs to it, or leaves it marked.
 #[tokio::test(start_paused = true)]
 async fn a_reconnect_is_in_place() {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -9,6 +10,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 
 use crate::auth::Credential;
+use crate::auth::hasher::QuickHash;
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::ConnectionId;
@@ -132,7 +134,7 @@ impl Entry {
     }
 }
 
-type Shard = HashMap<ConnectionId, Arc<Entry>>;
+type Shard = HashMap<ConnectionId, Arc<Entry>, QuickHash>;
 
 /// Tokens of one grant name, by connection.
 pub(super) struct Cache {
@@ -186,12 +188,8 @@ impl Cache {
         }
     }
 
-    /// FNV-1a over the name: cheap, and nobody gains by choosing names that meet.
     fn shard(&self, connection: &ConnectionId) -> Option<&(ArcSwap<Shard>, Mutex<()>)> {
-        let hash = connection
-            .as_str()
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        let hash = QuickHash::default().hash_one(connection);
         self.shards.get((hash >> 32) as usize % SHARDS)
     }
 }

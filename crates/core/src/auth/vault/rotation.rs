@@ -145,7 +145,8 @@ impl Rotation {
         };
         let after = (last_tenant.clone(), last.id);
         for (tenant, old) in rows {
-            match self.master.unwrap(&old.master, &old.wrapped, &data_key_aad(&tenant, old.id, &old.master)).await {
+            let aad = data_key_aad(&tenant, old.id, &old.master);
+            match self.master.unwrap(&old.master, &old.wrapped, aad.as_ref()).await {
                 Ok(_) => progress.done += 1,
                 Err(error) if error.kind() == ErrorKind::Config => progress.stick(tenant, old, &error),
                 Err(error) => return Err(error),
@@ -165,8 +166,8 @@ impl Rotation {
 
     async fn rewrapped(&self, tenant: &TenantId, old: &WrappedKey, active: &str) -> Result<WrappedKey> {
         let aad = data_key_aad(tenant, old.id, &old.master);
-        let plain = self.master.unwrap(&old.master, &old.wrapped, &aad).await?;
-        let wrapped = self.master.wrap(active, &plain, &data_key_aad(tenant, old.id, active)).await?;
+        let plain = self.master.unwrap(&old.master, &old.wrapped, aad.as_ref()).await?;
+        let wrapped = self.master.wrap(active, &plain, data_key_aad(tenant, old.id, active).as_ref()).await?;
         Ok(WrappedKey { id: old.id, master: active.to_owned(), wrapped })
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use zeroize::Zeroizing;
+
 use super::credentials::{CREDENTIAL_KEPT, CREDENTIALS_KEPT_MAX};
 use super::*;
 use crate::auth::{Credential, CredentialSource, Scheme};
@@ -107,9 +109,19 @@ async fn a_blob_opens_in_its_own_place_only() {
     // Items that run into each other under one key.
     let key = aead(&Zeroizing::new([9; KEY_BYTES])).unwrap();
     let mut sealed = Vec::new();
-    seal_onto(&mut sealed, &key, [7; NONCE_LEN], &list(&[b"ab", b"c"]), SECRET).unwrap();
-    assert!(open_sealed(&key, &list(&[b"a", b"bc"]), &sealed).is_none());
-    assert!(open_sealed(&key, &list(&[b"ab", b"c"]), &sealed).is_some());
+    seal_onto(&mut sealed, &key, [7; NONCE_LEN], list(&[b"ab", b"c"]).as_ref(), SECRET).unwrap();
+    assert!(open_sealed(&key, list(&[b"a", b"bc"]).as_ref(), &sealed).is_none());
+    assert!(open_sealed(&key, list(&[b"ab", b"c"]).as_ref(), &sealed).is_some());
+}
+
+/// Fails when names that do not fit on the stack are written in another form than those that do.
+#[test]
+fn associated_data_is_the_same_list_at_any_length() {
+    for length in [0, 1, 150, 184, 185, 188, 189, 400, 10_000] {
+        let long = vec![b'x'; length];
+        let wanted = [&(length as u32).to_be_bytes()[..], &long, &[0, 0, 0, 1], b"y"].concat();
+        assert_eq!(list(&[&long, b"y"]).as_ref(), wanted, "{length}");
+    }
 }
 
 #[tokio::test]
@@ -138,24 +150,24 @@ async fn a_wrapped_key_opens_in_its_own_place_only() {
     let tenant = TenantId::new("tenant-1");
     let aad = data_key_aad(&tenant, 1, MASTER_ID);
     let wrapped = unhex(WRAPPED);
-    let key = master.unwrap(MASTER_ID, &wrapped, &aad).await.unwrap();
+    let key = master.unwrap(MASTER_ID, &wrapped, aad.as_ref()).await.unwrap();
     assert_eq!(key[..4], [100, 101, 102, 103]);
     for wrong in [
         data_key_aad(&TenantId::new("tenant-2"), 1, MASTER_ID),
         data_key_aad(&tenant, 2, MASTER_ID),
         data_key_aad(&tenant, 1, "local-0"),
     ] {
-        assert_eq!(master.unwrap(MASTER_ID, &wrapped, &wrong).await.unwrap_err().kind(), ErrorKind::Config);
+        assert_eq!(master.unwrap(MASTER_ID, &wrapped, wrong.as_ref()).await.unwrap_err().kind(), ErrorKind::Config);
     }
     for at in 0..wrapped.len() {
         let mut flipped = wrapped.clone();
         flipped[at] ^= 1;
-        assert!(master.unwrap(MASTER_ID, &flipped, &aad).await.is_err(), "byte {at}");
-        assert!(master.unwrap(MASTER_ID, &wrapped[..at], &aad).await.is_err(), "cut at {at}");
+        assert!(master.unwrap(MASTER_ID, &flipped, aad.as_ref()).await.is_err(), "byte {at}");
+        assert!(master.unwrap(MASTER_ID, &wrapped[..at], aad.as_ref()).await.is_err(), "cut at {at}");
     }
     // Another master key is told by its name.
     let other = LocalMasterKey::new(&Zeroizing::new(std::array::from_fn(|n| n as u8 + 1)), random).unwrap();
-    let error = other.unwrap(MASTER_ID, &wrapped, &aad).await.unwrap_err();
+    let error = other.unwrap(MASTER_ID, &wrapped, aad.as_ref()).await.unwrap_err();
     assert!(error.message().contains(MASTER_ID) && error.message().contains(&other.id()), "{error}");
 }
 

@@ -250,3 +250,19 @@ fn every_refusal_has_words_and_a_reason_of_its_own() {
         assert!((200..=599).contains(&kind.status()));
     }
 }
+
+/// Fails when a target that was taken off the allow-list meanwhile is gone to all the same.
+#[tokio::test(start_paused = true)]
+async fn a_target_is_looked_at_again_on_the_way_back() {
+    let desk = desk(config());
+    let browser = desk.begin(acme()).await;
+    let random = Arc::new(SystemRandom);
+    let master = LocalMasterKey::parse(&(0..32).collect::<Vec<u8>>(), random.clone()).unwrap();
+    let vault = Arc::new(Vault::new(desk.store.clone(), Arc::new(master), random.clone()));
+    let flow = Arc::new(OAuth2Flow::new(config(), desk.script.transport()).unwrap());
+    let clock = Arc::new(desk.clock);
+    let stricter = Connector::builder(desk.store.clone(), vault, clock, random).browser_flow(flow).build().unwrap();
+    desk.script.answer(200, ANSWER);
+    let connected = stricter.finish("acme", &browser.back(), Some(&browser.cookie)).await.unwrap();
+    assert_eq!(connected.return_to, None);
+}

@@ -184,3 +184,48 @@ async fn two_rotations_at_once_do_each_row_once() {
     assert_eq!(rotation.left().await.unwrap(), 0);
     assert!(opens(&vault_with(&store, &[2]), &blobs).await);
 }
+
+/// Has another master key made active while the first data key is wrapped, as a rotation by another process does.
+struct Overtaken {
+    ring: Arc<MasterKeyRing>,
+    store: Arc<MemoryStore>,
+    wrapped: AtomicU8,
+}
+
+impl fmt::Debug for Overtaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Overtaken")
+    }
+}
+
+#[async_trait::async_trait]
+impl MasterKey for Overtaken {
+    fn id(&self) -> String {
+        self.ring.id()
+    }
+
+    async fn wrap(&self, master: &str, key: &PlainKey, aad: &[u8]) -> Result<Vec<u8>> {
+        let wrapped = self.ring.wrap(master, key, aad).await?;
+        if self.wrapped.fetch_add(1, Ordering::SeqCst) == 0 {
+            self.store.activate_master(local(2).id()).await?;
+        }
+        Ok(wrapped)
+    }
+
+    async fn unwrap(&self, master: &str, wrapped: &[u8], aad: &[u8]) -> Result<PlainKey> {
+        self.ring.unwrap(master, wrapped, aad).await
+    }
+}
+
+/// Fails when a new data key that a rotation overtakes is an error, or stays under the old key.
+#[tokio::test]
+async fn a_data_key_that_a_rotation_overtakes_is_wrapped_again() {
+    let store = Arc::new(MemoryStore::new());
+    let master = Overtaken { ring: ring(&[1, 2]), store: store.clone(), wrapped: AtomicU8::new(0) };
+    let vault = Vault::new(store.clone(), Arc::new(master), Arc::new(SystemRandom));
+    let (tenant, connection) = names();
+    let blob = vault.seal(place(&tenant, &connection), SECRET).await.unwrap();
+    let keys = store.data_keys(tenant.clone()).await.unwrap();
+    assert_eq!(keys.iter().map(|key| key.master.clone()).collect::<Vec<_>>(), [local(2).id()]);
+    assert!(opens(&vault_with(&store, &[2]), &[(tenant, blob)]).await);
+}
