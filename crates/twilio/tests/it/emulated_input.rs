@@ -189,3 +189,21 @@ fn unknown_deliveries_are_kept_and_broken_ones_are_told() {
     let error = webhook.events(&broken).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Decode, "{error}");
 }
+
+/// Fails when a 429 holds back only the operation it answered: what Twilio limits is the account.
+#[tokio::test(start_paused = true)]
+async fn a_throttle_holds_back_every_call_of_the_account() {
+    let (emulator, twilio) = account();
+    let throttle = Fault::Throttle(palisade_emulator::RetryAfter::Seconds(7));
+    emulator.faults().next("POST /2010-04-01/Accounts/{sid}/Messages.json", [throttle]);
+    let begin = tokio::time::Instant::now();
+    let message = NewMessage::text(TO, "hi").from(FROM);
+    let read = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        twilio.account().await.map(|_| begin.elapsed())
+    };
+    let (sent, read) = tokio::join!(twilio.send(&message), read);
+    sent.unwrap();
+    assert!(read.unwrap() >= Duration::from_secs(7), "a read within the pause waits for its end");
+    assert_eq!(emulator.ledger().throttles, 1);
+}
