@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use palisade_core::call::Priority;
 use palisade_core::{ErrorKind, Outcome, Timestamp};
 use palisade_twilio::client::{ListMessages, NewMessage};
