@@ -12,21 +12,15 @@ use crate::steps::{Step, cargo, root, run};
 const BEGIN: &str = "<!-- conformance: written by `cargo xtask conformance`, do not edit -->";
 const END: &str = "<!-- conformance: end -->";
 
-/// Runs every adapter through the kit, prints the table and writes it; with `--sdks`, the official SDKs against the
-/// emulators instead.
+/// Runs every adapter through the kit, prints the table and writes it. With `--join`, what the last tests left is not
+/// made anew; with `--sdks`, the official SDKs run against the emulators instead.
 pub(crate) fn command(args: &[String]) -> Step {
     if args.iter().any(|arg| arg == "--sdks") {
         return sdks();
     }
     let adapters = adapters();
     let folder = reports_folder()?;
-    let _ = fs::remove_dir_all(&folder);
-    let mut arguments = vec!["test".to_owned(), "--locked".to_owned(), "--no-fail-fast".to_owned()];
-    for adapter in &adapters {
-        arguments.extend(["-p".to_owned(), format!("palisade-{adapter}")]);
-    }
-    arguments.extend(["--test", "it", "conformance"].map(str::to_owned));
-    let tested = run("conformance", &mut cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>()));
+    let tested = if args.iter().any(|arg| arg == "--join") { Ok(()) } else { test(&adapters, &folder) };
     let reports = reports(&folder, &adapters)?;
     println!("\n{}", plain(&reports));
     let path = docs();
@@ -37,6 +31,17 @@ pub(crate) fn command(args: &[String]) -> Step {
         println!("docs/adapters.md: the table was written anew");
     }
     tested
+}
+
+/// Runs the kit on every adapter; each leaves its report anew.
+fn test(adapters: &[String], folder: &Path) -> Step {
+    let _ = fs::remove_dir_all(folder);
+    let mut arguments = vec!["test".to_owned(), "--locked".to_owned(), "--no-fail-fast".to_owned()];
+    for adapter in adapters {
+        arguments.extend(["-p".to_owned(), format!("palisade-{adapter}")]);
+    }
+    arguments.extend(["--test", "it", "conformance"].map(str::to_owned));
+    run("conformance", &mut cargo(&arguments.iter().map(String::as_str).collect::<Vec<_>>()))
 }
 
 /// Fails when the table of the docs is not what the reports of the last tests say.

@@ -21,7 +21,7 @@ usage: cargo xtask <command>
   demo [ARGS]  the demo, in the profile the tests use
   bench [NAME] the measurements, in release, as ratios
   conformance  the kit on every adapter: prints adapter by check, writes the table of docs/adapters.md
-               (--sdks: the providers' official SDKs against the emulators)
+               (--join: of what the last tests left; --sdks: the providers' official SDKs against the emulators)
   new-adapter NAME
                the tree of a new adapter, its emulator's room, and a conformance run that says what to fill in
   tidy         the workspace rules alone";

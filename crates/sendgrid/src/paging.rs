@@ -30,6 +30,8 @@ pub(crate) struct Walk {
     step: u64,
     /// Hashes of the addresses seen last.
     seen: Vec<String>,
+    /// A hash of the last page, when it held nothing new: the same page once more leads nowhere.
+    stale: Option<String>,
 }
 
 /// Where a walk goes after a page.
@@ -69,26 +71,34 @@ impl Walk {
         let lost = met.is_none() && !self.seen.is_empty();
         if lost && self.offset > 0 {
             let offset = self.offset.saturating_sub(self.step.max(1));
-            return (ids.len(), Step::More(Self { offset, until: begun, ..self.clone() }));
+            return (ids.len(), Step::More(Self { offset, until: begun, stale: None, ..self.clone() }));
         }
         if ids.is_empty() || (ids.len() == 1 && met.is_some()) {
             return (ids.len(), Step::Done { begun });
         }
         let known = met.map_or(0, |at| at + 1);
+        let stale = (known == ids.len()).then(|| hash(&ids.join("\n")));
+        if stale.is_some() && stale == self.stale {
+            // Shown the same for ever, the walk stays where it is: whoever walks sees that it does not advance.
+            return (known, Step::More(self.clone()));
+        }
         let fresh = hashes.into_iter().skip(known);
         let mut seen: Vec<String> = self.seen.iter().cloned().chain(fresh).collect();
         seen.drain(..seen.len().saturating_sub(SEEN_MAX));
         let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let offset = self.offset.saturating_add(count(ids.len())).saturating_sub(1);
         let step = count(ids.len() - known);
-        (known, Step::More(Self { since: self.since, until: begun, offset, step, seen }))
+        (known, Step::More(Self { since: self.since, until: begun, offset, step, seen, stale }))
     }
 
-    /// Writes the place as a cursor: `walk:<since>:<until>:<offset>:<step>:<hash>,<hash>…`.
+    /// Writes the place as a cursor: `walk:<since>:<until>:<offset>:<step>:<hash>,<hash>…`, and `:<hash>` of a page that
+    /// held nothing new.
     pub(crate) fn cursor(&self) -> Cursor {
         let number = |value: Option<i64>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         let (since, until) = (number(self.since), number(self.until));
-        Cursor::new(format!("walk:{since}:{until}:{}:{}:{}", self.offset, self.step, self.seen.join(",")))
+        let stale = self.stale.as_ref().map_or_else(String::new, |stale| format!(":{stale}"));
+        let seen = self.seen.join(",");
+        Cursor::new(format!("walk:{since}:{until}:{}:{}:{seen}{stale}", self.offset, self.step))
     }
 
     /// Reads a cursor: one of [`Walk::cursor`], or `since:<second>` where a run begins.
@@ -107,8 +117,9 @@ impl Walk {
         let seen = parts.next()?;
         let seen: Vec<String> = seen.split(',').filter(|hash| !hash.is_empty()).map(str::to_owned).collect();
         let plain = |hash: &String| hash.len() == HASH_CHARS && hash.bytes().all(|c| c.is_ascii_hexdigit());
-        let whole = parts.next().is_none() && seen.len() <= SEEN_MAX && seen.iter().all(plain);
-        whole.then_some(Self { since, until, offset, step, seen })
+        let stale = parts.next().map(str::to_owned);
+        let whole = parts.next().is_none() && seen.len() <= SEEN_MAX && seen.iter().chain(&stale).all(plain);
+        whole.then_some(Self { since, until, offset, step, seen, stale })
     }
 }
 
@@ -201,6 +212,21 @@ mod tests {
                 assert!(given.contains(&id), "{id} was passed over in pages of {size}");
             }
         }
+    }
+
+    /// Fails when the same page for ever is walked for ever: its offset would grow without an end.
+    #[test]
+    fn a_page_that_is_always_the_same_leads_nowhere() {
+        let mut at = Walk::begin(None);
+        for _ in 0..5 {
+            let (_, Step::More(next)) = at.advance(&names(3), Some(1)) else { panic!("it has no end") };
+            assert_eq!(Walk::read(&next.cursor()).as_ref(), Some(&next), "a cursor is read back");
+            if next == at {
+                return;
+            }
+            at = next;
+        }
+        panic!("the walk goes on");
     }
 
     #[test]

@@ -79,11 +79,11 @@ impl SendGrid {
             let ids: Vec<String> = page.iter().map(|one| id(&one.email)).collect();
             let (known, step) = walk.advance(&ids, read_at.map(Timestamp::seconds));
             let next = match step {
-                Step::More(_) if pages >= PAGES_MAX => {
+                Step::More(next) if next != walk && pages < PAGES_MAX => Some((next, pages + 1)),
+                Step::More(_) => {
                     return Err(Error::new(ErrorKind::Decode, "the list of suppressed addresses does not end")
                         .during("sendgrid", operation.name));
                 }
-                Step::More(next) => Some((next, pages + 1)),
                 Step::Done { .. } => None,
             };
             Ok(Some((stream::iter(page.into_iter().skip(known).map(Ok)), next)))

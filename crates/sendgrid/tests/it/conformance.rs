@@ -48,10 +48,10 @@ fn sendgrid(transport: Arc<dyn Transport>) -> SendGrid {
 }
 
 fn operations() -> Vec<&'static Operation> {
-    let lists = List::ALL.map(List::operations);
+    use operation::{ADD_UNSUBSCRIBES, BLOCKS, BOUNCES, FIND_MAIL, INVALID_EMAILS, SCOPES, SEND_MAIL, SPAM_REPORTS};
+    let lists = [&BOUNCES, &BLOCKS, &SPAM_REPORTS, &operation::UNSUBSCRIBES, &INVALID_EMAILS];
     let of_lists = lists.into_iter().flat_map(|list| [&list.list, &list.retrieve, &list.delete]);
-    let others = [&operation::SEND_MAIL, &operation::SCOPES, &operation::FIND_MAIL, &operation::ADD_UNSUBSCRIBES];
-    others.into_iter().chain(of_lists).collect()
+    [&SEND_MAIL, &SCOPES, &FIND_MAIL, &ADD_UNSUBSCRIBES].into_iter().chain(of_lists).collect()
 }
 
 fn dated(body: &str) -> Response<Bytes> {

@@ -30,7 +30,19 @@ impl SlackStage {
             limits: Limits::none(),
             ..SlackConfig::default()
         });
-        let scopes = ["channels:read", "groups:read", "channels:history", "groups:history", "users:read", "chat:write"];
+        let scopes = [
+            "channels:read",
+            "groups:read",
+            "im:read",
+            "mpim:read",
+            "channels:history",
+            "groups:history",
+            "im:history",
+            "mpim:history",
+            "users:read",
+            "users:read.email",
+            "chat:write",
+        ];
         let token = emulator.install_forever(&scopes);
         emulator.populate(&Seed { users: 9, channels: 9, private_channels: 0, messages_per_channel: 7 });
         emulator.subscribe("https://hooks.example.test/slack", &["*"]);

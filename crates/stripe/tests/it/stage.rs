@@ -35,7 +35,7 @@ impl StripeStage {
             prices: 9,
             subscriptions: 9,
             invoices: 9,
-            charges: 3,
+            charges: 9,
             ..Seed::default()
         });
         emulator.webhook_endpoint("https://hooks.example.test/stripe", SECRET, None, &["*"]);

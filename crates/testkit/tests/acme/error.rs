@@ -34,10 +34,12 @@ impl Classifier for AcmeClassifier {
         if let Some(code) = code {
             error = error.with_code(code);
         }
-        match kind {
-            ErrorKind::Auth => Verdict::Unauthorized(error),
-            ErrorKind::Throttled => Verdict::Throttled { error, after: None, scope: Scope::Account },
-            _ => Verdict::Failed { error, repeat },
+        if kind == ErrorKind::Auth {
+            Verdict::Unauthorized(error)
+        } else if kind == ErrorKind::Throttled {
+            Verdict::Throttled { error, after: None, scope: Scope::Account }
+        } else {
+            Verdict::Failed { error, repeat }
         }
     }
 }

@@ -406,7 +406,7 @@ impl Source for BrokenSource {
             Defect::DropsTheLastOfAPage if page.changes.len() == 7 => drop(page.changes.pop()),
             Defect::GivesARecordTwice => page.changes.extend(page.changes.last().cloned()),
             Defect::EndsAtAnEmptyPage if page.changes.is_empty() => page.next = Next::Done { resume: None },
-            Defect::TakesTheSamePageForTheEnd if Some(&page.next) == sound.map(Next::More).as_ref() => {
+            Defect::TakesTheSamePageForTheEnd if Some(&page.next) == sound.clone().map(Next::More).as_ref() => {
                 page.next = Next::Done { resume: None };
             }
             Defect::BeginsTheNextRunTooLate => {

@@ -1,9 +1,19 @@
 //! The sound adapter keeps every promise, and each check finds the defects it is for.
 
 use palisade_testkit::conformance::{self, CHECKS, Subject, Verdict};
+use palisade_testkit::fake::{Fake, call};
 
 use super::defects::{DEFECTS, broken};
-use super::subject::sound;
+use super::subject::{PARCEL, sound};
+use crate::acme::client::{Acme, Parcel};
+
+#[tokio::test]
+async fn the_examples_client_reads_a_parcel() {
+    let fake = Fake::answering(&[PARCEL]);
+    let parcel = Acme::new(fake.clone()).retrieve("p001").await.unwrap();
+    assert_eq!(parcel, Parcel { id: "p001".to_owned(), to: "Street 1".to_owned() });
+    assert_eq!(call(&fake.only()).operation.name, "parcels.retrieve");
+}
 
 /// The example of `docs/adapters.md`: it passes.
 #[tokio::test(start_paused = true)]
