@@ -13,7 +13,7 @@ use palisade_core::clock::SystemClock;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{Connection, ConnectionState, Connections};
-use palisade_core::{ConnectionId, Timestamp};
+use palisade_core::{ConnectionId, Environment, Timestamp};
 
 /// Names of the contenders, as the counting program knows them.
 pub(crate) const NAMES: &[&str] = &["token-source", "token-swap"];
@@ -62,6 +62,7 @@ async fn source(id: &ConnectionId, token: &Scheme) -> Arc<TokenSource> {
         id: id.clone(),
         tenant: "tenant-1".into(),
         provider: "example".to_owned(),
+        environment: Environment::default(),
         account: None,
         base_url: None,
         state: ConnectionState::Active,

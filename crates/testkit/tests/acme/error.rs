@@ -26,7 +26,7 @@ impl Classifier for AcmeClassifier {
             (408, _) => (ErrorKind::Timeout, Outcome::Unknown, Repeat::IfSafe),
             (410, Some("since_too_old")) => (ErrorKind::CursorExpired, Outcome::Rejected, Repeat::Never),
             (429, _) => (ErrorKind::Throttled, Outcome::Rejected, Repeat::Always),
-            (300..400 | 404, _) => (ErrorKind::Config, Outcome::Rejected, Repeat::Never),
+            (300..=399 | 404, _) => (ErrorKind::Config, Outcome::Rejected, Repeat::Never),
             (500.., _) => (ErrorKind::Provider, Outcome::Unknown, Repeat::IfSafe),
             _ => (ErrorKind::Invalid, Outcome::Rejected, Repeat::Never),
         };
