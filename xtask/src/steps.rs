@@ -1,6 +1,7 @@
 //! The steps of `check`, `ci`, `demo` and `bench`: cargo commands with the same features everywhere, so that nothing
 //! is built twice.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -45,12 +46,49 @@ pub(crate) fn seconds(took: Duration) -> String {
 pub(crate) fn check() -> Step {
     run("formatting", &mut cargo(&["fmt", "--all", "--check"]))?;
     crate::tidy::run()?;
+    same_features()?;
     run("clippy", &mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     run(
         "rustdoc",
         cargo(&["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--lib"])
             .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
     )
+}
+
+/// Fails when a development dependency switches on a feature of a crate that the binaries need as well: it and all that
+/// stands on it would be built once for the tests and once more for the binaries.
+fn same_features() -> Step {
+    let (plain, tested) = (features("normal,build")?, features("normal,build,dev")?);
+    let differing = differing(&plain, &tested);
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "built twice, because tests have other features: {}; give the crate `tests` what switches them on as a plain \
+         dependency",
+        differing.join(", ")
+    ))
+}
+
+/// Returns a line for every crate of the workspace and the features it is built with.
+fn features(edges: &str) -> Result<String, String> {
+    let tree = ["tree", "--locked", "--workspace", "--prefix", "none", "--format", "{p} {f}", "--edges", edges];
+    let output = cargo(&tree).output().map_err(|e| format!("cargo tree: cannot start: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Names the crates of `plain` that have no line of the same features in `tested`.
+fn differing<'a>(plain: &'a str, tested: &str) -> Vec<&'a str> {
+    // A line that stands again ends in a mark.
+    fn once(line: &str) -> &str {
+        line.trim_end_matches(" (*)").trim_end()
+    }
+    let tested: BTreeSet<&str> = tested.lines().map(once).collect();
+    let differing: BTreeSet<&str> = plain.lines().filter(|line| !tested.contains(once(line))).collect();
+    differing.into_iter().filter_map(|line| line.split(' ').next()).collect()
 }
 
 /// Each crate as somebody who picks it alone would build it. Checked, not built: the features differ from the
@@ -91,9 +129,11 @@ pub(crate) fn demo(args: &[String]) -> Step {
 }
 
 /// Builds the hub's binary and returns the command that starts it. Built with the whole workspace, so that features
-/// are those of the tests and nothing is built twice.
+/// are those of the tests ([`same_features`]) and after them nothing is left to build; but for this program itself,
+/// which the tests do not need and which is running.
 pub(crate) fn palisade() -> Result<Command, String> {
-    run("building palisade", &mut cargo(&["build", "--locked", "--workspace", "--bins"]))?;
+    let build = ["build", "--locked", "--workspace", "--exclude", "xtask", "--bins"];
+    run("building palisade", &mut cargo(&build))?;
     let beside = std::env::current_exe().map_err(|e| format!("where am I? {e}"))?.with_file_name("palisade");
     Ok(Command::new(beside.with_extension(std::env::consts::EXE_EXTENSION)))
 }
@@ -103,4 +143,17 @@ pub(crate) fn bench(names: &[String]) -> Step {
     let mut command = cargo(&["bench", "--locked", "--package", "palisade-tests", "--bench", "bench", "--"]);
     command.args(names);
     run("bench", &mut command)
+}
+
+#[cfg(test)]
+mod cases {
+    use super::*;
+
+    #[test]
+    fn a_crate_with_other_features_in_the_tests_is_named() {
+        let plain = "a v1.0.0 std\nb v1.0.0 \nb v1.0.0 (*)\nc v1.0.0 \nc v2.0.0 std\n";
+        let tested = "a v1.0.0 alloc,std\nb v1.0.0 \nc v1.0.0 \nc v2.0.0 std (*)\nd v1.0.0 \n";
+        assert_eq!(differing(plain, tested), ["a"]);
+        assert_eq!(differing(plain, plain), [""; 0]);
+    }
 }
