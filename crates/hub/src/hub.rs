@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderMap;
 use palisade_core::auth::connect::{Connector, ReturnTargets};
 use palisade_core::auth::oauth2::{OAuth2Config, OAuth2Flow};
 use palisade_core::auth::token_source::TokenSource;
@@ -63,7 +64,8 @@ pub struct ConnectionConfig {
     pub provider: String,
     /// The environment it belongs to, for good.
     pub environment: Environment,
-    /// The account at the provider, for account headers and people.
+    /// The account at the provider, for account headers, people and limits: connections of one account at one provider
+    /// are counted together against its limits.
     pub account: Option<String>,
     /// Another base URL than the provider's: a sandbox, an emulator.
     pub base_url: Option<String>,
@@ -149,8 +151,8 @@ pub(crate) struct Shared {
     pub(crate) connections: Vec<ConnectionConfig>,
     pub(crate) tokens: Arc<TokenSource>,
     pub(crate) connector: Connector,
-    /// Where browsers are sent to connect: the origins of the flows' authorize addresses.
-    pub(crate) connect_origins: Vec<String>,
+    /// On every answer. They let a browser go where accounts are connected: to the flows' authorize addresses.
+    pub(crate) answer_headers: HeaderMap,
     pub(crate) worker: Worker,
     pub(crate) metrics: HubMetrics,
     pub(crate) calls: Arc<CallQueue>,
@@ -301,7 +303,8 @@ impl HubBuilder {
         // Keys and nonces come from the operating system, whatever the rest of the hub draws from.
         let vault = Arc::new(Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom)));
         let flows = browser_flows(&providers, self.flows, &transport)?;
-        let connect_origins = flows.iter().filter_map(|flow| origin(&flow.config().authorize_url)).collect();
+        let connect_origins: Vec<String> =
+            flows.iter().filter_map(|flow| origin(&flow.config().authorize_url)).collect();
         let mut tokens = TokenSource::builder(
             Arc::clone(&store),
             Arc::clone(&vault),
@@ -348,12 +351,20 @@ impl HubBuilder {
             for base_url in elsewhere {
                 profile = profile.allowing(base_url);
             }
-            let client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&tokens) as _)
+            let mut client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&tokens) as _)
                 .clock(Arc::clone(&self.clock))
                 .random(Arc::clone(&self.random))
                 .observer(Arc::clone(&calls) as _)
-                .metrics(self.metrics.clone())
-                .build()?;
+                .metrics(self.metrics.clone());
+            for connection in self.connections.iter().filter(|connection| connection.provider == *name) {
+                if let Some(account) = &connection.account {
+                    // A sandbox may know the same name for another account.
+                    let at = connection.base_url.as_deref().unwrap_or_default();
+                    let account = format!("{account} {} {at}", connection.environment);
+                    client = client.account(connection.id.clone(), &account);
+                }
+            }
+            let client = client.build()?;
             worker = worker.provider(Arc::clone(provider), Arc::new(client.clone())).on(
                 *name,
                 unreadable::KIND,
@@ -385,7 +396,7 @@ impl HubBuilder {
             connections: self.connections,
             tokens,
             connector: connector.build()?,
-            connect_origins,
+            answer_headers: routes::answer_headers(&connect_origins),
             worker: worker.build()?,
             metrics,
             calls,

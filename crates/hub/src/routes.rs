@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -56,7 +56,6 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/records/{connection}/{stream}", get(api::records))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), admin::guard));
     Router::new()
-        .route("/webhooks/{endpoint}", post(webhooks::receive))
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
@@ -71,6 +70,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), envelope))
+        // Deliveries come by the thousand: they have the same bounds and headers without the boxes of a layer.
+        .route("/webhooks/{endpoint}", post(webhooks::receive).fallback(webhooks::wrong_method))
         .with_state(shared)
 }
 
@@ -89,30 +90,56 @@ async fn wrong_method() -> Problem {
 
 /// Bounds every request in size and time and puts the security headers on every answer.
 async fn envelope(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let mut response = if length.is_some_and(|length| length > shared.settings.body_bytes_max as u64) {
-        let webhook = request.uri().path().contains("/webhooks/");
-        if webhook { webhooks::too_large_announced(&shared, request.uri().path()) } else { too_large(&shared) }
-    } else {
-        let answer = tokio::time::timeout(shared.settings.request_timeout, next.run(request));
-        answer.await.unwrap_or_else(|_| {
-            Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "timeout",
-                "the request did not arrive or could not be answered in time",
-                "send it again",
-            )
-            .retry_after(1)
-            .into_response()
-        })
-    };
-    let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("content-security-policy"), content_policy(&shared.connect_origins));
-    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-    headers.insert(HeaderName::from_static("x-frame-options"), HeaderValue::from_static("DENY"));
-    headers.insert(HeaderName::from_static("referrer-policy"), HeaderValue::from_static("same-origin"));
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    let mut response =
+        if is_too_long(&shared, &request) { too_large(&shared) } else { in_time(&shared, next.run(request)).await };
+    dress(&shared, &mut response);
     response
+}
+
+/// Tells whether a request announces a body over the cap.
+fn is_too_long(shared: &Shared, request: &Request) -> bool {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length > shared.settings.body_bytes_max as u64)
+}
+
+/// Answers in the time a request may take.
+async fn in_time(shared: &Shared, answer: impl Future<Output = Response>) -> Response {
+    tokio::time::timeout(shared.settings.request_timeout, answer).await.unwrap_or_else(|_| {
+        Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "timeout",
+            "the request did not arrive or could not be answered in time",
+            "send it again",
+        )
+        .retry_after(1)
+        .into_response()
+    })
+}
+
+/// Makes the headers of every answer; what an answer says of its being cached stays.
+pub(crate) fn answer_headers(connect_origins: &[String]) -> HeaderMap {
+    let from = HeaderValue::from_static;
+    HeaderMap::from_iter([
+        (HeaderName::from_static("content-security-policy"), content_policy(connect_origins)),
+        (HeaderName::from_static("x-content-type-options"), from("nosniff")),
+        (HeaderName::from_static("x-frame-options"), from("DENY")),
+        (HeaderName::from_static("referrer-policy"), from("same-origin")),
+        (CACHE_CONTROL, from("no-store")),
+    ])
+}
+
+/// Puts the headers of every answer on one.
+fn dress(shared: &Shared, response: &mut Response) {
+    let headers = response.headers_mut();
+    if headers.is_empty() {
+        headers.clone_from(&shared.answer_headers);
+        return;
+    }
+    for (name, value) in &shared.answer_headers {
+        if name != CACHE_CONTROL || !headers.contains_key(CACHE_CONTROL) {
+            headers.insert(name, value.clone());
+        }
+    }
 }
 
 /// The answer to a body over the cap.

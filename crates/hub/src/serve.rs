@@ -1,5 +1,6 @@
 //! Serves a router on a listener with bounds on everything a stranger controls: connections, header bytes, header
-//! count, and the time a header may take. Stops gracefully and drops what is left after the grace.
+//! count (hyper's own 100: saying so again would cost every request), and the time a header may take. Stops gracefully
+//! and drops what is left after the grace.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,8 +20,6 @@ use tokio::task::JoinSet;
 
 /// The largest request head, in bytes: far above what any provider sends, far below what hurts.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// The most headers a request may have.
-const HEADERS_MAX: usize = 100;
 /// How long a request's head may take to arrive, also the longest an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait after a failed `accept` (out of file descriptors) before the next.
@@ -102,7 +101,6 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
-        .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended: Result<(), hyper::Error> = tokio::select! {

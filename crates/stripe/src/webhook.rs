@@ -149,6 +149,23 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// Returns the id of the object a snapshot event is about.
+    fn subject(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct About {
+            object: Named,
+        }
+        #[derive(Deserialize)]
+        struct Named {
+            id: String,
+        }
+        match serde_json::from_str::<About>(self.data?.get()) {
+            Ok(about) => Some(about.object.id),
+            // None, or a number, or one name twice: the slower look tells.
+            Err(_) => json::glance(self.data()?.object).id.map(Cow::into_owned),
+        }
+    }
+
     /// Returns what stands under `data`; nothing for a thin event.
     pub(crate) fn data(&self) -> Option<Data<'a>> {
         serde_json::from_str(self.data?.get()).ok()
@@ -163,7 +180,7 @@ pub(crate) fn event(text: &[u8], payload: bytes::Bytes) -> Result<Event> {
     let envelope = Envelope::read(text)?;
     let ordering_key = match &envelope.related_object {
         Some(related) => Some(related.id.clone()),
-        None => envelope.data().and_then(|data| json::glance(data.object).id.map(Cow::into_owned)),
+        None => envelope.subject(),
     };
     Ok(Event {
         id: EventId::new(&*envelope.id),

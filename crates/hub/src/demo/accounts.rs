@@ -242,7 +242,10 @@ async fn link(network: &dyn Transport, hub: SocketAddr, at: &At) -> Result<Strin
         .map_err(|_| refused("the hub's address is none"))?;
     let answer = network.send(request).await?;
     let made: serde_json::Value = serde_json::from_slice(answer.body()).map_err(|_| refused("the hub made no link"))?;
-    made.get("url").and_then(serde_json::Value::as_str).map(str::to_owned).ok_or_else(|| refused("the hub made no link"))
+    made.get("url")
+        .and_then(serde_json::Value::as_str)
+        .map(str::to_owned)
+        .ok_or_else(|| refused("the hub made no link"))
 }
 
 /// Makes the cheapest call that proves a token works.

@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{OriginalUri, Path, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{OriginalUri, Request, State};
 use axum::http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -41,23 +40,46 @@ impl Ended {
     }
 }
 
-/// Receives one delivery.
-pub(crate) async fn receive(
-    State(shared): State<Arc<Shared>>,
-    name: Result<Path<String>, PathRejection>,
-    OriginalUri(uri): OriginalUri,
-    request: Request,
-) -> Response {
+/// Receives one delivery, within the bounds and with the headers all requests have.
+pub(crate) async fn receive(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let endpoint = endpoint_of(&shared, request.uri());
+    let mut response = match endpoint {
+        None => unknown_endpoint(),
+        Some(endpoint) if super::is_too_long(&shared, &request) => {
+            shared.metrics.delivered(&endpoint.name, Delivered::TooLarge, Duration::ZERO);
+            too_large(&shared)
+        }
+        Some(endpoint) => super::in_time(&shared, answer_to(&shared, endpoint, request)).await,
+    };
+    super::dress(&shared, &mut response);
+    response
+}
+
+/// Answers what is not a delivery.
+pub(crate) async fn wrong_method(State(shared): State<Arc<Shared>>) -> Response {
+    let mut response = super::wrong_method().await.into_response();
+    super::dress(&shared, &mut response);
+    response
+}
+
+/// Finds the endpoint an address ends with.
+fn endpoint_of<'s>(shared: &'s Shared, uri: &Uri) -> Option<&'s EndpointConfig> {
+    let (_, name) = uri.path().rsplit_once('/')?;
+    let name = percent_encoding::percent_decode_str(name).decode_utf8().ok()?;
+    shared.endpoints.get(&*name)
+}
+
+async fn answer_to(shared: &Shared, endpoint: &EndpointConfig, request: Request) -> Response {
     let started = Instant::now();
-    let endpoint = name.ok().and_then(|Path(name)| shared.endpoints.get(&name));
-    let Some(endpoint) = endpoint else { return unknown_endpoint() };
     let (parts, body) = request.into_parts();
-    let ended = match read(&shared, endpoint, body).await {
+    let ended = match read(shared, endpoint, body).await {
         Err(ended) => ended,
         Ok(body) => {
-            let url = url_of(&shared, &parts.headers, uri.path_and_query().map_or("", |path| path.as_str()));
+            // As it was sent, also when the router is nested under a path.
+            let uri = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |original| &original.0);
+            let url = url_of(shared, &parts.headers, uri.path_and_query().map_or("", |path| path.as_str()));
             let raw = RawDelivery { method: parts.method, url, headers: parts.headers, body };
-            deliver(&shared, endpoint, raw).await
+            deliver(shared, endpoint, raw).await
         }
     };
     shared.metrics.delivered(&endpoint.name, ended.result, started.elapsed());
@@ -72,18 +94,6 @@ fn unknown_endpoint() -> Response {
         "check the last part of the URL that is entered at the provider",
     )
     .into_response()
-}
-
-/// Answers a delivery whose announced length is over the cap, before a byte of it is read.
-pub(crate) fn too_large_announced(shared: &Shared, path: &str) -> Response {
-    let name = path.rsplit_once("/webhooks/").map_or("", |(_, name)| name);
-    match shared.endpoints.get(name) {
-        None => unknown_endpoint(),
-        Some(endpoint) => {
-            shared.metrics.delivered(&endpoint.name, Delivered::TooLarge, Duration::ZERO);
-            too_large(shared)
-        }
-    }
 }
 
 /// Reads the body under the cap. Endpoints without a secret are answered before it.
@@ -216,9 +226,18 @@ fn new_event(shared: &Shared, endpoint: &EndpointConfig, body: &Bytes, event: Ev
     }
 }
 
+/// Returns the headers to keep. One walk over all there are: few as they are, it takes less than looking up those that
+/// may be kept, most of which are not there.
 fn kept(headers: &HeaderMap, own: &[&str]) -> Vec<(String, String)> {
-    let value = |name: &str| headers.get(name)?.to_str().ok().filter(|text| text.len() <= KEPT_VALUE_BYTES_MAX);
-    KEPT_HEADERS.iter().chain(own).filter_map(|name| Some(((*name).to_owned(), value(name)?.to_owned()))).collect()
+    let mut kept: Vec<(String, String)> = Vec::new();
+    for (name, value) in headers {
+        let name = name.as_str();
+        let is_kept = KEPT_HEADERS.iter().chain(own).any(|one| *one == name) && kept.iter().all(|(one, _)| one != name);
+        if let Some(value) = value.to_str().ok().filter(|text| is_kept && text.len() <= KEPT_VALUE_BYTES_MAX) {
+            kept.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    kept
 }
 
 /// Returns the URL as the provider signed it: the configured public address, or what the request names.
@@ -233,11 +252,11 @@ fn url_of(shared: &Shared, headers: &HeaderMap, path: &str) -> String {
 }
 
 fn answer(reply: Reply) -> Response {
-    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
-    let mut response = (status, reply.body).into_response();
-    match reply.content_type {
-        Some(kind) => response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind)),
-        None => response.headers_mut().remove(CONTENT_TYPE),
-    };
+    let body = if reply.body.is_empty() { Body::empty() } else { Body::from(reply.body) };
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+    if let Some(kind) = reply.content_type {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
     response
 }
