@@ -236,16 +236,13 @@ impl Bare {
         let mut after = String::new();
         let mut done = 0;
         while done < ROWS {
-            let rows: Vec<(String, Vec<u8>)> = self
-                .connection
-                .prepare_cached(
-                    "SELECT tenant, wrapped FROM data_key WHERE (tenant, id) > (?1, 1) ORDER BY tenant, id LIMIT ?2",
-                )
-                .and_then(|mut select| {
-                    let rows = select.query_map(params![after, STEP], |row| Ok((row.get(0)?, row.get(1)?)))?.collect();
-                    rows
-                })
+            let page = "SELECT tenant, wrapped FROM data_key WHERE (tenant, id) > (?1, 1) ORDER BY tenant, id LIMIT ?2";
+            let mut select = self.connection.prepare_cached(page).expect("a statement");
+            let rows: Vec<(String, Vec<u8>)> = select
+                .query_map(params![after, STEP], |row| Ok((row.get(0)?, row.get(1)?)))
+                .and_then(Iterator::collect)
                 .expect("the rows");
+            drop(select);
             self.connection.execute_batch("BEGIN IMMEDIATE").expect("a transaction");
             for (tenant, wrapped) in &rows {
                 let mut plain = wrapped[1 + NONCE_LEN..].to_vec();
