@@ -135,7 +135,11 @@ impl Body {
         // serde_json stops at 128 levels, so a body that nests without end is refused here and not on the stack.
         let Ok(value) = serde_json::from_slice::<Value>(body) else { return Self::Other };
         match value.get("error") {
-            Some(Value::String(code)) => short(code).map_or(Self::Other, Self::OAuth),
+            // Codes of RFC 6749 are words in lower case; what holds anything else may be somebody's data.
+            Some(Value::String(code)) => {
+                let word = code.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
+                short(code).filter(|_| word).map_or(Self::Other, Self::OAuth)
+            }
             Some(error @ Value::Object(_)) => {
                 let text = |value: Option<&Value>| value.and_then(Value::as_str).and_then(short);
                 let first = error.pointer("/errors/0");
