@@ -35,6 +35,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         "palisade-tests",
         &[
             "palisade-core",
+            "palisade-google",
             "palisade-slack",
             "palisade-stripe",
             "palisade-store",

@@ -71,7 +71,8 @@ impl Stage for SlackStage {
         let mut truth = self.emulator.truth(stream);
         // What a message tells of its answers is theirs: the adapter keeps them as records of their own.
         for message in truth.values_mut().filter(|_| stream == "messages").filter_map(Value::as_object_mut) {
-            message.retain(|field, _| !OF_THREADS.contains(&field.as_str()));
+            let begins_thread = message.get("thread_ts") == message.get("ts");
+            message.retain(|field, _| !(OF_THREADS.contains(&field.as_str()) || begins_thread && field == "thread_ts"));
         }
         truth
     }
