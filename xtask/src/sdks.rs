@@ -144,6 +144,8 @@ pub(crate) fn run() -> Vec<Outcome> {
         .iter()
         .map(|sdk| {
             println!("\n== {}", sdk.name);
+            // A folder each: pip leaves out what stands in its way, such as another package's half of `google`.
+            let folder = folder.join(sdk.name.replace(' ', "-"));
             let made = std::fs::create_dir_all(&folder).map_err(|e| e.to_string());
             match made.and_then(|()| (sdk.install)(&folder, sdk.packages)) {
                 Ok(command) => drive(sdk, command),
