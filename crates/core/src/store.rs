@@ -77,7 +77,7 @@ pub trait Store:
     /// durable store commits something; this default runs a removal that finds nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`], as any other write.
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), as any other write.
     async fn probe(&self, now: Timestamp) -> Result<()> {
         let _ = now;
         self.prune_calls(Timestamp(i64::MIN), 1).await.map(drop)

@@ -54,7 +54,7 @@ pub struct Connection {
 pub struct SealedCredential {
     /// Grows with every write; part of what the seal binds.
     pub generation: u64,
-    /// The vault's bytes; empty when it was erased ([`Grants::disconnect`]).
+    /// The vault's bytes; empty when it was erased ([`Grants::disconnect`](super::Grants::disconnect)).
     pub blob: Vec<u8>,
     /// What tells it from another one after it was erased: a digest, sealed too. It outlives the erasure. Empty when
     /// there is none.
@@ -68,38 +68,38 @@ pub trait Connections: Send + Sync {
     /// Adds or replaces a connection.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn put_connection(&self, connection: Connection) -> Result<()>;
 
     /// Reads one connection.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn connection(&self, id: ConnectionId) -> Result<Option<Connection>>;
 
     /// Lists connections by id, after one if given.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Connection>>;
 
     /// Reads a connection's sealed credential.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn credential(&self, id: ConnectionId) -> Result<Option<SealedCredential>>;
 
     /// Writes a sealed credential if the stored generation is `expected` (0: none is stored). `false` otherwise.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn put_credential(&self, id: ConnectionId, expected: u64, credential: SealedCredential) -> Result<bool>;
 
     /// Marks an active connection whose credential of generation `seen` was refused: only if its key, or a grant of it,
     /// still has that generation. `false` otherwise, and in any other state: nothing is written.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn refuse_credential(&self, id: ConnectionId, seen: u64, reason: String) -> Result<bool>;
 }
 
@@ -108,7 +108,7 @@ pub trait Connections: Send + Sync {
 /// refusal counts whatever is stored now.
 ///
 /// # Errors
-/// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+/// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
 pub async fn mark_needs_reconnect<S: Connections + ?Sized>(
     store: &S,
     id: &ConnectionId,

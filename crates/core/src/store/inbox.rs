@@ -135,7 +135,7 @@ pub trait Inbox: Send + Sync {
     /// whatever else waits. Two events with the same endpoint and id are one, also within the batch. The answer has
     /// one entry per delivery and event, in order.
     ///
-    /// The job of an event: [`Work::Event`], lane `event/{connection}/{ordering key}` if it has an ordering key, no
+    /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an ordering key, no
     /// unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
     ///
     /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
@@ -144,20 +144,20 @@ pub trait Inbox: Send + Sync {
     /// anything was heard at the endpoint begins a new count.
     ///
     /// # Errors
-    /// [`ErrorKind::Overloaded`] when the queue to the writer is full: nothing is stored, answer 503.
-    /// [`ErrorKind::Store`] when the commit failed: nothing is stored.
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) when the queue to the writer is full: nothing is stored, answer 503.
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store) when the commit failed: nothing is stored.
     async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>>;
 
     /// Reads one event.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>>;
 
     /// Lists events, newest first, of a state if given, older than `before` if given.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32)
     -> Result<Vec<StoredEvent>>;
 
@@ -166,26 +166,26 @@ pub trait Inbox: Send + Sync {
     /// the job ends. The job it died with counts as done from then on: somebody has seen to it.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool>;
 
     /// Counts events per state. Kept as counters: costs the same for any number of events.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>>;
 
     /// Counts the dead events of each of the connections; one without any is left out. Kept as counters: costs the
     /// same for any number of events.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn dead_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>>;
 
     /// Tells how events come to an endpoint, by type in order. A store that does not note it tells nothing.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn heard(&self, endpoint: EndpointId) -> Result<Vec<Heard>> {
         let _ = endpoint;
         Ok(Vec::new())
@@ -196,6 +196,6 @@ pub trait Inbox: Send + Sync {
     /// again, so the retention must be longer than any provider repeats.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }

@@ -187,7 +187,7 @@ pub trait Jobs: Send + Sync {
     /// the earlier of the two moments. (Unique keys and lanes are shared by all queues.)
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>>;
 
     /// Claims jobs that are due (`run_at <= now`): ready ones and those whose lease ran out (`until <= now`); by
@@ -202,7 +202,7 @@ pub trait Jobs: Send + Sync {
     ///   `now + hold`.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>>;
 
     /// Settles jobs, one after another; each is atomic by itself, all share one commit. One answer per settlement, in
@@ -215,31 +215,31 @@ pub trait Jobs: Send + Sync {
     ///
     /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
     /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`]
-    /// and [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`] and the reason, at `now`.
+    /// and [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and the reason, at `now`.
     /// `Retry` on the last attempt is `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: nothing was written.
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing was written.
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>>;
 
     /// Extends leases: the job is held until `until`, also if that is earlier than before. `false` where the lease is
     /// lost.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn extend(&self, leases: Vec<Lease>, until: Timestamp) -> Result<Vec<bool>>;
 
     /// Counts jobs waiting, running and dead, over all queues. Kept as counters or bounded by the live jobs.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn job_counts(&self) -> Result<JobCounts>;
 
     /// Tells since when the waiting job of a queue has been due that has waited longest; `None` when none is due at
     /// `now`. A job that waits behind another of its lane may be left out. Costs the same for any number of jobs.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>>;
 
     /// Waits until a job may be due in this process sooner than polling would find it. Spurious wake-ups are lawful.
@@ -249,7 +249,7 @@ pub trait Jobs: Send + Sync {
     /// how many went.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`].
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }
 

@@ -90,7 +90,7 @@ pub struct PageCommit {
     /// The page's events, as deliveries to append in the same commit.
     pub deliveries: Vec<NewDelivery>,
     /// Where a resumed run goes on. For the last page it is the page's own cursor, so that a worker lost before
-    /// [`Records::end_run`] costs the reading of one page and never the position behind it.
+    /// [`Records::end_run`](super::Records::end_run) costs the reading of one page and never the position behind it.
     pub next: Option<Cursor>,
     /// When.
     pub now: Timestamp,
@@ -103,7 +103,7 @@ pub struct PageCommitted {
     /// What the merges did.
     pub counts: MergeCounts,
     /// Records that could not be ordered, each once. When there are any, *nothing* of the page was committed, the
-    /// cursor included: fetch and [`Records::merge`] them, then commit the page again without their changes. (Were
+    /// cursor included: fetch and [`Records::merge`](super::Records::merge) them, then commit the page again without their changes. (Were
     /// the rest committed, a worker lost before the fetch would forget them.)
     pub fetch: Vec<RecordId>,
     /// Events that were new here: what a gap healing found missing.
