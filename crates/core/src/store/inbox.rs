@@ -135,8 +135,8 @@ pub trait Inbox: Send + Sync {
     /// whatever else waits. Two events with the same endpoint and id are one, also within the batch. The answer has
     /// one entry per delivery and event, in order.
     ///
-    /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an ordering key, no
-    /// unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an
+    /// ordering key, no unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
     ///
     /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
     /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or
@@ -144,8 +144,8 @@ pub trait Inbox: Send + Sync {
     /// anything was heard at the endpoint begins a new count.
     ///
     /// # Errors
-    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) when the queue to the writer is full: nothing is stored, answer 503.
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store) when the commit failed: nothing is stored.
+    /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) when the queue to the writer is full: nothing is stored,
+    /// answer 503. [`ErrorKind::Store`](crate::ErrorKind::Store) when the commit failed: nothing is stored.
     async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>>;
 
     /// Reads one event.

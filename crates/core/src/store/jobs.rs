@@ -214,12 +214,14 @@ pub trait Jobs: Send + Sync {
     /// once, in order of appearance), [`Settled::EffectFailed`] is the answer and nothing of it is written.
     ///
     /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
-    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`]
-    /// and [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and the reason, at `now`.
-    /// `Retry` on the last attempt is `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
+    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`] and
+    /// [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and the reason, at `now`. `Retry` on the last attempt is
+    /// `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
     ///
     /// # Errors
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing was written.
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing
+    /// was written.
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>>;
 
     /// Extends leases: the job is held until `until`, also if that is earlier than before. `false` where the lease is

@@ -131,39 +131,47 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn streams(&self, connection: ConnectionId) -> Result<Vec<(StreamName, StreamStatus)>>;
 
-    /// Starts a run, or takes up the stream's unfinished one of the same mode (`resumed` grows). An unfinished run
-    /// of the other mode is failed first with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). A new incremental run begins at the stream's
-    /// cursor, a new full one at the beginning. A run taken up keeps its cursor and the commit counter it was first
-    /// started at.
+    /// Starts a run, or takes up the stream's unfinished one of the same mode (`resumed` grows). An unfinished run of
+    /// the other mode is failed first with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled). A new incremental run
+    /// begins at the stream's cursor, a new full one at the beginning. A run taken up keeps its cursor and the commit
+    /// counter it was first started at.
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is not ours; [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is not ours;
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn start_run(&self, lease: Lease, key: StreamKey, mode: RunMode, now: Timestamp) -> Result<Run>;
 
     /// Commits one page of a run: the changes are merged as a read, the deliveries appended, run and progress moved
     /// on. When [`PageCommitted::fetch`] names any record, nothing was written.
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is lost or the run is not running; [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing was written.
+    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is lost or the run is not running;
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing
+    /// was written.
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted>;
 
     /// Merges changes outside a page: fetched records. Those that cannot be ordered are returned, each once; the
     /// others are committed.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing was written.
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing
+    /// was written.
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)>;
 
-    /// Ends a run and, in the same commit, its job as [`JobEnd::Done`](super::JobEnd::Done), whatever the state: there is nothing left to
-    /// settle. (Were they two commits, a worker lost between them would make the next one run it all again.)
+    /// Ends a run and, in the same commit, its job as [`JobEnd::Done`](super::JobEnd::Done), whatever the state: there
+    /// is nothing left to settle. (Were they two commits, a worker lost between them would make the next one run it all
+    /// again.)
     ///
-    /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to
-    /// set; deletions count into the run. [`RunState::Review`](super::RunState::Review) and `Failed` change nothing of the stream, except that
-    /// [`ErrorKind::CursorExpired`](crate::ErrorKind::CursorExpired) forgets its cursor. `follow` is added in every case.
+    /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to set;
+    /// deletions count into the run. [`RunState::Review`](super::RunState::Review) and `Failed` change nothing of the
+    /// stream, except that [`ErrorKind::CursorExpired`](crate::ErrorKind::CursorExpired) forgets its cursor. `follow`
+    /// is added in every case.
     ///
     /// # Errors
-    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is lost or the run is not running; [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when `state`
-    /// is neither `Done` nor `Failed`; [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing was written.
+    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is lost or the run is not running;
+    /// [`ErrorKind::Invalid`](crate::ErrorKind::Invalid) when `state` is neither `Done` nor `Failed`;
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): nothing
+    /// was written.
     async fn end_run(&self, end: RunEnd) -> Result<Run>;
 
     /// Lists runs, newest first.

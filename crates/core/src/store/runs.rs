@@ -103,8 +103,8 @@ pub struct PageCommitted {
     /// What the merges did.
     pub counts: MergeCounts,
     /// Records that could not be ordered, each once. When there are any, *nothing* of the page was committed, the
-    /// cursor included: fetch and [`Records::merge`](super::Records::merge) them, then commit the page again without their changes. (Were
-    /// the rest committed, a worker lost before the fetch would forget them.)
+    /// cursor included: fetch and [`Records::merge`](super::Records::merge) them, then commit the page again without
+    /// their changes. (Were the rest committed, a worker lost before the fetch would forget them.)
     pub fetch: Vec<RecordId>,
     /// Events that were new here: what a gap healing found missing.
     pub events_new: u64,
