@@ -26,12 +26,14 @@ mod signature;
 mod stacks;
 mod sync;
 mod tokens;
+mod typed;
 
 /// Measures one thing; the argument is the number of rounds.
 type Bench = fn(usize) -> Vec<Row>;
 
 const BENCHES: &[(&str, Bench)] = &[
     ("call", call::run),
+    ("typed", typed::run),
     ("loopback", loopback::run),
     ("signature", signature::run),
     ("ingest", ingest::run),

@@ -59,7 +59,7 @@ pub fn sign(secret: &Secret, at: Timestamp, body: &[u8]) -> String {
 }
 
 fn code(secret: &Secret, time: &str, body: &[u8]) -> [u8; hmac::CODE_BYTES] {
-    hmac::sha256(secret.expose().as_bytes(), &[b"v0:", time.as_bytes(), b":", body])
+    secret.hmac_key().code(&[b"v0:", time.as_bytes(), b":", body])
 }
 
 /// Why and for which time a delivery is repeated.

@@ -12,8 +12,10 @@ use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::Random;
 
-/// Headers an attempt may get beyond the caller's: four of ours, and what a transport adds (`accept`, `user-agent`).
-const ADDED: usize = 6;
+/// Headers an attempt gets from us: correlation id, trace, idempotency key, credential.
+const OURS: usize = 4;
+/// Headers an attempt may get in all: ours, and what a transport adds (`accept`, `user-agent`).
+const ADDED: usize = OURS + 2;
 
 /// A call's request between attempts.
 pub(super) struct Outgoing {
@@ -148,7 +150,10 @@ impl Outgoing {
         // Worked on where it is: a request is large to move.
         if let State::Ready(request) = &mut self.state {
             let headers = request.headers_mut();
-            headers.reserve(ADDED);
+            // A map that holds ours as it is stays; one that must grow anyway grows once.
+            if headers.capacity() - headers.len() < OURS {
+                headers.reserve(ADDED);
+            }
             if let Some(identifiers) = &self.identifiers {
                 let made = identifiers.headers(random);
                 headers.insert(CORRELATION, self.given_correlation.clone().unwrap_or(made.correlation));
