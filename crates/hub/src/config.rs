@@ -112,7 +112,7 @@ pub struct StoreAt {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Log {
-    /// Directives as of `tracing_subscriber::EnvFilter` (`info,palisade_hub=debug`).
+    /// A level, or levels per target, as `tracing_subscriber::filter::Targets` reads them (`info,palisade_hub=debug`).
     pub filter: String,
     /// JSON lines instead of text.
     pub json: bool,

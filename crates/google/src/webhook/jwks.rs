@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
+use aws_lc_rs::signature::{ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -41,11 +41,17 @@ pub struct Jwks {
     keys: Vec<Key>,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 struct Key {
     id: String,
-    modulus: Vec<u8>,
-    exponent: Vec<u8>,
+    // Set up once: a token should not pay for reading the key again.
+    public: ParsedPublicKey,
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id && self.public.as_ref() == other.public.as_ref()
+    }
 }
 
 impl fmt::Debug for Jwks {
@@ -80,8 +86,7 @@ impl Jwks {
     #[must_use]
     pub fn verify(&self, id: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
         let key = self.keys.iter().find(|key| key.id == id)?;
-        let components = RsaPublicKeyComponents { n: &key.modulus, e: &key.exponent };
-        Some(components.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok())
+        Some(key.public.verify_sig(message, signature).is_ok())
     }
 }
 
@@ -99,8 +104,12 @@ impl Key {
         };
         let (modulus, exponent) = (number("n")?, number("e")?);
         let id = text("kid").filter(|id| !id.is_empty())?;
-        let fits = MODULUS_BYTES.contains(&modulus.len()) && (1..=8).contains(&exponent.len());
-        fits.then(|| Self { id: id.to_owned(), modulus, exponent })
+        if !MODULUS_BYTES.contains(&modulus.len()) || !(1..=8).contains(&exponent.len()) {
+            return None;
+        }
+        let components = RsaPublicKeyComponents { n: &modulus, e: &exponent };
+        let public = components.to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256).ok()?;
+        Some(Self { id: id.to_owned(), public })
     }
 }
 

@@ -8,7 +8,8 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use palisade_core::Timestamp;
 use palisade_core::webhook::Refusal;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{Jwks, PushTrust};
 
@@ -32,48 +33,80 @@ pub fn verify(token: &str, trusts: &[&PushTrust], keys: &Jwks, now: Timestamp) -
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
     let (header, claims) = signed.split_once('.').ok_or(MALFORMED)?;
-    let header = object(header).ok_or(MALFORMED)?;
-    if text(&header, "alg") != Some("RS256") || header.contains_key("crit") {
+    let header = decoded(header).ok_or(MALFORMED)?;
+    let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| MALFORMED)?;
+    if text(header.alg).as_deref() != Some("RS256") || header.crit.is_some() {
         return Err(Refusal::UnknownScheme);
     }
-    let key = text(&header, "kid").filter(|id| !id.is_empty()).ok_or(MALFORMED)?;
-    let claims = object(claims).ok_or(MALFORMED)?;
+    let key = text(header.kid).filter(|id| !id.is_empty()).ok_or(MALFORMED)?;
+    let claims = decoded(claims).ok_or(MALFORMED)?;
+    let claims: Claims<'_> = serde_json::from_slice(&claims).map_err(|_| MALFORMED)?;
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?;
     check(&claims, trusts, now)?;
-    match keys.verify(key, signed.as_bytes(), &signature) {
+    match keys.verify(&key, signed.as_bytes(), &signature) {
         None => Err(Refusal::UnknownKey),
         Some(false) => Err(Refusal::Mismatch),
         Some(true) => Ok(()),
     }
 }
 
-fn object(part: &str) -> Option<Map<String, Value>> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).ok()?;
-    let Value::Object(object) = serde_json::from_slice(&bytes).ok()? else { return None };
-    Some(object)
+/// What is read of a token's head. A field that is there twice refuses the token.
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(borrow)]
+    alg: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kid: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "even_null")]
+    crit: Option<&'a RawValue>,
 }
 
-fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
-    object.get(name).and_then(Value::as_str)
+fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-fn check(claims: &Map<String, Value>, trusts: &[&PushTrust], now: Timestamp) -> Result<(), Refusal> {
-    if !text(claims, "iss").is_some_and(|issuer| ISSUERS.contains(&issuer)) {
+/// What is read of its claims. A value of another type than it should have counts as absent.
+#[derive(Deserialize)]
+struct Claims<'a> {
+    #[serde(borrow)]
+    iss: Option<&'a RawValue>,
+    #[serde(borrow)]
+    aud: Option<&'a RawValue>,
+    #[serde(borrow)]
+    email: Option<&'a RawValue>,
+    #[serde(borrow)]
+    email_verified: Option<&'a RawValue>,
+    #[serde(borrow)]
+    exp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    iat: Option<&'a RawValue>,
+}
+
+fn decoded(part: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(part).ok()
+}
+
+fn text(value: Option<&RawValue>) -> Option<String> {
+    serde_json::from_str(value?.get()).ok()
+}
+
+fn check(claims: &Claims<'_>, trusts: &[&PushTrust], now: Timestamp) -> Result<(), Refusal> {
+    if !text(claims.iss).is_some_and(|issuer| ISSUERS.contains(&issuer.as_str())) {
         return Err(Refusal::Untrusted("the token was not issued by Google"));
     }
-    let (audience, email) = (text(claims, "aud"), text(claims, "email"));
-    let of_audience = |trust: &&&PushTrust| audience == Some(trust.audience.as_str());
+    let (audience, email) = (text(claims.aud), text(claims.email));
+    let of_audience = |trust: &&&PushTrust| audience.as_ref() == Some(&trust.audience);
     if !trusts.iter().any(|trust| of_audience(&trust)) {
         return Err(Refusal::Untrusted("the token is for another audience than the endpoint's subscription"));
     }
-    if !trusts.iter().filter(of_audience).any(|trust| email == Some(trust.email.as_str())) {
+    if !trusts.iter().filter(of_audience).any(|trust| email.as_ref() == Some(&trust.email)) {
         return Err(Refusal::Untrusted("the token is not of the subscription's service account"));
     }
-    if claims.get("email_verified") != Some(&Value::Bool(true)) {
+    if claims.email_verified.map(RawValue::get) != Some("true") {
         return Err(Refusal::Untrusted("the service account's e-mail address is not verified"));
     }
-    let seconds = |name: &str| claims.get(name).and_then(Value::as_i64);
-    let (Some(expires), Some(issued)) = (seconds("exp"), seconds("iat")) else {
+    let seconds = |value: Option<&RawValue>| -> Option<i64> { serde_json::from_str(value?.get()).ok() };
+    let (Some(expires), Some(issued)) = (seconds(claims.exp), seconds(claims.iat)) else {
         return Err(Refusal::Malformed("the token does not say when it was issued and when it expires"));
     };
     let now = now.seconds();

@@ -18,7 +18,9 @@ use palisade_store::{SqliteConfig, SqliteStore};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::keys;
 use super::{Failure, runtime, say, signal};
@@ -72,14 +74,15 @@ fn start_log(log: &Log, flag: Option<&str>) -> Result<(), Failure> {
             directives.push_str(&format!(",{target}=info"));
         }
     }
-    let filter = EnvFilter::try_new(&directives).map_err(|_| {
+    let filter: Targets = directives.parse().map_err(|_| {
         Failure::usage("log.filter is not a filter: write a level, or levels per target (\"info,palisade_core=debug\")")
     })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let filtered = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let started = if log.json {
-        builder.json().try_init()
+        filtered.with(lines.json()).try_init()
     } else {
-        builder.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+        filtered.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init()
     };
     started.map_err(|_| Failure::machine("a log is already running in this process"))
 }

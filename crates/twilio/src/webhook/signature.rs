@@ -39,17 +39,16 @@ pub enum Algorithm {
 
 impl Algorithm {
     fn code(self, secret: &Secret, url: &[&str], form: &Form) -> Vec<u8> {
-        let params = form.pairs().flat_map(|(name, value)| [name, value]);
-        let parts = url.iter().map(|part| part.as_bytes()).chain(params);
+        let mut message = Vec::with_capacity(url.iter().map(|part| part.len()).sum::<usize>() + form.len());
+        url.iter().for_each(|part| message.extend_from_slice(part.as_bytes()));
+        form.write(&mut message);
         match self {
             // aws-lc is linked for the vault already; it spares a crate for an algorithm nothing else here uses.
             Self::Sha1 => {
                 let key = legacy::Key::new(legacy::HMAC_SHA1_FOR_LEGACY_USE_ONLY, secret.expose().as_bytes());
-                let mut context = legacy::Context::with_key(&key);
-                parts.for_each(|part| context.update(part));
-                context.sign().as_ref().to_vec()
+                legacy::sign(&key, &message).as_ref().to_vec()
             }
-            Self::Sha256 => secret.hmac_key().code(&parts.collect::<Vec<_>>()).to_vec(),
+            Self::Sha256 => secret.hmac_key().code(&[&message]).to_vec(),
         }
     }
 }
