@@ -44,6 +44,18 @@ pub struct Observations {
     pub endpoint_silent: Option<Duration>,
     /// Until when the provider asked to wait, or the breaker keeps calls back.
     pub held_until: Option<Timestamp>,
+    /// The push channel that is worst off, of those that could not be renewed.
+    pub watch_failing: Option<WatchFailing>,
+}
+
+/// A push channel that could not be opened or renewed at the last attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct WatchFailing {
+    /// When the channel that is open ends; `None` when none is, or nobody knows.
+    pub ends_at: Option<Timestamp>,
+    /// Why, in one phrase.
+    pub reason: String,
 }
 
 /// Returns how long an endpoint has been silent, where that is proven by the provider's own list of what it sent.
@@ -205,6 +217,21 @@ fn verdict(seen: &Observations, status: Status) -> (State, Actor, String) {
             format!("No webhook has come for {silent}. Check the endpoint at the service; syncs go on meanwhile.");
         return (State::Delayed, Actor::Operator, step);
     }
+    if let Some(WatchFailing { ends_at, reason }) = &seen.watch_failing {
+        return match ends_at.map(|end| end.since(seen.now)).filter(|left| *left > Duration::ZERO) {
+            Some(left) => {
+                let left = spoken(left);
+                let step =
+                    format!("Notifications end in {left} and could not be renewed: {reason}. It is tried again.");
+                (State::Connected, Actor::Nobody, step)
+            }
+            None => {
+                let step =
+                    format!("The service does not notify us of changes: {reason}. Syncs go on by schedule meanwhile.");
+                (State::Delayed, Actor::Operator, step)
+            }
+        };
+    }
     (State::Connected, Actor::Nobody, "Everything is in step.".to_owned())
 }
 
@@ -272,6 +299,7 @@ mod tests {
             dead_letters: 0,
             endpoint_silent: None,
             held_until: None,
+            watch_failing: None,
         }
     }
 
@@ -309,6 +337,10 @@ mod tests {
         check(|seen| seen.streams.push(stream(Some(minutes(46)), false)), Delayed, Operator, "46 minutes old");
         check(|seen| seen.streams.push(stream(Some(minutes(46)), true)), Connected, Nobody, "in step");
         check(|seen| seen.endpoint_silent = Some(minutes(600)), Delayed, Operator, "10 hours");
+        let failing = |ends_at| Some(WatchFailing { ends_at, reason: "no right to it".to_owned() });
+        check(|seen| seen.watch_failing = failing(None), Delayed, Operator, "notify us of changes: no right to it.");
+        check(|seen| seen.watch_failing = failing(Some(NOW)), Delayed, Operator, "by schedule");
+        check(|seen| seen.watch_failing = failing(Some(NOW.plus(minutes(2)))), Connected, Nobody, "end in 2 minutes");
     }
 
     /// Fails when silence is guessed: of an account with little to tell, of types that are not subscribed, of what
@@ -358,6 +390,7 @@ mod tests {
     #[test]
     fn the_most_urgent_word_wins() {
         let all = |seen: &mut Observations| {
+            seen.watch_failing = Some(WatchFailing { ends_at: None, reason: "refused".to_owned() });
             seen.endpoint_silent = Some(minutes(600));
             seen.streams.push(stream(Some(minutes(100)), false));
             seen.calls.errors = 900;
@@ -368,7 +401,7 @@ mod tests {
             seen.state = ConnectionState::NeedsReconnect { reason: "revoked".to_owned() };
         };
         type Step = (fn(&mut Observations), &'static str);
-        let steps: [Step; 9] = [
+        let steps: [Step; 10] = [
             (|_| {}, "Reconnect"),
             (|seen| seen.state = ConnectionState::Active, "delete"),
             (|seen| seen.runs_in_review = 0, "not sync"),
@@ -377,7 +410,8 @@ mod tests {
             (|seen| seen.held_until = None, "errors"),
             (|seen| seen.calls.errors = 0, "old"),
             (|seen| seen.streams.clear(), "No webhook"),
-            (|seen| seen.endpoint_silent = None, "in step"),
+            (|seen| seen.endpoint_silent = None, "does not notify"),
+            (|seen| seen.watch_failing = None, "in step"),
         ];
         let mut seen = fine();
         all(&mut seen);

@@ -59,7 +59,8 @@ pub use inbox::{
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
 pub use jobs::{
-    Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, Lease, NewJob, Queue, Settled, Settlement, WORKER_LOST, Work,
+    Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, NewJob, Queue, Settled, Settlement, WORKER_LOST,
+    Work,
 };
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 pub use layered::{LayeredStore, StoreLayer};

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::store::{Connection, Queue, RunMode, Store};
+use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
 mod engine;
@@ -24,11 +25,13 @@ mod handler;
 mod job;
 mod metrics;
 mod schedule;
+mod watching;
 
 use metrics::WorkerMetrics;
 use schedule::When;
 
 pub use handler::{Context, Handled, Handler, handler};
+pub use watching::WatchStatus;
 
 /// How a worker works. The defaults suit a small hub.
 #[derive(Clone, Debug)]
@@ -106,6 +109,7 @@ struct Inner {
     providers: BTreeMap<&'static str, Plugged>,
     routes: Vec<Route>,
     endpoint_of: EndpointOf,
+    watch_places: WatchPlaces,
     settings: WorkerSettings,
     metrics: WorkerMetrics,
     progress: Mutex<Progress>,
@@ -125,6 +129,7 @@ struct Route {
 }
 
 type EndpointOf = Arc<dyn Fn(&ConnectionId) -> EndpointId + Send + Sync>;
+type WatchPlaces = Arc<dyn Fn(&ConnectionId) -> Vec<WatchPlace> + Send + Sync>;
 
 /// Which event types a handler wants.
 enum Pattern {
@@ -162,6 +167,7 @@ pub struct WorkerBuilder {
     providers: Vec<Plugged>,
     routes: Vec<(String, String, Arc<dyn Handler>)>,
     endpoint_of: EndpointOf,
+    watch_places: WatchPlaces,
     settings: WorkerSettings,
     metrics: Metrics,
 }
@@ -190,6 +196,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// Says where notifications of a connection's push channels may be posted to, the first place first. A stream is
+    /// watched where its provider has channels and one of the places a secret that fits; without any place none is.
+    #[must_use]
+    pub fn watch_places(mut self, of: impl Fn(&ConnectionId) -> Vec<WatchPlace> + Send + Sync + 'static) -> Self {
+        self.watch_places = Arc::new(of);
+        self
+    }
+
     /// Sets how the worker works.
     #[must_use]
     pub fn settings(mut self, settings: WorkerSettings) -> Self {
@@ -209,7 +223,7 @@ impl WorkerBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] naming the setting or the event type that cannot work.
     pub fn build(self) -> Result<Worker> {
-        let Self { store, clock, random, providers, routes, endpoint_of, settings, metrics } = self;
+        let Self { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics } = self;
         settings.check()?;
         let mut plugged = BTreeMap::new();
         for one in providers {
@@ -225,7 +239,8 @@ impl WorkerBuilder {
         let progress = Mutex::default();
         let providers = plugged;
         let metrics = WorkerMetrics::new(metrics);
-        let inner = Inner { store, clock, random, providers, routes, endpoint_of, settings, metrics, progress };
+        let inner =
+            Inner { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics, progress };
         Ok(Worker { inner: Arc::new(inner) })
     }
 }
@@ -261,6 +276,7 @@ impl Worker {
             providers: Vec::new(),
             routes: Vec::new(),
             endpoint_of: Arc::new(|connection| EndpointId::new(connection.as_str())),
+            watch_places: Arc::new(|_| Vec::new()),
             settings: WorkerSettings::default(),
             metrics: Metrics::default(),
         }
@@ -286,8 +302,8 @@ impl Worker {
         engine::Engine::step(&self.inner, queue).await
     }
 
-    /// Enqueues the first runs of a connection's streams. For a connection that was there before (a reconnect) it
-    /// brings the next runs forward.
+    /// Enqueues the first runs of a connection's streams, and opens their push channels. For a connection that was there
+    /// before (a reconnect) it brings the next runs forward and opens channels anew.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for a provider that is not built in; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
@@ -298,10 +314,19 @@ impl Worker {
             return Err(Error::new(ErrorKind::Config, format!("the provider {provider} is not built in")));
         };
         if let Some(source) = plugged.provider.source() {
-            let jobs = inner.connection_jobs(source, &connection.id, When::Now).await?;
+            let mut jobs = inner.connection_jobs(source, &connection.id, When::Now).await?;
+            jobs.extend(inner.watch_jobs(connection, When::Now).await?);
             inner.store.enqueue(jobs).await?;
         }
         Ok(())
+    }
+
+    /// Reads how the push channels of a connection's watched streams stand; empty where none is watched.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    pub async fn watches(&self, connection: &Connection) -> Result<Vec<WatchStatus>> {
+        self.inner.watch_statuses(connection).await
     }
 
     /// Enqueues a run of a stream for now, or brings forward the one that waits.

@@ -10,11 +10,11 @@ use palisade_core::call::{Call, Operation};
 use palisade_core::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
 use palisade_core::sync::{Change, Cursor, Page, Site, Source, Span, StreamKind, StreamSpec};
 use palisade_core::webhook::Event;
-use palisade_core::{Error, ErrorKind, RecordId, Result, StreamName};
+use palisade_core::{Error, ErrorKind, RecordId, Result, Secret, StreamName};
 use serde_json::Value;
 
 use crate::client::address;
-use crate::webhook::{CALENDAR_CHANGED, MAIL_CHANGED};
+use crate::webhook::{CALENDAR_CHANGED, MAIL_CHANGED, Trust};
 
 mod calendar;
 mod cursor;
@@ -91,7 +91,8 @@ impl GoogleSource {
         self
     }
 
-    /// Names the Pub/Sub topic (`projects/P/topics/T`) mailboxes are watched through.
+    /// Names the Pub/Sub topic (`projects/P/topics/T`) mailboxes are watched through where the endpoint's own secret
+    /// ([`crate::webhook::PushTrust::topic`]) names none.
     #[must_use]
     pub fn notifying(mut self, topic: impl Into<String>) -> Self {
         self.topic = Some(topic.into());
@@ -256,7 +257,7 @@ fn stream_of(kind: &str) -> Option<&'static str> {
 
 impl Watcher for GoogleSource {
     fn watches(&self) -> &'static [WatchSpec] {
-        match (self.has(MESSAGES) && self.topic.is_some(), self.has(EVENTS)) {
+        match (self.has(MESSAGES), self.has(EVENTS)) {
             (true, true) => &watch::BOTH,
             (true, false) => &watch::MAIL_ONLY,
             (false, true) => &watch::CALENDAR_ONLY,
@@ -264,11 +265,24 @@ impl Watcher for GoogleSource {
         }
     }
 
+    fn secret<'s>(&self, stream: &StreamName, secrets: &'s [Secret]) -> Option<&'s Secret> {
+        let which = self.which(stream).ok()?;
+        secrets.iter().find(|secret| match (which, Trust::read(secret)) {
+            (Which::Messages, Ok(Trust::Push(push))) => push.topic.is_some() || self.topic.is_some(),
+            (Which::Events, Ok(Trust::ChannelKey(_))) => true,
+            (Which::Messages | Which::Events, Ok(_) | Err(_)) => false,
+        })
+    }
+
     fn watch(&self, site: &Site, ask: &WatchAsk) -> Result<Request<Bytes>> {
         match self.which(&ask.stream)? {
             Which::Messages => {
-                let topic = self.topic.as_deref().ok_or_else(|| config("no Pub/Sub topic is configured for Gmail"))?;
-                watch::mailbox(site, topic)
+                let own = match Trust::read(&ask.secret) {
+                    Ok(Trust::Push(push)) => push.topic,
+                    Ok(Trust::Channel(_) | Trust::ChannelKey(_)) | Err(_) => None,
+                };
+                let topic = own.as_deref().or(self.topic.as_deref());
+                watch::mailbox(site, topic.ok_or_else(|| config("no Pub/Sub topic is configured for Gmail"))?)
             }
             Which::Events => watch::calendar(site, ask),
         }

@@ -21,6 +21,7 @@ mod it {
     pub(crate) mod keys;
     pub(crate) mod mail;
     pub(crate) mod pushed;
+    pub(crate) mod renewed;
     pub(crate) mod stage;
     pub(crate) mod sync;
     pub(crate) mod watch;

@@ -34,6 +34,7 @@ use crate::routes;
 use crate::routes::status::Probe;
 use crate::runner::Runner;
 use crate::unreadable::{self, RejectUnreadable};
+use crate::watching;
 
 /// The shortest admin token accepted, in characters: long enough that guessing is hopeless.
 pub const TOKEN_CHARS_MIN: usize = 16;
@@ -338,7 +339,8 @@ impl HubBuilder {
         let mut worker = Worker::builder(Arc::clone(&store), Arc::clone(&self.clock), Arc::clone(&self.random))
             .settings(self.settings.worker.clone())
             .metrics(self.metrics.clone())
-            .endpoints(endpoint_of(&endpoints));
+            .endpoints(endpoint_of(&endpoints))
+            .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
         for (name, provider) in &providers {
             let mut profile = provider.profile();
             let connections = || self.connections.iter().filter(|connection| connection.provider == *name);

@@ -37,6 +37,7 @@ pub mod runner;
 pub mod serve;
 mod time;
 mod unreadable;
+mod watching;
 
 pub use gate::{Network, NoNetwork};
 pub use hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings};

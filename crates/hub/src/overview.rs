@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use palisade_core::health::{Actor, Health, Observations, StreamObservation, health, silence};
+use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
     CallCounts, CallRecord, Connection, EventState, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
 };
@@ -172,6 +172,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         dead_letters,
         endpoint_silent: silence(&heard(shared, &id).await?, now),
         held_until: held_until(shared, &connection, now),
+        watch_failing: watch_failing(shared, &connection).await?,
     });
     let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
@@ -195,6 +196,15 @@ async fn heard(shared: &Shared, id: &ConnectionId) -> Result<Vec<Heard>> {
         heard.extend(shared.store.heard(EndpointId::new(endpoint.name.as_str())).await?);
     }
     Ok(heard)
+}
+
+/// Returns the push channel that ends first of those that could not be renewed; one that is not open ends before any.
+async fn watch_failing(shared: &Shared, connection: &Connection) -> Result<Option<WatchFailing>> {
+    let watches = shared.worker.watches(connection).await?;
+    let failing = watches.into_iter().filter_map(|watch| {
+        Some(WatchFailing { ends_at: watch.open.and_then(|open| open.expires_at), reason: watch.failing? })
+    });
+    Ok(failing.min_by_key(|failing| failing.ends_at))
 }
 
 /// Returns until when this process holds the connection's calls back, if that is worth a word.

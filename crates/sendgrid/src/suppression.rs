@@ -46,7 +46,7 @@ impl List {
 
     /// Returns the list's operations.
     #[must_use]
-    pub fn operations(self) -> &'static Suppressions {
+    pub(crate) fn operations(self) -> &'static Suppressions {
         match self {
             Self::Bounces => &operation::BOUNCES,
             Self::Blocks => &operation::BLOCKS,

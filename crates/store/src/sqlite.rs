@@ -22,9 +22,9 @@ use async_trait::async_trait;
 use palisade_core::store::{
     Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections,
     Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard, Inbox,
-    JobCounts, JobId, Jobs, Keys, Lease, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens,
-    PageCommit, PageCommitted, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd,
-    RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey,
+    JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob,
+    NewTokens, PageCommit, PageCommitted, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run,
+    RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey,
     StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
@@ -308,6 +308,11 @@ impl Jobs for SqliteStore {
 
     async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>> {
         self.inner.readers.read(move |connection| jobs::oldest_due(connection, queue, now)).await
+    }
+
+    async fn live_jobs(&self, unique: Vec<String>) -> Result<Vec<Option<LiveJob>>> {
+        let read = move |connection: &Connection| unique.iter().map(|key| jobs::live(connection, key)).collect();
+        self.inner.readers.read(read).await
     }
 
     async fn job_counts(&self) -> Result<JobCounts> {

@@ -43,7 +43,7 @@ pub use calls::{
 pub use limits::{a_burst_keeps_the_limit_and_uses_it, no_secret_is_printed};
 pub use report::{Report, Row, Verdict};
 pub use sample::{Meaning, PERSON, Sample};
-pub use stage::{Rate, Stage, Stream};
+pub use stage::{Counted, Counting, Rate, Stage, Stream};
 pub use subject::{Ask, Handshake, Hook, Subject, Vector};
 pub use sync::{
     a_cursor_that_does_not_advance_is_an_error, a_deletion_between_pages_hides_nothing,

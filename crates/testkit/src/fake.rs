@@ -10,9 +10,11 @@ use http::{Request, Response, StatusCode};
 use palisade_core::client::{Repeat, Verdict};
 use palisade_core::{Call, Error, ErrorKind, Result, Transport};
 
-/// Answers requests one by one from a list, whatever they ask for, and keeps them.
+/// Answers requests one by one from a list, or all of them alike, whatever they ask for, and keeps them.
 pub struct Fake {
     answers: Mutex<VecDeque<Result<Response<Bytes>>>>,
+    /// What is answered when the list is over.
+    ever: Option<Response<Bytes>>,
     seen: Mutex<Vec<Request<Bytes>>>,
 }
 
@@ -26,7 +28,13 @@ impl Fake {
     /// Answers with these, in order; then fails as a network that cannot be reached.
     #[must_use]
     pub fn with(answers: impl IntoIterator<Item = Result<Response<Bytes>>>) -> Arc<Self> {
-        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), seen: Mutex::default() })
+        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), ever: None, seen: Mutex::default() })
+    }
+
+    /// Gives one answer to everything.
+    #[must_use]
+    pub fn always(answer: Response<Bytes>) -> Arc<Self> {
+        Arc::new(Self { answers: Mutex::default(), ever: Some(answer), seen: Mutex::default() })
     }
 
     /// Returns what was sent, in order.
@@ -59,7 +67,7 @@ impl fmt::Debug for Fake {
 impl Transport for Fake {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
         locked(&self.seen).push(request);
-        let next = locked(&self.answers).pop_front();
+        let next = locked(&self.answers).pop_front().or_else(|| self.ever.clone().map(Ok));
         next.unwrap_or_else(|| Err(Error::new(ErrorKind::Connect, "the fake has no further answer")))
     }
 }

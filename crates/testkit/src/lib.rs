@@ -9,12 +9,15 @@
 )]
 
 pub mod conformance;
+pub mod copy;
 pub mod fake;
 pub mod faulty;
 pub mod post;
 pub mod store_suite;
 pub mod transport;
+pub mod words;
 
+pub use copy::{AccountCopy, pipeline};
 pub use faulty::{FaultyTransport, Mishap, Plan};
 pub use post::{PostBox, clock_from};
 pub use transport::EmulatorTransport;

@@ -38,9 +38,10 @@ pub use inbox::{
 };
 pub use jobs::{
     a_claim_gives_the_most_urgent_due_jobs, a_dead_sync_fails_its_run, a_failed_effect_undoes_its_settlement_alone,
-    a_late_worker_is_refused, a_lost_worker_costs_one_attempt, a_unique_key_is_one_job_and_is_pulled_forward,
-    enqueued_work_wakes_a_waiter, finished_jobs_are_pruned, jobs_of_a_lane_run_one_by_one_in_order,
-    the_oldest_due_job_is_told, the_state_of_an_event_follows_its_job, two_claims_never_hold_the_same_job,
+    a_late_worker_is_refused, a_live_job_is_read_by_its_key, a_lost_worker_costs_one_attempt,
+    a_unique_key_is_one_job_and_is_pulled_forward, enqueued_work_wakes_a_waiter, finished_jobs_are_pruned,
+    jobs_of_a_lane_run_one_by_one_in_order, the_oldest_due_job_is_told, the_state_of_an_event_follows_its_job,
+    two_claims_never_hold_the_same_job,
 };
 pub use keys::{
     a_master_key_is_retired_when_nothing_needs_it, data_keys_left_are_walked_in_order,
@@ -99,6 +100,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         what_is_heard_is_noted_by_type,
         a_claim_gives_the_most_urgent_due_jobs,
         the_oldest_due_job_is_told,
+        a_live_job_is_read_by_its_key,
         a_lost_worker_costs_one_attempt,
         a_late_worker_is_refused,
         jobs_of_a_lane_run_one_by_one_in_order,

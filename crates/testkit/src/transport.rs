@@ -112,6 +112,24 @@ mod tests {
 
     use super::*;
 
+    /// What `cargo xtask new-adapter` adds to this file is one more line of the macro.
+    #[derive(Clone, Debug)]
+    struct Silent;
+
+    impl Silent {
+        async fn handle(&self, _: Request<Bytes>) -> std::result::Result<Response<Bytes>, Cut> {
+            Err(Cut::Reset)
+        }
+    }
+
+    emulators!(Silent);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_emulator_of_one_more_line_is_one() {
+        let sent = EmulatorTransport::new(Silent).send(Request::default()).await;
+        assert_eq!(sent.unwrap_err().outcome(), Outcome::Unknown);
+    }
+
     async fn send(fault: Fault) -> Option<std::result::Result<u16, (ErrorKind, Outcome)>> {
         let emulator = Stripe::offline(StripeConfig::default());
         emulator.faults().next("*", [fault]);

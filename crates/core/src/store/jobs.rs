@@ -10,6 +10,7 @@ use super::{Effect, EventRow, Merge, MergeCounts, RunMode, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::RecordId;
+use crate::sync::watch::Watch;
 
 /// Why a job is dead whose last attempt's worker never came back.
 pub const WORKER_LOST: &str = "the worker was lost in the last attempt";
@@ -40,6 +41,13 @@ pub enum Work {
     Approved {
         /// The stream.
         key: StreamKey,
+    },
+    /// Opens a push channel for a stream, or the next one before the one that is open ends.
+    Watch {
+        /// The stream.
+        key: StreamKey,
+        /// The channel that is open. Kept here and nowhere else, so that a channel and its renewal are one row.
+        open: Option<Watch>,
     },
     /// Removes what its retention has passed.
     Retention,
@@ -119,7 +127,7 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
-            Self::Sync { .. } | Self::Approved { .. } | Self::Retention => Queue::Background,
+            Self::Sync { .. } | Self::Approved { .. } | Self::Watch { .. } | Self::Retention => Queue::Background,
         }
     }
 }
@@ -244,6 +252,12 @@ pub trait Jobs: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>>;
 
+    /// Reads the unfinished jobs of unique keys: one answer per key, in order; `None` where no job waits or runs.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn live_jobs(&self, unique: Vec<String>) -> Result<Vec<Option<LiveJob>>>;
+
     /// Waits until a job may be due in this process sooner than polling would find it. Spurious wake-ups are lawful.
     async fn wait_for_work(&self, queue: Queue);
 
@@ -253,6 +267,18 @@ pub trait Jobs: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64>;
+}
+
+/// A job that waits or runs, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct LiveJob {
+    /// What it does.
+    pub work: Work,
+    /// When it is or was due.
+    pub run_at: Timestamp,
+    /// Why it comes again, when its last attempt ended with [`JobEnd::Retry`].
+    pub reason: Option<String>,
 }
 
 /// How many jobs there are.

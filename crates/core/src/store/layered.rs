@@ -69,6 +69,7 @@ delegate!(Jobs {
     fn extend(leases: Vec<Lease>, until: Timestamp) -> Vec<bool>;
     fn job_counts() -> JobCounts;
     fn oldest_due(queue: Queue, now: Timestamp) -> Option<Timestamp>;
+    fn live_jobs(unique: Vec<String>) -> Vec<Option<LiveJob>>;
     fn prune_jobs(before: Timestamp, limit: u32) -> u64;
     forward wait_for_work(queue: Queue);
 });

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::{
     Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect,
-    EventRow, EventState, FeedEntry, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, Merge, MergeCounts,
+    EventRow, EventState, FeedEntry, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, Merge, MergeCounts,
     NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential,
     Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
@@ -245,6 +245,11 @@ impl Jobs for MemoryStore {
 
     async fn oldest_due(&self, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>> {
         Ok(self.lock().jobs.oldest_due(queue, now))
+    }
+
+    async fn live_jobs(&self, unique: Vec<String>) -> Result<Vec<Option<LiveJob>>> {
+        let model = self.lock();
+        Ok(unique.iter().map(|key| model.jobs.live(key)).collect())
     }
 
     async fn job_counts(&self) -> Result<JobCounts> {

@@ -1,7 +1,8 @@
 //! Push channels that a provider ends by itself: how one is asked for, and when the next is due.
 //!
-//! The data and the requests only. A channel is made anew before it ends rather than prolonged, so for a while two of
-//! them tell the same; that is what events are deduplicated and runs are merged for.
+//! The data and the requests only; [`crate::worker`] does the sending, by a job for each channel. A channel is made anew
+//! before it ends rather than prolonged, so for a while two of them tell the same; that is what events are deduplicated
+//! and runs are merged for.
 
 use std::time::Duration;
 
@@ -40,8 +41,18 @@ pub struct WatchAsk {
     pub secret: Secret,
 }
 
-/// A channel the provider has opened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the notifications of a connection's channels may be posted to: an endpoint of ours, seen from outside.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct WatchPlace {
+    /// Its URL.
+    pub address: String,
+    /// Its secrets, in the order they are configured.
+    pub secrets: Vec<Secret>,
+}
+
+/// A channel the provider has opened. Nothing of it is secret: a channel's token is derived from the endpoint's secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Watch {
     /// The stream.
@@ -56,14 +67,20 @@ pub struct Watch {
 
 impl Watch {
     /// Returns when the next channel should be asked for: `spec.renew_every` after this one was opened, and at the
-    /// latest when a tenth of its life is left.
+    /// latest at half its life, so that the other half is left for renewals that fail.
     #[must_use]
     pub fn renew_at(&self, spec: &WatchSpec, opened_at: Timestamp) -> Timestamp {
         let regular = opened_at.plus(spec.renew_every);
         match self.expires_at {
-            Some(end) => regular.min(end.minus(end.since(opened_at) / 10)),
+            Some(end) => regular.min(end.minus(end.since(opened_at) / 2)),
             None => regular,
         }
+    }
+
+    /// Tells whether it tells nothing any more.
+    #[must_use]
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        self.expires_at.is_some_and(|end| end <= now)
     }
 }
 
@@ -71,6 +88,14 @@ impl Watch {
 pub trait Watcher: Send + Sync {
     /// Returns the streams that can be watched.
     fn watches(&self) -> &'static [WatchSpec];
+
+    /// Picks the secret of an endpoint that a channel of this stream is opened with: the one its notifications are
+    /// verified by. `None` when the endpoint has none that fits: what came would be refused, so nothing is opened. The
+    /// first one unless an adapter knows better.
+    fn secret<'s>(&self, stream: &StreamName, secrets: &'s [Secret]) -> Option<&'s Secret> {
+        let _ = stream;
+        secrets.first()
+    }
 
     /// Makes the request for a new channel.
     ///
@@ -84,7 +109,8 @@ pub trait Watcher: Send + Sync {
     /// [`crate::ErrorKind::Decode`] when it is not what the provider documents.
     fn watched(&self, ask: &WatchAsk, response: &http::Response<Bytes>) -> Result<Watch>;
 
-    /// Makes the request that ends a channel. That it is gone already is no failure.
+    /// Makes the request that ends a channel. That it is gone already is no failure. Where a channel has no name of its
+    /// own ([`Watch::channel`]), the new one took the place of the old, and only the last one is ever ended.
     ///
     /// # Errors
     /// As [`Watcher::watch`].
@@ -105,7 +131,7 @@ mod tests {
             |expires_at| Watch { stream: "s".into(), channel: None, resource: None, expires_at }.renew_at(&spec, begin);
         assert_eq!(at(None), begin.plus(day));
         assert_eq!(at(Some(begin.plus(day * 7))), begin.plus(day));
-        assert_eq!(at(Some(begin.plus(Duration::from_secs(3_600)))), begin.plus(Duration::from_secs(3_240)));
+        assert_eq!(at(Some(begin.plus(Duration::from_secs(3_600)))), begin.plus(Duration::from_secs(1_800)));
         assert_eq!(at(Some(begin.minus(day))), begin.minus(day), "one that is over is due at once");
     }
 }

@@ -42,15 +42,15 @@ pub(super) struct Attempt {
 }
 
 /// Where a connection's work happens.
-struct Place<'a> {
-    connection: Connection,
-    plugged: &'a Plugged,
+pub(super) struct Place<'a> {
+    pub(super) connection: Connection,
+    pub(super) plugged: &'a Plugged,
     source: Option<&'a dyn Source>,
-    site: Site,
+    pub(super) site: Site,
 }
 
 /// Why a job cannot go on.
-enum Stop {
+pub(super) enum Stop {
     /// For good, with the reason.
     Dead(String),
     /// For now.
@@ -79,6 +79,7 @@ impl Inner {
             Work::Event { row } => self.event(row, attempt.number).await,
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
+            Work::Watch { key, open } => self.watch(key, open).await,
             Work::Retention => self.retention(&stop).await,
         };
         let settlement = match finish {
@@ -104,7 +105,9 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Retention => (u32::MAX, self.settings.incremental_every),
+            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => {
+                (u32::MAX, self.settings.incremental_every)
+            }
         };
         Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
     }
@@ -124,7 +127,7 @@ impl Inner {
         self.settlement(lease, JobEnd::Retry { at, reason })
     }
 
-    async fn place(&self, id: &ConnectionId) -> Result<Place<'_>, Stop> {
+    pub(super) async fn place(&self, id: &ConnectionId) -> Result<Place<'_>, Stop> {
         let Some(connection) = self.store.connection(id.clone()).await? else {
             return Err(Stop::Dead(format!("the connection {id} is not known: connect it and replay")));
         };
@@ -274,7 +277,7 @@ impl Inner {
     }
 
     /// Marks a connection whose credential the provider refused.
-    async fn note_refusal(&self, id: &ConnectionId, error: &Error) -> Result<()> {
+    pub(super) async fn note_refusal(&self, id: &ConnectionId, error: &Error) -> Result<()> {
         if error.kind() == ErrorKind::Auth {
             mark_needs_reconnect(self.store.as_ref(), id, error.credential_version(), error.message()).await?;
         }
@@ -375,7 +378,7 @@ impl Inner {
 }
 
 /// How a job came to its end, other than with an error.
-enum Finish {
+pub(super) enum Finish {
     /// Done, with what it brings to its settlement.
     Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob> },
     /// It ended with its run: nothing is left to settle.
@@ -387,7 +390,7 @@ enum Finish {
 }
 
 impl Finish {
-    fn followed_by(follow: Vec<NewJob>) -> Self {
+    pub(super) fn followed_by(follow: Vec<NewJob>) -> Self {
         Self::Done { effects: Vec::new(), merges: Vec::new(), follow }
     }
 }

@@ -11,7 +11,7 @@ use crate::sync::{Source, StreamKind};
 use super::Inner;
 
 /// Attempts of a sync job: it waits out outages of many days; each attempt goes on where the last one stopped.
-const SYNC_ATTEMPTS_MAX: u32 = 1_000;
+pub(super) const SYNC_ATTEMPTS_MAX: u32 = 1_000;
 /// Attempts of a chore before the next one is due anyway.
 const CHORE_ATTEMPTS_MAX: u32 = 20;
 /// How long after a prompted run the regular one looks again: longer than most runs take.
@@ -170,10 +170,11 @@ impl Inner {
             let Some(last) = connections.last() else { return Ok(()) };
             after = Some(last.id.clone());
             for connection in connections {
-                let Connection { id, provider, state, .. } = connection;
+                let Connection { id, provider, state, .. } = &connection;
                 let source = self.providers.get(provider.as_str()).and_then(|plugged| plugged.provider.source());
-                let (Some(source), false) = (source, state == ConnectionState::Disconnected) else { continue };
-                let jobs = self.connection_jobs(source, &id, When::Next).await?;
+                let (Some(source), false) = (source, *state == ConnectionState::Disconnected) else { continue };
+                let mut jobs = self.connection_jobs(source, id, When::Next).await?;
+                jobs.extend(self.watch_jobs(&connection, When::Next).await?);
                 self.store.enqueue(jobs).await?;
             }
         }
@@ -185,7 +186,7 @@ pub(super) fn stream_key(connection: &ConnectionId, stream: &str) -> StreamKey {
 }
 
 /// Returns a number that is always the same for a connection, to spread connections over an interval (FNV-1a).
-fn phase(connection: &ConnectionId) -> u64 {
+pub(super) fn phase(connection: &ConnectionId) -> u64 {
     let bytes = connection.as_str().bytes();
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

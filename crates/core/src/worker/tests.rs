@@ -4,4 +4,5 @@ mod events;
 mod life;
 mod metrics;
 mod syncs;
+mod watching;
 mod world;

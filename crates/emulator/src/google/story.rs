@@ -501,6 +501,15 @@ impl Google {
         self.inner.provider.truth_events(calendar)
     }
 
+    /// Tells whether a mailbox is watched at this moment.
+    #[must_use]
+    pub fn watched(&self, email: &str) -> bool {
+        let now = self.inner.house.now();
+        let world = self.inner.provider.world();
+        let watching = world.mailboxes.get(email).and_then(|mailbox| mailbox.watching.as_ref());
+        watching.is_some_and(|watching| watching.expires > now)
+    }
+
     /// Gives the names of the channels that live.
     #[must_use]
     pub fn channels(&self) -> Vec<String> {

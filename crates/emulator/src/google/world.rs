@@ -44,7 +44,7 @@ pub(crate) struct Channel {
 pub(crate) struct World {
     pub(crate) dice: Dice,
     pub(crate) meter: Meter,
-    mailboxes: BTreeMap<String, Mailbox>,
+    pub(super) mailboxes: BTreeMap<String, Mailbox>,
     calendars: BTreeMap<String, Calendar>,
     pub(crate) channels: BTreeMap<String, Channel>,
     /// Channels that were closed: their ids are not taken again.

@@ -5,12 +5,10 @@ Prints one line per check; exits with 1 at the first that fails.
 """
 
 import base64
-import http.server
 import importlib.resources
 import json
 import os
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -25,18 +23,13 @@ from googleapiclient.discovery import build, build_from_document
 from googleapiclient.errors import HttpError
 from googleapiclient.http import MediaInMemoryUpload
 
-BASE = os.environ["BASE_URL"].rstrip("/")
+sys.dont_write_bytecode = True
+from judging import BASE, Receiver, control  # noqa: E402
+
 ID, SECRET = os.environ["CLIENT_ID"], os.environ["CLIENT_SECRET"]
 BACK = "http://127.0.0.1:9/google/callback"
 ADA = "ada@example.com"
 SCOPES = ["https://mail.google.com/", "https://www.googleapis.com/auth/calendar"]
-
-
-def control(method, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(BASE + "/_emulator/" + path, data=data, method=method)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 def fault(route, *faults):
@@ -218,32 +211,13 @@ def history():
     refused(api.history().list(userId="me", startHistoryId="x"), 400, "invalidArgument")
 
 
-class Receiver(http.server.BaseHTTPRequestHandler):
-    got = []
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
-        Receiver.got.append((dict(self.headers.items()), body))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
-
-
-def received():
-    for _ in range(200):
-        if control("GET", "waiting")["deliveries"] == 0:
-            break
-        time.sleep(0.05)
-    got, Receiver.got = Receiver.got, []
-    return got
-
-
 def notifications():
-    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/"
+    receiver = Receiver("/")
+    url = receiver.url
+
+    def received():
+        return [(dict(headers.items()), body) for _, body, headers in receiver.take()]
+
     control("POST", "subscription", {
         "name": "projects/p/subscriptions/s", "topic": "projects/p/topics/t", "url": url, "audience": "https://aud.example",
         "email": "push@p.iam.gserviceaccount.com",
@@ -277,14 +251,13 @@ def notifications():
     (first, empty), (second, _) = received()
     names = ["X-Goog-Channel-Id", "X-Goog-Channel-Token", "X-Goog-Resource-Id", "X-Goog-Resource-State"]
     of = lambda headers: [next(value for name, value in headers.items() if name.lower() == one.lower()) for one in names]
-    assert of(first) == ["01234567-89ab", "t", opened["resourceId"], "sync"] and empty == b"", first
+    assert of(first) == ["01234567-89ab", "t", opened["resourceId"], "sync"] and empty == "", first
     assert of(second)[3] == "exists"
     stop = calendar(HELD).channels().stop
     refused(stop(body={"id": "01234567-89ab", "resourceId": "other"}), 404, "notFound")
     stop(body={"id": "01234567-89ab", "resourceId": opened["resourceId"]}).execute()
     events.delete(calendarId="primary", eventId=made["id"]).execute()
     assert received() == []
-    server.shutdown()
 
 
 def meeting(summary, **more):

@@ -5,13 +5,10 @@ Prints one line per check; exits with 1 at the first that fails.
 """
 
 import base64
-import http.server
 import json
 import os
 import sys
-import threading
 import time
-import urllib.request
 
 from python_http_client import exceptions
 from sendgrid import SendGridAPIClient
@@ -22,20 +19,15 @@ from sendgrid.helpers.mail import (
     Personalization, SandBoxMode, To,
 )
 
-BASE = os.environ["BASE_URL"].rstrip("/")
+sys.dont_write_bytecode = True
+from judging import BASE, Receiver, control  # noqa: E402
+
 KEY, PUBLIC = os.environ["API_KEY"], os.environ["PUBLIC_KEY"]
 LISTS = ["bounces", "blocks", "spam_reports", "unsubscribes", "invalid_emails"]
 
 
 def api(key=KEY, **options):
     return SendGridAPIClient(key, host=BASE, **options)
-
-
-def control(method, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(BASE + "/_emulator/" + path, data=data, method=method)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 def refused(kind, work, field=None):
@@ -149,35 +141,6 @@ def limits():
     api().client.scopes.get()
 
 
-class Receiver:
-    """A server of the product: keeps what it is sent and answers what it was told to."""
-
-    def __init__(self):
-        self.got, self.answers = [], []
-        owner = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                owner.got.append((self.rfile.read(int(self.headers["content-length"])).decode(), self.headers))
-                self.send_response(owner.answers.pop(0) if owner.answers else 204)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
-
-    def take(self):
-        for _ in range(400):
-            if control("GET", "waiting")["deliveries"] == 0:
-                break
-            time.sleep(0.05)
-        taken, self.got = self.got, []
-        return taken
-
-
 def verifies(body, headers):
     signature, timestamp = headers[EventWebhookHeader.SIGNATURE], headers[EventWebhookHeader.TIMESTAMP]
     return EventWebhook(PUBLIC).verify_signature(body, signature, timestamp)
@@ -191,7 +154,7 @@ def events():
     receiver.answers = [500]
     recipients = ["new@example.com", "bounce+1@example.com", "click@example.com"]
     sent = [api().send(simple(to)).headers["X-Message-Id"] for to in recipients]
-    got = receiver.take()
+    got = [(body, headers) for _, body, headers in receiver.take()]
     assert len(got) == 4 and all(verifies(body, headers) for body, headers in got), "one was tried again, signed anew"
     assert all(body.endswith("\r\n") for body, _ in got)
     told = {}
@@ -205,7 +168,7 @@ def events():
     assert not verifies(body.rstrip(), headers) and not verifies(body.replace("example", "exbmple"), headers)
     control("POST", "faults", {"webhooks": {"forge": 1.0}})
     api().send(simple("new@example.com"))
-    valid = [verifies(body, headers) for body, headers in receiver.take()]
+    valid = [verifies(body, headers) for _, body, headers in receiver.take()]
     control("POST", "faults", {"clear": True})
     assert sorted(valid) == [False, True], valid
 
@@ -216,7 +179,7 @@ def inbound():
     for signed in [True, False]:
         control("POST", "endpoints", {"inbound_url": receiver.url, "inbound_signed": signed})
         control("POST", "inbound", written)
-        [(body, headers)] = receiver.take()
+        [(_, body, headers)] = receiver.take()
         assert headers["content-type"].startswith("multipart/form-data; boundary=") and "Grüße" in body and "inside" in body
         assert (EventWebhookHeader.SIGNATURE in headers) == signed
         assert not signed or verifies(body, headers)

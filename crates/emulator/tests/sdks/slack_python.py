@@ -4,11 +4,9 @@ BASE_URL=http://127.0.0.1:PORT CLIENT_ID=… CLIENT_SECRET=… python3 slack_pyt
 Prints one line per check; exits with 1 at the first that fails.
 """
 
-import http.server
 import json
 import os
 import sys
-import threading
 import time
 import urllib.error
 import urllib.parse
@@ -22,7 +20,9 @@ from slack_sdk.oauth.installation_store import Installation
 from slack_sdk.oauth.token_rotation import TokenRotator
 from slack_sdk.signature import SignatureVerifier
 
-BASE = os.environ["BASE_URL"].rstrip("/")
+sys.dont_write_bytecode = True
+from judging import BASE, Receiver, control  # noqa: E402
+
 ID, SECRET = os.environ["CLIENT_ID"], os.environ["CLIENT_SECRET"]
 SIGNING = os.environ.get("SIGNING_SECRET", "slack-emulator-signing-secret")
 BACK = "http://127.0.0.1:9/slack/callback"
@@ -34,13 +34,6 @@ SCOPES = [
 
 def client(token=None):
     return WebClient(token=token, base_url=BASE + "/api/", retry_handlers=[])
-
-
-def control(method, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(BASE + "/_emulator/" + path, data=data, method=method)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -162,28 +155,12 @@ def limits():
 
 
 def events():
-    got = []
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"])).decode()
-            got.append((SignatureVerifier(SIGNING).is_valid_request(body, dict(self.headers.items())), json.loads(body)))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    control("POST", "subscribe", {"url": f"http://127.0.0.1:{server.server_port}/", "events": ["*"]})
+    receiver = Receiver("/")
+    control("POST", "subscribe", {"url": receiver.url, "events": ["*"]})
     connected()
     control("POST", "mutate", {"random": 20, "seed": 3})
-    for _ in range(200):
-        if control("GET", "waiting")["deliveries"] == 0:
-            break
-        time.sleep(0.05)
-    server.shutdown()
+    taken = [(body, dict(headers.items())) for _, body, headers in receiver.take()]
+    got = [(SignatureVerifier(SIGNING).is_valid_request(body, headers), json.loads(body)) for body, headers in taken]
     assert len(got) == 20 and all(valid for valid, _ in got), [valid for valid, _ in got]
     assert {event["type"] for _, event in got} == {"event_callback"}
 

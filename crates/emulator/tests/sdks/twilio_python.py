@@ -5,21 +5,18 @@ Prints one line per check; exits with 1 at the first that fails.
 """
 
 import datetime
-import http.server
-import json
 import os
 import sys
-import threading
-import time
 import urllib.parse
-import urllib.request
 
 from twilio.base.exceptions import TwilioException, TwilioRestException
 from twilio.request_validator import SIGNATURE_HEADER, SIGNATURE_SETTINGS_HEADER, RequestValidator
 from twilio.request_validator import get_signature_algorithm
 from twilio.rest import Client
 
-BASE = os.environ["BASE_URL"].rstrip("/")
+sys.dont_write_bytecode = True
+from judging import BASE, Receiver, control  # noqa: E402
+
 ACCOUNT, TOKEN = os.environ["ACCOUNT_SID"], os.environ["AUTH_TOKEN"]
 KEY, SECRET = os.environ["API_KEY_SID"], os.environ["API_KEY_SECRET"]
 SENDER, OTHER = "+15005550006", "+15005550001"
@@ -32,13 +29,6 @@ def client(user=ACCOUNT, secret=TOKEN, **options):
     made = Client(user, secret, ACCOUNT, **options)
     made.api.base_url = BASE
     return made
-
-
-def control(method, path, body=None):
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(BASE + "/_emulator/" + path, data=data, method=method)
-    with urllib.request.urlopen(request) as answer:
-        return json.load(answer)
 
 
 def refused(work, status, code):
@@ -142,47 +132,27 @@ def limits():
     assert len(api.messages.list(limit=1)) == 1
 
 
-class Receiver:
-    """A server of the product: keeps what it is sent and answers what it was told to."""
+def hook():
+    return Receiver("/hook?a=1")
 
-    def __init__(self):
-        self.got, self.answers = [], []
-        owner = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["content-length"])).decode()
-                owner.got.append((self.path, dict(urllib.parse.parse_qsl(body, keep_blank_values=True)), self.headers))
-                self.send_response(owner.answers.pop(0) if owner.answers else 204)
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/hook?a=1"
-
-    def take(self):
-        for _ in range(400):
-            if control("GET", "waiting")["deliveries"] == 0:
-                break
-            time.sleep(0.05)
-        taken, self.got = self.got, []
-        return taken
+def taken(receiver):
+    """What came: path, form and headers of each."""
+    got = receiver.take()
+    return [(path, dict(urllib.parse.parse_qsl(body, keep_blank_values=True)), headers) for path, body, headers in got]
 
 
 def webhooks():
-    receiver = Receiver()
+    receiver = hook()
     own, other = RequestValidator(TOKEN), RequestValidator("wrong")
     made = client().messages.create(to=TO, from_=SENDER, body="hi", status_callback=receiver.url)
     control("POST", "inbound", {"url": receiver.url + "#rc=2&rp=5xx"})
-    receiver_got = receiver.take()
+    receiver_got = taken(receiver)
     # Callbacks keep no order, as at Twilio.
     assert sorted(form["MessageStatus"] for _, form, _ in receiver_got) == ["delivered", "queued", "sending", "sent"]
     receiver.answers = [500]
     control("POST", "receive", {"from": TO, "to": SENDER, "body": "Grüße & mehr = 1+1", "media": ["https://m.invalid/1"]})
-    inbound = receiver.take()
+    inbound = taken(receiver)
     assert len(inbound) == 2, "it is tried again as the fragment asks"
     assert len({headers["I-Twilio-Idempotency-Token"] for _, _, headers in inbound}) == 1
     assert inbound[0][1]["Body"] == "Grüße & mehr = 1+1" and inbound[0][1]["MediaUrl0"] == "https://m.invalid/1"
@@ -198,11 +168,11 @@ def webhooks():
 
 
 def shared_keys():
-    receiver = Receiver()
+    receiver = hook()
     control("POST", "inbound", {"url": receiver.url})
     control("POST", "keys", {"shared_key": ["webhooks_sharedkey_1", "shared secret"]})
     control("POST", "receive", {"from": TO, "to": SENDER, "body": "hi"})
-    [(_, form, headers)] = receiver.take()
+    [(_, form, headers)] = taken(receiver)
     control("POST", "keys", {"auth_token": TOKEN})
     algorithm = get_signature_algorithm(headers[SIGNATURE_SETTINGS_HEADER])
     signature = headers[SIGNATURE_HEADER]
@@ -213,11 +183,11 @@ def shared_keys():
 
 
 def forgeries():
-    receiver = Receiver()
+    receiver = hook()
     control("POST", "inbound", {"url": receiver.url})
     control("POST", "faults", {"webhooks": {"forge": 1.0}})
     control("POST", "receive", {"from": TO, "to": SENDER, "body": "hi"})
-    valid = [RequestValidator(TOKEN).validate(receiver.url, form, headers[SIGNATURE_HEADER]) for _, form, headers in receiver.take()]
+    valid = [RequestValidator(TOKEN).validate(receiver.url, form, headers[SIGNATURE_HEADER]) for _, form, headers in taken(receiver)]
     control("POST", "faults", {"clear": True})
     control("POST", "inbound", {})
     assert sorted(valid) == [False, True], valid

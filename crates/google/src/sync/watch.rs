@@ -1,5 +1,6 @@
 //! The channels Google tells of changes through: a Pub/Sub topic for a mailbox, a webhook for a calendar. Both end after
-//! a week at the latest and are asked for anew every day (Gmail API, push notifications: "call watch once per day").
+//! a week at the latest. A mailbox is asked for anew every day (Gmail API, push notifications: "call watch once per
+//! day"), a calendar at half its channel's life.
 
 use std::time::Duration;
 
@@ -18,9 +19,10 @@ use crate::{operation, webhook};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
+const HALF_A_WEEK: Duration = Duration::from_secs(7 * 43_200);
 
 const MAILBOX: WatchSpec = WatchSpec { stream: MESSAGES, lives_max: WEEK, renew_every: DAY };
-const CALENDAR: WatchSpec = WatchSpec { stream: EVENTS, lives_max: WEEK, renew_every: DAY };
+const CALENDAR: WatchSpec = WatchSpec { stream: EVENTS, lives_max: WEEK, renew_every: HALF_A_WEEK };
 
 pub(super) static BOTH: [WatchSpec; 2] = [MAILBOX, CALENDAR];
 pub(super) static MAIL_ONLY: [WatchSpec; 1] = [MAILBOX];

@@ -5,13 +5,16 @@ use std::fmt;
 use palisade_core::{Error, ErrorKind, Result, Secret};
 use serde_json::{Value, json};
 
+use crate::sync::check_topic;
+
 /// A shorter key could be guessed.
 const KEY_CHARS_MIN: usize = 16;
 
 /// One secret of an endpoint, read.
 ///
 /// - `{"audience": "https://hooks.example/…", "email": "push@project.iam.gserviceaccount.com"}`: a Pub/Sub push
-///   subscription with authentication.
+///   subscription with authentication. With `"topic": "projects/P/topics/T"`, which the subscription reads, mailboxes
+///   are watched through it.
 /// - any text of 16 characters or more: the key from which the tokens of Calendar's channels are derived
 ///   ([`super::channel::token`]). Nothing has to be remembered per channel, and the first notification may come before
 ///   the answer to the watch is read.
@@ -36,6 +39,8 @@ pub struct PushTrust {
     /// The service account the subscription pushes as. Any Google account may be given tokens of any audience, so the
     /// audience alone proves nothing.
     pub email: String,
+    /// The topic the subscription reads, where mailboxes are to be watched through it. No part of the check.
+    pub topic: Option<String>,
 }
 
 /// One channel that was opened elsewhere.
@@ -78,7 +83,11 @@ impl Trust {
         let field = |name: &str| value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
         match (field("audience"), field("email"), field("channel_id"), field("resource_id"), field("token")) {
             (Some(audience), Some(email), None, None, None) => {
-                Ok(Self::Push(PushTrust { audience: audience.to_owned(), email: email.to_owned() }))
+                let topic = field("topic").map(str::to_owned);
+                if let Some(topic) = &topic {
+                    check_topic(topic)?;
+                }
+                Ok(Self::Push(PushTrust { audience: audience.to_owned(), email: email.to_owned(), topic }))
             }
             (None, None, Some(channel), Some(resource), Some(token)) => Ok(Self::Channel(ChannelTrust {
                 channel_id: channel.to_owned(),
@@ -96,7 +105,13 @@ impl Trust {
     #[must_use]
     pub fn to_secret(&self) -> Secret {
         match self {
-            Self::Push(push) => Secret::new(json!({ "audience": push.audience, "email": push.email }).to_string()),
+            Self::Push(push) => {
+                let mut value = json!({ "audience": push.audience, "email": push.email });
+                if let (Some(topic), Some(fields)) = (&push.topic, value.as_object_mut()) {
+                    fields.insert("topic".to_owned(), topic.as_str().into());
+                }
+                Secret::new(value.to_string())
+            }
             Self::Channel(channel) => Secret::new(
                 json!({
                     "channel_id": channel.channel_id,
@@ -133,6 +148,9 @@ mod tests {
     #[test]
     fn a_secret_is_a_subscription_a_channel_or_a_key_and_is_never_told() {
         check(r#"{"audience":"https://h.example/x","email":"a@b.iam.gserviceaccount.com"}"#, Some("push"));
+        let topic = r#"{"audience":"https://h.example/x","email":"a@b.example","topic":"projects/p/topics/t"}"#;
+        check(topic, Some("push"));
+        check(&topic.replace("topics/", ""), None);
         check(r#" {"channel_id":"c","resource_id":"r","token":"swordfish"} "#, Some("channel"));
         check("swordfish-swordfish", Some("key"));
         check("swordfish", None);

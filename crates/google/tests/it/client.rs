@@ -12,7 +12,7 @@ use palisade_google::client::mail::{Mail, Reply};
 use palisade_google::client::{EventQuery, Format, MessageQuery, NewChannel, NewWatch, SendUpdates};
 use serde_json::{Value, json};
 
-use super::fake::{Fake, answer, call, pairs};
+use super::fake::{Clients, Fake, answer, call, pairs};
 
 /// Compares a request with the one Google's client for Python sent: method, host, path, parameters and JSON.
 #[track_caller]

@@ -11,18 +11,23 @@ use palisade_core::clock::ManualClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::webhook::RawDelivery;
 use palisade_core::{ErrorKind, Operation, Outcome, Result, Secret, Timestamp, Transport};
+use palisade_emulator::google::{Google as Emulator, GoogleConfig};
 use palisade_google::client::calendar::{Event, EventDateTime};
 use palisade_google::client::gmail::Message;
 use palisade_google::client::mail::Mail;
 use palisade_google::client::{EventQuery, Format, MessageQuery, NewWatch, SendUpdates};
 use palisade_google::webhook::{ChannelTrust, GoogleWebhook, Jwks, PushTrust, Trust, channel};
 use palisade_google::{Google, GoogleProvider, operation};
-use palisade_testkit::conformance::{self, Ask, Handshake, Hook, Meaning, NOW, Rate, Sample, Stream, Subject, Vector};
+use palisade_testkit::conformance::{
+    self, Ask, Counted, Counting, Handshake, Hook, Meaning, NOW, Rate, Sample, Stream, Subject, Vector,
+};
 use palisade_testkit::fake::{Said, answer};
+use palisade_testkit::{EmulatorTransport, clock_from};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::emulated::{ADA, SCOPES};
 use super::keys::{jwks_document, token};
 use super::stage::{GoogleStage, emulators_key};
 
@@ -44,7 +49,7 @@ fn provider() -> GoogleProvider {
 }
 
 fn trust(audience: &str, email: &str) -> Secret {
-    Trust::Push(PushTrust { audience: audience.into(), email: email.into() }).to_secret()
+    Trust::Push(PushTrust { audience: audience.into(), email: email.into(), topic: None }).to_secret()
 }
 
 /// A push with its OIDC token, good for an hour from when it was made.
@@ -275,7 +280,20 @@ fn gmail_rate() -> Rate {
         google.send_mail(&mime).await.map(drop)
     })
     .costing(100)
-    .answered(200, r#"{"id":"m1"}"#)
+    .counted_by(|| counting(Emulator::gmail_units))
+}
+
+/// An emulated Google, asked by what it has counted of a user.
+fn counting(spent: fn(&Emulator, &str) -> (u64, u64)) -> Counting {
+    let emulator = Emulator::offline(GoogleConfig { clock: clock_from(NOW), ..GoogleConfig::default() });
+    Counting {
+        transport: Arc::new(EmulatorTransport::new(emulator.clone())),
+        credential: Scheme::Bearer(emulator.access_token(ADA, SCOPES).into()),
+        counted: Box::new(move || {
+            let (peak, total) = spent(&emulator, ADA);
+            Counted { peak, total, throttled: emulator.ledger().throttles }
+        }),
+    }
 }
 
 /// 600 requests a minute and user (developers.google.com/workspace/calendar/api/guides/quota).
@@ -285,7 +303,7 @@ fn calendar_rate() -> Rate {
             google(transport).list_events("primary", EventQuery::default()).try_collect().await;
         all.map(drop)
     })
-    .answered(200, r#"{"items":[]}"#)
+    .counted_by(|| counting(Emulator::calendar_requests))
 }
 
 fn subject() -> Subject {

@@ -2,8 +2,8 @@
 //! paused: weeks take milliseconds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
@@ -16,7 +16,7 @@ use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     Connection, ConnectionState, Connections, Queue, Records, Run, RunMode, RunState, StreamKey,
 };
-use palisade_core::worker::{Worker, WorkerSettings};
+use palisade_core::worker::{Worker, WorkerBuilder, WorkerSettings};
 use palisade_core::{Client, ConnectionId, Error, Provider, Timestamp, Transport};
 use palisade_emulator::google::{Google as Emulator, GoogleConfig, rules};
 use palisade_emulator::oauth::Rules;
@@ -166,7 +166,7 @@ impl World {
     }
 }
 
-fn client(emulator: &Emulator, door: &Door, clock: &Arc<TokioClock>, scopes: &[&str]) -> Arc<Client> {
+pub(crate) fn client(emulator: &Emulator, door: &Door, clock: &Arc<TokioClock>, scopes: &[&str]) -> Arc<Client> {
     let scheme = Scheme::Bearer(emulator.access_token(ADA, scopes).into());
     let credential = Arc::new(FixedCredential::new(&scheme).unwrap());
     let client = Client::builder(GoogleProvider::new().profile(), Arc::new(door.clone()), credential)
@@ -183,12 +183,18 @@ fn worker(
     source: GoogleSource,
     page_size: u32,
 ) -> Worker {
+    let settings = WorkerSettings { page_size, ..WorkerSettings::default() };
+    builder(store, clock, client, source).settings(settings).build().unwrap()
+}
+
+pub(crate) fn builder(
+    store: &Arc<MemoryStore>,
+    clock: &Arc<TokioClock>,
+    client: Arc<Client>,
+    source: GoogleSource,
+) -> WorkerBuilder {
     let provider = Arc::new(GoogleProvider::new().keeping(source));
-    Worker::builder(store.clone(), clock.clone(), Arc::new(SeededRandom::new(7)))
-        .provider(provider, client)
-        .settings(WorkerSettings { page_size, ..WorkerSettings::default() })
-        .build()
-        .unwrap()
+    Worker::builder(store.clone(), clock.clone(), Arc::new(SeededRandom::new(7))).provider(provider, client)
 }
 
 /// Fails when an item is passed over, given twice, or written again although nothing changed.
@@ -339,21 +345,6 @@ async fn an_expired_page_token_goes_back_to_the_beginning_of_its_list() {
     }
 }
 
-/// Fails when a page without items is taken for the last one.
-#[tokio::test(start_paused = true)]
-async fn empty_pages_in_the_middle_end_nothing() {
-    let world = World::new(2);
-    world.emulator.set_empty_pages(true);
-    world.emulator.populate(ADA, 3, 7);
-    world.connect().await;
-    world.settle().await;
-    world.is_in_step("a full run").await;
-    world.emulator.mutate(ADA, 20, 5);
-    tokio::time::advance(Duration::from_secs(60)).await;
-    world.incremental().await;
-    world.is_in_step("an incremental run").await;
-}
-
 fn series() -> Value {
     json!({
         "summary": "Standup", "recurrence": ["RRULE:FREQ=DAILY;COUNT=5"],
@@ -437,43 +428,4 @@ async fn a_whole_message_is_the_same_however_often_it_is_read() {
         world.settle().await;
     }
     assert_eq!((world.copy(MESSAGES).await, world.written(MESSAGES).await), (first, 1));
-}
-
-/// Fails when Google's units are exceeded, or calls are held back without need.
-#[tokio::test(start_paused = true)]
-async fn a_user_is_drawn_at_googles_quota_and_never_over_it() {
-    let world = World::new(10);
-    let id = world.emulator.receive(ADA, "one", "x").unwrap();
-    let until = tokio::time::Instant::now() + Duration::from_secs(180);
-    let calls = (0..20).map(|_| {
-        let (google, id) = (world.google.clone().in_background(), id.clone());
-        async move {
-            while tokio::time::Instant::now() < until {
-                google.get_message(&id, palisade_google::client::Format::Minimal).await.unwrap();
-            }
-        }
-    });
-    futures_util::future::join_all(calls).await;
-    let (peak, all) = world.emulator.gmail_units(ADA);
-    assert_eq!(world.emulator.ledger().throttles, 0);
-    assert!(peak <= 6_000, "{peak} units in a minute");
-    assert!(all >= 3 * 5_700, "only {all} units in three minutes");
-}
-
-/// What the emulator posted.
-#[derive(Clone, Default)]
-pub(crate) struct Inbox(Arc<Mutex<Vec<Request<Bytes>>>>);
-
-impl Inbox {
-    pub(crate) fn poster(&self) -> palisade_emulator::Poster {
-        let own = self.clone();
-        Arc::new(move |request| {
-            own.0.lock().unwrap().push(request);
-            Box::pin(std::future::ready(Some(Response::new(Bytes::new()))))
-        })
-    }
-
-    pub(crate) fn take(&self) -> Vec<Request<Bytes>> {
-        std::mem::take(&mut *self.0.lock().unwrap())
-    }
 }

@@ -11,7 +11,7 @@ use palisade_google::Google;
 use palisade_google::client::gmail::Message;
 use palisade_google::client::{calendar, segment};
 
-use super::fake::{Fake, answer, call};
+use super::fake::{Clients, Fake, answer, call};
 
 /// Fails when an id reaches the path as the caller has it: the generated code encodes nothing.
 #[tokio::test]

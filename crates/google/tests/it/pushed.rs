@@ -7,17 +7,17 @@ use palisade_core::clock::Clock;
 use palisade_core::store::RunMode;
 use palisade_core::sync::watch::{Watch, WatchAsk, Watcher};
 use palisade_core::sync::{Site, Source};
-use palisade_core::webhook::{Event, KeysWanted, RawDelivery, Verified, Webhook};
+use palisade_core::webhook::{Event, KeysWanted, Verified, Webhook};
 use palisade_core::{Secret, Transport};
 use palisade_emulator::WebhookFaults;
 use palisade_emulator::google::{GoogleConfig, Subscription};
 use palisade_google::sync::{EVENTS, MESSAGES};
 use palisade_google::webhook::{CALENDAR_CHANGED, MAIL_CHANGED};
 use palisade_google::{GoogleSource, GoogleWebhook};
-use palisade_testkit::EmulatorTransport;
+use palisade_testkit::{EmulatorTransport, PostBox};
 use serde_json::json;
 
-use super::emulated::{ADA, Inbox, SCOPES, World};
+use super::emulated::{ADA, SCOPES, World};
 
 const TOPIC: &str = "projects/p/topics/gmail";
 const HOOK: &str = "https://hooks.example/google";
@@ -40,20 +40,20 @@ fn secrets() -> Vec<Secret> {
 
 struct Pushed {
     world: World,
-    inbox: Inbox,
+    posted: PostBox,
     webhook: GoogleWebhook,
     source: GoogleSource,
 }
 
 impl Pushed {
     async fn new(watch_life: Duration) -> Self {
-        let inbox = Inbox::default();
-        let config = GoogleConfig { poster: Some(inbox.poster()), watch_life, ..GoogleConfig::default() };
+        let posted = PostBox::new();
+        let config = GoogleConfig { poster: Some(posted.poster()), watch_life, ..GoogleConfig::default() };
         let source = GoogleSource::new().notifying(TOPIC);
         let world = World::with(config, 100, source.clone(), SCOPES);
         world.emulator.subscribe(subscription(HOOK, HOOK, ACCOUNT));
         let webhook = GoogleWebhook::new().keys_at("https://www.googleapis.com/oauth2/v3/certs");
-        Self { world, inbox, webhook, source }
+        Self { world, posted, webhook, source }
     }
 
     fn site(&self) -> Site {
@@ -89,9 +89,7 @@ impl Pushed {
     async fn events(&self) -> (Vec<Event>, usize) {
         self.world.emulator.drain_webhooks().await;
         let (mut taken, mut refused) = (Vec::new(), 0);
-        for request in self.inbox.take() {
-            let (parts, body) = request.into_parts();
-            let raw = RawDelivery { method: parts.method, url: parts.uri.to_string(), headers: parts.headers, body };
+        for raw in self.posted.take() {
             let now = self.world.clock.now();
             if let Some(keys) = self.webhook.published_keys(&raw).filter(|keys| keys.stale(now)) {
                 let transport = EmulatorTransport::new(self.world.emulator.clone());

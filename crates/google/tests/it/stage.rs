@@ -149,7 +149,7 @@ impl Stage for GoogleStage {
     }
 
     fn secrets(&self) -> Vec<Secret> {
-        let push = PushTrust { audience: HOOK.to_owned(), email: ACCOUNT.to_owned() };
+        let push = PushTrust { audience: HOOK.to_owned(), email: ACCOUNT.to_owned(), topic: None };
         vec![Trust::Push(push).to_secret(), KEY.into()]
     }
 }

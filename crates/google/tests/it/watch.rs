@@ -1,11 +1,9 @@
 //! Push channels: what is asked for, what is read, and when the next is due.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use http::Response;
-use palisade_core::sync::watch::{Watch, WatchAsk, Watcher};
-use palisade_core::{Call, ErrorKind, Timestamp};
+use palisade_core::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
+use palisade_core::{Call, ErrorKind, Secret, Timestamp};
 use palisade_google::GoogleSource;
 use palisade_google::sync::{EVENTS, MESSAGES};
 use palisade_google::webhook::channel;
@@ -23,17 +21,42 @@ fn source() -> GoogleSource {
     GoogleSource::new().notifying("projects/p/topics/t")
 }
 
-/// Fails when a channel is renewed less often than Google says, or after its end.
+/// Fails when a channel is renewed less often than Google says, or after half its life.
 #[test]
-fn both_streams_are_watched_and_renewed_daily() {
+fn both_streams_are_watched_and_renewed_in_time() {
     let streams = |source: GoogleSource| source.watches().iter().map(|watch| watch.stream).collect::<Vec<_>>();
     assert_eq!(streams(source()), [MESSAGES, EVENTS]);
-    assert_eq!(streams(GoogleSource::new()), [EVENTS], "without a topic a mailbox cannot be watched");
     assert_eq!(streams(source().mail_only()), [MESSAGES]);
-    assert!(streams(GoogleSource::new().mail_only()).is_empty());
-    for spec in source().watches() {
-        assert_eq!((spec.lives_max, spec.renew_every), (Duration::from_secs(604_800), Duration::from_secs(86_400)));
+    assert_eq!(streams(source().calendar_only()), [EVENTS]);
+    let hours = |spec: &WatchSpec| (spec.lives_max.as_secs() / 3_600, spec.renew_every.as_secs() / 3_600);
+    assert_eq!(source().watches().iter().map(hours).collect::<Vec<_>>(), [(168, 24), (168, 84)]);
+}
+
+/// Fails when a channel is opened whose notifications the endpoint would refuse.
+#[test]
+fn a_channel_is_opened_with_the_secret_that_its_notifications_are_verified_by() {
+    #[track_caller]
+    fn check(source: &GoogleSource, secrets: &[&str], mail: Option<usize>, calendar: Option<usize>) {
+        let secrets: Vec<Secret> = secrets.iter().map(|secret| (*secret).into()).collect();
+        for (stream, wanted) in [(MESSAGES, mail), (EVENTS, calendar)] {
+            let picked = source.secret(&stream.into(), &secrets).map(Secret::expose);
+            assert_eq!(picked, wanted.map(|at| secrets[at].expose()), "{stream}");
+        }
     }
+    let plain = r#"{"audience":"https://h.example/x","email":"a@b.example"}"#;
+    let topic = r#"{"audience":"https://h.example/x","email":"a@b.example","topic":"projects/q/topics/u"}"#;
+    let channel = r#"{"channel_id":"c","resource_id":"r","token":"t"}"#;
+    check(&GoogleSource::new(), &[plain, channel, KEY, topic], Some(3), Some(2));
+    check(&GoogleSource::new(), &[plain, channel], None, None);
+    check(&source(), &[channel, plain, topic], Some(1), None);
+    check(&source(), &[KEY], None, Some(0));
+    check(&source().mail_only(), &[topic, KEY], Some(0), None);
+    check(&source(), &[], None, None);
+    let ask = WatchAsk { secret: topic.into(), ..ask(MESSAGES, "c1", "https://h.example.test/x") };
+    let request = source().watch(&site(None, 1), &ask).unwrap();
+    assert_eq!(request.body(), r#"{"topicName":"projects/q/topics/u"}"#, "the endpoint's own topic comes first");
+    let nowhere = WatchAsk { secret: plain.into(), ..ask };
+    assert_eq!(GoogleSource::new().watch(&site(None, 1), &nowhere).unwrap_err().kind(), ErrorKind::Config);
 }
 
 #[test]

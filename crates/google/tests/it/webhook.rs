@@ -34,7 +34,7 @@ fn delivery(vector: &Value) -> RawDelivery {
 }
 
 fn push_trust(audience: &str, email: &str) -> Secret {
-    Trust::Push(PushTrust { audience: audience.into(), email: email.into() }).to_secret()
+    Trust::Push(PushTrust { audience: audience.into(), email: email.into(), topic: None }).to_secret()
 }
 
 #[test]

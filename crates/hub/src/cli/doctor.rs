@@ -19,6 +19,7 @@ use super::serve::{Secrets, cannot_listen, folder_of, load};
 use super::{Failure, runtime, say};
 use crate::builtin;
 use crate::config::{Config, process_variables};
+use crate::watching;
 
 /// Free bytes on the database's disk below which the check fails.
 const SPACE_FAILS: u64 = 64 << 20;
@@ -100,7 +101,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     let folder = folder_of(&arguments.config);
     match Secrets::read(config, folder, &process_variables) {
-        Ok(_) => report.add("secrets", Found::Ok("all can be read".to_owned())),
+        Ok(secrets) => {
+            report.add("secrets", Found::Ok("all can be read".to_owned()));
+            for (endpoint, secrets) in config.endpoints.iter().zip(secrets.endpoints()) {
+                let provider = builtin::find(&endpoint.provider).map(|one| (one.provider)());
+                let streams = provider.map(|provider| watching::streams(provider.as_ref(), secrets));
+                if let Some(streams) = streams.filter(|streams| !streams.is_empty()) {
+                    let found = notified(config.server.public_url.as_deref(), &endpoint.name, &streams);
+                    report.add(&format!("notifications of {}", endpoint.connection), found);
+                }
+            }
+        }
         Err(problems) => {
             for problem in problems {
                 report.add("secrets", Found::Fail(problem));
@@ -136,6 +147,18 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
             (None, None) => continue,
         };
         report.add(&format!("provider of connection {}", connection.id), reachable(&base_url).await);
+    }
+}
+
+/// Says whether the provider can be asked to tell of changes.
+fn notified(public_url: Option<&str>, endpoint: &str, streams: &[&str]) -> Found {
+    let streams = streams.join(" and ");
+    match watching::address(public_url, endpoint) {
+        Some(address) => Found::Ok(format!("changes of {streams} are told to {address}")),
+        None => Found::Warn(format!(
+            "nobody tells of changes of {streams}, which are read by schedule only: set server.public_url to the \
+             https address of this hub"
+        )),
     }
 }
 

@@ -168,6 +168,13 @@ impl Secrets {
     }
 }
 
+impl Secrets {
+    /// Returns the secrets of the endpoints, in the order of the configuration.
+    pub(super) fn endpoints(&self) -> &[Vec<Secret>] {
+        &self.endpoints
+    }
+}
+
 /// Makes the flows whose secrets could be read.
 fn make_flows(config: &Config, secrets: Vec<Option<Secret>>, problems: &mut Vec<String>) -> Vec<OAuth2Config> {
     let mut flows = Vec::with_capacity(secrets.len());

@@ -173,6 +173,22 @@ fn the_doctor_looks_at_the_database_and_leaves_it_alone() {
     examine(1, &["fail  database", &versions(99), "run the newer program"]);
 }
 
+// Fails when a hub that cannot be told of changes does not say so, or one that can does not say where.
+#[test]
+fn the_doctor_says_where_changes_are_told_to() {
+    let google = "[[endpoint]]\nname = \"google\"\nprovider = \"google\"\nconnection = \"con_1\"\n\
+                  secrets = [{ env = \"TEST_ADMIN\" }]\n";
+    let hidden = format!("{}{google}", config("http://127.0.0.1:1"));
+    let plain = hidden.replace("listen =", "public_url = \"http://hooks.example.com\"\nlisten =");
+    let public = plain.replace("http://hooks", "https://hooks");
+    let unsaid = ["warn  notifications of con_1", "calendar_events", "by schedule only", "set server.public_url"];
+    let said = ["ok    notifications of con_1", "calendar_events", "told to https://hooks.example.com/webhooks/google"];
+    for (config, words) in [(hidden, &unsaid[..]), (plain, &unsaid), (public, &said)] {
+        let folder = folder_with(&config);
+        ends(&palisade(&["doctor", "--offline", "--config", &path_of(&folder)]).output().unwrap(), 0, words);
+    }
+}
+
 // Fails when the mode of a secret file is not looked at.
 #[test]
 fn a_secret_file_that_others_can_read_is_refused() {

@@ -1,43 +1,30 @@
 //! What is wrong with a mail, an answer or a delivery ends in one clear error with words for the product's user. Each
 //! case goes through the real pipeline to the emulated SendGrid, or to a machine in between that speaks in its place.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
-use palisade_core::auth::FixedCredential;
+use http::{HeaderMap, Method};
 use palisade_core::clock::TokioClock;
-use palisade_core::random::SeededRandom;
 use palisade_core::webhook::{RawDelivery, Verified, Webhook};
-use palisade_core::{Client, Error, ErrorKind, Outcome, Provider, Result, Secret, Timestamp, Transport};
+use palisade_core::{Error, ErrorKind, Outcome, Result, Secret, Timestamp, Transport};
 use palisade_emulator::Fault;
 use palisade_emulator::sendgrid::{SendGrid as Emulator, SendGridConfig};
 use palisade_sendgrid::client::{Attachment, Personalization};
 use palisade_sendgrid::{Mail, SendGrid, SendGridProvider, SendGridWebhook, TypedEvent, auth};
-use palisade_testkit::EmulatorTransport;
+use palisade_testkit::fake::{Fake, answer};
+use palisade_testkit::words::{Expected, clear_error};
+use palisade_testkit::{EmulatorTransport, PostBox, clock_from, pipeline};
 
 const BEGIN: Timestamp = Timestamp(1_767_225_600_000);
 const UNSURE: &str = "check before trying again";
 
-/// Something that gives one answer to everything.
-struct Saying(u16, &'static str);
-
-#[async_trait]
-impl Transport for Saying {
-    async fn send(&self, _: Request<Bytes>) -> Result<Response<Bytes>> {
-        Ok(Response::builder().status(self.0).body(Bytes::from_static(self.1.as_bytes())).unwrap())
-    }
-}
-
 fn over(transport: Arc<dyn Transport>, key: &str) -> SendGrid {
-    let credential = Arc::new(FixedCredential::new(&auth::api_key(key.into()).unwrap()).unwrap());
-    let client = Client::builder(SendGridProvider::new().profile(), transport, credential)
-        .clock(Arc::new(TokioClock::starting_at(BEGIN)))
-        .random(Arc::new(SeededRandom::new(7)))
-        .build()
-        .unwrap();
-    SendGrid::new(Arc::new(client) as Arc<dyn Transport>, "conn_1", "tenant_1")
+    let credential = auth::api_key(key.into()).unwrap();
+    let clock = Arc::new(TokioClock::starting_at(BEGIN));
+    let client = pipeline(&SendGridProvider::new(), transport, &credential, &clock, 7);
+    SendGrid::new(client as Arc<dyn Transport>, "conn_1", "tenant_1")
 }
 
 fn account(config: SendGridConfig) -> (Emulator, SendGrid) {
@@ -50,22 +37,9 @@ fn to(recipient: &str) -> Mail {
     Mail::from("shop@example.com").to(recipient).subject("secret words").text("secret words")
 }
 
-type Expected<'a> = (ErrorKind, Option<&'a str>, Outcome, &'a str);
-
-/// Compares an error, and asks of its words what every one of ours has: they are a sentence for people, and neither
-/// they nor the log's text hold what was sent.
 #[track_caller]
-fn check<T: std::fmt::Debug>(name: &str, result: Result<T>, (kind, code, outcome, said): Expected<'_>) -> Error {
-    let error = result.expect_err(name);
-    assert_eq!((error.kind(), error.code(), error.outcome()), (kind, code, outcome), "{name}: {error}");
-    let words = error.user_message();
-    assert!(words.contains(said), "{name}: {words}");
-    assert!(words.ends_with('.') && words.len() > 20 && !words.contains("API"), "{name}: {words}");
-    assert!(code.is_none_or(|code| !words.contains(code)), "{name}: {words}");
-    for text in [words.to_string(), error.to_string(), format!("{error:?}")] {
-        assert!(!text.contains("secret words") && !text.contains("@example"), "{name}: {text}");
-    }
-    error
+fn check<T: Debug>(name: &str, result: Result<T>, expected: Expected<'_>) -> Error {
+    clear_error(name, result, expected, &["secret words", "@example"])
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +146,7 @@ async fn an_answer_that_is_not_sendgrids_is_told_from_one_that_is() {
     ];
     for (name, status, body, expected) in cases {
         let error =
-            check(name, over(Arc::new(Saying(status, body)), "SG.x").send(&to("ada@example.com")).await, expected);
+            check(name, over(Fake::always(answer(status, body)), "SG.x").send(&to("ada@example.com")).await, expected);
         assert_eq!(error.attempts(), 1, "{name}: nothing is sent twice");
     }
 }
@@ -193,24 +167,16 @@ async fn a_read_is_repeated_and_then_says_what_came() {
 #[tokio::test(start_paused = true)]
 async fn unknown_events_are_kept_and_broken_batches_are_told() {
     let token = "token:0123456789abcdef";
-    let posted = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let mailbox = posted.clone();
-    let begun = tokio::time::Instant::now();
+    let posted = PostBox::new();
     let emulator = Emulator::offline(SendGridConfig {
         event_url: Some("https://app.example/webhooks/sendgrid".to_owned()),
-        clock: Arc::new(move || {
-            std::time::UNIX_EPOCH + std::time::Duration::from_millis(BEGIN.millis().unsigned_abs()) + begun.elapsed()
-        }),
-        poster: Some(Arc::new(move |request: Request<Bytes>| {
-            mailbox.lock().unwrap().push(request);
-            Box::pin(async { Some(Response::new(Bytes::new())) })
-        })),
+        clock: clock_from(BEGIN),
+        poster: Some(posted.poster()),
         ..SendGridConfig::default()
     });
     emulator.emit("of_tomorrow", "ada@example.com", &serde_json::json!({ "x": 1 }));
     emulator.drain_webhooks().await;
-    let (parts, body) = posted.lock().unwrap().pop().unwrap().into_parts();
-    let raw = RawDelivery { method: parts.method, url: parts.uri.to_string(), headers: parts.headers, body };
+    let raw = posted.take().remove(0);
     let webhook = SendGridWebhook::new();
     let verified = Verified::check(&webhook, raw, &[Secret::from(emulator.public_key())], BEGIN).unwrap();
     let event = webhook.events(&verified).unwrap().events.remove(0);

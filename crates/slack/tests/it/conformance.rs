@@ -9,7 +9,9 @@ use palisade_core::webhook::{RawDelivery, hmac};
 use palisade_core::{ErrorKind, Outcome, Result, Secret, Transport};
 use palisade_slack::client::{HistoryRule, NewMessage};
 use palisade_slack::{Slack, SlackProvider, operation};
-use palisade_testkit::conformance::{self, Ask, Handshake, Hook, Meaning, NOW, Rate, Sample, Stream, Subject, Vector};
+use palisade_testkit::conformance::{
+    self, Ask, Handshake, Hook, Meaning, NOW, Rate, Sample, Stage, Stream, Subject, Vector,
+};
 use palisade_testkit::fake::{Said, answer};
 use serde_json::Value;
 use slack_morphism::prelude::*;
@@ -211,12 +213,22 @@ fn without(page: &Value, key: &str) -> Value {
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A method of a tier (docs.slack.dev, rate limits, read November 2026).
-fn method_rate(method: &'static str, limit: u32) -> Rate {
-    Rate::new(method, limit, MINUTE, move |transport, _| async move {
-        slack(transport).ask::<Value>(method, &[("user", Some("U1"))]).await.map(drop)
+/// A method of the first tier, which an emulated workspace would not survive.
+fn rarest_rate() -> Rate {
+    Rate::new("apps.uninstall", 1, MINUTE, |transport, _| async move {
+        slack(transport).ask::<Value>("apps.uninstall", &[]).await.map(drop)
     })
     .answered(200, r#"{"ok":true}"#)
+}
+
+/// A method of a tier (docs.slack.dev, rate limits, read November 2026).
+fn method_rate(method: &'static str, limit: u32) -> Rate {
+    let somebody = SlackStage::new().truth("users").into_keys().next().unwrap();
+    let rate = Rate::new(method, limit, MINUTE, move |transport, _| {
+        let somebody = somebody.clone();
+        async move { slack(transport).ask::<Value>(method, &[("user", Some(&somebody))]).await.map(drop) }
+    });
+    rate.counted_by(move || SlackStage::limited().counting(method))
 }
 
 /// "Several hundred messages a minute" to one workspace: three hundred is the least that can be called so.
@@ -248,9 +260,11 @@ fn subject() -> Subject {
         .stream(stream("users", "members").keeps_all("people are deactivated, never deleted"))
         .stream(stream("conversations", "channels"))
         .stream(stream("messages", "messages").deletions_untold("an incremental run reads a day again; events tell"))
+        .rate(rarest_rate())
         .rate(method_rate("users.list", 20))
         .rate(method_rate("team.info", 50))
         .rate(method_rate("users.info", 100))
+        .rate(method_rate("auth.test", 600))
         .rate(messages_rate())
         .rate(channel_rate())
         .vectors(Vector::file(include_str!("../fixtures/webhooks.json")))

@@ -1,61 +1,33 @@
 //! What is wrong with a request, an answer or an event ends in one clear error with words for the product's user. Each
 //! case goes through the real pipeline to the emulated Slack, or to a machine in between that speaks in its place.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
-use palisade_core::auth::FixedCredential;
+use http::{HeaderMap, Method};
 use palisade_core::clock::TokioClock;
-use palisade_core::random::SeededRandom;
 use palisade_core::webhook::{RawDelivery, Verified, Webhook};
-use palisade_core::{Client, Error, ErrorKind, Outcome, Provider, Result, Secret, Timestamp, Transport};
+use palisade_core::{Error, ErrorKind, Outcome, Result, Secret, Timestamp, Transport};
+use palisade_emulator::Fault;
 use palisade_emulator::slack::{Limits, Slack as Emulator, SlackConfig, Workspace, signature};
-use palisade_emulator::{Cut, Fault};
 use palisade_slack::client::{NewMessage, Posted};
 use palisade_slack::error::detail;
 use palisade_slack::{Slack, SlackProvider, SlackWebhook, TypedEvent, auth};
+use palisade_testkit::fake::{Fake, answer};
+use palisade_testkit::words::{Expected, clear_error};
+use palisade_testkit::{EmulatorTransport, pipeline};
 use serde_json::json;
 
 const BEGIN: Timestamp = Timestamp(1_767_225_600_000);
 const ALL: [&str; 3] = ["chat:write", "channels:read", "users:read"];
 const UNSURE: &str = "check before trying again";
 
-/// The emulated Slack without a socket.
-struct House(Emulator);
-
-#[async_trait]
-impl Transport for House {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
-        match self.0.handle(request).await {
-            Ok(response) => Ok(response),
-            Err(Cut::Reset | Cut::CutBody { .. }) => {
-                Err(Error::new(ErrorKind::Transport, "reset").with_outcome(Outcome::Unknown))
-            }
-            Err(Cut::Hang) => std::future::pending().await,
-        }
-    }
-}
-
-/// Something that gives one answer to everything.
-struct Saying(u16, &'static str);
-
-#[async_trait]
-impl Transport for Saying {
-    async fn send(&self, _: Request<Bytes>) -> Result<Response<Bytes>> {
-        Ok(Response::builder().status(self.0).body(Bytes::from_static(self.1.as_bytes())).unwrap())
-    }
-}
-
 fn over(transport: Arc<dyn Transport>, token: &str) -> Slack {
-    let credential = Arc::new(FixedCredential::new(&auth::token(token.into()).unwrap()).unwrap());
-    let client = Client::builder(SlackProvider::new().profile(), transport, credential)
-        .clock(Arc::new(TokioClock::starting_at(BEGIN)))
-        .random(Arc::new(SeededRandom::new(7)))
-        .build()
-        .unwrap();
-    Slack::new(Arc::new(client) as Arc<dyn Transport>, "conn_1", "tenant_1")
+    let credential = auth::token(token.into()).unwrap();
+    let clock = Arc::new(TokioClock::starting_at(BEGIN));
+    let client = pipeline(&SlackProvider::new(), transport, &credential, &clock, 7);
+    Slack::new(client as Arc<dyn Transport>, "conn_1", "tenant_1")
 }
 
 fn workspace() -> Emulator {
@@ -65,25 +37,12 @@ fn workspace() -> Emulator {
 }
 
 fn app(emulator: &Emulator, scopes: &[&str]) -> Slack {
-    over(Arc::new(House(emulator.clone())), &emulator.install_forever(scopes))
+    over(Arc::new(EmulatorTransport::new(emulator.clone())), &emulator.install_forever(scopes))
 }
 
-type Expected<'a> = (ErrorKind, Option<&'a str>, Outcome, &'a str);
-
-/// Compares an error, and asks of its words what every one of ours has: they are a sentence for people, and neither
-/// they nor the log's text hold what was sent.
 #[track_caller]
-fn check<T: std::fmt::Debug>(name: &str, result: Result<T>, (kind, code, outcome, said): Expected<'_>) -> Error {
-    let error = result.expect_err(name);
-    assert_eq!((error.kind(), error.code(), error.outcome()), (kind, code, outcome), "{name}: {error}");
-    let words = error.user_message();
-    assert!(words.contains(said), "{name}: {words}");
-    assert!(words.ends_with('.') && words.len() > 20 && !words.contains("API"), "{name}: {words}");
-    assert!(code.is_none_or(|code| !words.contains(code)), "{name}: {words}");
-    for text in [words.to_string(), error.to_string(), format!("{error:?}")] {
-        assert!(!text.contains("secret words") && !text.contains("xoxb-"), "{name}: {text}");
-    }
-    error
+fn check<T: Debug>(name: &str, result: Result<T>, expected: Expected<'_>) -> Error {
+    clear_error(name, result, expected, &["secret words", "xoxb-"])
 }
 
 #[tokio::test(start_paused = true)]
@@ -184,7 +143,7 @@ async fn an_answer_that_is_not_slacks_is_told_from_one_that_is() {
         ("a redirect", 302, "", (K::Invalid, None, Rejected, "check them")),
     ];
     for (name, status, body, expected) in cases {
-        let slack = over(Arc::new(Saying(status, body)), "xoxb-1");
+        let slack = over(Fake::always(answer(status, body)), "xoxb-1");
         let posted: Result<Posted> = slack.post("C1", &NewMessage::new("secret words")).await;
         let error = check(name, posted, expected);
         assert_eq!(error.attempts(), 1, "{name}: nothing is sent twice");
@@ -225,7 +184,7 @@ async fn an_address_for_answers_is_heard_in_text_and_json() {
         ("another's 404", 404, "<html>", Some((K::Config, None, Rejected, "our side"))),
     ];
     for (name, status, body, expected) in cases {
-        let slack = over(Arc::new(Saying(status, body)), "xoxb-1");
+        let slack = over(Fake::always(answer(status, body)), "xoxb-1");
         let answered = slack.respond(&address, &NewMessage::new("secret words"), true).await;
         match expected {
             Some(expected) => drop(check(name, answered, expected)),

@@ -8,7 +8,7 @@ use palisade_core::auth::Scheme;
 use palisade_core::webhook::RawDelivery;
 use palisade_core::{Secret, Transport};
 use palisade_emulator::slack::{Limits, Seed, Slack as Emulator, SlackConfig};
-use palisade_testkit::conformance::{NOW, Stage};
+use palisade_testkit::conformance::{Counted, Counting, NOW, Stage};
 use palisade_testkit::{EmulatorTransport, PostBox, clock_from};
 use serde_json::Value;
 
@@ -25,12 +25,36 @@ pub(crate) struct SlackStage {
 
 impl SlackStage {
     pub(crate) fn new() -> Self {
+        Self::with(Limits::none())
+    }
+
+    /// A stage that holds to Slack's limits.
+    pub(crate) fn limited() -> Self {
+        Self::with(Limits::default())
+    }
+
+    /// What it has counted of a method's calls.
+    pub(crate) fn counting(self, method: &'static str) -> Counting {
+        let (transport, credential) = (self.transport(), self.credential());
+        let counted = move || {
+            let ledger = self.emulator.ledger();
+            let of = |counts: &BTreeMap<String, u64>| {
+                let of_method = counts.iter().filter(|(lane, _)| lane.split(' ').next() == Some(method));
+                of_method.map(|(_, count)| *count).sum()
+            };
+            let (peak, total) = (of(&ledger.peak_per_minute_by_lane), of(&ledger.requests_by_lane));
+            Counted { peak, total, throttled: ledger.throttles }
+        };
+        Counting { transport, credential, counted: Box::new(counted) }
+    }
+
+    fn with(limits: Limits) -> Self {
         let posted = PostBox::new();
         let emulator = Emulator::offline(SlackConfig {
             clock: clock_from(NOW),
             poster: Some(posted.poster()),
             signing_secret: SECRET.to_owned(),
-            limits: Limits::none(),
+            limits,
             ..SlackConfig::default()
         });
         let scopes = [
@@ -44,6 +68,7 @@ impl SlackStage {
             "mpim:history",
             "users:read",
             "users:read.email",
+            "team:read",
             "chat:write",
         ];
         let token = emulator.install_forever(&scopes);

@@ -6,8 +6,8 @@
 //! job of a lane is ready, and the claim asks the lane itself ([`is_blocked`]).
 
 use palisade_core::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, NewJob, Queue, RunMode, Settled, Settlement,
-    WORKER_LOST, Work,
+    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode, Settled,
+    Settlement, WORKER_LOST, Work,
 };
 use palisade_core::{Error, ErrorKind, Timestamp};
 use rusqlite::types::ValueRef;
@@ -246,11 +246,7 @@ fn take(tx: &mut Tx<'_>, job: Due, claim: &Claim) -> Result<Claimed, Fault> {
     let claimed = {
         let mut rows = statement.query(params![job.id, until.millis()])?;
         let row = rows.next()?.ok_or_else(|| unreadable("job"))?;
-        let work = match row.get::<_, Option<i64>>(3)? {
-            Some(event) => Work::Event { row: EventRow(event) },
-            None => serde_json::from_str(row.get_ref(4)?.as_str().map_err(|_| unreadable("job"))?)
-                .map_err(|_| unreadable("job"))?,
-        };
+        let work = work_of(row.get(3)?, row.get_ref(4)?)?;
         Claimed {
             lease: Lease { job: JobId(job.id), fence: row.get(0)? },
             attempt: row.get(1)?,
@@ -266,6 +262,15 @@ fn take(tx: &mut Tx<'_>, job: Due, claim: &Claim) -> Result<Claimed, Fault> {
         tx.tally.jobs_running += 1;
     }
     Ok(claimed)
+}
+
+/// Reads what a job does from its columns `event` and `work`.
+fn work_of(event: Option<i64>, work: ValueRef<'_>) -> Result<Work, Error> {
+    let Some(event) = event else {
+        let json = work.as_str().map_err(|_| unreadable("job"))?;
+        return serde_json::from_str(json).map_err(|_| unreadable("job"));
+    };
+    Ok(Work::Event { row: EventRow(event) })
 }
 
 // ------------------------------------------------------------------------------------------------------- settle
@@ -397,7 +402,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
             match serde_json::from_str(&work).map_err(|_| unreadable("job"))? {
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
                 Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
-                Work::Event { .. } | Work::Retention | _ => {}
+                Work::Event { .. } | Work::Watch { .. } | Work::Retention | _ => {}
             }
         }
     }
@@ -474,6 +479,17 @@ pub(super) fn oldest_due(connection: &Connection, queue: Queue, now: Timestamp) 
         above = priority;
     }
     Ok(oldest.map(Timestamp).filter(|run_at| *run_at <= now))
+}
+
+/// Reads the unfinished job of a unique key.
+pub(super) fn live(connection: &Connection, unique: &str) -> Result<Option<LiveJob>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT event, work, run_at, reason FROM palisade_job WHERE unique_key = ?1 AND finished_at IS NULL",
+    )?;
+    let mut rows = statement.query([unique])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let work = work_of(row.get(0)?, row.get_ref(1)?)?;
+    Ok(Some(LiveJob { work, run_at: Timestamp(row.get(2)?), reason: row.get(3)? }))
 }
 
 pub(super) fn counts(connection: &Connection) -> Result<JobCounts, Fault> {

@@ -7,11 +7,17 @@ use palisade_core::auth::Scheme;
 use palisade_core::client::Repeat;
 use palisade_core::webhook::{RawDelivery, hmac};
 use palisade_core::{ErrorKind, Outcome, Result, Secret, Transport};
+use palisade_emulator::Ledger;
+use palisade_emulator::stripe::{Stripe as Emulator, StripeConfig};
 use palisade_stripe::client::{NewCustomer, NewRefund, NewSubscription};
 use palisade_stripe::{Stripe, StripeProvider, operation};
-use palisade_testkit::conformance::{self, Ask, Hook, Meaning, Rate, Sample, Stream, Subject, Vector};
+use palisade_testkit::conformance::{
+    self, Ask, Counted, Counting, Hook, Meaning, NOW, Rate, Sample, Stream, Subject, Vector,
+};
 use palisade_testkit::fake::{Said, answer};
+use palisade_testkit::{EmulatorTransport, clock_from};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use stripe_core::customer::ListCustomer;
@@ -165,15 +171,29 @@ fn meanings() -> Vec<Meaning> {
     table.chain(words).map(|meaning| meaning.of("payment_intents.create")).collect()
 }
 
-const SMOOTH: &str = "in any one second a burst of 5 may be added to the 20 of a long run";
-
 /// "Each endpoint: 25 requests a second" (docs.stripe.com/rate-limits, read November 2026).
 fn endpoint_rate() -> Rate {
     Rate::new("one endpoint", 25, Duration::from_secs(1), |transport, _| async move {
-        stripe(transport).retrieve_customer("cus_1").await.map(drop)
+        stripe(transport).create_customer(NewCustomer::new(), None).await.map(drop)
     })
-    .answered(200, CUSTOMER)
-    .reaching(80, SMOOTH)
+    .counted_by(|| {
+        counting(|ledger| {
+            let of = |counts: &BTreeMap<String, u64>| counts.get("POST /v1/customers").copied().unwrap_or(0);
+            let (peak, total) = (of(&ledger.peak_per_second_by_route), of(&ledger.requests_by_route));
+            Counted { peak, total, throttled: ledger.throttles }
+        })
+    })
+}
+
+/// An emulated Stripe, asked by what it has written down.
+fn counting(count: fn(&Ledger) -> Counted) -> Counting {
+    let emulator = Emulator::offline(StripeConfig { clock: clock_from(NOW), ..StripeConfig::default() });
+    let (transport, credential) = (EmulatorTransport::new(emulator.clone()), emulator.api_key().into());
+    Counting {
+        transport: Arc::new(transport),
+        credential: Scheme::Bearer(credential),
+        counted: Box::new(move || count(&emulator.ledger())),
+    }
 }
 
 /// "Sandbox: 25 requests a second" for all operations of an account together.
@@ -181,12 +201,13 @@ fn account_rate() -> Rate {
     Rate::new("a sandbox", 25, Duration::from_secs(1), |transport, number| async move {
         let stripe = stripe(transport);
         match number % 2 {
-            0 => stripe.retrieve_customer("cus_1").await.map(drop),
+            0 => stripe.list_customers(ListCustomer::new()).try_next().await.map(drop),
             _ => stripe.create_customer(NewCustomer::new(), None).await.map(drop),
         }
     })
-    .answered(200, CUSTOMER)
-    .reaching(80, SMOOTH)
+    .counted_by(|| {
+        counting(|ledger| Counted { peak: ledger.peak_per_second, total: ledger.requests, throttled: ledger.throttles })
+    })
 }
 
 fn subject() -> Subject {

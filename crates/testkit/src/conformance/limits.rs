@@ -6,7 +6,10 @@ use std::io::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::{Request, Response};
 use palisade_core::auth::Scheme;
 use palisade_core::client::Observer;
 use palisade_core::store::CallRecord;
@@ -20,7 +23,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::wire::{Step, Wire, client, locked, watched};
-use super::{Broken, Cases, Checked, NOW, Subject, ensure};
+use super::{Broken, Cases, Checked, Counted, NOW, Rate, Subject, ensure};
 use crate::fake::answer;
 
 /// How long a burst lasts.
@@ -29,8 +32,38 @@ const BURST: Duration = Duration::from_secs(180);
 /// Calls made at once in a burst.
 const AT_ONCE: usize = 40;
 
+/// Lets everything through, and notes when.
+struct Noting {
+    inner: Arc<dyn Transport>,
+    times: Mutex<Vec<Instant>>,
+}
+
+#[async_trait]
+impl Transport for Noting {
+    async fn send(&self, request: Request<Bytes>) -> palisade_core::Result<Response<Bytes>> {
+        locked(&self.times).push(Instant::now());
+        self.inner.send(request).await
+    }
+}
+
+impl Noting {
+    /// Counts calls of a cost: the most in one span, wherever it begins, and all.
+    fn counted(&self, per: Duration, cost: u64) -> Counted {
+        let (mut within, mut peak, mut total) = (VecDeque::new(), 0, 0_u64);
+        for at in locked(&self.times).iter() {
+            within.push_back(*at);
+            while within.front().is_some_and(|first| *at - *first >= per) {
+                within.pop_front();
+            }
+            peak = peak.max(within.len() as u64);
+            total += 1;
+        }
+        Counted { peak: peak.saturating_mul(cost), total: total.saturating_mul(cost), throttled: 0 }
+    }
+}
+
 /// Three minutes of more calls than a limit lets through: the provider counts no more than it publishes in any span of
-/// its length, and at least 95 % of it in all.
+/// its length, and at least 95 % of it in all. Where an emulated provider counts for itself, by its own count too.
 ///
 /// # Errors
 /// The first limit that is exceeded or left unused.
@@ -42,64 +75,69 @@ pub async fn a_burst_keeps_the_limit_and_uses_it(subject: &Subject) -> Checked {
             .to_owned()
     })?;
     for rate in &subject.rates {
-        let wire = Wire::ending_in([], Step::Answer(rate.answer.clone()));
-        let client: Arc<dyn Transport> = Arc::new(client(subject, Arc::clone(&wire) as Arc<dyn Transport>)?);
-        let (begin, mut number, mut made) = (Instant::now(), 0, 0);
-        while begin.elapsed() < BURST {
-            let calls = (number..number + AT_ONCE).map(|number| rate.run(Arc::clone(&client), number));
-            let done = join_all(calls).await;
-            let (good, bad): (Vec<_>, Vec<_>) = done.into_iter().partition(Result::is_ok);
-            made += good.len();
-            number += AT_ONCE;
-            // Refused for want of time: the limiter says how long; a real caller would not ask again at once.
-            let wait =
-                bad.iter().filter_map(|bad| bad.as_ref().err()).filter_map(palisade_core::Error::retry_after).max();
-            match (wait, good.is_empty(), bad.first()) {
-                (Some(wait), true, _) => tokio::time::sleep(wait.min(rate.per)).await,
-                (None, true, Some(Err(error))) => {
-                    return Err(Broken::new(format!("{}: the calls fail: {error}", rate.name)));
-                }
-                _ => {}
-            }
+        let counting = rate.counting.as_ref().map(|make| make());
+        let (inner, subject): (Arc<dyn Transport>, _) = match &counting {
+            Some(counting) => (Arc::clone(&counting.transport), subject.with_credential(counting.credential.clone())),
+            None => (Wire::ending_in([], Step::Answer(rate.answer.clone())), subject.clone()),
+        };
+        let noting = Arc::new(Noting { inner, times: Mutex::default() });
+        let client: Arc<dyn Transport> = Arc::new(client(&subject, Arc::clone(&noting) as Arc<dyn Transport>)?);
+        // What is under way at the end is dropped: what has not arrived by then does not count.
+        if let Ok(failed) = tokio::time::timeout(BURST, calls_without_end(rate, &client)).await {
+            return Err(failed);
         }
-        let times: Vec<Instant> = wire.sent().iter().map(|sent| sent.at).collect();
-        let (mut within, mut peak) = (VecDeque::new(), 0);
-        for at in &times {
-            within.push_back(*at);
-            while within.front().is_some_and(|first| *at - *first >= rate.per) {
-                within.pop_front();
-            }
-            peak = peak.max(within.len());
+        let left = noting.counted(rate.per, u64::from(rate.cost));
+        judge(rate, "as they left", left)?;
+        if let Some(counting) = counting {
+            let counted = (counting.counted)();
+            judge(rate, "by the provider's own count", counted)?;
+            ensure(counted.throttled == 0, || {
+                format!("{}: the provider has refused {} requests", rate.name, counted.throttled)
+            })?;
         }
-        let cost = u64::from(rate.cost);
-        let units = |calls: usize| u64::try_from(calls).unwrap_or(u64::MAX).saturating_mul(cost);
-        ensure(units(peak) <= u64::from(rate.limit), || {
-            format!(
-                "{}: {} units in one span of {:?}, and {} are published",
-                rate.name,
-                units(peak),
-                rate.per,
-                rate.limit
-            )
-        })?;
-        let in_time = times.iter().filter(|at| **at - begin < BURST).count();
-        let spans = BURST.as_secs_f64() / rate.per.as_secs_f64();
-        let (percent, why) = rate.percent;
-        let wanted = f64::from(rate.limit) * spans * f64::from(percent) / 100.0;
-        #[expect(clippy::cast_precision_loss, reason = "some thousands of calls")]
-        let used = units(in_time) as f64;
-        ensure(used >= wanted, || {
-            format!(
-                "{}: {used} units in three minutes ({made} calls), and {wanted} are {percent} % of what is there",
-                rate.name
-            )
-        })?;
-        if let Some(why) = why {
+        if let (percent, Some(why)) = rate.percent {
             cases.unable(format!("more than {percent} % of {}: {why}", rate.name));
         }
         cases.kept();
     }
     Ok(cases)
+}
+
+/// Makes more calls than the limit lets through, for as long as it is let. Returns when they fail.
+async fn calls_without_end(rate: &Rate, client: &Arc<dyn Transport>) -> Broken {
+    let mut number = 0;
+    loop {
+        let calls = (number..number + AT_ONCE).map(|number| rate.run(Arc::clone(client), number));
+        let done = join_all(calls).await;
+        number += AT_ONCE;
+        let one_succeeded = done.iter().any(Result::is_ok);
+        let failures: Vec<_> = done.into_iter().filter_map(Result::err).collect();
+        if one_succeeded {
+            continue;
+        }
+        // Refused for want of time: the limiter says how long; a real caller would not ask again at once.
+        match (failures.iter().filter_map(palisade_core::Error::retry_after).max(), failures.first()) {
+            (Some(wait), _) => tokio::time::sleep(wait.min(rate.per)).await,
+            (None, Some(error)) => return Broken::new(format!("{}: the calls fail: {error}", rate.name)),
+            (None, None) => return Broken::new(format!("{}: no calls were made", rate.name)),
+        }
+    }
+}
+
+/// Compares what was counted in three minutes with what is published.
+fn judge(rate: &Rate, how: &str, counted: Counted) -> Result<(), Broken> {
+    let Counted { peak, total, .. } = counted;
+    let (limit, per) = (rate.limit, rate.per);
+    ensure(peak <= u64::from(limit), || {
+        format!("{}: {peak} units in one span of {per:?} {how}, and {limit} are published", rate.name)
+    })?;
+    let (percent, _) = rate.percent;
+    let wanted = f64::from(limit) * BURST.as_secs_f64() / per.as_secs_f64() * f64::from(percent) / 100.0;
+    #[expect(clippy::cast_precision_loss, reason = "some thousands of calls")]
+    let enough = total as f64 >= wanted;
+    ensure(enough, || {
+        format!("{}: {total} units in three minutes {how}, and {wanted} are {percent} % of what is there", rate.name)
+    })
 }
 
 /// What must be printed nowhere.

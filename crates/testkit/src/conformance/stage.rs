@@ -146,6 +146,37 @@ impl fmt::Debug for Stream {
 
 type Calling = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
+/// An emulated provider that counts what arrives.
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Counting {
+    /// The way to it.
+    pub transport: Arc<dyn Transport>,
+    /// The credential it accepts.
+    pub credential: Scheme,
+    /// Says what it has counted so far.
+    pub counted: Box<dyn Fn() -> Counted + Send + Sync>,
+}
+
+/// What a provider has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Counted {
+    /// The most units in one span of the limit's length.
+    pub peak: u64,
+    /// All units.
+    pub total: u64,
+    /// Requests it has refused because the limit was used up.
+    pub throttled: u64,
+}
+
+impl fmt::Debug for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counting").field("counted", &(self.counted)()).finish_non_exhaustive()
+    }
+}
+
+type MakeCounting = Arc<dyn Fn() -> Counting + Send + Sync>;
+
 /// A published limit and a call that draws from it.
 #[derive(Clone)]
 pub struct Rate {
@@ -156,6 +187,7 @@ pub struct Rate {
     run: Arc<dyn Fn(Arc<dyn Transport>, usize) -> Calling + Send + Sync>,
     pub(super) answer: Response<Bytes>,
     pub(super) percent: (u32, Option<&'static str>),
+    pub(super) counting: Option<MakeCounting>,
 }
 
 impl Rate {
@@ -172,10 +204,19 @@ impl Rate {
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let run = move |transport, number| -> Calling { Box::pin(run(transport, number)) };
-        Self { name, limit, per, cost: 1, run: Arc::new(run), answer: answer(200, "{}"), percent: (95, None) }
+        let (run, answer) = (Arc::new(run), answer(200, "{}"));
+        Self { name, limit, per, cost: 1, run, answer, percent: (95, None), counting: None }
     }
 
-    /// Sets the true answer to the call.
+    /// Gives what makes an emulated provider that counts for itself: the calls go there, and its own count must say the
+    /// same as the times at which they left. Otherwise only those are counted.
+    #[must_use]
+    pub fn counted_by(mut self, make: impl Fn() -> Counting + Send + Sync + 'static) -> Self {
+        self.counting = Some(Arc::new(make));
+        self
+    }
+
+    /// Sets the true answer to the call; an emulated provider has its own.
     #[must_use]
     pub fn answered(mut self, status: u16, body: impl AsRef<[u8]>) -> Self {
         self.answer = answer(status, body);

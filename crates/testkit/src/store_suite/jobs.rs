@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::store::{
-    Claimed, Effect, EventRow, EventState, JobCounts, JobEnd, Lease, Merge, NewJob, Queue, RunMode, RunState, Settled,
-    Settlement, Store, StreamKey, Value, WORKER_LOST, Work,
+    Claimed, Effect, EventRow, EventState, JobCounts, JobEnd, Lease, LiveJob, Merge, NewJob, Queue, RunMode, RunState,
+    Settled, Settlement, Store, StreamKey, Value, WORKER_LOST, Work,
 };
+use palisade_core::sync::watch::Watch;
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::{ErrorKind, Timestamp};
 
@@ -73,6 +74,36 @@ pub async fn the_oldest_due_job_is_told(store: &dyn Store) {
     claim(store, Queue::Background, 30).await;
     same(oldest(Queue::Background, 34).await, None, "one that comes again waits for its new moment");
     same(oldest(Queue::Background, 50).await, Some(Timestamp(35)), "and has been due since then");
+}
+
+/// The unfinished job of a unique key is read with its work, its moment and why it comes again; an ended one is not.
+pub async fn a_live_job_is_read_by_its_key(store: &dyn Store) {
+    let open = Watch { stream: "s".into(), channel: Some("c".into()), resource: None, expires_at: Some(Timestamp(9)) };
+    let work = Work::Watch { key: key(), open: Some(open) };
+    let keys = || ["a", "none", "b"].map(str::to_owned).to_vec();
+    let new = |unique: &str, run_at| NewJob { unique: Some(unique.to_owned()), ..job(run_at) };
+    let watch = NewJob { work: work.clone(), ..new("a", 10) };
+    ok(store.enqueue(vec![watch, new("b", 20)]).await);
+    let live = |work, run_at, reason: Option<&str>| {
+        Some(LiveJob { work, run_at: Timestamp(run_at), reason: reason.map(str::to_owned) })
+    };
+    let b = live(Work::Retention, 20, None);
+    same(ok(store.live_jobs(keys()).await), vec![live(work.clone(), 10, None), None, b.clone()], "waiting");
+    let a = async || ok(store.live_jobs(vec!["a".to_owned()]).await);
+    let take = async |now| match claim(store, Queue::Background, now).await.first() {
+        Some(one) => one.lease,
+        None => panic!("the job is claimed"),
+    };
+    let lease = take(10).await;
+    same(a().await, vec![live(work.clone(), 10, None)], "held");
+    end(store, lease, JobEnd::Retry { at: Timestamp(15), reason: "later".to_owned() }, 11).await;
+    same(a().await, vec![live(work.clone(), 15, Some("later"))], "comes again");
+    let lease = take(15).await;
+    end(store, lease, JobEnd::Release, 16).await;
+    same(a().await, vec![live(work, 15, Some("later"))], "given back");
+    let lease = take(15).await;
+    end(store, lease, JobEnd::Done, 17).await;
+    same(ok(store.live_jobs(keys()).await), vec![None, None, b], "ended");
 }
 
 /// A claim gives due jobs of its queue by priority, then due time, then number, at most as many as asked for.

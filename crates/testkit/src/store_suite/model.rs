@@ -182,7 +182,12 @@ impl Model {
         let row = EventRow(i64::try_from(self.below(12)).unwrap_or(0));
         NewJob {
             work: self
-                .pick(&[Work::Retention, Work::Sync { key: self.key(), mode }, Work::Event { row }])
+                .pick(&[
+                    Work::Retention,
+                    Work::Watch { key: self.key(), open: None },
+                    Work::Sync { key: self.key(), mode },
+                    Work::Event { row },
+                ])
                 .unwrap_or(Work::Retention),
             lane: self.pick(&[None, Some("l1".to_owned()), Some("event/acme/k1".to_owned())]).flatten(),
             unique: self.pick(&[None, None, Some("u1".to_owned()), Some("u2".to_owned())]).flatten(),
@@ -470,6 +475,7 @@ impl Model {
         let all = u32::MAX;
         put("event counts", told(&store.event_counts().await));
         put("job counts", told(&store.job_counts().await));
+        put("live jobs", told(&store.live_jobs(["u1", "u2"].map(str::to_owned).to_vec()).await));
         put("dead counts", told(&store.dead_counts(CONNECTIONS.map(Into::into).to_vec()).await));
         for endpoint in ["e1", "e2"] {
             put("heard", told(&store.heard(endpoint.into()).await));

@@ -1,20 +1,20 @@
 //! What is wrong with a request, an answer or a delivery ends in one clear error with words for the product's user. Each
 //! case goes through the real pipeline to the emulated Twilio, or to a machine in between that speaks in its place.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response};
-use palisade_core::auth::FixedCredential;
+use http::{HeaderMap, Method};
 use palisade_core::clock::TokioClock;
-use palisade_core::random::SeededRandom;
 use palisade_core::webhook::{RawDelivery, Verified, Webhook};
-use palisade_core::{Client, Error, ErrorKind, Outcome, Provider, Result, Secret, Timestamp, Transport};
+use palisade_core::{Error, ErrorKind, Outcome, Result, Secret, Timestamp, Transport};
 use palisade_emulator::Fault;
 use palisade_emulator::twilio::{Algorithm, Twilio as Emulator, TwilioConfig, signature};
-use palisade_testkit::EmulatorTransport;
+use palisade_testkit::fake::{Fake, answer};
+use palisade_testkit::words::{Expected, clear_error};
+use palisade_testkit::{EmulatorTransport, pipeline};
 use palisade_twilio::client::NewMessage;
 use palisade_twilio::sid::{AccountSid, ServiceSid};
 use palisade_twilio::{Twilio, TwilioProvider, TwilioWebhook, TypedEvent, auth};
@@ -26,25 +26,12 @@ const TO: &str = "+15005550010";
 const FROM: &str = "+15005550006";
 const UNSURE: &str = "check before trying again";
 
-/// Something that gives one answer to everything.
-struct Saying(u16, String);
-
-#[async_trait]
-impl Transport for Saying {
-    async fn send(&self, _: Request<Bytes>) -> Result<Response<Bytes>> {
-        Ok(Response::builder().status(self.0).body(Bytes::from(self.1.clone())).unwrap())
-    }
-}
-
 fn over(transport: Arc<dyn Transport>, token: &str) -> Twilio {
     let account = AccountSid::parse(ACCOUNT).unwrap();
-    let credential = FixedCredential::new(&auth::auth_token(&account, token.into()).unwrap()).unwrap();
-    let client = Client::builder(TwilioProvider::new().profile(), transport, Arc::new(credential))
-        .clock(Arc::new(TokioClock::starting_at(BEGIN)))
-        .random(Arc::new(SeededRandom::new(7)))
-        .build()
-        .unwrap();
-    Twilio::new(Arc::new(client) as Arc<dyn Transport>, "conn_1", "tenant_1", account)
+    let credential = auth::auth_token(&account, token.into()).unwrap();
+    let clock = Arc::new(TokioClock::starting_at(BEGIN));
+    let client = pipeline(&TwilioProvider::new(), transport, &credential, &clock, 7);
+    Twilio::new(client as Arc<dyn Transport>, "conn_1", "tenant_1", account)
 }
 
 fn account() -> (Emulator, Twilio) {
@@ -53,22 +40,9 @@ fn account() -> (Emulator, Twilio) {
     (emulator, twilio)
 }
 
-type Expected<'a> = (ErrorKind, Option<&'a str>, Outcome, &'a str);
-
-/// Compares an error, and asks of its words what every one of ours has: they are a sentence for people, and neither
-/// they nor the log's text hold what was sent.
 #[track_caller]
-fn check<T: std::fmt::Debug>(name: &str, result: Result<T>, (kind, code, outcome, said): Expected<'_>) -> Error {
-    let error = result.expect_err(name);
-    assert_eq!((error.kind(), error.code(), error.outcome()), (kind, code, outcome), "{name}: {error}");
-    let words = error.user_message();
-    assert!(words.contains(said), "{name}: {words}");
-    assert!(words.ends_with('.') && words.len() > 20 && !words.contains("API"), "{name}: {words}");
-    assert!(code.is_none_or(|code| !words.contains(code)), "{name}: {words}");
-    for text in [words.to_string(), error.to_string(), format!("{error:?}")] {
-        assert!(!text.contains("secret words") && !text.contains("+1500"), "{name}: {text}");
-    }
-    error
+fn check<T: Debug>(name: &str, result: Result<T>, expected: Expected<'_>) -> Error {
+    clear_error(name, result, expected, &["secret words", "+1500"])
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +117,7 @@ async fn an_answer_that_is_not_twilios_is_told_from_one_that_is() {
         ("a redirect", 302, String::new(), (K::Invalid, None, Rejected, "check them")),
     ];
     for (name, status, body, expected) in cases {
-        let twilio = over(Arc::new(Saying(status, body)), "token");
+        let twilio = over(Fake::always(answer(status, body)), "token");
         let error = check(name, twilio.send(&NewMessage::text(TO, "secret words").from(FROM)).await, expected);
         assert_eq!(error.attempts(), 1, "{name}: nothing is sent twice");
     }

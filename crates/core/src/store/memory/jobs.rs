@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
 use crate::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, NewJob, Queue, RunMode, StreamKey,
+    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode, StreamKey,
     WORKER_LOST, Work,
 };
 
@@ -32,6 +32,8 @@ struct Job {
     state: State,
     attempts: u32,
     fence: i64,
+    /// Why it comes again.
+    reason: Option<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,7 +76,7 @@ impl JobsModel {
             self.unique.insert(key.clone(), id);
         }
         self.live.insert(id);
-        self.jobs.insert(id, Job { new, state: State::Waiting, attempts: 0, fence: 0 });
+        self.jobs.insert(id, Job { new, state: State::Waiting, attempts: 0, fence: 0, reason: None });
         id
     }
 
@@ -153,7 +155,7 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
-            Work::Retention => None,
+            Work::Watch { .. } | Work::Retention => None,
         }
     }
 
@@ -186,7 +188,7 @@ impl JobsModel {
         let job = self.jobs.get_mut(&lease.job)?;
         let row = match job.new.work {
             Work::Event { row } => Some(row),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Retention => None,
+            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => None,
         };
         match end {
             JobEnd::Done => {
@@ -196,6 +198,7 @@ impl JobsModel {
             JobEnd::Retry { at, reason } if job.attempts < job.new.attempts_max => {
                 job.state = State::Waiting;
                 job.new.run_at = at;
+                job.reason = Some(reason.clone());
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
             }
             JobEnd::Release => {
@@ -211,6 +214,11 @@ impl JobsModel {
         let live = self.live.iter().filter_map(|id| self.jobs.get(id));
         let waiting = live.filter(|job| job.state == State::Waiting && job.new.work.queue() == queue);
         waiting.map(|job| job.new.run_at).min().filter(|run_at| *run_at <= now)
+    }
+
+    pub(super) fn live(&self, unique: &str) -> Option<LiveJob> {
+        let job = self.jobs.get(self.unique.get(unique)?)?;
+        Some(LiveJob { work: job.new.work.clone(), run_at: job.new.run_at, reason: job.reason.clone() })
     }
 
     pub(super) fn counts(&self) -> JobCounts {

@@ -17,6 +17,7 @@ use crate::random::SeededRandom;
 use crate::secret::Secret;
 pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
+use crate::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
 use crate::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
 use crate::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 
@@ -27,6 +28,8 @@ pub(super) const EVENTS: &str = "events";
 pub(super) const GOODBYE: &str = "goodbye";
 /// The type of an event that says more happened than it tells.
 pub(super) const MANY: &str = "thing.many";
+/// How long a push channel lives.
+pub(super) const CHANNEL_LIFE: Duration = Duration::from_secs(7 * 86_400);
 
 // ---------------------------------------------------------------------------------------------- the provider
 
@@ -47,6 +50,9 @@ pub(super) struct Truth {
     pub(super) list_is_stuck: bool,
     pub(super) list_goes_round: bool,
     pub(super) hang: bool,
+    /// The push channels that were opened and not ended, with when they are over.
+    pub(super) channels: BTreeMap<String, Timestamp>,
+    pub(super) opens_no_channel: bool,
 }
 
 /// The provider, its adapter and the way to it in one.
@@ -97,7 +103,19 @@ impl Fake {
     }
 
     fn answer(&self, path: &str, query: &BTreeMap<String, String>) -> Result<Json> {
-        let truth = self.truth();
+        let mut truth = self.truth();
+        if path == "/watch" && truth.opens_no_channel {
+            return Err(Error::new(ErrorKind::Permission, "the topic is not ours"));
+        }
+        if path == "/watch" {
+            let end = self.clock.now().plus(CHANNEL_LIFE);
+            truth.channels.insert(query["channel"].clone(), end);
+            return Ok(json!({ "ends": end.millis() }));
+        }
+        if path == "/unwatch" {
+            let gone = truth.channels.remove(&query["channel"]);
+            return gone.map(|_| json!({})).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such channel"));
+        }
         let limit: usize = query.get("limit").map_or(100, |limit| limit.parse().unwrap());
         let after = query.get("after").cloned().unwrap_or_default();
         if let Some(id) = path.strip_prefix("/things/") {
@@ -190,6 +208,36 @@ impl Provider for Fake {
 
     fn webhook(&self) -> Option<&dyn Webhook> {
         Some(self)
+    }
+
+    fn watcher(&self) -> Option<&dyn Watcher> {
+        Some(self)
+    }
+}
+
+impl Watcher for Fake {
+    fn watches(&self) -> &'static [WatchSpec] {
+        &[WatchSpec { stream: EVENTS, lives_max: CHANNEL_LIFE, renew_every: CHANNEL_LIFE }]
+    }
+
+    fn watch(&self, site: &Site, ask: &WatchAsk) -> Result<http::Request<Bytes>> {
+        assert_eq!((ask.address.as_str(), ask.secret.expose()), ("https://us.example/hook", "right"));
+        Ok(http::Request::get(format!("{}/watch?channel={}", site.base_url, ask.channel)).body(Bytes::new()).unwrap())
+    }
+
+    fn watched(&self, ask: &WatchAsk, response: &http::Response<Bytes>) -> Result<Watch> {
+        let body: Json = serde_json::from_slice(response.body()).unwrap();
+        let expires_at = body["ends"].as_i64().map(Timestamp);
+        Ok(Watch { stream: ask.stream.clone(), channel: Some(ask.channel.clone()), resource: None, expires_at })
+    }
+
+    fn unwatch(&self, site: &Site, watch: &Watch) -> Result<http::Request<Bytes>> {
+        let channel = watch.channel.as_deref().unwrap();
+        Ok(http::Request::get(format!("{}/unwatch?channel={channel}", site.base_url)).body(Bytes::new()).unwrap())
+    }
+
+    fn secret<'s>(&self, _: &StreamName, secrets: &'s [Secret]) -> Option<&'s Secret> {
+        secrets.iter().find(|secret| secret.expose() == "right")
     }
 }
 
