@@ -222,7 +222,7 @@ fn sendgrid_events(body: &Bytes) -> Contest {
     let signature = pair.sign(&SystemRandom::new(), &message).expect("a signature");
     let spki: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("a public key");
     let headers =
-        [(sendgrid::SIGNATURE.as_str(), STANDARD.encode(&signature)), (sendgrid::TIMESTAMP.as_str(), NOW.to_string())];
+        [(sendgrid::SIGNATURE.as_str(), STANDARD.encode(signature)), (sendgrid::TIMESTAMP.as_str(), NOW.to_string())];
     let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, spki.as_ref()).expect("a public key");
     Contest {
         what: "SendGrid, 1 KiB, speed",
@@ -241,7 +241,8 @@ fn sendgrid_events(body: &Bytes) -> Contest {
 fn google_push() -> Contest {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).expect("a key");
     let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let trust = PushTrust { audience: URL.into(), email: "push@example.iam.gserviceaccount.com".into() };
+    let email = "push@example.iam.gserviceaccount.com".into();
+    let trust = PushTrust { audience: URL.into(), email, topic: None };
     let claims = json!({
         "iss": "https://accounts.google.com", "aud": trust.audience, "email": trust.email, "email_verified": true,
         "sub": "113774264463038321964", "azp": "113774264463038321964", "iat": NOW, "exp": NOW + 3_600,

@@ -54,11 +54,11 @@ impl Contest {
         let request = seen.seen.lock().expect("nobody panicked").take().expect("the call was sent");
         let pipeline = Arc::clone(&seen.pipeline);
         let mut by_pipeline = || {
-            each(&runtime, async || {
+            each(&runtime, || async {
                 pipeline.send(request.clone()).await.expect("it is answered");
             })
         };
-        let mut by_type = || each(&runtime, || typed());
+        let mut by_type = || each(&runtime, &typed);
         let took = rounds(count, &mut [&mut by_pipeline, &mut by_type]);
         let whole = Spread::of(took[0].clone()).median;
         Row::new("typed", format!("{}, beyond the pipeline", self.what), Spread::difference(&took[1], &took[0]), "ns")
@@ -69,7 +69,7 @@ impl Contest {
     }
 }
 
-fn each(runtime: &tokio::runtime::Runtime, call: impl AsyncFn()) -> f64 {
+fn each<F: Future<Output = ()>>(runtime: &tokio::runtime::Runtime, call: impl Fn() -> F) -> f64 {
     let start = thread_cpu();
     runtime.block_on(async {
         for _ in 0..CALLS {

@@ -1,9 +1,11 @@
 //! What an endpoint trusts, as the texts its secrets are.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use palisade_core::{Error, ErrorKind, Result, Secret};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 
 use crate::sync::check_topic;
 
@@ -64,6 +66,34 @@ impl fmt::Debug for ChannelTrust {
     }
 }
 
+/// A secret that is a JSON object.
+#[derive(Deserialize)]
+struct Written<'a> {
+    #[serde(borrow)]
+    audience: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    email: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    topic: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    channel_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    resource_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    token: Option<Cow<'a, str>>,
+}
+
+impl Written<'_> {
+    /// Counts an empty text as none.
+    fn without_empty(mut self) -> Self {
+        let Self { audience, email, topic, channel_id, resource_id, token } = &mut self;
+        for text in [audience, email, topic, channel_id, resource_id, token] {
+            text.take_if(|text| text.is_empty());
+        }
+        self
+    }
+}
+
 impl Trust {
     /// Reads the text of a secret.
     ///
@@ -78,21 +108,21 @@ impl Trust {
             }
             return Ok(Self::ChannelKey(secret.clone()));
         }
-        let value: Value =
-            serde_json::from_str(text).map_err(|_| wrong("the endpoint's secret is not a JSON object"))?;
-        let field = |name: &str| value.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-        match (field("audience"), field("email"), field("channel_id"), field("resource_id"), field("token")) {
+        let written: Written<'_> =
+            serde_json::from_str(text).map_err(|_| wrong("the endpoint's secret is not a JSON object of texts"))?;
+        let Written { audience, email, topic, channel_id, resource_id, token } = written.without_empty();
+        match (audience, email, channel_id, resource_id, token) {
             (Some(audience), Some(email), None, None, None) => {
-                let topic = field("topic").map(str::to_owned);
                 if let Some(topic) = &topic {
                     check_topic(topic)?;
                 }
-                Ok(Self::Push(PushTrust { audience: audience.to_owned(), email: email.to_owned(), topic }))
+                let topic = topic.map(Cow::into_owned);
+                Ok(Self::Push(PushTrust { audience: audience.into_owned(), email: email.into_owned(), topic }))
             }
             (None, None, Some(channel), Some(resource), Some(token)) => Ok(Self::Channel(ChannelTrust {
-                channel_id: channel.to_owned(),
-                resource_id: resource.to_owned(),
-                token: token.into(),
+                channel_id: channel.into_owned(),
+                resource_id: resource.into_owned(),
+                token: Secret::new(&*token),
             })),
             _ => Err(wrong(
                 "the endpoint's secret needs audience and email (a Pub/Sub subscription), or channel_id, resource_id \
