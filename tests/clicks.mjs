@@ -58,6 +58,14 @@ async function operations(page, ...words) {
   await shows(page, 'Connections', ...words);
 }
 
+/** Begins to connect an account from the operations page. */
+async function connect(page, flow, tenant) {
+  await operations(page);
+  const form = page.locator('form.connect').filter({ hasText: flow });
+  await form.locator('input[name=tenant]').fill(tenant);
+  await form.getByRole('button', { name: 'Connect', exact: true }).click();
+}
+
 async function logIn(page) {
   await page.goto(`${HUB}/`);
   await page.getByLabel('Admin token').fill('not the token of this hub');
@@ -74,7 +82,7 @@ async function admin(name, options, connections) {
   await logIn(page);
   ok(`${name}: the operations page asks for the admin token and opens with it`);
 
-  await page.goto(`${HUB}/connect/slack?tenant=${name}`);
+  await connect(page, 'slack', name);
   await at(page, SLACK);
   await shows(page, 'Tea & Co is requesting permission', 'chat:write', 'You will be sent to');
   await press(page, 'Deny');
@@ -84,7 +92,7 @@ async function admin(name, options, connections) {
   assert.equal(await page.locator('article.card').count(), connections, 'a denial connected something');
   ok(`${name}: who presses Deny is told that nothing was connected, and nothing is`);
 
-  await page.goto(`${HUB}/connect/slack?tenant=${name}`);
+  await connect(page, 'slack', name);
   await at(page, SLACK);
   await press(page, 'Allow');
   await at(page, HUB);
@@ -95,7 +103,7 @@ async function admin(name, options, connections) {
   assert.equal(await page.locator('article.card').count(), connections + 1);
   ok(`${name}: Allow connects Slack, a reload does not connect it twice, and the operations page shows it`);
 
-  await page.goto(`${HUB}/connect/google?tenant=${name}`);
+  await connect(page, 'google', name);
   await at(page, GOOGLE);
   assert.ok(await page.locator('input[value=openid]').isDisabled(), 'who one is cannot be left out');
   await page.locator(`input[value="${CALENDAR}"]`).uncheck();
@@ -105,6 +113,20 @@ async function admin(name, options, connections) {
   await operations(page, 'Slack', 'Google');
   assert.equal(await page.locator('article.card').count(), connections + 2);
   ok(`${name}: a box that is unticked on Google's page is missed in words`);
+
+  const card = page.locator('article.card').filter({ hasText: `tenant ${name}` }).filter({ hasText: 'Slack' });
+  await card.getByRole('link', { name: 'Disconnect' }).click();
+  await shows(page, 'Its access is revoked at Slack');
+  await press(page, 'Disconnect');
+  await shows(page, 'is disconnected', 'Slack confirmed that the access is revoked');
+  await operations(page);
+  await card.getByRole('button', { name: 'Reconnect' }).click();
+  await at(page, SLACK);
+  await press(page, 'Allow');
+  await shows(page, 'Slack is connected');
+  await operations(page);
+  assert.equal(await page.locator('article.card').count(), connections + 2, 'a reconnect made another connection');
+  ok(`${name}: Disconnect revokes at Slack, and Reconnect brings the same connection back`);
 
   await press(page, 'Log out');
   await page.goto(`${HUB}/`);

@@ -74,6 +74,77 @@ async fn a_state_works_once_and_for_ten_minutes() {
     assert_eq!(finish(&late, Some(&late.cookie)).await.unwrap_err(), RefusedKind::Expired);
 }
 
+/// The check at the value, for a product that keeps pending flows itself: no store stands before it that finds nothing.
+///
+/// Fails when the state, the flow's name or the ten minutes are not compared, or when the wrong words are said.
+#[tokio::test(start_paused = true)]
+async fn a_pending_flow_takes_its_own_answer_alone() {
+    use RefusedKind::{Expired, OtherBrowser, UnknownState};
+    let script = Script::default();
+    let flow = |name: &str| {
+        let mut config = config();
+        config.name = name.to_owned();
+        OAuth2Flow::new(config, script.transport()).unwrap()
+    };
+    let (acme, sandbox) = (flow("acme"), flow("acme/sandbox"));
+    let random = SeededRandom::new(7);
+    let begun = || {
+        let wanted = Wanted {
+            tenant: "t".into(),
+            connection: "c".into(),
+            scopes: acme.config().scopes_for(None),
+            return_to: None,
+            params: Vec::new(),
+        };
+        let (departure, pending) = begin(&acme, wanted, START, &random);
+        let url = departure.redirect_url.expose().to_owned();
+        let state = url.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let cookie = departure.set_cookie.expose().split(';').next().unwrap().to_owned();
+        (pending, format!("code=c1&state={state}"), cookie)
+    };
+    let last = START.plus(PENDING_LIFE - Duration::from_millis(1));
+    for (case, through, at, others_state, others_cookie, refused) in [
+        ("its own answer, in time", &acme, last, false, false, None),
+        ("another flow's state", &acme, last, true, false, Some(UnknownState)),
+        ("no state that anybody was given", &acme, last, true, true, Some(UnknownState)),
+        ("another environment's callback", &sandbox, last, false, false, Some(UnknownState)),
+        ("too late", &acme, START.plus(PENDING_LIFE), false, false, Some(Expired)),
+        ("another browser", &acme, last, false, true, Some(OtherBrowser)),
+    ] {
+        let (pending, own, cookie) = begun();
+        let (_, other, other_cookie) = begun();
+        let callback = Callback::parse(if others_state { &other } else { &own }).unwrap();
+        let cookies = if others_cookie { &other_cookie } else { &cookie };
+        let requests = script.seen().len();
+        if refused.is_none() {
+            script.answer(200, ANSWER);
+        }
+        let finished = finish(through, pending, &callback, Some(cookies), at).await;
+        assert_eq!(finished.err(), refused, "{case}");
+        assert_eq!(script.seen().len() - requests, usize::from(refused.is_none()), "{case}: the code was sent on");
+    }
+}
+
+/// A code of another session, put into our own callback in our own browser: the provider refuses it by the verifier, which
+/// must be the one of the browser it came back in.
+///
+/// Fails when a code is sent without a verifier, or with one that more than one flow has.
+#[tokio::test(start_paused = true)]
+async fn an_injected_code_goes_out_with_the_verifier_of_the_browser_it_came_in() {
+    let desk = desk(config());
+    let (victim, own) = (desk.begin(acme()).await, desk.begin(acme()).await);
+    assert_ne!(victim.params["code_challenge"], own.params["code_challenge"]);
+    desk.script.answer(400, r#"{"error":"invalid_grant"}"#);
+    let injected = format!("code=of-the-victim&state={}", own.state());
+    let refused = desk.connector.finish("acme", &injected, Some(&own.cookie)).await.unwrap_err();
+    assert_eq!(refused.kind(), RefusedKind::CodeRefused);
+    let seen = desk.script.last();
+    assert_eq!(seen.field("code").as_deref(), Some("of-the-victim"));
+    let verifier = PkceCodeVerifier::new(seen.field("code_verifier").unwrap());
+    assert_eq!(PkceCodeChallenge::from_code_verifier_sha256(&verifier).as_str(), own.params["code_challenge"]);
+    assert!(desk.store.connections(None, 9).await.unwrap().is_empty());
+}
+
 /// Fails when a row put in another's place still opens: its verifier would fit another's code.
 #[tokio::test(start_paused = true)]
 async fn a_pending_row_cannot_be_swapped() {
