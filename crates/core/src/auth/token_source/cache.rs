@@ -162,7 +162,8 @@ impl Entry {
         let mut state = self.lock();
         if let Some((of, flight)) = &state.flight
             && *of == seen
-            && flight.peek().is_none()
+            // Asked, not peeked at: one that nobody waits for does not know by itself that it is over.
+            && flight.clone().now_or_never().is_none()
         {
             return Ok(flight.clone());
         }

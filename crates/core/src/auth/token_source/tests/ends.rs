@@ -122,6 +122,25 @@ async fn a_token_that_is_still_valid_is_served_to_its_end_whatever_its_renewal_s
     }
 }
 
+/// Fails when an early renewal that failed is the last one before the token ends, because nobody waited for its end; or when
+/// its old failure is told to whoever asks when the token has ended.
+#[tokio::test(start_paused = true)]
+async fn a_failed_early_renewal_is_begun_again_and_its_failure_told_to_nobody() {
+    let world = World::connected().await;
+    let process = world.process(1);
+    world.provider.plan([Mishap::Passing(None), Mishap::Passing(Some(LIFE / 5))]);
+    tokio::time::advance(LIFE.mul_f64(0.82)).await;
+    for asked in [1, 2] {
+        assert_eq!(sent(&process.token().await.unwrap()), "access-1");
+        settle().await;
+        assert_eq!(world.provider.requests(), asked, "it is asked again after its rest");
+        tokio::time::advance(SOON).await;
+    }
+    tokio::time::advance(LIFE / 5).await;
+    assert_eq!(sent(&process.token().await.expect("the provider is well again")), "access-2");
+    world.provider.assert_single_use("");
+}
+
 /// Fails when failures come as fast as calls: the provider in trouble would be asked for every one of them.
 #[tokio::test(start_paused = true)]
 async fn failing_renewals_are_backed_off_ever_longer() {
