@@ -229,7 +229,7 @@ impl Stage {
 
     /// Looks at the provider and at the row after a step, so that what is wrong is said as what it is, and not as the waits
     /// and answers it leads to.
-    async fn watch(&self, id: &ConnectionId, passed: Duration, heard: &mut Heard) {
+    async fn watch(&self, id: &ConnectionId, passed: Duration, heard: &mut Heard) -> StoredGrant {
         let ledger = self.slack.oauth().ledger();
         assert!(
             ledger.single_use_arrived_max <= 1,
@@ -246,7 +246,10 @@ impl Stage {
             heard.taken.get_or_insert(passed);
         }
         // Long enough for what a second holder would send to arrive, which would be the worse news.
-        assert!(heard.taken.is_none_or(|taken| passed < taken + SLOW * 2), "{TAKEN}: {row:?}");
+        let StoredGrant { fence, held_until, intent, .. } = &row;
+        let seen = format!("hold {fence}, until {held_until:?}, intent {intent:?}");
+        assert!(heard.taken.is_none_or(|taken| passed < taken + SLOW * 2), "{TAKEN}: {seen}");
+        row
     }
 
     /// Lets time pass until nobody renews any more: tasks that still had a valid token did not wait for that. A request
@@ -257,8 +260,7 @@ impl Stage {
             let news = self.company.pass(STEP, None).await;
             assert!(news.iter().all(|news| news.said["task"].is_null()), "a task answered twice: {news:?}");
             passed += STEP;
-            self.watch(id, Duration::ZERO, heard).await;
-            let row = self.row(id).await;
+            let row = self.watch(id, Duration::ZERO, heard).await;
             let over = row.generation > 1 || row.state != GrantState::Live;
             // A hold that ran out is taken within a few seconds, if anybody wants it.
             let held = row.held_until.is_some_and(|until| until.plus(QUIET) > self.clock.now());

@@ -189,8 +189,8 @@ async fn what_is_no_answer_to_this_browser_is_refused_with_a_page() {
     shows(&stage.get(&back, &cookie).await, 400, &["opened twice"]);
 }
 
-// Fails when a code of another session is sent without the verifier of this browser's, when what a provider says of itself
-// or of our settings is told as something else, or when either connects something.
+// Fails when flows share a verifier, so that a code of another session fits; when what a provider says of itself or of our
+// settings is told as something else, or to a browser that did not begin the flow; or when either connects something.
 #[tokio::test]
 async fn what_a_provider_answers_instead_of_a_code_of_this_session_is_refused_with_a_page() {
     let stage = Stage::new(Access::Trusted).await;

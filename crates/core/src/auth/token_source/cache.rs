@@ -287,3 +287,32 @@ impl std::error::Error for SharedError {
         self.0.source()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Scheme;
+
+    /// Fails when a hash is taken for a name: a connection would be given another's token.
+    #[test]
+    fn two_names_of_one_hash_are_two_connections() {
+        let (one, other) = (ConnectionId::new("one"), ConnectionId::new("other"));
+        let kept = |version| {
+            let credential = Credential::new(&Scheme::Bearer("t".into()), version, None).unwrap();
+            Kept::plain(credential, Timestamp(1))
+        };
+        let cache = Cache::default();
+        let (hash, shard) = cache.shard(&one).unwrap();
+        let of_other = Arc::new(Entry::new(Name { hash, connection: other }, Arc::clone(&shard.served)));
+        shard.known().push_back(Arc::clone(&of_other));
+        of_other.keep(0, kept(1));
+        assert!(cache.hit(&one, Timestamp(0)).is_none());
+        let of_one = cache.entry(&one);
+        assert!(!Arc::ptr_eq(&of_one, &of_other));
+        of_one.keep(0, kept(2));
+        assert_eq!(cache.hit(&one, Timestamp(0)).unwrap().version(), 2);
+        cache.forget(&one);
+        assert!(of_other.hit(Timestamp(0)).is_some(), "forgotten with another's name");
+        assert_eq!(shard.served.load().len(), 1);
+    }
+}
