@@ -5,7 +5,8 @@ use super::*;
 /// Bends a callback: the query and the cookies, of another flow under way and our own.
 type Bend = fn(&Browser, &Browser) -> (String, Option<String>);
 
-/// Fails when what a callback must prove is measured and not enforced.
+/// Fails when what a callback must prove is measured and not enforced: the cookie, or its value and not its name alone; a
+/// parameter that stands there twice; a code beside an error.
 #[tokio::test(start_paused = true)]
 async fn a_callback_that_is_not_the_answer_is_refused() {
     use RefusedKind::{Malformed, OtherBrowser, UnknownState};
@@ -47,7 +48,8 @@ async fn a_callback_that_is_not_the_answer_is_refused() {
     assert_eq!(kind("none", "code=x&state=y").await, UnknownState);
 }
 
-/// Fails when a state works twice, whatever the first use came to; or when it works after ten minutes.
+/// Fails when a state works twice, also when its first use was refused; or when it works after ten minutes, to the
+/// millisecond.
 #[tokio::test(start_paused = true)]
 async fn a_state_works_once_and_for_ten_minutes() {
     let desk = desk(config());
@@ -145,7 +147,8 @@ async fn an_injected_code_goes_out_with_the_verifier_of_the_browser_it_came_in()
     assert!(desk.store.connections(None, 9).await.unwrap().is_empty());
 }
 
-/// Fails when a row put in another's place still opens: its verifier would fit another's code.
+/// Fails when a row put in another's place still opens: its verifier would fit another's code. Also of one connection,
+/// where the state alone binds it.
 #[tokio::test(start_paused = true)]
 async fn a_pending_row_cannot_be_swapped() {
     use crate::store::Authorizations;
@@ -167,6 +170,7 @@ async fn a_pending_row_cannot_be_swapped() {
     assert_eq!(desk.script.seen().len(), 1, "the code was sent on");
 }
 
+/// Fails when the issuer is not compared, or when a callback that names none passes where the provider names itself.
 #[tokio::test(start_paused = true)]
 async fn the_issuer_is_checked_where_the_provider_names_it() {
     for (named, iss, kind) in [
@@ -190,7 +194,8 @@ async fn the_issuer_is_checked_where_the_provider_names_it() {
     }
 }
 
-/// Fails when what a provider says at the callback ends in the wrong words, or is believed without the browser's proof.
+/// Fails when a denial or a provider's own trouble ends in the wrong words, or when either is believed before the browser
+/// has shown its cookie.
 #[tokio::test(start_paused = true)]
 async fn what_the_provider_says_at_the_callback_becomes_words() {
     for (error, kind) in [
@@ -271,6 +276,7 @@ async fn another_account_does_not_take_a_connections_place() {
     assert_eq!(refused.kind(), RefusedKind::Gone);
 }
 
+/// Fails when a target outside the allow-list is taken (the hub's own test says the same of links and of `/connect`).
 #[tokio::test(start_paused = true)]
 async fn what_cannot_begin_says_why() {
     let desk = desk(config());
