@@ -1,11 +1,13 @@
 // A person at a browser, without JavaScript and with it: logs in to a hub's operations page, connects Slack and Google on
-// the (emulated) providers' own pages, says no, unticks a box, reloads, opens a link somebody sent. Headless Chromium
-// does the clicking; palisade-tests' binary `clickable` is the hub. Run by `cargo xtask test`.
+// the (emulated) providers' own pages, says no, unticks a box, reloads, disconnects and reconnects, opens a link somebody
+// sent. Headless Chromium does the clicking, and every flow of the operator begins at a button of the operations page;
+// palisade-tests' binary `clickable` is the hub. Run by `cargo xtask test`.
 //
 // HUB=http://… TOKEN=… SLACK=http://… GOOGLE=http://… node clicks.mjs
 //
 // Fails when a form of a page may not be sent where it goes (content policy, SameSite), when a page needs a script, when
-// a browser that did not begin a flow can finish it, or when what was left out is not said.
+// a browser that did not begin a flow can finish it, when what was left out is not said, or when a reconnect makes another
+// connection.
 import assert from 'node:assert/strict';
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -58,6 +60,14 @@ async function operations(page, ...words) {
   await shows(page, 'Connections', ...words);
 }
 
+/** Begins to connect an account from the operations page. */
+async function connect(page, flow, tenant) {
+  await operations(page);
+  const form = page.locator('form.connect').filter({ hasText: flow });
+  await form.locator('input[name=tenant]').fill(tenant);
+  await form.getByRole('button', { name: 'Connect', exact: true }).click();
+}
+
 async function logIn(page) {
   await page.goto(`${HUB}/`);
   await page.getByLabel('Admin token').fill('not the token of this hub');
@@ -74,7 +84,7 @@ async function admin(name, options, connections) {
   await logIn(page);
   ok(`${name}: the operations page asks for the admin token and opens with it`);
 
-  await page.goto(`${HUB}/connect/slack?tenant=${name}`);
+  await connect(page, 'slack', name);
   await at(page, SLACK);
   await shows(page, 'Tea & Co is requesting permission', 'chat:write', 'You will be sent to');
   await press(page, 'Deny');
@@ -84,7 +94,7 @@ async function admin(name, options, connections) {
   assert.equal(await page.locator('article.card').count(), connections, 'a denial connected something');
   ok(`${name}: who presses Deny is told that nothing was connected, and nothing is`);
 
-  await page.goto(`${HUB}/connect/slack?tenant=${name}`);
+  await connect(page, 'slack', name);
   await at(page, SLACK);
   await press(page, 'Allow');
   await at(page, HUB);
@@ -95,7 +105,7 @@ async function admin(name, options, connections) {
   assert.equal(await page.locator('article.card').count(), connections + 1);
   ok(`${name}: Allow connects Slack, a reload does not connect it twice, and the operations page shows it`);
 
-  await page.goto(`${HUB}/connect/google?tenant=${name}`);
+  await connect(page, 'google', name);
   await at(page, GOOGLE);
   assert.ok(await page.locator('input[value=openid]').isDisabled(), 'who one is cannot be left out');
   await page.locator(`input[value="${CALENDAR}"]`).uncheck();
@@ -105,6 +115,24 @@ async function admin(name, options, connections) {
   await operations(page, 'Slack', 'Google');
   assert.equal(await page.locator('article.card').count(), connections + 2);
   ok(`${name}: a box that is unticked on Google's page is missed in words`);
+
+  const card = page.locator('article.card').filter({ hasText: `tenant ${name}` }).filter({ hasText: 'Slack' });
+  const id = await card.locator('h3').innerText();
+  await card.getByRole('link', { name: 'Disconnect' }).click();
+  await shows(page, 'Its access is revoked at Slack');
+  await press(page, 'Disconnect');
+  await shows(page, 'is disconnected', 'Slack confirmed that the access is revoked');
+  await operations(page);
+  assert.equal(await card.getByRole('link', { name: 'Disconnect' }).count(), 0, 'what is disconnected can be again');
+  await card.getByRole('button', { name: 'Reconnect' }).click();
+  await at(page, SLACK);
+  await press(page, 'Allow');
+  await shows(page, 'Slack is connected');
+  await operations(page);
+  assert.equal(await page.locator('article.card').count(), connections + 2, 'a reconnect made another connection');
+  assert.equal(await card.locator('h3').innerText(), id);
+  assert.equal(await card.getByRole('button', { name: 'Reconnect' }).count(), 0, 'it is not connected again');
+  ok(`${name}: Disconnect revokes at Slack, and Reconnect brings the same connection back`);
 
   await press(page, 'Log out');
   await page.goto(`${HUB}/`);

@@ -42,6 +42,8 @@ const SLOW: Duration = Duration::from_secs(20);
 const QUIET: Duration = Duration::from_secs(10);
 /// How long a round may last: somebody who waits longer waits for ever.
 const ROUND_MAX: Duration = Duration::from_secs(400);
+/// What is wrong when a hold is not respected.
+const TAKEN: &str = "a row that one process holds for a renewal was taken by another";
 /// Where the provider's tokens are traded.
 const TOKEN_ROUTE: &str = "POST /api/oauth.v2.access";
 
@@ -176,13 +178,12 @@ impl Stage {
         let begin = |_| json!({ "round": seed, "connection": id.as_str(), "now": now });
         let news = self.company.order(begin, "begun").await;
         assert!(news.iter().all(|news| news.said["seed"] != seed), "somebody answered before time passed");
-        let mut heard = self.heard(seed, moment, &dice).await;
+        let mut heard = self.heard(seed, &id, moment, &dice).await;
         self.calm(&id, &mut heard).await;
 
         self.slack.faults().clear_all();
-        let ledger = self.slack.oauth().ledger();
-        assert!(ledger.single_use_arrived_max <= 1, "a refresh token reached the provider twice: {ledger:?}");
         assert!(heard.arrived <= 1, "{} requests reached the provider", heard.arrived);
+        assert_eq!(heard.taken, None, "{TAKEN}");
         for (token, last) in &heard.tokens {
             // At the moment it was given: it may have expired while the others were waited for.
             let good = if *token == first { *last < expires.millis() } else { self.accepts(token).await };
@@ -195,15 +196,13 @@ impl Stage {
     }
 
     /// Lets time pass until every task of every process that lives has an answer.
-    async fn heard(&mut self, seed: u64, moment: Moment, dice: &SeededRandom) -> Heard {
+    async fn heard(&mut self, seed: u64, id: &ConnectionId, moment: Moment, dice: &SeededRandom) -> Heard {
         let mut heard = Heard { at_first: self.slack.oauth().ledger(), ..Heard::default() };
         let (mut passed, mut since) = (Duration::ZERO, None);
         let mut asks = None;
         while !self.company.alive().iter().all(|process| heard.answers.get(process) == Some(&TASKS)) {
             assert!(passed < ROUND_MAX, "somebody waits for ever ({moment:?}): {:?}", heard.answers);
-            let ledger = self.slack.oauth().ledger();
-            heard.arrived = ledger.refreshes - heard.at_first.refreshes;
-            heard.spent = ledger.refreshes_accepted > heard.at_first.refreshes_accepted;
+            self.watch(id, passed, &mut heard).await;
             let due = match moment {
                 Moment::Never => None,
                 Moment::AnyTime(steps) => Some((steps, Some(dice.bits() as usize % PROCESSES))),
@@ -228,6 +227,31 @@ impl Stage {
         heard
     }
 
+    /// Looks at the provider and at the row after a step, so that what is wrong is said as what it is, and not as the waits
+    /// and answers it leads to.
+    async fn watch(&self, id: &ConnectionId, passed: Duration, heard: &mut Heard) -> StoredGrant {
+        let ledger = self.slack.oauth().ledger();
+        assert!(
+            ledger.single_use_arrived_max <= 1,
+            "a single-use refresh token reached the provider twice: {ledger:?}; held rows were taken: {:?}",
+            heard.taken
+        );
+        heard.arrived = ledger.refreshes - heard.at_first.refreshes;
+        heard.spent = ledger.refreshes_accepted > heard.at_first.refreshes_accepted;
+        let row = self.row(id).await;
+        // Nothing here gives a hold back before its time: whoever renews writes, or dies.
+        let held = heard.row.replace(row.clone()).filter(|old| old.held_until > Some(self.clock.now()));
+        if held.is_some_and(|old| (old.generation, &old.state) == (row.generation, &row.state) && old.fence < row.fence)
+        {
+            heard.taken.get_or_insert(passed);
+        }
+        // Long enough for what a second holder would send to arrive, which would be the worse news.
+        let StoredGrant { fence, held_until, intent, .. } = &row;
+        let seen = format!("hold {fence}, until {held_until:?}, intent {intent:?}");
+        assert!(heard.taken.is_none_or(|taken| passed < taken + SLOW * 2), "{TAKEN}: {seen}");
+        row
+    }
+
     /// Lets time pass until nobody renews any more: tasks that still had a valid token did not wait for that. A request
     /// that has left reaches the provider, whoever has died meanwhile.
     async fn calm(&mut self, id: &ConnectionId, heard: &mut Heard) {
@@ -236,7 +260,7 @@ impl Stage {
             let news = self.company.pass(STEP, None).await;
             assert!(news.iter().all(|news| news.said["task"].is_null()), "a task answered twice: {news:?}");
             passed += STEP;
-            let row = self.row(id).await;
+            let row = self.watch(id, Duration::ZERO, heard).await;
             let over = row.generation > 1 || row.state != GrantState::Live;
             // A hold that ran out is taken within a few seconds, if anybody wants it.
             let held = row.held_until.is_some_and(|until| until.plus(QUIET) > self.clock.now());
@@ -245,9 +269,6 @@ impl Stage {
             }
             assert!(passed < ROUND_MAX, "somebody renews for ever: {row:?}");
         }
-        let ledger = self.slack.oauth().ledger();
-        heard.arrived = ledger.refreshes - heard.at_first.refreshes;
-        heard.spent = ledger.refreshes_accepted > heard.at_first.refreshes_accepted;
     }
 
     /// Whoever comes later is told the same: a valid token, or that it may be lost, by what the provider knows.
@@ -302,6 +323,10 @@ struct Heard {
     arrived: u64,
     /// Whether the provider has taken the refresh token.
     spent: bool,
+    /// The row as it was after the step before.
+    row: Option<StoredGrant>,
+    /// When another process took a row that was held, if one did.
+    taken: Option<Duration>,
 }
 
 impl Heard {
@@ -326,8 +351,9 @@ fn sent(credential: &palisade_core::auth::Credential) -> String {
     request.headers()["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned()
 }
 
-/// Fails when a claim takes a row that another process holds. A spent token that is sent again, a loss that is called a
-/// success and an expired token that is given to a caller would fail it too.
+/// Fails, and says which it is, when a single-use refresh token reaches the provider twice, when a claim takes a row that
+/// another process holds, when an intent that is found is passed over, when a loss is called a success, or when an expired
+/// token is given to a caller.
 #[test]
 fn eight_processes_send_each_refresh_token_once_whoever_is_killed() {
     let test = "renewals::eight_processes_send_each_refresh_token_once_whoever_is_killed";

@@ -519,7 +519,7 @@ impl Shared {
 #[async_trait]
 impl CredentialSource for TokenSource {
     async fn credential(&self, connection: ConnectionId) -> Result<Credential> {
-        if let Some(credential) = self.cache.hit(&connection, self.shared.clock.now()) {
+        if let Some(credential) = self.cache.hit(&connection, self.shared.clock.roughly_now()) {
             return Ok(credential);
         }
         // Boxed, so that the usual way carries none of its size.

@@ -167,7 +167,8 @@ impl Vault {
     pub(super) async fn take_turn(&self, tenant: &TenantId) -> Result<Turn> {
         match self.turn(tenant) {
             Some(turn) => Ok(turn),
-            None => self.next_turn(tenant).await,
+            // Boxed, so that the usual way carries none of its size.
+            None => Box::pin(self.next_turn(tenant)).await,
         }
     }
 
@@ -175,7 +176,7 @@ impl Vault {
     fn seal_at(&self, turn: &Turn, place: Place<'_>, secret: &[u8]) -> Result<Vec<u8>> {
         let mut blob = Vec::with_capacity(BLOB_HEAD + NONCE_LEN + secret.len() + AES_256_GCM.tag_len());
         blob.push(VERSION);
-        blob.extend(turn.id.to_be_bytes());
+        blob.extend_from_slice(&turn.id.to_be_bytes());
         let mut nonce = [0; NONCE_LEN];
         let (number, random) = nonce.split_at_mut(4);
         number.copy_from_slice(&turn.number.to_be_bytes());
@@ -199,7 +200,7 @@ impl Vault {
         let kept = self.lock().get(place.tenant).and_then(|tenant| tenant.opened.get(&id)).cloned();
         let key = match kept {
             Some(key) => key,
-            None => self.stored_key(place.tenant, id).await?.ok_or_else(closed)?,
+            None => Box::pin(self.stored_key(place.tenant, id)).await?.ok_or_else(closed)?,
         };
         open_sealed(&key, secret_aad(place, id).as_ref(), sealed).ok_or_else(closed)
     }
@@ -318,37 +319,42 @@ fn seal_onto(out: &mut Vec<u8>, key: &LessSafeKey, nonce: [u8; NONCE_LEN], aad: 
     }
 }
 
-/// Opens nonce, ciphertext and tag, straight into the buffer that is given out.
+/// Opens nonce, ciphertext and tag. The secret is decrypted in the buffer that is given out, and never elsewhere.
 fn open_sealed(key: &LessSafeKey, aad: &[u8], sealed: &[u8]) -> Option<Opened> {
     let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
     let (secret, tag) = sealed.split_at_checked(sealed.len().checked_sub(AES_256_GCM.tag_len())?)?;
-    let mut opened = Opened(vec![0; secret.len()]);
-    key.open_separate_gather(nonce, Aad::from(aad), secret, tag, &mut opened.0).ok()?;
+    // A copy of the ciphertext, and no zeros under it: fresh zeroed memory costs more than the copy.
+    let mut opened = Opened(secret.to_vec());
+    key.open_in_place_separate_tag(nonce, Aad::from(aad), tag, &mut opened.0).ok()?;
     Some(opened)
 }
 
 fn secret_aad(place: Place<'_>, data_key: u64) -> List {
     let Place { tenant, connection, field, generation } = place;
-    let (generation, data_key) = (generation.to_be_bytes(), data_key.to_be_bytes());
-    list(&[
-        SECRET_DOMAIN,
-        tenant.as_str().as_bytes(),
-        connection.as_str().as_bytes(),
-        field.as_bytes(),
-        &generation,
-        &data_key,
-    ])
+    let mut list = List::default();
+    list.item(SECRET_DOMAIN);
+    list.item(tenant.as_str().as_bytes());
+    list.item(connection.as_str().as_bytes());
+    list.item(field.as_bytes());
+    list.number(generation);
+    list.number(data_key);
+    list
 }
 
 fn data_key_aad(tenant: &TenantId, id: u64, master: &str) -> List {
-    list(&[DATA_KEY_DOMAIN, tenant.as_str().as_bytes(), &id.to_be_bytes(), master.as_bytes()])
+    let mut list = List::default();
+    list.item(DATA_KEY_DOMAIN);
+    list.item(tenant.as_str().as_bytes());
+    list.number(id);
+    list.item(master.as_bytes());
+    list
 }
 
 /// The longest associated data kept on the stack: names of the usual length.
 const LIST_BYTES: usize = 192;
 
-/// Items written so that no two lists give the same bytes.
+/// Items, each behind its length, so that no two lists give the same bytes.
 struct List {
     short: [u8; LIST_BYTES],
     length: usize,
@@ -356,34 +362,53 @@ struct List {
     long: Vec<u8>,
 }
 
+impl Default for List {
+    fn default() -> Self {
+        Self { short: [0; LIST_BYTES], length: 0, long: Vec::new() }
+    }
+}
+
+impl List {
+    /// Adds an item.
+    #[inline]
+    fn item(&mut self, item: &[u8]) {
+        let length = u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes();
+        self.part(&length);
+        self.part(item);
+    }
+
+    /// Adds a number as an item of eight bytes.
+    #[inline]
+    fn number(&mut self, number: u64) {
+        // Both in one: what is of a fixed length is written without a call.
+        self.part(&((8_u128 << 64) | u128::from(number)).to_be_bytes()[4..]);
+    }
+
+    #[inline]
+    fn part(&mut self, part: &[u8]) {
+        let place = self.short.get_mut(self.length..).and_then(|rest| rest.get_mut(..part.len()));
+        match place {
+            Some(place) if self.long.is_empty() => {
+                place.copy_from_slice(part);
+                self.length += part.len();
+            }
+            Some(_) | None => self.spill(part),
+        }
+    }
+
+    #[cold]
+    fn spill(&mut self, part: &[u8]) {
+        if self.long.is_empty() {
+            self.long.extend_from_slice(self.short.get(..self.length).unwrap_or_default());
+        }
+        self.long.extend_from_slice(part);
+    }
+}
+
 impl AsRef<[u8]> for List {
     fn as_ref(&self) -> &[u8] {
         if self.long.is_empty() { self.short.get(..self.length).unwrap_or_default() } else { &self.long }
     }
-}
-
-fn list(items: &[&[u8]]) -> List {
-    let length = items.iter().map(|item| 4 + item.len()).sum();
-    let mut list = List { short: [0; LIST_BYTES], length, long: Vec::new() };
-    let parts = items.iter().map(|item| (u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes(), *item));
-    if length > LIST_BYTES {
-        list.long.reserve_exact(length);
-        for (size, item) in parts {
-            list.long.extend_from_slice(&size);
-            list.long.extend_from_slice(item);
-        }
-        return list;
-    }
-    let mut rest = list.short.as_mut_slice();
-    for (size, item) in parts {
-        for part in [&size[..], item] {
-            // The length was counted above.
-            let Some((place, after)) = std::mem::take(&mut rest).split_at_mut_checked(part.len()) else { break };
-            place.copy_from_slice(part);
-            rest = after;
-        }
-    }
-    list
 }
 
 #[cfg(test)]

@@ -189,6 +189,45 @@ async fn what_is_no_answer_to_this_browser_is_refused_with_a_page() {
     shows(&stage.get(&back, &cookie).await, 400, &["opened twice"]);
 }
 
+// Fails when flows share a verifier, so that a code of another session fits; when what a provider says of itself or of our
+// settings is told as something else, or to a browser that did not begin the flow; or when either connects something.
+#[tokio::test]
+async fn what_a_provider_answers_instead_of_a_code_of_this_session_is_refused_with_a_page() {
+    let stage = Stage::new(Access::Trusted).await;
+    stage.consents(Consent::Allow);
+    let flow = async || {
+        let begun = stage.get(&stage.link(&format!(r#","return_to":"{APP}""#)).await, "").await;
+        stage.to_provider_and_back(&begun).await
+    };
+    let parameter = |back: &str, name: &str| {
+        let (_, query) = back.split_once('?').unwrap();
+        let found = query.split('&').find_map(|pair| pair.strip_prefix(&format!("{name}=")));
+        found.unwrap().to_owned()
+    };
+    let (victims, _) = flow().await;
+    let (own, cookie) = flow().await;
+    let injected = own.replace(&parameter(&own, "code"), &parameter(&victims, "code"));
+    assert_ne!(injected, own);
+    shows(&stage.get(&injected, &cookie).await, 400, &["did not accept its own answer", APP]);
+    for (error, status, words) in [
+        ("access_denied", 200, "You chose not to"),
+        ("temporarily_unavailable", 502, "not working properly right now"),
+        ("server_error", 502, "not working properly right now"),
+        ("unauthorized_client", 500, "on our side"),
+    ] {
+        for ours in [false, true] {
+            let (back, cookie) = flow().await;
+            let answer = format!("/auth/stripe/callback?error={error}&state={}", parameter(&back, "state"));
+            if ours {
+                shows(&stage.get(&answer, &cookie).await, status, &[words, APP]);
+            } else {
+                shows(&stage.get(&answer, "").await, 403, &["another browser"]);
+            }
+        }
+    }
+    assert!(stage.store.connections(None, 10).await.unwrap().is_empty(), "nothing was connected");
+}
+
 // Fails when reconnecting makes another connection, or when a disconnected one keeps a secret.
 #[tokio::test]
 async fn an_account_is_reconnected_in_place_and_disconnected_for_good() {

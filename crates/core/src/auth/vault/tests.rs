@@ -55,6 +55,12 @@ fn names() -> (TenantId, ConnectionId) {
     ("tenant-1".into(), "conn-1".into())
 }
 
+fn list(items: &[&[u8]]) -> List {
+    let mut list = List::default();
+    items.iter().for_each(|item| list.item(item));
+    list
+}
+
 fn vault(store: &Arc<MemoryStore>) -> Vault {
     let random = Arc::new(SystemRandom);
     let master = LocalMasterKey::parse(MASTER.as_bytes(), random.clone()).unwrap();

@@ -5,7 +5,8 @@ use super::*;
 /// Bends a callback: the query and the cookies, of another flow under way and our own.
 type Bend = fn(&Browser, &Browser) -> (String, Option<String>);
 
-/// Fails when what a callback must prove is measured and not enforced.
+/// Fails when what a callback must prove is measured and not enforced: the cookie, or its value and not its name alone; a
+/// parameter that stands there twice; a code beside an error.
 #[tokio::test(start_paused = true)]
 async fn a_callback_that_is_not_the_answer_is_refused() {
     use RefusedKind::{Malformed, OtherBrowser, UnknownState};
@@ -47,7 +48,8 @@ async fn a_callback_that_is_not_the_answer_is_refused() {
     assert_eq!(kind("none", "code=x&state=y").await, UnknownState);
 }
 
-/// Fails when a state works twice, whatever the first use came to; or when it works after ten minutes.
+/// Fails when a state works twice, also when its first use was refused; or when it works after ten minutes, to the
+/// millisecond.
 #[tokio::test(start_paused = true)]
 async fn a_state_works_once_and_for_ten_minutes() {
     let desk = desk(config());
@@ -74,12 +76,89 @@ async fn a_state_works_once_and_for_ten_minutes() {
     assert_eq!(finish(&late, Some(&late.cookie)).await.unwrap_err(), RefusedKind::Expired);
 }
 
-/// Fails when a row put in another's place still opens: its verifier would fit another's code.
+/// The check at the value, for a product that keeps pending flows itself: no store stands before it that finds nothing.
+///
+/// Fails when the state, the flow's name or the ten minutes are not compared, or when the wrong words are said.
+#[tokio::test(start_paused = true)]
+async fn a_pending_flow_takes_its_own_answer_alone() {
+    use RefusedKind::{Expired, OtherBrowser, UnknownState};
+    let script = Script::default();
+    let flow = |name: &str| {
+        let mut config = config();
+        config.name = name.to_owned();
+        OAuth2Flow::new(config, script.transport()).unwrap()
+    };
+    let (acme, sandbox) = (flow("acme"), flow("acme/sandbox"));
+    let random = SeededRandom::new(7);
+    let begun = || {
+        let wanted = Wanted {
+            tenant: "t".into(),
+            connection: "c".into(),
+            scopes: acme.config().scopes_for(None),
+            return_to: None,
+            params: Vec::new(),
+        };
+        let (departure, pending) = begin(&acme, wanted, START, &random);
+        let url = departure.redirect_url.expose().to_owned();
+        let state = url.split("state=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+        let cookie = departure.set_cookie.expose().split(';').next().unwrap().to_owned();
+        (pending, format!("code=c1&state={state}"), cookie)
+    };
+    let last = START.plus(PENDING_LIFE - Duration::from_millis(1));
+    for (case, through, at, others_state, others_cookie, refused) in [
+        ("its own answer, in time", &acme, last, false, false, None),
+        ("another flow's state", &acme, last, true, false, Some(UnknownState)),
+        ("no state that anybody was given", &acme, last, true, true, Some(UnknownState)),
+        ("another environment's callback", &sandbox, last, false, false, Some(UnknownState)),
+        ("too late", &acme, START.plus(PENDING_LIFE), false, false, Some(Expired)),
+        ("another browser", &acme, last, false, true, Some(OtherBrowser)),
+    ] {
+        let (pending, own, cookie) = begun();
+        let (_, other, other_cookie) = begun();
+        let callback = Callback::parse(if others_state { &other } else { &own }).unwrap();
+        let cookies = if others_cookie { &other_cookie } else { &cookie };
+        let requests = script.seen().len();
+        if refused.is_none() {
+            script.answer(200, ANSWER);
+        }
+        let finished = finish(through, pending, &callback, Some(cookies), at).await;
+        assert_eq!(finished.err(), refused, "{case}");
+        assert_eq!(script.seen().len() - requests, usize::from(refused.is_none()), "{case}: the code was sent on");
+    }
+}
+
+/// A code of another session, put into our own callback in our own browser: the provider refuses it by the verifier, which
+/// must be the one of the browser it came back in.
+///
+/// Fails when a code is sent without a verifier, or with one that more than one flow has.
+#[tokio::test(start_paused = true)]
+async fn an_injected_code_goes_out_with_the_verifier_of_the_browser_it_came_in() {
+    let desk = desk(config());
+    let (victim, own) = (desk.begin(acme()).await, desk.begin(acme()).await);
+    assert_ne!(victim.params["code_challenge"], own.params["code_challenge"]);
+    desk.script.answer(400, r#"{"error":"invalid_grant"}"#);
+    let injected = format!("code=of-the-victim&state={}", own.state());
+    let refused = desk.connector.finish("acme", &injected, Some(&own.cookie)).await.unwrap_err();
+    assert_eq!(refused.kind(), RefusedKind::CodeRefused);
+    let seen = desk.script.last();
+    assert_eq!(seen.field("code").as_deref(), Some("of-the-victim"));
+    let verifier = PkceCodeVerifier::new(seen.field("code_verifier").unwrap());
+    assert_eq!(PkceCodeChallenge::from_code_verifier_sha256(&verifier).as_str(), own.params["code_challenge"]);
+    assert!(desk.store.connections(None, 9).await.unwrap().is_empty());
+}
+
+/// Fails when a row put in another's place still opens: its verifier would fit another's code. Also of one connection,
+/// where the state alone binds it.
 #[tokio::test(start_paused = true)]
 async fn a_pending_row_cannot_be_swapped() {
     use crate::store::Authorizations;
     let desk = desk(config());
-    let (one, two) = (desk.begin(acme()).await, desk.begin(acme()).await);
+    // Of one connection: nothing but the state tells the rows apart.
+    let first = desk.begin(acme()).await;
+    desk.script.answer(200, ANSWER);
+    desk.connector.finish("acme", &first.back(), Some(&first.cookie)).await.unwrap();
+    let again = || ConnectAsk { connection: Some(first.connection.clone()), ..acme() };
+    let (one, two) = (desk.begin(again()).await, desk.begin(again()).await);
     let state = |browser: &Browser| hash(&Secret::new(browser.state()));
     let first = desk.store.take_pending(state(&one)).await.unwrap().unwrap();
     let second = desk.store.take_pending(state(&two)).await.unwrap().unwrap();
@@ -88,9 +167,10 @@ async fn a_pending_row_cannot_be_swapped() {
     let refused = desk.connector.finish("acme", &one.back(), Some(&one.cookie)).await.unwrap_err();
     assert_eq!(refused.kind(), RefusedKind::Failed);
     assert_eq!(refused.source_error().unwrap().kind(), ErrorKind::Decode);
-    assert!(desk.script.seen().is_empty());
+    assert_eq!(desk.script.seen().len(), 1, "the code was sent on");
 }
 
+/// Fails when the issuer is not compared, or when a callback that names none passes where the provider names itself.
 #[tokio::test(start_paused = true)]
 async fn the_issuer_is_checked_where_the_provider_names_it() {
     for (named, iss, kind) in [
@@ -114,7 +194,8 @@ async fn the_issuer_is_checked_where_the_provider_names_it() {
     }
 }
 
-/// Fails when what a provider says at the callback ends in the wrong words, or is believed without the browser's proof.
+/// Fails when a denial or a provider's own trouble ends in the wrong words, or when either is believed before the browser
+/// has shown its cookie.
 #[tokio::test(start_paused = true)]
 async fn what_the_provider_says_at_the_callback_becomes_words() {
     for (error, kind) in [
@@ -195,6 +276,7 @@ async fn another_account_does_not_take_a_connections_place() {
     assert_eq!(refused.kind(), RefusedKind::Gone);
 }
 
+/// Fails when a target outside the allow-list is taken (the hub's own test says the same of links and of `/connect`).
 #[tokio::test(start_paused = true)]
 async fn what_cannot_begin_says_why() {
     let desk = desk(config());

@@ -281,3 +281,39 @@ async fn a_process_that_comes_back_with_the_answer_still_keeps_it() {
     assert_eq!(sent(&other.token().await.unwrap()), sent(&credential));
     world.provider.assert_single_use("");
 }
+
+/// Fails when a hold is not prolonged, or too late, while a renewal takes longer than it lasts: the next process would find
+/// an intent whose holder seems gone, and call a token lost that is on its way.
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_takes_longer_than_its_hold_keeps_it() {
+    // A provider that takes fifty seconds, and a store that takes no new tokens for ninety.
+    for (travel, away) in [(25, 0), (0, 90)] {
+        let world = World::connected().await;
+        *world.provider.delay.lock().unwrap() = Duration::from_secs(travel);
+        tokio::time::advance(LIFE).await;
+        let back = world.clock.now().plus(Duration::from_secs(away));
+        let clock = world.clock;
+        world.store.layer.failing(move |name| (name == "renew_grant" && clock.now() < back).then_some(Fault::Before));
+        let processes = [world.process(1), world.process(2)];
+        let mut asking = JoinSet::new();
+        for process in &processes {
+            let source = process.source.clone();
+            asking.spawn(async move { source.credential("acme".into()).await });
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let case = format!("{travel} s each way, the store away for {away} s");
+        loop {
+            let row = world.row().await;
+            if row.generation > 1 {
+                break;
+            }
+            let left = row.held_until.expect(&case).since(world.clock.now());
+            assert!(left >= Duration::from_secs(15), "{case}: one stumble of the store and it is lost: {left:?} left");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        while let Some(given) = asking.join_next().await {
+            assert_eq!(sent(&given.unwrap().expect(&case)), "access-2", "{case}");
+        }
+        assert_eq!((world.provider.requests(), world.row().await.state), (1, GrantState::Live), "{case}");
+    }
+}

@@ -14,6 +14,21 @@ impl RenewalObserver for Ends {
     }
 }
 
+impl Ends {
+    /// A source of another process, watched.
+    fn watching(self: &Arc<Self>, world: &World) -> Arc<TokenSource> {
+        TokenSource::builder(world.store.clone(), world.vault(), Arc::new(world.clock), Arc::new(SeededRandom::new(1)))
+            .flow("slack", world.provider.clone())
+            .observer(self.clone())
+            .build()
+            .unwrap()
+    }
+
+    fn seen(&self) -> Vec<RenewalEnd> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
 /// Fails when a status, a lost connection or a code other than `invalid_grant` kills a grant, or when a lost answer to a
 /// single-use token is taken for a passing trouble.
 #[tokio::test(start_paused = true)]
@@ -105,6 +120,25 @@ async fn a_token_that_is_still_valid_is_served_to_its_end_whatever_its_renewal_s
         }
         world.provider.assert_single_use("");
     }
+}
+
+/// Fails when an early renewal that failed is the last one before the token ends, because nobody waited for its end; or when
+/// its old failure is told to whoever asks when the token has ended.
+#[tokio::test(start_paused = true)]
+async fn a_failed_early_renewal_is_begun_again_and_its_failure_told_to_nobody() {
+    let world = World::connected().await;
+    let process = world.process(1);
+    world.provider.plan([Mishap::Passing(None), Mishap::Passing(Some(LIFE / 5))]);
+    tokio::time::advance(LIFE.mul_f64(0.82)).await;
+    for asked in [1, 2] {
+        assert_eq!(sent(&process.token().await.unwrap()), "access-1");
+        settle().await;
+        assert_eq!(world.provider.requests(), asked, "it is asked again after its rest");
+        tokio::time::advance(SOON).await;
+    }
+    tokio::time::advance(LIFE / 5).await;
+    assert_eq!(sent(&process.token().await.expect("the provider is well again")), "access-2");
+    world.provider.assert_single_use("");
 }
 
 /// Fails when failures come as fast as calls: the provider in trouble would be asked for every one of them.
@@ -294,19 +328,67 @@ async fn a_flow_that_is_not_set_up_here_is_said_and_costs_nothing() {
     assert_eq!(twice.build().unwrap_err().kind(), ErrorKind::Config);
 }
 
+/// Fails when our own write, whose answer alone was lost, is told as another process's.
+#[tokio::test(start_paused = true)]
+async fn a_write_whose_answer_was_lost_is_known_as_our_own() {
+    let world = World::connected().await;
+    let ends = Arc::new(Ends::default());
+    let source = ends.watching(&world);
+    tokio::time::advance(LIFE).await;
+    let mut lost = 1;
+    world.store.layer.failing(move |name| {
+        let hit = name == "renew_grant" && lost > 0;
+        lost -= u32::from(hit);
+        hit.then_some(Fault::After)
+    });
+    assert_eq!(sent(&source.credential("acme".into()).await.unwrap()), "access-2");
+    assert_eq!(ends.seen(), [RenewalEnd::Renewed]);
+}
+
+/// Fails when a grant that is ending outlives the refusal of its last token, or when what is over is renewed for it.
+#[tokio::test(start_paused = true)]
+async fn the_last_token_of_an_ending_grant_ends_with_its_refusal() {
+    let world = World::connected().await;
+    world.provider.book().always = Some(Mishap::InvalidGrant);
+    let ends = Arc::new(Ends::default());
+    let source = ends.watching(&world);
+    tokio::time::advance(LIFE.mul_f64(0.85)).await;
+    let last = source.credential("acme".into()).await.unwrap();
+    settle().await;
+    assert_eq!(world.row().await.state, GrantState::Ending { reason: EndReason::Refused });
+    assert!(source.credential("acme".into()).await.is_ok(), "it serves to its end");
+    for _ in 0..2 {
+        let error = source.refresh("acme".into(), last.version()).await.unwrap_err();
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Auth, EndReason::Refused.phrase()));
+        assert_eq!(world.row().await.state, GrantState::Dead { reason: EndReason::Refused });
+    }
+    assert_eq!(source.credential("acme".into()).await.unwrap_err().kind(), ErrorKind::Auth);
+    assert_eq!(world.process(2).token().await.unwrap_err().kind(), ErrorKind::Auth, "nor does another process send it");
+    assert_eq!((world.provider.requests(), ends.seen()), (1, vec![RenewalEnd::Ended(EndReason::Refused)]));
+}
+
+/// Fails when a refused token serves on because the call that heard the refusal has gone away.
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_does_not_serve_on_when_its_caller_has_gone_away() {
+    let world = World::connected().await;
+    *world.provider.delay.lock().unwrap() = Duration::from_secs(5);
+    world.provider.book().always = Some(Mishap::InvalidGrant);
+    let process = world.process(1);
+    process.token().await.unwrap();
+    tokio::time::advance(SOON).await;
+    let refresh = process.source.refresh("acme".into(), 1);
+    assert!(tokio::time::timeout(Duration::from_secs(1), refresh).await.is_err());
+    tokio::time::sleep(SOON).await;
+    assert_eq!(world.row().await.state, GrantState::Dead { reason: EndReason::Refused });
+    assert_eq!(world.process(2).token().await.unwrap_err().kind(), ErrorKind::Auth);
+}
+
 /// Fails when a renewal ends unseen.
 #[tokio::test(start_paused = true)]
 async fn every_end_is_observed() {
     let world = World::connected().await;
     let ends = Arc::new(Ends::default());
-    let build = || {
-        TokenSource::builder(world.store.clone(), world.vault(), Arc::new(world.clock), Arc::new(SeededRandom::new(1)))
-            .flow("slack", world.provider.clone())
-            .observer(ends.clone())
-            .build()
-            .unwrap()
-    };
-    let (one, two) = (build(), build());
+    let (one, two) = (ends.watching(&world), ends.watching(&world));
     world.provider.plan([Mishap::None, Mishap::Passing(Some(Duration::from_secs(60))), Mishap::InvalidGrant]);
     *world.provider.delay.lock().unwrap() = Duration::from_secs(1);
     tokio::time::advance(LIFE).await;
@@ -316,9 +398,8 @@ async fn every_end_is_observed() {
         tokio::time::advance(LIFE).await;
         one.credential("acme".into()).await.unwrap_err();
     }
-    let seen = ends.0.lock().unwrap().clone();
     assert_eq!(
-        seen,
+        ends.seen(),
         [
             RenewalEnd::Renewed,
             RenewalEnd::Found,
