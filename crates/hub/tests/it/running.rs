@@ -305,6 +305,11 @@ async fn configured_connections_of_one_account_are_held_back_together() {
     let error = send("two").await.unwrap_err();
     assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 0), "{error}");
     send("sandbox").await.unwrap();
+    // Its configuration names another account: it has left the limits of this one.
+    let config = ConnectionConfig { id: "two".into(), account: Some("acct_2".to_owned()), ..connection() };
+    hub.connect(&config).await.unwrap();
+    send("two").await.unwrap();
+    send("one").await.unwrap_err();
 }
 
 // Fails when a pause is known only to the process that was asked for it: not to one beside it, or not to the next one.
