@@ -24,5 +24,7 @@ mod kill;
 mod refused;
 #[path = "it/renewals.rs"]
 mod renewals;
+#[path = "it/restart.rs"]
+mod restart;
 #[path = "it/two_hubs.rs"]
 mod two_hubs;

@@ -19,7 +19,7 @@ mod audience;
 pub mod connect;
 pub mod flow;
 pub mod grant;
-mod hasher;
+pub(crate) mod hasher;
 pub mod jwt;
 pub mod oauth2;
 #[cfg(test)]

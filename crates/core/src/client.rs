@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, GrantName};
 use crate::metrics::Metrics;
 use crate::random::{Random, SystemRandom};
-use crate::store::CallRecord;
+use crate::store::{CallRecord, Pause};
 use crate::transport::Transport;
 
 mod accounts;
@@ -46,11 +46,13 @@ mod tests;
 mod turnstile;
 mod way;
 
+#[cfg(feature = "mock")]
+pub use accounts::MockAccountSource;
+pub use accounts::{AccountSource, Accounts};
 pub use learned::{Learned, LimitHeaders, Reset};
 pub use retry_after::{HINT_MAX, retry_after, until_epoch};
 pub use status::{StatusClassifier, error_of_status};
 
-use accounts::Accounts;
 use admission::Admission;
 use engine::Engine;
 use flights::Flights;
@@ -278,6 +280,18 @@ pub trait Observer: Send + Sync + 'static {
     fn observe(&self, call: CallRecord);
 }
 
+/// The shortest pause a [`PauseObserver`] is told of: a shorter one is over before it could be written down and heeded.
+pub const PAUSE_TOLD_MIN: Duration = Duration::from_secs(5);
+
+/// Watches pauses: what a provider asked to leave alone for at least [`PAUSE_TOLD_MIN`], so that it is left alone by
+/// other processes and by those that come after this one, too ([`Client::restore`]). Called on the task of the call that
+/// was turned away: it must be quick and must not block. It is told again when a pause grows.
+#[cfg_attr(feature = "mock", mockall::automock)]
+pub trait PauseObserver: Send + Sync + 'static {
+    /// Sees one lane that was paused.
+    fn paused(&self, pause: Pause);
+}
+
 /// Answers in the provider's place after the engine has given up. The call log and the metrics still show the failure.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
@@ -313,6 +327,7 @@ pub struct ClientBuilder {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     observer: Option<Arc<dyn Observer>>,
+    pause_observer: Option<Arc<dyn PauseObserver>>,
     fallback: Option<Arc<dyn Fallback>>,
     metrics: Metrics,
     accounts: Accounts,
@@ -352,6 +367,7 @@ impl Client {
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
             observer: None,
+            pause_observer: None,
             fallback: None,
             metrics: Metrics::default(),
             accounts: Accounts::default(),
@@ -365,12 +381,19 @@ impl Client {
         Self { engine: Arc::clone(&self.engine), grant: Some(name.into()) }
     }
 
-    /// Returns until when calls of a connection are held back: by the longest pause the provider has asked this process
-    /// for, of any of the connection's limits, or by the open breaker of the host of `base_url`. `None` when nothing
-    /// holds them, or only an operator's hand. By the client's clock.
-    #[must_use]
-    pub fn held_until(&self, connection: &ConnectionId, base_url: &str) -> Option<Timestamp> {
-        self.engine.held_until(connection, base_url)
+    /// Returns until when calls of a connection are held back: by the longest pause this process knows of, of any of the
+    /// limits of the connection's account, or by the open breaker of the host of `base_url`. `None` when nothing holds
+    /// them, or only an operator's hand. By the client's clock.
+    pub async fn held_until(&self, connection: &ConnectionId, base_url: &str) -> Option<Timestamp> {
+        self.engine.held_until(connection, base_url).await
+    }
+
+    /// Holds back what a process before this one, or beside it, was asked to leave alone ([`PauseObserver`]). What is
+    /// over, is another provider's or names no lane is passed over. Whatever the clocks say, a pause lasts no longer than
+    /// it did where it was asked for, nor than this process would take for true itself ([`HINT_MAX`] and a tenth); one
+    /// that is known already never gets shorter.
+    pub fn restore(&self, pauses: &[Pause]) {
+        self.engine.restore(pauses);
     }
 
     /// Returns the breaker of a host, named as in [`Profile::hosts`].
@@ -430,6 +453,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets who watches pauses.
+    #[must_use]
+    pub fn pause_observer(mut self, observer: Arc<dyn PauseObserver>) -> Self {
+        self.pause_observer = Some(observer);
+        self
+    }
+
     /// Sets who answers when the engine has given up.
     #[must_use]
     pub fn fallback(mut self, fallback: Arc<dyn Fallback>) -> Self {
@@ -452,6 +482,13 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets who knows the accounts of the other connections.
+    #[must_use]
+    pub fn accounts(mut self, accounts: Accounts) -> Self {
+        self.accounts.ask_as(accounts);
+        self
+    }
+
     /// Checks the settings and makes the client.
     ///
     /// # Errors
@@ -465,12 +502,13 @@ impl ClientBuilder {
         let request_id_header = http::HeaderName::from_bytes(self.profile.request_id_header.as_bytes())
             .map_err(|_| Error::new(ErrorKind::Config, "request_id_header must be a header name"))?;
         let engine = Engine {
-            lanes: Lanes::new(limits, gauge, forgotten, self.accounts.clone()),
+            accounts: self.accounts,
+            lanes: Lanes::new(limits, gauge, forgotten),
             request_id_header,
             places: Turnstile::new(limits.concurrency),
             admission: Admission::new(limits.admission_max),
             flights: Flights::default(),
-            held: Held::new(self.accounts),
+            held: Held::default(),
             origin: Instant::now(),
             hosts,
             meters,
@@ -480,6 +518,7 @@ impl ClientBuilder {
             clock: self.clock,
             random: self.random,
             observer: self.observer,
+            pause_observer: self.pause_observer,
             fallback: self.fallback,
         };
         Ok(Client { engine: Arc::new(engine), grant: None })

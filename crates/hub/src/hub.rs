@@ -15,7 +15,7 @@ use palisade_core::auth::oauth2::{OAuth2Config, OAuth2Flow};
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::auth::vault::{MasterKey, Vault};
 use palisade_core::auth::{Audience, Scheme};
-use palisade_core::client::Client;
+use palisade_core::client::{Accounts, Client};
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
@@ -26,10 +26,12 @@ use palisade_core::{
     Transport,
 };
 
+use crate::accounts::StoredAccounts;
 use crate::calls::CallQueue;
 use crate::gate::{Gate, Network};
 use crate::home::homes;
 use crate::metrics::HubMetrics;
+use crate::pauses::PauseBook;
 use crate::routes;
 use crate::routes::status::Probe;
 use crate::runner::Runner;
@@ -157,6 +159,9 @@ pub(crate) struct Shared {
     pub(crate) worker: Worker,
     pub(crate) metrics: HubMetrics,
     pub(crate) calls: Arc<CallQueue>,
+    pub(crate) pauses: Arc<PauseBook>,
+    /// Whose connections share limits; forgets what a connect or disconnect changes.
+    pub(crate) accounts: Accounts,
     pub(crate) settings: Settings,
     pub(crate) probe: Probe,
     pub(crate) gate: Gate,
@@ -325,15 +330,18 @@ impl HubBuilder {
             None => Audience::of([]),
         };
         let tokens = tokens.key_audience(Arc::new(of_key)).build()?;
+        let accounts = Accounts::asking(Arc::new(StoredAccounts(Arc::clone(&store))));
         let mut connector =
             Connector::builder(Arc::clone(&store), vault, Arc::clone(&self.clock), Arc::new(SystemRandom))
                 .return_targets(self.return_targets)
-                .token_source(Arc::clone(&tokens));
+                .token_source(Arc::clone(&tokens))
+                .accounts(accounts.clone());
         for flow in &flows {
             connector = connector.browser_flow(Arc::clone(flow));
         }
         let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
         let calls = CallQueue::new(self.settings.call_log_max);
+        let pauses = Arc::<PauseBook>::default();
 
         let mut clients = BTreeMap::new();
         let mut worker = Worker::builder(Arc::clone(&store), Arc::clone(&self.clock), Arc::clone(&self.random))
@@ -343,30 +351,24 @@ impl HubBuilder {
             .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
         for (name, provider) in &providers {
             let mut profile = provider.profile();
-            let connections = || self.connections.iter().filter(|connection| connection.provider == *name);
+            let connections = self.connections.iter().filter(|connection| connection.provider == *name);
             let of_flows =
                 flows.iter().map(|flow| flow.config()).filter(|flow| Environment::of_flow(&flow.name).0 == *name);
-            let elsewhere: BTreeSet<&String> = connections()
+            let elsewhere: BTreeSet<&String> = connections
                 .filter_map(|connection| connection.base_url.as_ref())
                 .chain(of_flows.filter_map(|flow| flow.base_url.as_ref()))
                 .collect();
             for base_url in elsewhere {
                 profile = profile.allowing(base_url);
             }
-            let mut client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&tokens) as _)
+            let client = Client::builder(profile, Arc::clone(&transport), Arc::clone(&tokens) as _)
                 .clock(Arc::clone(&self.clock))
                 .random(Arc::clone(&self.random))
                 .observer(Arc::clone(&calls) as _)
-                .metrics(self.metrics.clone());
-            for connection in connections() {
-                if let Some(account) = &connection.account {
-                    // Another environment or address may know the same name for another account.
-                    let at = connection.base_url.as_deref().unwrap_or_default();
-                    let account = format!("{account} {} {at}", connection.environment);
-                    client = client.account(connection.id.clone(), &account);
-                }
-            }
-            let client = client.build()?;
+                .pause_observer(Arc::clone(&pauses) as _)
+                .accounts(accounts.clone())
+                .metrics(self.metrics.clone())
+                .build()?;
             worker = worker.provider(Arc::clone(provider), Arc::new(client.clone())).on(
                 *name,
                 unreadable::KIND,
@@ -402,6 +404,8 @@ impl HubBuilder {
             worker: worker.build()?,
             metrics,
             calls,
+            pauses,
+            accounts,
             settings: self.settings,
             probe: Probe::default(),
             gate: Gate::default(),
@@ -624,6 +628,7 @@ impl Hub {
         let changed = known.as_ref() != Some(&connection);
         if changed {
             shared.store.put_connection(connection.clone()).await?;
+            shared.accounts.forget(id);
         }
         let fresh = shared.tokens.keys().store_if_changed(id, &config.credential).await?;
         if fresh && connection.state == ConnectionState::Disconnected {

@@ -21,6 +21,7 @@
     )
 )]
 
+mod accounts;
 mod builtin;
 mod calls;
 pub mod cli;
@@ -31,6 +32,7 @@ mod home;
 pub mod hub;
 mod metrics;
 mod overview;
+mod pauses;
 mod plain;
 mod routes;
 pub mod runner;

@@ -56,6 +56,8 @@ pub(crate) struct ConnectionView {
     /// The provider's name for people.
     pub(crate) title: &'static str,
     pub(crate) health: Health,
+    /// Until when its calls are held back.
+    pub(crate) held_until: Option<Timestamp>,
     /// When the stalest of its streams was last brought up to date; `None` while one never was.
     pub(crate) fresh_at: Option<Timestamp>,
     pub(crate) calls: CallCounts,
@@ -160,6 +162,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
     let dead_letters = dead.get(&id).copied().unwrap_or(0);
     let newest = newest(&runs);
     let counted = |judge: fn(&Run) -> bool| u32::try_from(newest.iter().filter(|run| judge(run)).count()).unwrap_or(0);
+    let held_until = held_until(shared, &connection, now).await;
     let health = health(&Observations {
         now,
         state: connection.state.clone(),
@@ -171,13 +174,13 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
         dead_letters,
         endpoint_silent: silence(&heard(shared, &id).await?, now),
-        held_until: held_until(shared, &connection, now),
+        held_until,
         watch_failing: watch_failing(shared, &connection).await?,
     });
     let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
     let reconnect = reconnect(shared, &connection);
-    Ok(ConnectionView { connection, title, health, fresh_at, calls, dead_letters, streams, reconnect })
+    Ok(ConnectionView { connection, title, health, held_until, fresh_at, calls, dead_letters, streams, reconnect })
 }
 
 /// Says how a connection can be connected again. One of the configuration has its credential there.
@@ -207,12 +210,12 @@ async fn watch_failing(shared: &Shared, connection: &Connection) -> Result<Optio
     Ok(failing.min_by_key(|failing| failing.ends_at))
 }
 
-/// Returns until when this process holds the connection's calls back, if that is worth a word.
-fn held_until(shared: &Shared, connection: &Connection, now: Timestamp) -> Option<Timestamp> {
+/// Returns until when the connection's calls are held back, if that is worth a word.
+async fn held_until(shared: &Shared, connection: &Connection, now: Timestamp) -> Option<Timestamp> {
     let client = shared.clients.get(connection.provider.as_str())?;
     let manifest = shared.providers.get(connection.provider.as_str())?.manifest();
     let base_url = connection.base_url.as_deref().unwrap_or(manifest.base_url);
-    client.held_until(&connection.id, base_url).filter(|until| until.since(now) >= HELD_TOLD)
+    client.held_until(&connection.id, base_url).await.filter(|until| until.since(now) >= HELD_TOLD)
 }
 
 /// Returns the newest run of each stream and mode.

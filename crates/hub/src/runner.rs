@@ -1,5 +1,5 @@
-//! Runs a hub: connections put in place, worker tasks per queue, the call log written. Nothing runs before
-//! [`Runner::run`] is awaited, and nothing it started outlives it.
+//! Runs a hub: pauses of before heeded, connections put in place, worker tasks per queue, call log and pauses written.
+//! Nothing runs before [`Runner::run`] is awaited, and nothing it started outlives it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,14 +30,19 @@ impl Runner {
         Self { hub }
     }
 
-    /// Puts the configured connections in place, then works until `stop` is true and everything held is finished or
+    /// Heeds the pauses that providers asked for before it began ([`Client::restore`](palisade_core::Client::restore)),
+    /// puts the configured connections in place, then works until `stop` is true and everything held is finished or
     /// given back. Dropping the future stops all of it at once; what it held is claimed again when its leases run
     /// out.
     ///
     /// # Errors
-    /// As [`Hub::connect`], before any work began.
+    /// As [`Hub::connect`], and [`ErrorKind::Store`](palisade_core::ErrorKind::Store), before any work began.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<()> {
         let shared = &self.hub.shared;
+        match shared.pauses.look(shared).await? {
+            0 => {}
+            lanes => tracing::info!(lanes, "providers asked to be left alone for a while: that is kept to"),
+        }
         for connection in &shared.connections {
             self.hub.connect(connection).await?;
         }
@@ -55,8 +60,8 @@ impl Runner {
             }
         }
         workers.spawn(keep_grants(Arc::clone(shared), stop));
-        // The call log ends after the workers, so that their last calls are written too.
-        let (drained, calls_stop) = watch::channel(false);
+        // The call log and the pauses end after the workers, so that their last ones are written too.
+        let (drained, workers_done) = watch::channel(false);
         let working = async {
             while let Some(ended) = workers.join_next().await {
                 if let Err(error) = ended {
@@ -65,7 +70,11 @@ impl Runner {
             }
             let _ = drained.send(true);
         };
-        tokio::join!(working, shared.calls.run(&*shared.store, calls_stop));
+        tokio::join!(
+            working,
+            shared.calls.run(&*shared.store, workers_done.clone()),
+            shared.pauses.run(shared, workers_done)
+        );
         Ok(())
     }
 }

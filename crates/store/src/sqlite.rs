@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` | the statements of the traits |
+//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -23,9 +23,9 @@ use palisade_core::store::{
     Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections,
     Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard, Inbox,
     JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob,
-    NewTokens, PageCommit, PageCommitted, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run,
-    RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey,
-    StreamStatus, TokenHash, Value, WrappedKey,
+    NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation,
+    Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent,
+    StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -47,6 +47,7 @@ mod inbox;
 mod jobs;
 mod keys;
 mod lanes;
+mod pauses;
 mod product;
 mod readers;
 mod records;
@@ -549,6 +550,21 @@ impl CallLog for SqliteStore {
 
     async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| calls::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Pauses for SqliteStore {
+    async fn put_pauses(&self, pauses: Vec<Pause>) -> Result<()> {
+        self.inner.inlet.write(pauses.len() * pauses::PAUSE_BYTES, move |tx| pauses::put(tx, &pauses)).await
+    }
+
+    async fn pauses(&self, now: Timestamp, limit: u32) -> Result<Vec<Pause>> {
+        self.inner.readers.read(move |reader| pauses::list(reader, now, limit)).await
+    }
+
+    async fn prune_pauses(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| pauses::prune(tx, before, limit)).await
     }
 }
 

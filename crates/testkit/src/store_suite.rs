@@ -56,6 +56,7 @@ pub use records::{
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
+    pauses_are_kept_to_their_latest_end_in_bounded_number,
 };
 
 /// The statement of an effect that succeeds: adds its number to the subject's own table.
@@ -131,6 +132,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_disconnect_erases_and_refuses_late_writers,
         grants_are_due_in_order,
         calls_are_counted_by_the_hour,
+        pauses_are_kept_to_their_latest_end_in_bounded_number,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;

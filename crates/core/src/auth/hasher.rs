@@ -6,11 +6,11 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Builds [`Words`].
-pub(super) type QuickHash = BuildHasherDefault<Words>;
+pub(crate) type QuickHash = BuildHasherDefault<Words>;
 
 /// Folds sixteen bytes at a time into a product.
 #[derive(Clone, Copy)]
-pub(super) struct Words(u64);
+pub(crate) struct Words(u64);
 
 const START: u64 = 0x243f_6a88_85a3_08d3;
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -11,6 +11,7 @@
 //! A place and a permit are held for one attempt and never while waiting. What this process refuses by itself is
 //! never repeated here and takes nothing from the retry budget.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::pin;
@@ -26,6 +27,7 @@ use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::Instrument;
 
+use super::accounts::Accounts;
 use super::admission::Admission;
 use super::backoff;
 use super::breaker::Health;
@@ -33,23 +35,29 @@ use super::budget::Cost;
 use super::flights::Flights;
 use super::held::Held;
 use super::hosts::Host;
-use super::lane::{Passage, nanos_since};
+use super::lane::{LaneKey, Passage, nanos_since, whose};
 use super::lanes::Lanes;
 use super::ongoing::Ongoing;
 use super::outgoing::Outgoing;
 use super::replay::{Evidence, may_repeat};
-use super::retry_after::retry_after;
+use super::retry_after::{HINT_MAX, retry_after};
 use super::telemetry::{ClientMeters, OperationMeters, call_span};
 use super::turnstile::{Place, Turnstile};
 use super::way::{Refusal, Way};
-use super::{Fallback, Learned, Observer, Profile, Repeat, Verdict};
+use super::{Fallback, Learned, Observer, PAUSE_TOLD_MIN, PauseObserver, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
 use crate::call::{Call, Scope};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::ConnectionId;
 use crate::random::Random;
+use crate::store::Pause;
 use crate::transport::Transport;
+
+/// The longest name of a lane that is told of. A caller that names longer parts has pauses of this process only.
+const LANE_BYTES_MAX: usize = 1_024;
+/// What a pause that is told of is longer than the pause itself: whatever was cut off when the moments were rounded down.
+const ROUNDED_OFF: Duration = Duration::from_millis(2);
 
 /// Everything the clones of a client share.
 pub(super) struct Engine {
@@ -59,9 +67,12 @@ pub(super) struct Engine {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
     pub(super) observer: Option<Arc<dyn Observer>>,
+    pub(super) pause_observer: Option<Arc<dyn PauseObserver>>,
     pub(super) fallback: Option<Arc<dyn Fallback>>,
     pub(super) meters: ClientMeters,
     pub(super) hosts: Vec<Host>,
+    /// Whose calls share lanes.
+    pub(super) accounts: Accounts,
     pub(super) lanes: Lanes,
     /// The profile's, read once.
     pub(super) request_id_header: HeaderName,
@@ -140,9 +151,14 @@ impl Engine {
             return Err(Error::new(ErrorKind::Overloaded, "too many calls to this provider are under way already")
                 .with_retry_after(Some(Duration::from_secs(1))));
         };
-        let (class, now) = self.class(on, host).await?;
+        let (account, now) = match self.accounts.known(&on.call.connection, on.started) {
+            Some(account) => (account, on.started),
+            // Boxed, so that the usual way carries none of its size.
+            None => Box::pin(self.account(on)).await,
+        };
+        let (class, now) = self.class(on, host, now).await?;
         let moment = if now == on.started { on.began } else { self.moment(now) };
-        let way = Way::find(&self.lanes, &on.call, class, moment)?;
+        let way = Way::find(&self.lanes, &on.call, account, class, moment)?;
         let cost = NonZeroU32::new(operation.cost).unwrap_or(NonZeroU32::MIN);
         let route = Route { host, way, meters, cost };
         on.span = call_span(&on.call, out);
@@ -150,9 +166,15 @@ impl Engine {
         self.attempts(on, out, &route, (now, moment)).instrument(span).await
     }
 
+    /// Asks which account the call's connection is; when the deadline passes meanwhile, it is what it was.
+    async fn account(&self, on: &Ongoing<'_>) -> (ConnectionId, Instant) {
+        let connection = &on.call.connection;
+        let account = timeout_at(on.deadline, self.accounts.of(connection)).await;
+        (account.unwrap_or_else(|_| self.accounts.last(connection)), Instant::now())
+    }
+
     /// Returns the class of the call's credential where its limits differ by it.
-    async fn class(&self, on: &mut Ongoing<'_>, host: &Host) -> Result<(Option<&'static str>, Instant)> {
-        let now = on.started;
+    async fn class(&self, on: &mut Ongoing<'_>, host: &Host, now: Instant) -> Result<(Option<&'static str>, Instant)> {
         let Some(class) = &self.profile.class else { return Ok((None, now)) };
         if on.call.operation.also.iter().all(|limit| limit.class.is_none()) {
             return Ok((None, now));
@@ -322,7 +344,7 @@ impl Engine {
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(&self.request_id_header));
         let operation = on.call.operation;
-        let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, on, to, response.headers()));
+        let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, to, response.headers()));
         if status.is_success() && response.body().len() > operation.body_bytes_max {
             return Judged::Failed(Failure::of_answer(too_large(), Evidence::Final));
         }
@@ -357,23 +379,60 @@ impl Engine {
     }
 
     /// Heeds what an answer tells of the limits, and returns how long until they begin anew.
-    fn learn(&self, learned: &Learned, on: &Ongoing<'_>, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
+    fn learn(&self, learned: &Learned, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
         let told = learned.read(headers, &*self.clock);
         if let Some(unit) = told.unit {
             to.way.learn(learned.scope, nanos(unit), learned.may_raise);
         }
         if let Some(wait) = told.used_up {
-            self.pause(on, to, learned.scope, wait, Instant::now());
+            self.pause(to, learned.scope, wait, Instant::now());
         }
         told.reset
     }
 
     /// Holds back all who share what the provider has asked to leave alone for a while.
-    fn pause(&self, on: &Ongoing<'_>, to: &Route<'_>, scope: Scope, wait: Duration, now: Instant) {
+    fn pause(&self, to: &Route<'_>, scope: Scope, wait: Duration, now: Instant) {
         let now = self.moment(now);
         let until = now.saturating_add(nanos(wait));
-        to.way.pause_until(scope, until);
-        self.held.note(&on.call.connection, scope, until, now);
+        let watched = self.pause_observer.as_ref().filter(|_| wait >= PAUSE_TOLD_MIN);
+        to.way.pause_until(scope, until, |key| {
+            self.held.note(key.connection.as_ref(), until, now);
+            if let Some(observer) = watched {
+                self.tell(&**observer, key, wait);
+            }
+        });
+    }
+
+    fn tell(&self, observer: &dyn PauseObserver, key: &LaneKey, wait: Duration) {
+        let lane = key.to_string();
+        if lane.len() > LANE_BYTES_MAX {
+            return;
+        }
+        let at = self.clock.now();
+        let until = at.plus(wait).plus(ROUNDED_OFF);
+        observer.paused(Pause { provider: self.profile.provider.to_owned(), lane, at, until });
+    }
+
+    /// Holds back the lanes of pauses that a process was asked for, this one or another.
+    pub(super) fn restore(&self, pauses: &[Pause]) {
+        // As long as a pause of this process can get.
+        let longest = backoff::lengthened(HINT_MAX, 1.0).saturating_add(ROUNDED_OFF);
+        let (now, wall) = (self.moment(Instant::now()), self.clock.now());
+        let mut lanes = HashMap::new();
+        for pause in pauses.iter().filter(|pause| pause.provider == self.profile.provider) {
+            let Some(whose) = whose(&pause.lane) else { continue };
+            // A clock that was set back makes a pause no longer than it was.
+            let left = pause.until.since(wall).min(pause.until.since(pause.at)).min(longest);
+            if !left.is_zero() {
+                let until = now.saturating_add(nanos(left));
+                self.held.note(whose.as_ref(), until, now);
+                let kept: &mut u64 = lanes.entry(pause.lane.clone()).or_default();
+                *kept = until.max(*kept);
+            }
+        }
+        if !lanes.is_empty() {
+            self.lanes.restore(&lanes, now);
+        }
     }
 
     /// Gives the wait before the next attempt, or the error to give up with.
@@ -387,7 +446,7 @@ impl Engine {
         let delay = backoff::delay(settings, throttled.is_some(), on.failures, hint, self.random.unit());
         let now = Instant::now();
         if let Some(scope) = throttled {
-            self.pause(on, to, scope, delay, now);
+            self.pause(to, scope, delay, now);
         }
         let error = if hint.is_some() || throttled.is_some() {
             error.with_retry_after(Some(hint.unwrap_or(delay)))
@@ -438,11 +497,12 @@ impl Engine {
     }
 
     /// Returns until when calls of a connection to an address are held back, by a pause or by the breaker, if they are.
-    pub(super) fn held_until(&self, connection: &ConnectionId, base_url: &str) -> Option<Timestamp> {
+    pub(super) async fn held_until(&self, connection: &ConnectionId, base_url: &str) -> Option<Timestamp> {
+        let account = self.accounts.of(connection).await;
         let now = self.moment(Instant::now());
         let host = base_url.parse().ok().and_then(|uri| Host::of(&self.hosts, &uri).ok());
         let open = host.map_or(0, |host| host.breaker.open_until());
-        let until = self.held.until(connection).max(open);
+        let until = self.held.until(&account).max(open);
         (until > now).then(|| self.clock.now().plus(Duration::from_nanos(until - now)))
     }
 

@@ -4,18 +4,16 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::accounts::Accounts;
-use crate::call::Scope;
 use crate::id::ConnectionId;
 
 /// Beyond this many entries those that are over are forgotten, and beyond it no more are kept.
 const KEPT_MAX: usize = 4_096;
 
-/// The pauses under way. Times are nanoseconds on the engine's own monotonic scale.
+/// The pauses under way, by what stands for the account of a connection. Times are nanoseconds on the engine's own
+/// monotonic scale.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     book: Mutex<Book>,
-    accounts: Accounts,
 }
 
 #[derive(Debug, Default)]
@@ -25,17 +23,13 @@ struct Book {
 }
 
 impl Held {
-    pub(super) fn new(accounts: Accounts) -> Self {
-        Self { book: Mutex::default(), accounts }
-    }
-
-    /// Notes a pause of a limit of a connection.
-    pub(super) fn note(&self, connection: &ConnectionId, scope: Scope, until: u64, now: u64) {
-        let (mut book, connection) = (self.lock(), self.accounts.of(connection));
-        if scope == Scope::Client {
+    /// Notes a pause of a limit of an account, or of all.
+    pub(super) fn note(&self, account: Option<&ConnectionId>, until: u64, now: u64) {
+        let mut book = self.lock();
+        let Some(connection) = account else {
             book.all = book.all.max(until);
             return;
-        }
+        };
         if book.connections.len() >= KEPT_MAX && !book.connections.contains_key(connection) {
             book.connections.retain(|_, until| *until > now);
             if book.connections.len() >= KEPT_MAX {
@@ -46,10 +40,10 @@ impl Held {
         *kept = until.max(*kept);
     }
 
-    /// Returns the end of the longest pause that any limit of the connection has; 0 or a past moment for none.
-    pub(super) fn until(&self, connection: &ConnectionId) -> u64 {
-        let (book, connection) = (self.lock(), self.accounts.of(connection));
-        book.connections.get(connection).copied().unwrap_or(0).max(book.all)
+    /// Returns the end of the longest pause that any limit of the account has; 0 or a past moment for none.
+    pub(super) fn until(&self, account: &ConnectionId) -> u64 {
+        let book = self.lock();
+        book.connections.get(account).copied().unwrap_or(0).max(book.all)
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -66,17 +60,17 @@ mod tests {
     fn the_longest_pause_is_told_and_the_book_is_bounded() {
         let held = Held::default();
         let id = |n: usize| ConnectionId::from(format!("c{n}"));
-        held.note(&id(0), Scope::Operation, 50, 0);
-        held.note(&id(0), Scope::Account, 20, 0);
+        held.note(Some(&id(0)), 50, 0);
+        held.note(Some(&id(0)), 20, 0);
         assert_eq!([held.until(&id(0)), held.until(&id(1))], [50, 0]);
-        held.note(&id(0), Scope::Client, 30, 0);
+        held.note(None, 30, 0);
         assert_eq!([held.until(&id(0)), held.until(&id(1))], [50, 30]);
         for n in 0..3 * KEPT_MAX {
-            held.note(&id(n), Scope::Operation, 1_000 + n as u64, 0);
+            held.note(Some(&id(n)), 1_000 + n as u64, 0);
         }
         assert_eq!(held.lock().connections.len(), KEPT_MAX);
         assert_eq!([held.until(&id(9)), held.until(&id(2 * KEPT_MAX))], [1_009, 30], "what holds is not forgotten");
-        held.note(&id(2 * KEPT_MAX), Scope::Operation, 90_000, 80_000);
+        held.note(Some(&id(2 * KEPT_MAX)), 90_000, 80_000);
         assert_eq!((held.until(&id(2 * KEPT_MAX)), held.lock().connections.len()), (90_000, 1));
     }
 }

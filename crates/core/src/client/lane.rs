@@ -4,6 +4,7 @@
 //! (the provider's `Retry-After`) only ever grows. Background calls leave a reserve of the burst to interactive ones.
 //! How a call passes its lanes is in `way`.
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,6 +14,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{NotKeyed, StateStore};
 use governor::{Quota, RateLimiter};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio::time::Instant;
 
 use super::turnstile::Turnstile;
@@ -31,6 +33,51 @@ pub(super) struct LaneKey {
     pub(super) part: Option<Arc<str>>,
     pub(super) bucket: BucketKey,
     pub(super) scope: Scope,
+}
+
+/// What cannot stand in a field of a lane's name as it is.
+const MARKED: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'*');
+/// Whom a lane of all connections is for.
+const EVERYBODY: &str = "*";
+
+/// The name a lane has wherever it is written down, the same in every process and release: scope, bucket, whose it is
+/// (`*` for all) and the part if there is one, with blanks between. What it says of the bucket is its name: a pause
+/// outlives a change of the numbers.
+impl fmt::Display for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scope = match self.scope {
+            Scope::Operation => "operation",
+            Scope::Account => "account",
+            Scope::Client => "client",
+        };
+        write!(f, "{scope} {} ", utf8_percent_encode(self.bucket.0.name, MARKED))?;
+        match &self.connection {
+            Some(connection) => write!(f, "{}", utf8_percent_encode(connection.as_str(), MARKED))?,
+            None => f.write_str(EVERYBODY)?,
+        }
+        match &self.part {
+            Some(part) => write!(f, " {}", utf8_percent_encode(part, MARKED)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads whose a lane is from its name: the connection or what stands for its account, or nobody's in particular. `None`
+/// when it is no lane's name.
+pub(super) fn whose(name: &str) -> Option<Option<ConnectionId>> {
+    let mut fields = name.split(' ');
+    let scope = fields.next()?;
+    let bucket = fields.next()?;
+    let whose = fields.next()?;
+    let (_part, more) = (fields.next(), fields.next());
+    if !matches!(scope, "operation" | "account" | "client") || bucket.is_empty() || more.is_some() {
+        return None;
+    }
+    if whose == EVERYBODY {
+        return Some(None);
+    }
+    let whose = percent_decode_str(whose).decode_utf8().ok()?;
+    Some(Some(ConnectionId::new(&*whose)))
 }
 
 /// A bucket compared by address first: adapters keep theirs in statics.
@@ -169,9 +216,10 @@ impl Lane {
         })
     }
 
-    /// Stops the lane until `moment`. An earlier moment than that already set changes nothing.
-    pub(super) fn pause_until(&self, moment: u64) {
-        self.paused_until.fetch_max(moment, Relaxed);
+    /// Stops the lane until `moment`, and tells whether it would have gone before. An earlier moment than that already
+    /// set changes nothing.
+    pub(super) fn pause_until(&self, moment: u64) -> bool {
+        self.paused_until.fetch_max(moment, Relaxed) < moment
     }
 
     /// Goes by a learned rate from now on: a unit comes back after `unit` nanoseconds. A quicker one than the bucket's
@@ -358,5 +406,35 @@ mod tests {
             assert_eq!(Lane::new(&bucket, 0.1).unwrap_err().kind(), ErrorKind::Config, "{bucket:?}");
         }
         assert!(Lane::new(&Bucket { units: u32::MAX, ..base() }, 0.1).unwrap().limit.is_none());
+    }
+
+    // Fails when two lanes have one name, or a name changes: what is stored under it would be lost by an upgrade.
+    #[test]
+    fn a_lane_has_a_name_of_its_own_that_stays() {
+        static READS: Bucket = Bucket { name: "reads", units: 1, per: Duration::from_secs(1), burst: 1 };
+        #[track_caller]
+        fn check(scope: Scope, connection: Option<&str>, part: Option<&str>, name: &str) {
+            let connection = connection.map(ConnectionId::from);
+            let key = LaneKey {
+                connection: connection.clone(),
+                part: part.map(Into::into),
+                bucket: BucketKey(&READS),
+                scope,
+            };
+            assert_eq!(key.to_string(), name);
+            assert_eq!(whose(name), Some(connection), "{name}");
+        }
+        check(Scope::Operation, Some("con_1"), None, "operation reads con_1");
+        check(Scope::Operation, Some("con_1"), Some("C 1"), "operation reads con_1 C%201");
+        check(Scope::Operation, Some("con_1"), Some(""), "operation reads con_1 ");
+        check(Scope::Account, Some("account T1 production "), None, "account reads account%20T1%20production%20");
+        check(Scope::Client, None, None, "client reads *");
+        check(Scope::Client, Some("*"), None, "client reads %2A");
+        check(Scope::Operation, Some("é%20\n"), None, "operation reads %C3%A9%2520%0A");
+        for broken in
+            ["", "operation", "operation reads", "operation  x", "Account a b", "client a b c d", "client a %ff"]
+        {
+            assert_eq!(whose(broken), None, "{broken}");
+        }
     }
 }

@@ -4,13 +4,15 @@
 //! accounts than [`super::LimitSettings::lanes_max`] are busy at once, the least recently used go with what they
 //! remember of their burst. A lane that is paused or that a call holds is never forgotten; when nothing else is left,
 //! the call is refused.
+//!
+//! Pauses another process was asked for wait here by name until their lanes are made.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::LimitSettings;
-use super::accounts::Accounts;
 use super::lane::{Lane, LaneKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{Counter, Gauge};
@@ -29,8 +31,10 @@ pub(super) struct Lanes {
     idle: u64,
     gauge: Gauge,
     forgotten: Counter,
-    /// Whose calls share lanes.
-    pub(super) accounts: Accounts,
+    /// Until when lanes are paused that were not made yet when it was said, by their names.
+    told: Mutex<HashMap<String, u64>>,
+    /// Whether there are any.
+    any_told: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +44,7 @@ struct Shard {
 }
 
 impl Lanes {
-    pub(super) fn new(settings: &LimitSettings, gauge: Gauge, forgotten: Counter, accounts: Accounts) -> Self {
+    pub(super) fn new(settings: &LimitSettings, gauge: Gauge, forgotten: Counter) -> Self {
         let shards = (settings.lanes_max / 64).clamp(1, SHARDS_MAX);
         Self {
             shards: (0..shards).map(|_| Mutex::default()).collect(),
@@ -49,7 +53,8 @@ impl Lanes {
             idle: u64::try_from(settings.lane_idle.as_nanos()).unwrap_or(u64::MAX),
             gauge,
             forgotten,
-            accounts,
+            told: Mutex::default(),
+            any_told: AtomicBool::new(false),
         }
     }
 
@@ -69,9 +74,50 @@ impl Lanes {
         if shard.lanes.len() >= self.shard_max {
             return Err(overloaded().with_retry_after(Some(Duration::from_secs(1))));
         }
+        if self.any_told.load(Ordering::Acquire) {
+            self.heed(key, &lane);
+        }
         shard.lanes.insert(key.clone(), Arc::clone(&lane));
         self.gauge.inc();
         Ok(lane)
+    }
+
+    /// Pauses lanes by their names, those that are there and those that will be made. Beyond as many as lanes are kept,
+    /// no more are remembered.
+    pub(super) fn restore(&self, pauses: &HashMap<String, u64>, now: u64) {
+        let mut told = self.told();
+        told.retain(|_, until| *until > now);
+        for (name, until) in pauses {
+            if told.len() < self.shard_max * self.shards.len() || told.contains_key(name) {
+                let kept = told.entry(name.clone()).or_default();
+                *kept = (*kept).max(*until);
+            }
+        }
+        self.any_told.store(!told.is_empty(), Ordering::Release);
+        drop(told);
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for (key, lane) in &shard.lanes {
+                if let Some(until) = pauses.get(&key.to_string()) {
+                    lane.pause_until(*until);
+                }
+            }
+        }
+    }
+
+    /// Gives a new lane the pause it was told of.
+    fn heed(&self, key: &LaneKey, lane: &Lane) {
+        let mut told = self.told();
+        if let Some(until) = told.remove(&key.to_string()) {
+            lane.pause_until(until);
+        }
+        if told.is_empty() {
+            self.any_told.store(false, Ordering::Release);
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts the lanes kept.
@@ -148,7 +194,7 @@ mod tests {
 
     fn lanes(max: usize) -> Lanes {
         let settings = LimitSettings { lanes_max: max, ..Default::default() };
-        Lanes::new(&settings, Gauge::default(), Counter::default(), Accounts::default())
+        Lanes::new(&settings, Gauge::default(), Counter::default())
     }
 
     // Fails when lanes are never forgotten.
@@ -177,6 +223,28 @@ mod tests {
         assert!(lanes.lane(&key(0), 10_000).unwrap().is_paused(10_000));
         assert!(Arc::ptr_eq(&held, &lanes.lane(&key(1), 10_000).unwrap()));
         assert!(lanes.len() <= 64);
+    }
+
+    // Fails when a pause reaches only the lanes that are there, or only those that are not; or when names without end are
+    // remembered.
+    #[test]
+    fn pauses_are_restored_by_name_whenever_the_lane_is_made() {
+        let lanes = lanes(64);
+        let there = lanes.lane(&key(1), 0).unwrap();
+        let pauses = |numbers: std::ops::Range<usize>, until| {
+            numbers.map(|n| (key(n).to_string(), until)).collect::<HashMap<_, _>>()
+        };
+        lanes.restore(&pauses(1..3, 50), 0);
+        lanes.restore(&pauses(1..3, 40), 10);
+        let made = lanes.lane(&key(2), 10).unwrap();
+        for lane in [&there, &made] {
+            assert!(lane.is_paused(49) && !lane.is_paused(50));
+        }
+        assert!(!lanes.lane(&key(3), 10).unwrap().is_paused(10));
+        lanes.restore(&pauses(100..1_000, 90), 60);
+        assert_eq!(lanes.told().len(), 64, "and what is over went");
+        lanes.restore(&HashMap::new(), 90);
+        assert!(!lanes.any_told.load(Ordering::Acquire));
     }
 
     #[test]

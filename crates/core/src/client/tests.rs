@@ -4,6 +4,7 @@ mod attempts;
 mod grants;
 mod learned;
 mod limits;
+mod pauses;
 mod refusals;
 mod secrecy;
 

@@ -16,13 +16,16 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::lane::{BucketKey, Lane, LaneKey, Passage, nanos_since};
 use super::lanes::Lanes;
 use super::turnstile::Place;
-use crate::call::{Call, Scope};
+use crate::call::{Bucket, Call, Scope};
 use crate::error::Result;
+use crate::id::ConnectionId;
 
 /// The lanes of one call. Most have one, and for these nothing more is paid.
 #[derive(Debug)]
 pub(super) struct Way {
     own: Arc<Lane>,
+    /// The own lane's.
+    key: LaneKey,
     /// From narrow to wide.
     wider: Vec<Wider>,
 }
@@ -30,6 +33,7 @@ pub(super) struct Way {
 #[derive(Debug)]
 struct Wider {
     scope: Scope,
+    bucket: &'static Bucket,
     lane: Arc<Lane>,
     /// What the attempt on its way was charged here.
     charged: AtomicU64,
@@ -55,28 +59,31 @@ pub(super) struct Refusal {
 }
 
 impl Way {
-    /// Finds or makes the lanes of a call whose credential is of `class`.
+    /// Finds or makes the lanes of a call of an account whose credential is of `class`.
     ///
     /// # Errors
     /// As [`Lanes::lane`].
-    pub(super) fn find(lanes: &Lanes, call: &Call, class: Option<&str>, now: u64) -> Result<Self> {
-        let (operation, account) = (call.operation, lanes.accounts.of(&call.connection));
-        let own = lanes.lane(
-            &LaneKey {
-                connection: Some(account.clone()),
-                part: call.lane.clone(),
-                bucket: BucketKey(operation.bucket),
-                scope: Scope::Operation,
-            },
-            now,
-        )?;
+    pub(super) fn find(
+        lanes: &Lanes,
+        call: &Call,
+        account: ConnectionId,
+        class: Option<&str>,
+        now: u64,
+    ) -> Result<Self> {
+        let operation = call.operation;
+        let key = LaneKey {
+            connection: Some(account),
+            part: call.lane.clone(),
+            bucket: BucketKey(operation.bucket),
+            scope: Scope::Operation,
+        };
+        let own = lanes.lane(&key, now)?;
         let mut wider = Vec::new();
         for limit in operation.also.iter().filter(|limit| limit.class.is_none() || limit.class == class) {
-            let connection = (limit.scope != Scope::Client).then(|| account.clone());
-            let key = LaneKey { connection, part: None, bucket: BucketKey(limit.bucket), scope: limit.scope };
-            wider.push(Wider { scope: limit.scope, lane: lanes.lane(&key, now)?, charged: AtomicU64::new(0) });
+            let lane = lanes.lane(&wide_key(&key, limit.scope, limit.bucket), now)?;
+            wider.push(Wider { scope: limit.scope, bucket: limit.bucket, lane, charged: AtomicU64::new(0) });
         }
-        Ok(Self { own, wider })
+        Ok(Self { own, key, wider })
     }
 
     /// Waits for pauses, turns and units, or refuses at once when that would pass the deadline. Refusing takes no
@@ -106,25 +113,32 @@ impl Way {
         Box::pin(self.queue(passage, now, wait)).await
     }
 
-    /// Stops the lanes of a scope until `moment`.
-    pub(super) fn pause_until(&self, scope: Scope, moment: u64) {
-        self.of(scope, |lane| lane.pause_until(moment));
+    /// Stops the lanes of a scope until `moment`, and gives the keys of those that would have gone before.
+    pub(super) fn pause_until(&self, scope: Scope, moment: u64, mut paused: impl FnMut(&LaneKey)) {
+        self.of(scope, |lane, wider| {
+            if lane.pause_until(moment) {
+                match wider {
+                    Some(wider) => paused(&wide_key(&self.key, wider.scope, wider.bucket)),
+                    None => paused(&self.key),
+                }
+            }
+        });
     }
 
     /// Gives the lanes of a scope a learned rate, as [`Lane::learn`].
     pub(super) fn learn(&self, scope: Scope, unit: u64, may_raise: bool) {
-        self.of(scope, |lane| lane.learn(unit, may_raise));
+        self.of(scope, |lane, _| lane.learn(unit, may_raise));
     }
 
     /// Does something with the lanes of a scope; with the own one when the call has none of it.
-    fn of(&self, scope: Scope, act: impl Fn(&Lane)) {
+    fn of(&self, scope: Scope, mut act: impl FnMut(&Lane, Option<&Wider>)) {
         let mut found = false;
         for wider in self.wider.iter().filter(|wider| wider.scope == scope) {
-            act(&wider.lane);
+            act(&wider.lane, Some(wider));
             found = true;
         }
         if !found {
-            act(&self.own);
+            act(&self.own, None);
         }
     }
 
@@ -204,6 +218,12 @@ impl Way {
         }
         wait
     }
+}
+
+/// Returns the key of a lane that calls with an own lane of `own` share with others.
+fn wide_key(own: &LaneKey, scope: Scope, bucket: &'static Bucket) -> LaneKey {
+    let connection = own.connection.clone().filter(|_| scope != Scope::Client);
+    LaneKey { connection, part: None, bucket: BucketKey(bucket), scope }
 }
 
 impl Units<'_> {

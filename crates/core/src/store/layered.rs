@@ -130,3 +130,8 @@ delegate!(CallLog {
     fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
     fn prune_calls(before: Timestamp, limit: u32) -> u64;
 });
+delegate!(Pauses {
+    fn put_pauses(pauses: Vec<Pause>) -> ();
+    fn pauses(now: Timestamp, limit: u32) -> Vec<Pause>;
+    fn prune_pauses(before: Timestamp, limit: u32) -> u64;
+});

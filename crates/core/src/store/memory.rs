@@ -25,6 +25,7 @@ mod grants;
 mod inbox;
 mod jobs;
 mod keys;
+mod pauses;
 mod records;
 
 use authorizations::AuthorizationsModel;
@@ -32,6 +33,7 @@ use grants::GrantsModel;
 use inbox::InboxModel;
 use jobs::JobsModel;
 use keys::KeysModel;
+use pauses::PausesModel;
 use records::RecordsModel;
 
 /// Says why an effect fails, or lets it pass.
@@ -60,6 +62,7 @@ struct Model {
     calls: BTreeMap<u64, CallRecord>,
     calls_logged: u64,
     call_hours: BTreeMap<(ConnectionId, i64), CallCounts>,
+    pauses: PausesModel,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;

@@ -373,6 +373,9 @@ impl Inner {
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        // What is over holds nobody back: there is nothing to keep it for.
+        let now = self.clock.now();
+        while self.store.prune_pauses(now, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         Ok(Finish::followed_by(vec![self.retention_job()]))
     }
 }

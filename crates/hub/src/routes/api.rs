@@ -93,6 +93,8 @@ struct HealthOut<'a> {
     status: Status,
     who_acts: Actor,
     next_step: &'a str,
+    /// Until when its calls are held back, by a pause or the breaker.
+    held_until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -127,6 +129,7 @@ impl<'a> ConnectionOut<'a> {
                 status: view.health.status,
                 who_acts: view.health.who_acts,
                 next_step: &view.health.next_step,
+                held_until: view.held_until.map(rfc3339),
             },
             fresh_at: view.fresh_at.map(rfc3339),
             calls_24h: view.calls.calls,

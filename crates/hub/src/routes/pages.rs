@@ -292,6 +292,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
             dl {
                 dt { "Who must act" } dd { (actor(view.health.who_acts)) }
                 dt { "Next" } dd { (view.health.next_step) }
+                @if let Some(until) = view.held_until { dt { "Held until" } dd { (ago(until, now)) } }
                 dt { "Fresh" } dd { (moment(view.fresh_at, now, "not complete yet")) }
                 dt { "Calls" } dd { (calls_in_words(view)) }
                 @if view.dead_letters > 0 { dt { "Dead letters" } dd { strong.bad { (grouped(view.dead_letters)) } } }

@@ -11,10 +11,11 @@ use http::{Method, Request, Response};
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{Connection, ConnectionState, Connections, Grants};
 use palisade_core::transport::HttpTransport;
-use palisade_core::{ConnectionId, ErrorKind, Outcome, Transport};
+use palisade_core::{Call, ConnectionId, ErrorKind, Operation, Outcome, Transport};
 use palisade_emulator::oauth::{Client, Consent, Dials};
-use palisade_emulator::slack::{Slack as SlackEmulator, SlackConfig};
+use palisade_emulator::slack::{Slack as SlackEmulator, SlackConfig, Workspace};
 use palisade_emulator::stripe::{Stripe as StripeEmulator, StripeConfig};
+use palisade_emulator::{Fault, RetryAfter};
 use palisade_hub::{Access, Hub, HubBuilder};
 use palisade_slack::{Slack, SlackProvider};
 use palisade_stripe::{Stripe, StripeProvider};
@@ -73,10 +74,15 @@ impl World {
 
     /// Follows a departure to the provider, which allows everything: the callback's path and the browser's cookie.
     async fn at_provider(&self, departed: &Answer) -> (String, String) {
+        // Stripe's page lets people choose an account; the others do not know the parameter.
+        self.choosing(departed, &format!("account={ACCOUNT}")).await
+    }
+
+    /// The same, with a choice made on the provider's page.
+    async fn choosing(&self, departed: &Answer, choice: &str) -> (String, String) {
         assert_eq!(departed.status, 303, "{}", departed.text());
         let cookie = departed.headers[SET_COOKIE].to_str().unwrap().split(';').next().unwrap().to_owned();
-        // Stripe's page lets people choose an account; the others do not know the parameter.
-        let to = format!("{}&account={ACCOUNT}", departed.headers[LOCATION].to_str().unwrap());
+        let to = format!("{}&{choice}", departed.headers[LOCATION].to_str().unwrap());
         let request = Request::get(to).body(Bytes::new()).unwrap();
         let answered = self.network.send(request).await.unwrap();
         let back = answered.headers()[LOCATION].to_str().unwrap();
@@ -85,11 +91,16 @@ impl World {
 
     /// Makes a link and follows it to its end.
     async fn connect(&self, session: &str) -> Connection {
+        self.connect_choosing(session, &format!("account={ACCOUNT}")).await
+    }
+
+    /// The same, with a choice made on the provider's page.
+    async fn connect_choosing(&self, session: &str, choice: &str) -> Connection {
         let made = self.send(Method::POST, "/api/v1/connect-sessions", "", session).await;
         assert_eq!(made.status, 201, "{}", made.text());
         let url = made.json()["url"].as_str().unwrap().strip_prefix("http://localhost").unwrap().to_owned();
         let begun = self.send(Method::GET, &url, "", "").await;
-        let (back, cookie) = self.at_provider(&begun).await;
+        let (back, cookie) = self.choosing(&begun, choice).await;
         let before = self.connections().await;
         let page = self.send(Method::GET, &back, &cookie, "").await;
         assert!(page.status == 200 && page.text().contains("is connected"), "{}", page.text());
@@ -213,7 +224,8 @@ async fn a_connect_goes_on_when_its_browser_goes_away() {
 
 async fn slack() -> SlackEmulator {
     let client = client("1.2", "/auth/slack/callback");
-    let config = SlackConfig { clients: vec![client], ..SlackConfig::default() };
+    let workspaces = ["T0TEA", "T0CAKE"].map(|id| Workspace::new(id, "A workspace")).to_vec();
+    let config = SlackConfig { clients: vec![client], workspaces, ..SlackConfig::default() };
     let slack = SlackEmulator::start(config).await.unwrap();
     slack.oauth().set_dials(Dials { consent: Consent::Allow, ..Dials::default() });
     slack
@@ -245,6 +257,66 @@ async fn a_caller_chooses_between_the_grants_of_a_connection() {
     let none = identity(client.grant("nobody")).await.unwrap_err();
     assert_eq!((none.kind(), none.outcome()), (ErrorKind::Auth, Outcome::NotSent), "{none}");
     assert_eq!(world.connections().await[0].state, ConnectionState::Active, "a wrong name ends nothing");
+    slack.shutdown().await;
+}
+
+/// Fails when two connections that browsers made of one account have limits and pauses of their own, whichever was there
+/// first; or when another account's connection shares them.
+#[tokio::test]
+async fn connections_of_one_workspace_made_in_a_browser_share_its_limits() {
+    let slack = slack().await;
+    let back = format!("{ORIGIN}/auth/slack/callback");
+    let flow = palisade_slack::auth::oauth2(&back, "1.2", KEY.into(), &["users:read", "channels:read"], &[]);
+    let flow = palisade_slack::auth::at(flow, &slack.base_url());
+    let world = World::new(|builder| builder.provider(SlackProvider::new()).flow(flow));
+    let connect = async |tenant: &str, team: &str| {
+        let session = format!(r#"{{"tenant":"{tenant}","provider":"slack"}}"#);
+        let made = world.connect_choosing(&session, &format!("team={team}")).await;
+        assert_eq!(made.account.as_deref(), Some(team));
+        made.id
+    };
+    let client = world.hub.client("slack").unwrap();
+    let send = async |method: &str, connection: &ConnectionId| {
+        let named = |operation: &&Operation| operation.name == method;
+        let operation = palisade_slack::operation::OPERATIONS.iter().find(named).unwrap();
+        let soon = tokio::time::Instant::now() + std::time::Duration::from_secs(1);
+        let call = Call::new(operation, connection.clone(), "acme".into()).with_deadline(soon);
+        let to = format!("{}/api/{method}", slack.base_url());
+        let form = Request::post(to).header("content-type", "application/x-www-form-urlencoded").extension(call);
+        client.send(form.body(Bytes::new()).unwrap()).await.map(drop)
+    };
+    let refused = async |method: &str, connection: &ConnectionId| {
+        let error = send(method, connection).await.unwrap_err();
+        assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 0), "{method}: {error}");
+    };
+
+    // One unit in three seconds: the first spends it before the second is there.
+    let first = connect("acme", "T0TEA").await;
+    send("users.list", &first).await.unwrap();
+    let second = connect("globex", "T0TEA").await;
+    let elsewhere = connect("acme", "T0CAKE").await;
+    refused("users.list", &second).await;
+    refused("users.list", &first).await;
+    send("users.list", &elsewhere).await.unwrap();
+
+    // The provider asks the second to wait, and the first waits, too.
+    slack.faults().next("*", [Fault::Throttle(RetryAfter::Seconds(60))]);
+    let error = send("conversations.list", &second).await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 1), "{error}");
+    refused("conversations.list", &first).await;
+    send("conversations.list", &elsewhere).await.unwrap();
+    let held = async |id: &ConnectionId| {
+        let view = world.send(Method::GET, &format!("/api/v1/connections/{id}"), "", "").await.json();
+        view["health"]["held_until"].as_str().map(str::to_owned)
+    };
+    assert!(held(&first).await.is_some() && held(&first).await == held(&second).await);
+    assert_eq!(held(&elsewhere).await, None);
+
+    // Leaving and coming back is no way around it.
+    let ended = world.send(Method::DELETE, &format!("/connections/{second}"), "", "").await;
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    let again = connect("globex", "T0TEA").await;
+    refused("conversations.list", &again).await;
     slack.shutdown().await;
 }
 

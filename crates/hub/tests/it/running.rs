@@ -14,7 +14,7 @@ use palisade_core::store::{
     CallLog, ConnectionState, Connections, EventState, Inbox, Jobs, NewDelivery, NewEvent, Queue,
 };
 use palisade_core::worker::{Handled, handler};
-use palisade_core::{ErrorKind, Transport};
+use palisade_core::{Call, ErrorKind, Transport};
 use palisade_hub::{Access, ConnectionConfig, Hub};
 use tokio::sync::watch;
 
@@ -279,6 +279,70 @@ async fn a_connection_the_provider_holds_back_says_so_and_when_it_goes_on() {
     // The call that was refused still counts among the day's few.
     let told = health(&hub).await;
     assert!(!told["next_step"].as_str().unwrap().contains("asked us to wait"), "{told}");
+}
+
+/// Fails when two configured connections of one account have limits of their own, or one of another environment shares
+/// them.
+#[tokio::test(start_paused = true)]
+async fn configured_connections_of_one_account_are_held_back_together() {
+    let provider = Arc::new(Throttling::default());
+    let hub = hub(&Arc::new(MemoryStore::new()), provider.clone());
+    for (id, environment) in [("one", "production"), ("two", "production"), ("sandbox", "sandbox")] {
+        let account = Some("acct_1".to_owned());
+        let config = ConnectionConfig { id: id.into(), environment: environment.into(), account, ..connection() };
+        hub.connect(&config).await.unwrap();
+    }
+    let send = async |connection: &str| {
+        let operation = &palisade_stripe::operation::OTHER_READ;
+        let soon = tokio::time::Instant::now() + Duration::from_secs(1);
+        let call = Call::new(operation, connection.into(), "acme".into()).with_deadline(soon);
+        let request = http::Request::get("https://api.stripe.com/v1/balance").extension(call);
+        hub.client("stripe").unwrap().send(request.body(Bytes::new()).unwrap()).await.map(drop)
+    };
+    *provider.wait.lock().unwrap() = Some("30");
+    assert_eq!(send("one").await.unwrap_err().attempts(), 1);
+    *provider.wait.lock().unwrap() = None;
+    let error = send("two").await.unwrap_err();
+    assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 0), "{error}");
+    send("sandbox").await.unwrap();
+    // Its configuration names another account: it has left the limits of this one.
+    let config = ConnectionConfig { id: "two".into(), account: Some("acct_2".to_owned()), ..connection() };
+    hub.connect(&config).await.unwrap();
+    send("two").await.unwrap();
+    send("one").await.unwrap_err();
+}
+
+// Fails when a pause is known only to the process that was asked for it: not to one beside it, or not to the next one.
+#[tokio::test(start_paused = true)]
+async fn every_hub_on_the_store_knows_what_the_provider_asked_one_of_them() {
+    let store = Arc::new(MemoryStore::new());
+    let provider = Arc::new(Throttling::default());
+    let new = || hub(&store, provider.clone());
+    let waits = async |hub: &Hub| health(hub).await["next_step"].as_str().unwrap().contains("asked us to wait");
+    let (first, beside) = (new(), new());
+    run_for(&first, 30).await;
+    let (stop, stopped) = watch::channel(false);
+    let running = tokio::spawn(beside.runner().run(stopped));
+    *provider.wait.lock().unwrap() = Some("600");
+    let sync = http::Request::post("/api/v1/connections/acme-stripe/sync").body(axum::body::Body::empty()).unwrap();
+    assert_eq!(ask(&first.router(), sync).await.status, 202);
+    run_for(&first, 20).await;
+    assert!(waits(&first).await && waits(&beside).await);
+    stop.send(true).unwrap();
+    running.await.unwrap().unwrap();
+
+    let next = new();
+    assert!(!waits(&next).await, "it has not begun");
+    let sent = provider.empty.0.lock().unwrap().len();
+    *provider.wait.lock().unwrap() = None;
+    run_for(&next, 5).await;
+    assert!(waits(&next).await);
+    let sync = http::Request::post("/api/v1/connections/acme-stripe/sync").body(axum::body::Body::empty()).unwrap();
+    assert_eq!(ask(&next.router(), sync).await.status, 202);
+    run_for(&next, 100).await;
+    assert_eq!(provider.empty.0.lock().unwrap().len(), sent, "nothing was sent");
+    let page = ask(&next.router(), http::Request::get("/").body(axum::body::Body::empty()).unwrap()).await.text();
+    assert!(page.contains("Held until"), "{page}");
 }
 
 // Fails when webhooks that no longer come are not told, when an endpoint of another connection counts, or when one

@@ -10,8 +10,8 @@ use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, GrantLease, JobEnd, Lease, Merge,
-    NewDelivery, NewEvent, NewJob, PageCommit, Queue, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled,
-    Settlement, Store, StreamKey, Value, Work,
+    NewDelivery, NewEvent, NewJob, PageCommit, Pause, Queue, RunEnd, RunId, RunMode, RunState, SealedCredential,
+    Settled, Settlement, Store, StreamKey, Value, Work,
 };
 use palisade_core::sync::{Change, Cursor, Span, State};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -384,9 +384,10 @@ impl Model {
     async fn prune(&mut self) -> Option<(String, String)> {
         let before = self.near();
         let limit = u32::try_from(self.below(4)).unwrap_or(0);
-        let (what, answers) = match self.below(3) {
+        let (what, answers) = match self.below(4) {
             0 => ("prune_events", both!(self, store => told(&store.prune_events(before, limit).await))),
             1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
+            2 => ("prune_pauses", both!(self, store => told(&store.prune_pauses(before, limit).await))),
             _ => ("prune_calls", both!(self, store => told(&store.prune_calls(before, limit).await))),
         };
         self.note(format!("{what} {before:?} {limit}"), answers)
@@ -440,9 +441,23 @@ impl Model {
     }
 
     async fn calls(&mut self) -> Option<(String, String)> {
+        if self.one_in(2) {
+            let pauses: Vec<Pause> = (0..self.below(4)).map(|_| self.pause()).collect();
+            let answers = both!(self, store => told(&store.put_pauses(pauses.clone()).await));
+            return self.note(format!("pause {pauses:?}"), answers);
+        }
         let calls: Vec<CallRecord> = (0..=self.below(3)).map(|_| self.call()).collect();
         let answers = both!(self, store => told(&store.log_calls(calls.clone()).await));
         self.note(format!("log {calls:?}"), answers)
+    }
+
+    fn pause(&self) -> Pause {
+        Pause {
+            provider: self.pick(&["stripe", "slack"]).unwrap_or_default().to_owned(),
+            lane: self.pick(&["operation reads acme", "account all é", "client * *"]).unwrap_or_default().to_owned(),
+            at: self.near(),
+            until: self.near(),
+        }
     }
 
     fn call(&self) -> CallRecord {
@@ -484,6 +499,8 @@ impl Model {
         put("runs", told(&store.runs(None, all).await));
         put("live runs", told(&store.live_runs(all).await));
         put("calls", told(&store.calls(None, all).await));
+        put("pauses", told(&store.pauses(Timestamp(0), all).await));
+        put("pauses under way", told(&store.pauses(self.now(), 2).await));
         for connection in CONNECTIONS {
             put("streams", told(&store.streams(connection.into()).await));
             put("call counts", told(&store.call_counts(connection.into(), Timestamp(0)).await));

@@ -1,8 +1,10 @@
-//! Promises of connections, credentials and the call log.
+//! Promises of connections, credentials, the call log and pauses.
 
 use std::sync::Arc;
 
-use palisade_core::store::{CallCounts, CallRecord, Connection, ConnectionState, SealedCredential, Store};
+use palisade_core::store::{
+    CallCounts, CallRecord, Connection, ConnectionState, PAUSES_MAX, Pause, SealedCredential, Store,
+};
 use palisade_core::{ErrorKind, Outcome, Timestamp};
 
 use super::{ok, same};
@@ -95,4 +97,38 @@ pub async fn calls_are_counted_by_the_hour(store: &dyn Store) {
     same(ok(store.call_counts("a".into(), Timestamp(0)).await), counts(3, 1), "the hour is not over and still counts");
     same(ok(store.prune_calls(Timestamp(HOUR), 9).await), 2, "the rest of the hour");
     same(ok(store.call_counts("a".into(), Timestamp(0)).await), counts(1, 0), "the hour that is over went with it");
+}
+
+/// A pause of a lane only grows; those under way are listed, the longest first; of a provider those that end last are
+/// kept; those that are over are removed, in bounded steps.
+pub async fn pauses_are_kept_to_their_latest_end_in_bounded_number(store: &dyn Store) {
+    let pause = |provider: &str, lane: &str, at, until| Pause {
+        provider: provider.to_owned(),
+        lane: lane.to_owned(),
+        at: Timestamp(at),
+        until: Timestamp(until),
+    };
+    let lanes = |pauses: Vec<Pause>| pauses.into_iter().map(|pause| pause.lane).collect::<Vec<_>>();
+    let (b, z) = (pause("slack", "b", 5, 70), pause("google", "Z é", 1, 70));
+    ok(store.put_pauses(vec![pause("slack", "a", 1, 50), pause("slack", "b", 1, 60), z.clone()]).await);
+    ok(store.put_pauses(vec![pause("slack", "a", 2, 40), b.clone(), pause("slack", "a", 3, 50)]).await);
+    ok(store.put_pauses(Vec::new()).await);
+    let all = vec![z.clone(), b.clone(), pause("slack", "a", 1, 50)];
+    same(ok(store.pauses(Timestamp(0), 9).await), all, "each once, with the later end");
+    same(ok(store.pauses(Timestamp(50), 9).await), vec![z.clone(), b], "those under way");
+    same(ok(store.pauses(Timestamp(49), 1).await), vec![z], "the longest first");
+    same(ok(store.prune_pauses(Timestamp(70), 9).await), 1, "what ends at that moment is not over before it");
+    same(ok(store.prune_pauses(Timestamp(71), 1).await), 1, "in bounded steps");
+    same(lanes(ok(store.pauses(Timestamp(0), 9).await)), vec!["b".to_owned()], "by provider where they end together");
+
+    let many = |from: u32, to: u32| (from..to).map(|n| pause("slack", &format!("{n:05}"), 0, 100 + i64::from(n) / 2));
+    ok(store.put_pauses(many(0, PAUSES_MAX).collect()).await);
+    same(ok(store.pauses(Timestamp(0), u32::MAX).await).len(), PAUSES_MAX as usize, "the shortest went");
+    same(lanes(ok(store.pauses(Timestamp(0), u32::MAX).await)).contains(&"b".to_owned()), false, "it was that");
+    ok(store.put_pauses(many(PAUSES_MAX, PAUSES_MAX + 3).chain([pause("google", "q", 0, 1)]).collect()).await);
+    let kept = ok(store.pauses(Timestamp(0), u32::MAX).await);
+    same(kept.iter().filter(|pause| pause.provider == "slack").count(), PAUSES_MAX as usize, "of a provider");
+    same(kept.len(), PAUSES_MAX as usize + 1, "and another's is left alone");
+    let shortest: Vec<_> = kept.iter().rev().skip(1).take(1).map(|pause| pause.lane.as_str()).collect();
+    same(shortest, vec!["00002"], "of those that end together the first by lane is kept");
 }

@@ -13,6 +13,7 @@ use crate::auth::grant::{MAIN, Renewal, Tokens};
 use crate::auth::oauth2::{OAuth2Config, OAuth2Flow};
 use crate::auth::token_source::TokenSource;
 use crate::auth::vault::{Issued, Vault};
+use crate::client::Accounts;
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::{ConnectionId, Environment, GrantName, TenantId};
@@ -48,6 +49,7 @@ struct Inner {
     flows: BTreeMap<String, Arc<dyn Flow>>,
     targets: ReturnTargets,
     tokens: Option<Arc<TokenSource>>,
+    accounts: Accounts,
 }
 
 /// Builds a [`Connector`].
@@ -201,6 +203,14 @@ impl ConnectorBuilder {
         self
     }
 
+    /// Sets who knows the accounts of connections in this process, so that it forgets what a connect or disconnect
+    /// replaces.
+    #[must_use]
+    pub fn accounts(mut self, accounts: Accounts) -> Self {
+        self.inner.accounts = accounts;
+        self
+    }
+
     /// Makes the connector.
     ///
     /// # Errors
@@ -231,6 +241,7 @@ impl Connector {
             flows: BTreeMap::new(),
             targets: ReturnTargets::none(),
             tokens: None,
+            accounts: Accounts::default(),
         };
         ConnectorBuilder { inner, twice: None }
     }
@@ -452,9 +463,7 @@ impl Connector {
         if !inner.store.disconnect(id.clone(), revocations.clone(), now).await? {
             return Err(not_found());
         }
-        if let Some(tokens) = &inner.tokens {
-            tokens.forget(id);
-        }
+        self.forget(id);
         tracing::info!(connection = %id, ?revocations, "disconnected");
         Ok(Disconnected { revocations })
     }
@@ -537,13 +546,19 @@ impl Connector {
             };
             let grants = new.iter().map(|new| new.name.clone()).collect();
             if inner.store.connect(connection.clone(), new).await? {
-                if let Some(tokens) = &inner.tokens {
-                    tokens.forget(&connection.id);
-                }
+                self.forget(&connection.id);
                 return Ok(Connected { connection, reconnected, grants, missing, return_to: None, clear_cookie: None });
             }
         }
         Err(Error::new(ErrorKind::Conflict, "the connection was changed by somebody else again and again").into())
+    }
+
+    /// Lets this process forget what it knew of a connection.
+    fn forget(&self, id: &ConnectionId) {
+        if let Some(tokens) = &self.inner.tokens {
+            tokens.forget(id);
+        }
+        self.inner.accounts.forget(id);
     }
 
     async fn sealed(

@@ -146,28 +146,31 @@ async fn what_holds_a_connection_back_can_be_seen() {
     });
     let scene =
         Scene::with(Profile { breaker: BreakerSettings::default(), ..classed() }, &provider, Arc::new(Keys::default()));
-    let held =
-        |connection: &str| scene.client.held_until(&connection.into(), BASE).map(|until| until.since(begin).as_secs());
+    let held = async |connection: &str| {
+        let until = scene.client.held_until(&connection.into(), BASE).await;
+        until.map(|until| until.since(begin).as_secs())
+    };
     let soon = |connection: &str| {
         Call::new(&ONE, connection.into(), "t".into()).with_deadline(Instant::now() + Duration::from_secs(1))
     };
-    assert_eq!(held("live_1"), None);
+    assert_eq!(held("live_1").await, None);
     scene.client.send(request(soon("live_1"))).await.unwrap_err();
-    assert_eq!((held("live_1").is_some_and(|s| (40..=44).contains(&s)), held("live_2")), (true, None));
+    assert!(held("live_1").await.is_some_and(|s| (40..=44).contains(&s)));
+    assert_eq!(held("live_2").await, None);
     scene.client.send(request(soon("live_2"))).await.unwrap_err();
-    assert!(held("live_1") > Some(39) && held("live_3").is_some_and(|s| (20..=22).contains(&s)));
+    assert!(held("live_1").await > Some(39) && held("live_3").await.is_some_and(|s| (20..=22).contains(&s)));
     sleep(Duration::from_secs(45)).await;
-    assert_eq!([held("live_1"), held("live_3")], [None, None]);
+    assert_eq!([held("live_1").await, held("live_3").await], [None, None]);
     // The breaker of the host holds everybody back; another host's does not.
     while scene.client.breaker("api.acme.test").unwrap().state() == BreakerState::Closed {
         let _ = scene.client.send(request(Call::new(&READ, "live_4".into(), "t".into()))).await;
     }
     let now = scene.client.engine.clock.now();
-    let until = scene.client.held_until(&"live_9".into(), BASE).unwrap();
+    let until = scene.client.held_until(&"live_9".into(), BASE).await.unwrap();
     assert!((Duration::from_secs(4)..=Duration::from_secs(6)).contains(&until.since(now)), "{:?}", until.since(now));
-    assert_eq!(scene.client.held_until(&"live_9".into(), "https://other.test"), None);
+    assert_eq!(scene.client.held_until(&"live_9".into(), "https://other.test").await, None);
     scene.client.breaker("api.acme.test").unwrap().force_open();
-    assert_eq!(scene.client.held_until(&"live_9".into(), BASE), None, "nobody knows when");
+    assert_eq!(scene.client.held_until(&"live_9".into(), BASE).await, None, "nobody knows when");
 }
 
 // Fails when units are lost by a call that was refused after it had taken them.
@@ -476,9 +479,114 @@ async fn connections_of_one_account_share_its_limits_and_pauses() {
     assert_eq!(send("key-2").await.unwrap_err().status(), Some(429));
     sleep(Duration::from_secs(1)).await;
     assert_eq!(send("key-1").await.unwrap_err().status(), None, "the other key's pause is this one's");
-    let held = |connection: &str| client.held_until(&connection.into(), "https://api.acme.test").is_some();
-    assert_eq!(["key-1", "key-2", "other", "acct_1", "none"].map(held), [true, true, false, false, false]);
+    for (connection, held) in [("key-1", true), ("key-2", true), ("other", false), ("acct_1", false), ("none", false)] {
+        let until = client.held_until(&connection.into(), "https://api.acme.test").await;
+        assert_eq!(until.is_some(), held, "{connection}");
+    }
     for connection in ["other", "acct_1", "none"] {
         send(connection).await.unwrap();
     }
+}
+
+/// The accounts of connections, as whoever connects them writes them down.
+#[derive(Default)]
+struct Book(Mutex<std::collections::HashMap<String, String>>);
+
+#[async_trait]
+impl AccountSource for Book {
+    async fn account(&self, connection: ConnectionId) -> Result<Option<String>> {
+        Ok(self.0.lock().unwrap().get(connection.as_str()).cloned())
+    }
+}
+
+/// Fails when connections made after the client was built have a limit each, when one that was connected to another
+/// account keeps the old one's limits or takes them along, or when one that left gives its limits a fresh start.
+#[tokio::test(start_paused = true)]
+async fn connections_made_later_share_the_limits_of_their_account_and_move_with_it() {
+    let book = Arc::new(Book::default());
+    let accounts = Accounts::asking(Arc::clone(&book) as _);
+    let connect = |connection: &str, account: Option<&str>| {
+        let mut book = book.0.lock().unwrap();
+        match account {
+            Some(account) => drop(book.insert(connection.to_owned(), account.to_owned())),
+            None => drop(book.remove(connection)),
+        }
+        drop(book);
+        accounts.forget(&connection.into());
+    };
+    let provider = Provider::new(|n, _| match n {
+        10 => Reply::With(429, vec![("retry-after", "7".to_owned())], Bytes::new()),
+        _ => Reply::Status(200),
+    });
+    let client = Client::builder(without_breaker(), Arc::clone(&provider) as Arc<dyn Transport>, fixed())
+        .random(Arc::new(SeededRandom::new(42)))
+        .accounts(accounts.clone())
+        .build()
+        .unwrap();
+    let send = |connection: &str| {
+        let deadline = Instant::now() + Duration::from_millis(100);
+        client.send(request(Call::new(&SLOW_LANE, connection.into(), "t".into()).with_deadline(deadline)))
+    };
+    let refused = async |connection: &str| {
+        let error = send(connection).await.unwrap_err();
+        assert_eq!((error.kind(), error.attempts()), (ErrorKind::Throttled, 0), "{connection}");
+    };
+    connect("first", Some("T1"));
+    for connection in ["first", "first", "first"] {
+        send(connection).await.unwrap();
+    }
+    // The second comes when the first has spent three of five.
+    connect("second", Some("T1"));
+    for connection in ["second", "first"] {
+        send(connection).await.unwrap();
+    }
+    refused("first").await;
+    refused("second").await;
+    // Connected to another account, it has that one's limits, and has left its own as they were.
+    connect("second", Some("T2"));
+    for _ in 0..5 {
+        send("second").await.unwrap();
+    }
+    refused("second").await;
+    refused("first").await;
+    connect("third", Some("T2"));
+    refused("third").await;
+    // A pause of one is the other's, also of one that comes back.
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(send("third").await.unwrap_err().status(), Some(429));
+    sleep(Duration::from_secs(2)).await;
+    refused("second").await;
+    send("first").await.unwrap();
+    connect("second", None);
+    send("second").await.unwrap();
+    connect("second", Some("T2"));
+    refused("second").await;
+    assert_eq!(provider.count(), 13);
+}
+
+/// Fails when what nobody uses any more is kept: accounts that come and go leave a bounded number of lanes.
+#[tokio::test(start_paused = true)]
+async fn the_limits_of_an_account_go_once_they_have_rested() {
+    let book = Arc::new(Book::default());
+    let accounts = Accounts::asking(Arc::clone(&book) as _);
+    let client = Client::builder(profile(), Provider::always(Reply::Status(200)) as Arc<dyn Transport>, fixed())
+        .accounts(accounts.clone())
+        .build()
+        .unwrap();
+    let send = |n: usize| client.send(request(Call::new(&SLOW_LANE, format!("c{n}").into(), "t".into())));
+    for n in 0..200 {
+        book.0.lock().unwrap().insert(format!("c{n}"), format!("T{}", n / 2));
+        send(n).await.unwrap();
+    }
+    assert_eq!(client.engine.lanes.len(), 100, "one for two");
+    for n in 0..200 {
+        book.0.lock().unwrap().remove(&format!("c{n}"));
+        accounts.forget(&format!("c{n}").into());
+    }
+    sleep(Duration::from_secs(1_300)).await;
+    // Old lanes go when new ones are made beside them.
+    for n in 1..2_001 {
+        send(n * 7_919).await.unwrap();
+    }
+    assert_eq!(client.engine.lanes.len(), 2_000, "theirs, and none of before");
 }

@@ -59,7 +59,7 @@ impl Scene {
     }
 
     fn pause(&self, by: Duration) {
-        self.way.pause_until(Scope::Operation, nanos_since(self.origin, Instant::now() + by));
+        self.way.pause_until(Scope::Operation, nanos_since(self.origin, Instant::now() + by), |_| {});
     }
 
     fn waiting(&self) -> usize {
@@ -85,8 +85,11 @@ impl World {
     /// An operation with a lane of its own and others it shares.
     fn operation(&self, bucket: &Bucket, shared: &[&Arc<Lane>]) -> Arc<Scene> {
         let shared = shared.iter().map(|lane| (Scope::Account, Arc::clone(lane)));
-        let wider = shared.map(|(scope, lane)| Wider { scope, lane, charged: AtomicU64::new(0) }).collect();
-        Arc::new(Scene { way: Way { own: self.lane(bucket), wider }, origin: self.origin })
+        let wider =
+            shared.map(|(scope, lane)| Wider { scope, bucket: &TEN, lane, charged: AtomicU64::new(0) }).collect();
+        let key =
+            LaneKey { connection: Some("c".into()), part: None, bucket: BucketKey(&TEN), scope: Scope::Operation };
+        Arc::new(Scene { way: Way { own: self.lane(bucket), key, wider }, origin: self.origin })
     }
 
     fn pause(&self, lane: &Lane, by: Duration) {
@@ -229,7 +232,7 @@ async fn a_call_takes_of_all_its_limits_or_of_none() {
     }
     // What is left of their own limits, seen without the account's.
     for (operation, left) in operations.iter().zip([9, 10]) {
-        let way = Way { own: Arc::clone(&operation.way.own), wider: Vec::new() };
+        let way = Way { own: Arc::clone(&operation.way.own), key: operation.way.key.clone(), wider: Vec::new() };
         assert_eq!(Scene { way, origin: world.origin }.left().await, left);
     }
     // The other way round: an own limit that is used up takes nothing of the account's.

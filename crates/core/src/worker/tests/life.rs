@@ -182,6 +182,14 @@ async fn old_rows_are_removed_and_dead_events_kept() {
     }
     world.quiet().await;
     world.wait(Duration::from_secs(31 * 86_400)).await;
+    let ends = [Duration::ZERO, Duration::from_secs(86_400)];
+    let pauses = ends.map(|after| Pause {
+        provider: "fake".to_owned(),
+        lane: format!("{after:?}"),
+        at: world.clock.now(),
+        until: world.clock.now().plus(after),
+    });
+    world.store.put_pauses(pauses.to_vec()).await.unwrap();
     let (stop, stopped) = watch::channel(false);
     tokio::join!(world.worker.run(Queue::Background, stopped), async {
         world.wait(Duration::from_secs(2 * 3_600)).await;
@@ -189,6 +197,8 @@ async fn old_rows_are_removed_and_dead_events_kept() {
     });
     assert_eq!(world.event_states().await, [(EventState::Dead, Some("no".to_owned()))]);
     assert_eq!(world.store.inner.job_counts().await.unwrap().dead, 0);
+    let kept = world.store.pauses(Timestamp(0), 9).await.unwrap();
+    assert_eq!(kept.len(), 1, "what is over went: {kept:?}");
 }
 
 // ------------------------------------------------------------------------------------------ everything at once
