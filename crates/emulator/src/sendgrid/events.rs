@@ -75,7 +75,7 @@ impl SendGridProvider {
         let mut events = Vec::new();
         for copy in &mut mail.copies {
             let (steps, status) = steps(world, &copy.to, seconds);
-            copy.status = status;
+            copy.status = status.into();
             for (kind, more) in steps {
                 events.push(event(world, &mail.body, copy, kind, seconds, more));
             }
