@@ -94,7 +94,7 @@ impl Slack {
 
     fn flow(&self, hub: SocketAddr) -> OAuth2Config {
         let (id, secret) = self.emulator.client();
-        let scopes = ["channels:history", "channels:read", "users:read"];
+        let scopes = ["channels:history", "channels:read", "users:read", "users:read.email"];
         let flow = palisade_slack::auth::oauth2(&callback(hub, "slack"), &id, secret.into(), &scopes, &[]);
         palisade_slack::auth::at(flow, &self.base_url)
     }
