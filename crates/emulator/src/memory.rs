@@ -210,8 +210,14 @@ mod tests {
                 google.populate(ADA, 2, 1);
                 let id = google.receive_raw(ADA, b"Subject: not text \xff\r\n\r\n\xfe".to_vec()).unwrap();
                 assert!(google.relabel(ADA, &id, &["STARRED"], &[]));
-                google.event(ADA, None, &json!({ "summary": format!("life {life}"),
-                    "start": { "date": "2026-12-01" }, "end": { "date": "2026-12-02" } })).unwrap();
+                google
+                    .event(
+                        ADA,
+                        None,
+                        &json!({ "summary": format!("life {life}"),
+                    "start": { "date": "2026-12-01" }, "end": { "date": "2026-12-02" } }),
+                    )
+                    .unwrap();
             },
             |google| (google.messages(ADA), google.events(ADA)),
         );

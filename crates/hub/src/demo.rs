@@ -271,18 +271,7 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener, address: Sock
         .build()?;
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped));
-    Ok(Stage {
-        folder,
-        cast,
-        store,
-        hub,
-        address,
-        connected_at: Instant::now(),
-        metrics,
-        stop,
-        server,
-        runner: None,
-    })
+    Ok(Stage { folder, cast, store, hub, address, connected_at: Instant::now(), metrics, stop, server, runner: None })
 }
 
 impl Stage {

@@ -166,7 +166,7 @@ impl SendGrid {
         if let (Value::Object(fields), Value::Object(more)) = (&mut event, more) {
             fields.extend(more.clone());
         }
-        let parcel = provider.batch(&mut world, &[event]);
+        let parcel = SendGridProvider::batch(&world, &[event]);
         drop(world);
         house.book().ledger.events_created += 1;
         house.post.leave(parcel);

@@ -50,7 +50,7 @@ pub(super) trait Role: Send + Sync {
     /// The truth of one of them.
     fn truth(&self, stream: &str) -> Records;
 
-    /// The ids of acknowledged events as the inbox knows them, as far as acknowledgements name events.
+    /// The ids of acknowledged events as the inbox knows them; of a batch its first.
     fn acked(&self) -> BTreeSet<String> {
         self.ledger().webhooks.acked_events
     }

@@ -27,9 +27,8 @@ pub(super) async fn pushed(stage: &Stage, keys: &[StreamKey]) -> Result<Vec<usiz
     let deadline = Instant::now() + PUSHED_WITHIN;
     loop {
         let done = done(stage).await?;
-        let of = |key: &StreamKey| {
-            done.iter().filter(|run| run.mode == RunMode::Incremental && run.key == *key).count()
-        };
+        let of =
+            |key: &StreamKey| done.iter().filter(|run| run.mode == RunMode::Incremental && run.key == *key).count();
         let counts: Vec<usize> = keys.iter().map(of).collect();
         if counts.iter().all(|count| *count > 0) || Instant::now() > deadline {
             return Ok(counts);

@@ -251,11 +251,6 @@ impl Role for SendGrid {
         self.emulator.truth(stream)
     }
 
-    /// An acknowledged batch does not name its events; their number is compared instead.
-    fn acked(&self) -> std::collections::BTreeSet<String> {
-        std::collections::BTreeSet::new()
-    }
-
     /// Many in a delivery.
     fn happened(&self) -> u64 {
         self.emulator.ledger().events_created

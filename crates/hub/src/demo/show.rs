@@ -14,7 +14,8 @@ impl Report {
     #[must_use]
     pub fn to_text(&self) -> String {
         let mut text = String::new();
-        for table in [self.calls(), self.thrown(), self.deliveries(), self.records(), self.accounts_table(), self.vault()]
+        for table in
+            [self.calls(), self.thrown(), self.deliveries(), self.records(), self.accounts_table(), self.vault()]
         {
             let _ = writeln!(text, "{table}");
         }

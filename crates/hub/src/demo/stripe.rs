@@ -1,7 +1,6 @@
 //! Stripe's part: thousands of customers, the webhooks of everything that happens to them, the workers that are killed
 //! in mid-run.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,10 +137,6 @@ impl Role for Stripe {
     /// Its journal knows those of earlier processes too.
     fn happened(&self) -> u64 {
         self.emulator.ledger().events_created
-    }
-
-    fn acked(&self) -> BTreeSet<String> {
-        self.emulator.ledger().webhooks.acked_events
     }
 
     /// Its list of events has everything, whatever became of the deliveries.

@@ -120,8 +120,8 @@ impl Twilio {
     pub(super) fn play(&self, stage: &Stage) -> Result<impl Future<Output = Result<()>> + Send + use<>> {
         let provider = palisade_twilio::MANIFEST.name;
         let client = stage.hub.client(provider).ok_or_else(|| no_client("Twilio"))?;
-        let twilio =
-            palisade_twilio::Twilio::new(Arc::new(client.clone()), CONNECTION, TENANT, self.account()?).at(&self.base_url)?;
+        let twilio = palisade_twilio::Twilio::new(Arc::new(client.clone()), CONNECTION, TENANT, self.account()?)
+            .at(&self.base_url)?;
         let (callback, emulator) = (stage.endpoint(ENDPOINT), self.emulator.clone());
         emulator.set_inbound_url(Some(&callback));
         faults::stumble(&emulator.faults(), "*");
@@ -184,7 +184,9 @@ impl Twilio {
                 "A message's status is the furthest that was told, in whatever order",
                 // Fails when a report that comes late takes a message back.
                 wrong_status == 0 && (overtaken >= 1 || facts.continued),
-                format!("{overtaken} reports were overtaken by later ones, {wrong_status} statuses are not the furthest"),
+                format!(
+                    "{overtaken} reports were overtaken by later ones, {wrong_status} statuses are not the furthest"
+                ),
             ),
         ])
     }

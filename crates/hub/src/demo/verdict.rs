@@ -15,7 +15,9 @@ use super::cast::{Records, Role};
 use super::consumer::{Copies, Followed};
 use super::counts::Counts;
 use super::google::Google;
-use super::report::{Account, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, Side, StreamTruth};
+use super::report::{
+    Account, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, Side, StreamTruth,
+};
 use super::slack::Slack;
 use super::stripe::Killed;
 use super::{RUNS, Stage, Story, writes};
@@ -150,7 +152,7 @@ fn common(facts: &Facts<'_>) -> Vec<Promise> {
             "Nothing acknowledged is lost",
             // Fails when a delivery is answered 2xx before its commit, when an event is given up, or never handled.
             missing == 0 && dead == 0 && facts.inbox.pending == 0 && facts.quiet,
-            format!("{} events acknowledged, {missing} of them missing, {dead} given up", acked.len()),
+            format!("{} acknowledged, {missing} of them missing, {dead} given up", acked.len()),
         ),
         facts.promise(
             "An effect in the same database happens once",
@@ -226,7 +228,10 @@ async fn of_stripe(facts: &Facts<'_>, seen: &Seen<'_>, again: u64) -> Result<Vec
             "No write is repeated that may have happened",
             // Fails when a write is repeated under another key, or told as done or not done when nobody knows.
             told.wrong == 0 && told.twice == 0 && facts.side.provider.keys_reused == 0,
-            format!("{} writes done once, {} reported as unknown, {} told wrongly", told.done, told.unknown, told.wrong),
+            format!(
+                "{} writes done once, {} reported as unknown, {} told wrongly",
+                told.done, told.unknown, told.wrong
+            ),
         ),
         outage(facts, &seen.outage),
     ])
@@ -314,7 +319,11 @@ fn side(seen: &Seen<'_>, role: &dyn Role, inbox: &Inbox, healed: u64, (counts, r
             effects: if different == effects { effects } else { effects.max(different + 1) },
             dead: inbox.dead,
         },
-        streams: role.streams().into_iter().map(|stream| (stream.to_owned(), compare(seen, role, stream, runs))).collect(),
+        streams: role
+            .streams()
+            .into_iter()
+            .map(|stream| (stream.to_owned(), compare(seen, role, stream, runs)))
+            .collect(),
     }
 }
 
