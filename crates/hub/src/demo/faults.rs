@@ -38,7 +38,6 @@ pub(super) fn garble(faults: &Faults, old: Old, never: f64) {
         late: Some((Duration::ZERO, Duration::from_millis(400))),
         forge: 0.15,
         replay: if old == Old::Refused { 0.10 } else { 0.0 },
-        ..WebhookFaults::default()
     });
 }
 

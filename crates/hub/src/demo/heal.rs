@@ -66,11 +66,16 @@ async fn read_on(stage: &Stage, progress: &Progress, wanted: &[(StreamKey, RunMo
         progress.pending(stored, pending);
         if pending == 0 && stage.hub.store().live_runs(RUNS).await?.is_empty() {
             let done = done(stage).await?;
-            let read = |(key, mode): &(StreamKey, RunMode)| {
-                done.iter().any(|run| run.key == *key && run.mode == *mode && run.started_at >= asked)
+            let is_read = |key: &StreamKey, mode: RunMode| {
+                done.iter().any(|run| run.key == *key && run.mode == mode && run.started_at >= asked)
             };
-            if wanted.iter().all(read) {
+            let left: Vec<_> = wanted.iter().filter(|(key, mode)| !is_read(key, *mode)).collect();
+            if left.is_empty() {
                 return Ok(true);
+            }
+            // A run that was under way took the wish along when it ended: it is asked for once more.
+            for (key, mode) in left {
+                stage.hub.worker().sync_now(&key.connection, &key.stream, *mode).await?;
             }
         }
         if Instant::now() > deadline {

@@ -91,7 +91,7 @@ impl SendGrid {
                 handler(|event, context| {
                     Box::pin(async move {
                         let payload: Value = serde_json::from_slice(&event.event.payload).unwrap_or_default();
-                        if let Some(reference) = payload[REFERENCE].as_str() {
+                        if let Some(reference) = payload.get(REFERENCE).and_then(Value::as_str) {
                             let id = event.event.id.as_str().to_owned();
                             let values = vec![Cell::Text(id), Cell::Text(reference.to_owned())];
                             context.effect("INSERT INTO mail_event (event, reference) VALUES (?1, ?2)", values);
