@@ -110,6 +110,7 @@ impl SendGrid {
             palisade_sendgrid::SendGrid::new(Arc::new(client.clone()), CONNECTION, TENANT).at(&self.base_url)?;
         self.emulator.set_event_url(Some(&stage.endpoint(ENDPOINT)));
         faults::stumble(&self.emulator.faults(), "*");
+        faults::throttle_one(&self.emulator.faults(), "GET /v3/suppression/bounces");
         faults::garble(&self.emulator.faults(), faults::Old::Refused, 0.0);
         self.emulator.faults().next(
             "POST /v3/mail/send",
