@@ -24,6 +24,8 @@ const API_KEY: &str = "sk_live_demoOfTheEmulator";
 const CONNECTION: &str = "acme-stripe";
 const TENANT: &str = "acme";
 const ENDPOINT: &str = "stripe";
+/// How long a run may wait for its next attempt.
+const AT_WORK_WITHIN: Duration = Duration::from_secs(10);
 /// Longer than any answer of the emulator's takes that comes at all.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -183,6 +185,7 @@ pub(super) struct Killed {
 /// Kills every worker where it stands when the customers' full run is half-way, and starts new ones.
 pub(super) async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<Killed> {
     wait_for_listing(stage, story, progress, 0.5).await?;
+    wait_for_a_page(stage).await?;
     enter(&stage.folder, Step::KillWorkers, progress)?;
     stage.kill().await;
     // Looked at when nobody works any more: a run may have ended meanwhile.
@@ -210,6 +213,21 @@ pub(super) async fn wait_for_listing(stage: &Stage, story: &Story, progress: &Pr
         }
         sleep(LOOK).await;
     }
+}
+
+/// Waits until the customers' full run has come on by a page, or is over: after the outage it may have waited for its next
+/// attempt, with no worker at it that could be killed.
+async fn wait_for_a_page(stage: &Stage) -> Result<()> {
+    let deadline = Instant::now() + AT_WORK_WITHIN;
+    let before = full_run(stage).await?.map(|run| run.progressed_at);
+    while Instant::now() < deadline {
+        let run = full_run(stage).await?;
+        if run.is_none_or(|run| run.state != RunState::Running || Some(run.progressed_at) != before) {
+            break;
+        }
+        sleep(LOOK / 5).await;
+    }
+    Ok(())
 }
 
 /// Records the run has listed, whatever they changed here.
