@@ -1,7 +1,9 @@
 //! The emulators' randomness: every identifier and every fault draw follows from a seed.
 
+use serde::{Deserialize, Serialize};
+
 /// SplitMix64: small, seedable, the same on every platform and version. Never used for secrets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {

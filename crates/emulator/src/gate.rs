@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::dice::Dice;
 use crate::faults::{Fault, Faults, RetryAfter, Verdict};
 use crate::ledger::{Book, Breach, Ledger};
+use crate::memory::Memory;
 use crate::oauth::{Authority, Flight};
 use crate::post::{Parcel, PostRoom, Poster};
 use crate::wire::{self, Answer, Cut, Door, Served};
@@ -43,6 +44,8 @@ pub struct House {
     book: Mutex<Book>,
     setup: Setup,
     skew: AtomicI64,
+    /// None for a provider that forgets.
+    memory: Mutex<Option<Memory>>,
     name: &'static str,
 }
 
@@ -61,6 +64,7 @@ impl House {
             post: PostRoom::new(setup.poster.clone(), setup.patience),
             book: Mutex::new(Book::new()),
             skew: AtomicI64::new(0),
+            memory: Mutex::new(None),
             setup,
             name,
         }
@@ -80,6 +84,11 @@ impl House {
     /// Gives the ledger to write in.
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives what it remembers in. Its lock comes before the world's.
+    pub(crate) fn memory(&self) -> &Mutex<Option<Memory>> {
+        &self.memory
     }
 
     /// Shifts the provider's clock, by milliseconds.
@@ -153,6 +162,19 @@ pub trait Provider: std::fmt::Debug + Send + Sync + Sized + 'static {
 
     /// Obeys what only this provider's control plane knows.
     fn control(&self, house: &House, method: &str, path: &str, body: &Bytes) -> Option<Result<Value, String>>;
+
+    /// Writes everything that is to survive the process; nothing for a provider that forgets.
+    fn remembered(&self) -> Option<serde_json::Result<Vec<u8>>> {
+        None
+    }
+
+    /// Takes up what an earlier process wrote.
+    ///
+    /// # Errors
+    /// When it is not what [`Provider::remembered`] writes.
+    fn recall(&self, _kept: &[u8]) -> serde_json::Result<()> {
+        Ok(())
+    }
 
     /// Makes the request that delivers a parcel, signed for this moment; nothing when nobody wants it any more.
     fn stamp(&self, _house: &House, _parcel: &Parcel) -> Option<Request<Bytes>> {

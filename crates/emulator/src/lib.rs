@@ -12,6 +12,7 @@ mod dice;
 mod faults;
 mod gate;
 mod ledger;
+mod memory;
 mod params;
 mod post;
 mod wire;

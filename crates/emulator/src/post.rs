@@ -178,8 +178,9 @@ impl PostRoom {
 }
 
 impl<P: Provider> Inner<P> {
-    /// Sends what operations left in the outbox.
+    /// Writes down what operations have changed, and sends what they left in the outbox.
     pub(crate) fn flush(self: &Arc<Self>) {
+        self.remember();
         let post = &self.house.post;
         let parcels = std::mem::take(&mut *post.outbox.lock().unwrap_or_else(PoisonError::into_inner));
         if parcels.is_empty() {

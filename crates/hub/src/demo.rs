@@ -1,9 +1,9 @@
-//! The demo: one story against an emulated provider that misbehaves, checked against the provider's truth at its end.
+//! The demo: one story against five emulated providers that misbehave, checked against their truth at its end.
 //!
-//! Everything in it is the real thing: the emulator listens on loopback, the hub runs on SQLite in a folder, and what
+//! Everything in it is the real thing: the emulators listen on loopback, the hub runs on SQLite in a folder, and what
 //! goes wrong goes wrong on the wire.
 //!
-//! A story lives in its folder: the hub's database, what the provider remembers, and how far the story came. Killed at
+//! A story lives in its folder: the hub's database, what the providers remember, and how far the story came. Killed at
 //! any moment and told again on the same folder it goes on, and its end is judged over the whole folder.
 
 use std::net::SocketAddr;
@@ -14,28 +14,35 @@ use std::time::Duration;
 use palisade_core::auth::vault::MasterKeyFile;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
-use palisade_core::store::{Effect, EventState, Run, RunMode, RunState, StreamKey, Value};
-use palisade_core::sync::StreamKind;
+use palisade_core::store::{Effect, Value};
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{Handled, WorkerSettings, handler};
-use palisade_core::{ConnectionId, Environment, Error, ErrorKind, Result, Secret, StreamName, TenantId, Transport};
-use palisade_emulator::stripe as emulated;
+use palisade_core::{Error, ErrorKind, Result, Transport};
 use palisade_store::{SqliteConfig, SqliteStore};
-use palisade_stripe::StripeProvider;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 mod accounts;
 mod browser;
+mod cast;
 mod consumer;
 mod counts;
 mod faults;
 mod folder;
+mod google;
+mod happenings;
+mod heal;
+mod notes;
 mod outage;
 mod progress;
 mod report;
+mod sendgrid;
+mod show;
+mod slack;
+mod stripe;
+mod twilio;
 mod vault;
 mod verdict;
 mod writes;
@@ -43,27 +50,28 @@ mod writes;
 pub use folder::{Kept, kept};
 pub use progress::Progress;
 pub use report::{
-    Account, Calls, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, StreamTruth,
+    Account, Calls, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, Side, StreamTruth,
 };
 
-use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, Settings};
+use crate::hub::{Access, Hub, Settings};
 use crate::serve::{ServeSettings, serve};
-use accounts::Providers;
+use cast::{Cast, Role};
 use consumer::Consumer;
 use folder::{Folder, Step};
+use happenings::Happenings;
+use notes::Notes;
 use outage::Users;
 
-/// The key of a live account: it may ask four times as fast as a sandbox's, and the story need not be slower.
-const API_KEY: &str = "sk_live_demoOfTheEmulator";
-/// The name of the endpoint and of the connection.
-const CONNECTION: &str = "acme-stripe";
-const ENDPOINT: &str = "stripe";
 /// How long the story waits for quiet before it calls that a broken promise.
 const QUIET_WITHIN: Duration = Duration::from_secs(180);
 /// Runs looked at: more than a story has, however often it is told.
-const RUNS: u32 = 1_000;
+const RUNS: u32 = 2_000;
 /// How often the story looks.
 const LOOK: Duration = Duration::from_millis(50);
+/// What lies between two things that happen at one of the smaller providers, or that the product does there.
+const PACE: Duration = Duration::from_millis(100);
+/// The table of the product's own that every handled event writes to, in the transaction of its job.
+const EFFECT: &str = "CREATE TABLE IF NOT EXISTS effect (provider TEXT NOT NULL, event TEXT NOT NULL)";
 
 /// How the story is told.
 #[derive(Clone, Debug)]
@@ -71,9 +79,9 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Story {
     /// Repeats a run: identifiers, contents, faults and mutations follow from it.
     pub seed: u64,
-    /// Customers at the provider before the story begins.
+    /// Customers at Stripe before the story begins.
     pub customers: usize,
-    /// Events that happen while it runs, each sent as a signed webhook.
+    /// Events that happen at Stripe while it runs, each sent as a signed webhook.
     pub webhooks: u64,
     /// Where the hub listens.
     pub listen: SocketAddr,
@@ -93,7 +101,7 @@ pub struct Told {
 }
 
 impl Told {
-    /// Ends it: stops the hub, closes the store, stops the emulator.
+    /// Ends it: stops the hub, closes the store, stops the emulators.
     ///
     /// # Errors
     /// [`ErrorKind::Store`] when the store cannot be closed cleanly.
@@ -106,8 +114,7 @@ impl Told {
 #[derive(Debug)]
 struct Stage {
     folder: Folder,
-    emulator: emulated::Stripe,
-    providers: Providers,
+    cast: Cast,
     store: SqliteStore,
     hub: Hub,
     address: SocketAddr,
@@ -147,37 +154,40 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     accounts.iter().for_each(|account| progress.found(&account.to_text()));
 
     enter(&stage.folder, Step::Play, progress)?;
-    let endpoint_url = format!("http://{address}/webhooks/{ENDPOINT}");
-    let _ = stage.emulator.webhook_endpoint(&endpoint_url, &secret(story.seed), Some(stripe_version()), &["*"]);
-    faults::throw(&stage.emulator);
-    stage.emulator.redeliver();
+    let stripe = stage.cast.stripe.emulator.clone();
+    faults::throw(&stripe);
+    stage.cast.stripe.tell(&stage);
+    let plays = stage.cast.play(&stage).await?;
     stage.work();
-    let consumer = Consumer::follow(Arc::clone(stage.hub.store()), keys());
-    let writes = tokio::spawn(writes::make(client(&stage.hub, &stage.emulator)?, stage.store.clone(), story.seed));
-    let mutations = tokio::spawn(mutate(stage.emulator.clone(), story.clone(), progress.clone()));
+    let consumer = Consumer::follow(Arc::clone(stage.hub.store()), stage.cast.keys());
+    let notes = stage.notes(stage.cast.stripe.manifest().name);
+    let writes = tokio::spawn(writes::make(stage.cast.stripe.client(&stage.hub)?, notes, story.seed));
+    let mutations = tokio::spawn(stripe::mutate(stripe, story.clone(), progress.clone()));
 
-    wait_for_listing(&stage, story, progress, 0.0).await?;
+    stripe::wait_for_listing(&stage, story, progress, 0.0).await?;
     enter(&stage.folder, Step::Outage, progress)?;
     let users = Users::come(&stage)?;
     let outage = outage::strike(&stage).await?;
     users.go().await;
     progress.found(&outage.to_text());
-    let killed = kill_workers_in_mid_run(&mut stage, story, progress).await?;
+    let killed = stripe::kill_workers_in_mid_run(&mut stage, story, progress).await?;
     enter(&stage.folder, Step::Rotate, progress)?;
     vault::rotate(Arc::clone(stage.hub.store()), &stage.folder.master_keys()?).await?;
     accounts::renew(&stage, &mut accounts).await?;
     progress.found(&vault::examine(stage.hub.store(), &stage.folder.master_keys()?).await?.to_text());
-    wait_for_listing(&stage, story, progress, 1.0).await?;
+    stripe::wait_for_listing(&stage, story, progress, 1.0).await?;
     let _ = mutations.await;
-    let written =
-        writes.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the story's own calls were stopped"))??;
+    ended(writes.await)?;
+    all_ended(plays).await?;
     enter(&stage.folder, Step::Late, progress)?;
-    faults::calm(&stage.emulator);
-    stage.emulator.drain_webhooks().await;
+    stage.cast.calm().await;
+    let google: &dyn Role = &stage.cast.google;
+    let notified: Vec<_> = google.streams().into_iter().map(|stream| google.key(stream)).collect();
+    let pushed = heal::pushed(&stage, &notified).await?;
 
     enter(&stage.folder, Step::Heal, progress)?;
-    let stored_before_healing = counts(&stage).await?.0;
-    let quiet = heal(&stage, progress).await?;
+    let stored_before_healing = heal::counts(&stage).await?.0;
+    let quiet = heal::heal(&stage, progress, continued.is_some()).await?;
     enter(&stage.folder, Step::Compare, progress)?;
     let copies = consumer.finish().await?;
     let master_keys = vault::examine(stage.hub.store(), &stage.folder.master_keys()?).await?;
@@ -186,11 +196,11 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
         stage: &stage,
         continued,
         copies,
-        written,
         accounts,
         outage,
         master_keys,
         killed,
+        pushed,
         stored_before_healing,
         quiet,
     };
@@ -200,96 +210,48 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     Ok(Told { report, address, stage })
 }
 
+/// Waits for all that the product does at the smaller providers, and all that happens there.
+async fn all_ended(mut plays: JoinSet<Result<()>>) -> Result<()> {
+    while let Some(play) = plays.join_next().await {
+        ended(play)?;
+    }
+    Ok(())
+}
+
+/// Gives what a task of the story came to.
+fn ended(task: std::result::Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    task.map_err(|_| Error::new(ErrorKind::Cancelled, "a part of the story was stopped"))?
+}
+
 /// Notes in the folder, and tells, that the story comes to a step.
 fn enter(folder: &Folder, step: Step, progress: &Progress) -> Result<()> {
     progress.chapter(step.number(), Step::COUNT, step.text());
     folder.reach(step)
 }
 
-/// The streams of records the story compares.
-fn keys() -> Vec<StreamKey> {
-    let provider = StripeProvider::new();
-    let source = palisade_core::Provider::source(&provider);
-    let streams = source.map(palisade_core::sync::Source::streams).unwrap_or_default();
-    streams
-        .iter()
-        .filter(|spec| spec.kind == StreamKind::Records)
-        .map(|spec| StreamKey { connection: ConnectionId::new(CONNECTION), stream: StreamName::new(spec.name) })
-        .collect()
-}
-
-/// The version the adapter speaks: an endpoint that renders events in it spares a read for each.
-fn stripe_version() -> &'static str {
-    palisade_core::Provider::manifest(&StripeProvider::new()).api_version.unwrap_or_default()
-}
-
-fn secret(seed: u64) -> String {
-    format!("whsec_demo_{seed:016x}")
-}
-
-/// Starts the provider: as it was when the story was last told here, or with its first data.
-async fn provider(story: &Story, folder: &Folder) -> Result<emulated::Stripe> {
-    let config = emulated::StripeConfig { seed: story.seed, api_key: API_KEY.to_owned(), ..Default::default() };
-    let emulator = emulated::Stripe::start(config)
-        .await
-        .map_err(|e| Error::new(ErrorKind::Config, "the emulator cannot listen on loopback").with_source(e))?;
-    let path = folder.provider();
-    emulator.keep_journal(&path).map_err(|e| {
-        Error::new(ErrorKind::Store, format!("{} cannot be used: check the folder", path.display())).with_source(e)
-    })?;
-    if emulator.truth("customers").is_empty() {
-        emulator.populate(&emulated::Seed {
-            customers: story.customers,
-            products: 20,
-            prices: 40,
-            subscriptions: story.customers / 20,
-            invoices: story.customers / 12,
-            charges: story.customers / 30,
-            customer_bytes: 1_024,
-            ..Default::default()
-        });
-    }
-    Ok(emulator)
-}
-
-/// Sets the stage: an emulator with data, a store, a hub that serves and works.
+/// Sets the stage: emulators with data, a store, a hub that serves.
 async fn set(story: &Story, folder: Folder, listener: TcpListener, address: SocketAddr) -> Result<Stage> {
-    let emulator = provider(story, &folder).await?;
-    let providers = Providers::start(story.seed, address).await?;
+    let cast = Cast::start(story, &folder, address).await?;
     let store = SqliteStore::open(SqliteConfig::at(folder.database()))?;
-    store.execute(statement("CREATE TABLE IF NOT EXISTS effect (event TEXT NOT NULL)")).await?;
-    store.execute(statement(writes::TABLE)).await?;
+    for table in [EFFECT, notes::TABLE, happenings::TABLE, twilio::TABLE, sendgrid::TABLE] {
+        store.execute(statement(table)).await?;
+    }
     let metrics = Metrics::default();
     let master = MasterKeyFile::open(folder.master_keys()?, Arc::new(SystemRandom))?;
     let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build()?);
-    let hub = providers
+    let hub = cast
         .plug(Hub::builder(), address)?
-        .provider(StripeProvider::new().answering_within(Duration::from_secs(2)))
         .metrics(metrics.clone())
         .store(Arc::new(store.clone()))
         .transport(transport)
         .master_key(Arc::new(master))
-        .connection(ConnectionConfig {
-            environment: Environment::default(),
-            id: ConnectionId::new(CONNECTION),
-            tenant: TenantId::new("acme"),
-            provider: "stripe".to_owned(),
-            account: None,
-            base_url: Some(emulator.base_url().to_owned()),
-            credential: palisade_stripe::auth::api_key(Secret::new(emulator.api_key()))?,
-        })
-        .endpoint(EndpointConfig {
-            name: ENDPOINT.to_owned(),
-            provider: "stripe".to_owned(),
-            connection: ConnectionId::new(CONNECTION),
-            secrets: vec![Secret::new(secret(story.seed))],
-        })
         .on(
             "*",
             handler(|event, context| {
                 Box::pin(async move {
+                    let provider = Value::Text(event.provider.clone());
                     let id = Value::Text(event.event.id.as_str().to_owned());
-                    context.effect("INSERT INTO effect (event) VALUES (?1)", vec![id]);
+                    context.effect("INSERT INTO effect (provider, event) VALUES (?1, ?2)", vec![provider, id]);
                     Handled::Done
                 })
             }),
@@ -309,22 +271,25 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener, address: Sock
         .build()?;
     let (stop, stopped) = watch::channel(false);
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped));
-    Ok(Stage {
-        folder,
-        emulator,
-        providers,
-        store,
-        hub,
-        address,
-        connected_at: Instant::now(),
-        metrics,
-        stop,
-        server,
-        runner: None,
-    })
+    Ok(Stage { folder, cast, store, hub, address, connected_at: Instant::now(), metrics, stop, server, runner: None })
 }
 
 impl Stage {
+    /// Where a provider posts to.
+    fn endpoint(&self, name: &str) -> String {
+        format!("http://{}/webhooks/{name}", self.address)
+    }
+
+    /// The product's notes of its calls to a provider.
+    fn notes(&self, provider: &'static str) -> Notes {
+        Notes::of(provider, self.store.clone())
+    }
+
+    /// What happens by itself at a provider.
+    fn happenings(&self, provider: &'static str) -> Happenings {
+        Happenings::of(provider, self.store.clone())
+    }
+
     /// Starts the workers.
     fn work(&mut self) {
         self.runner = Some(tokio::spawn(self.hub.runner().run(self.stop.subscribe())));
@@ -344,8 +309,7 @@ impl Stage {
             let _ = runner.await;
         }
         let _ = self.server.await;
-        self.emulator.shutdown().await;
-        self.providers.shutdown().await;
+        self.cast.shutdown().await;
         self.store.close().await
     }
 
@@ -377,122 +341,4 @@ impl Stage {
 
 fn statement(sql: &str) -> Effect {
     Effect { sql: sql.to_owned(), values: vec![] }
-}
-
-/// The typed client of the story's own calls, over the hub's pipeline.
-fn client(hub: &Hub, emulator: &emulated::Stripe) -> Result<palisade_stripe::Stripe> {
-    let client = hub.client("stripe").ok_or_else(|| Error::new(ErrorKind::Config, "the hub has no Stripe client"))?;
-    palisade_stripe::Stripe::new(Arc::new(client.clone()), ConnectionId::new(CONNECTION), TenantId::new("acme"))
-        .at(emulator.base_url())
-}
-
-/// Lets things happen at the provider, until as many events were sent as the story wants. What happened in an earlier
-/// telling counts.
-async fn mutate(emulator: emulated::Stripe, story: Story, progress: Progress) {
-    use rand::SeedableRng;
-    let first = emulator.ledger().events_created;
-    let mut dice = rand::rngs::StdRng::seed_from_u64(story.seed.wrapping_add(first));
-    loop {
-        let happened = emulator.ledger().events_created;
-        progress.events(happened, story.webhooks);
-        if happened >= story.webhooks {
-            return;
-        }
-        for _ in 0..4 {
-            emulator.random_mutation(&mut dice);
-        }
-        sleep(LOOK).await;
-    }
-}
-
-/// How the workers were killed.
-struct Killed {
-    /// Whether the customers' full run was under way.
-    running: bool,
-    /// How often that run had been taken up by then.
-    resumed: u64,
-}
-
-/// Kills every worker where it stands when the customers' full run is half-way, and starts new ones.
-async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, progress: &Progress) -> Result<Killed> {
-    wait_for_listing(stage, story, progress, 0.5).await?;
-    enter(&stage.folder, Step::KillWorkers, progress)?;
-    stage.kill().await;
-    // Looked at when nobody works any more: a run may have ended meanwhile.
-    let run = full_run(stage, "customers").await?;
-    stage.work();
-    Ok(Killed {
-        running: run.as_ref().is_some_and(|run| run.state == RunState::Running),
-        resumed: run.map_or(0, |run| run.resumed.into()),
-    })
-}
-
-/// Waits until the customers' full run has listed more than a share of them, or is over, and returns how it stands.
-async fn wait_for_listing(stage: &Stage, story: &Story, progress: &Progress, share: f64) -> Result<Option<Run>> {
-    let enough = (story.customers as f64 * share) as u64;
-    let deadline = Instant::now() + QUIET_WITHIN;
-    loop {
-        let run = full_run(stage, "customers").await?;
-        if let Some(run) = &run {
-            progress.customers(listed(run), story.customers as u64);
-        }
-        let goes_on =
-            run.as_ref().is_none_or(|run| run.state == RunState::Running && (share >= 1.0 || listed(run) <= enough));
-        if !goes_on || Instant::now() > deadline {
-            return Ok(run);
-        }
-        sleep(LOOK).await;
-    }
-}
-
-/// Records the run has listed, whatever they changed here.
-fn listed(run: &Run) -> u64 {
-    run.counts.added + run.counts.updated + run.counts.unchanged + run.counts.older
-}
-
-async fn full_run(stage: &Stage, stream: &str) -> Result<Option<Run>> {
-    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), RUNS).await?;
-    Ok(runs.into_iter().find(|run| run.key.stream.as_str() == stream && run.mode == RunMode::Full))
-}
-
-/// Events stored and events still pending.
-async fn counts(stage: &Stage) -> Result<(u64, u64)> {
-    let counts = stage.hub.store().event_counts().await?;
-    let pending = counts.get(&EventState::Pending).copied().unwrap_or(0);
-    Ok((counts.values().sum(), pending))
-}
-
-/// Walks the provider's list of events until nothing is missing, pending or running. Returns whether it became quiet.
-async fn heal(stage: &Stage, progress: &Progress) -> Result<bool> {
-    let deadline = Instant::now() + QUIET_WITHIN;
-    let connection = ConnectionId::new(CONNECTION);
-    let events = StreamName::new(palisade_stripe::sync::EVENTS);
-    // Twice: the second walk proves that the first left nothing.
-    for _ in 0..2 {
-        let before = finished_runs(stage).await?;
-        stage.hub.worker().sync_now(&connection, &events, RunMode::Incremental).await?;
-        loop {
-            let (stored, pending) = counts(stage).await?;
-            progress.pending(stored, pending);
-            let running = stage.hub.store().runs(Some(connection.clone()), RUNS).await?;
-            let running = running.iter().any(|run| run.state == RunState::Running);
-            if pending == 0 && !running && finished_runs(stage).await? > before {
-                break;
-            }
-            if Instant::now() > deadline {
-                return Ok(false);
-            }
-            sleep(LOOK).await;
-        }
-    }
-    Ok(true)
-}
-
-/// Counts the finished walks of the provider's list.
-async fn finished_runs(stage: &Stage) -> Result<usize> {
-    let runs = stage.hub.store().runs(Some(ConnectionId::new(CONNECTION)), RUNS).await?;
-    Ok(runs
-        .iter()
-        .filter(|run| run.key.stream.as_str() == palisade_stripe::sync::EVENTS && run.state == RunState::Done)
-        .count())
 }

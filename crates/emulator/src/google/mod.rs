@@ -293,6 +293,15 @@ impl Provider for GoogleProvider {
         self.obey(house, method, path, body)
     }
 
+    fn remembered(&self) -> Option<serde_json::Result<Vec<u8>>> {
+        Some(serde_json::to_vec(&*self.world()))
+    }
+
+    fn recall(&self, kept: &[u8]) -> serde_json::Result<()> {
+        self.world().recall(serde_json::from_slice(kept)?);
+        Ok(())
+    }
+
     fn stamp(&self, house: &House, parcel: &Parcel) -> Option<Request<Bytes>> {
         self.sealed(house, parcel)
     }

@@ -400,6 +400,7 @@ impl Google {
     /// Makes a person's calendar beside the primary one.
     pub fn add_calendar(&self, owner: &str, id: &str) {
         self.inner.provider.world().add_calendar(owner, id);
+        self.inner.flush();
     }
 
     /// Makes an event, or changes the one of this id, or one instance of a series. Gives its id.
@@ -434,6 +435,7 @@ impl Google {
     /// Begins with messages of the past and events to come.
     pub fn populate(&self, email: &str, messages: usize, events: usize) {
         self.inner.provider.populate(email, messages, events, self.inner.house.now());
+        self.inner.flush();
     }
 
     /// Does random things to a person's mail and calendar, the same for the same seed.

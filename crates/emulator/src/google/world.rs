@@ -1,6 +1,9 @@
 //! Everything the emulated Google remembers beside its tokens: mailboxes, calendars, channels, subscriptions.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
+
+use serde::{Deserialize, Serialize};
 
 use super::GoogleConfig;
 use super::calendar::store::Calendar;
@@ -39,20 +42,26 @@ pub(crate) struct Channel {
     pub(crate) owner: String,
 }
 
-/// The whole memory.
-#[derive(Debug)]
+/// The whole memory. Channels, subscriptions and watches are not remembered over the process: whoever wants to be told
+/// asks anew.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct World {
     pub(crate) dice: Dice,
+    #[serde(skip)]
     pub(crate) meter: Meter,
     pub(super) mailboxes: BTreeMap<String, Mailbox>,
     calendars: BTreeMap<String, Calendar>,
+    #[serde(skip)]
     pub(crate) channels: BTreeMap<String, Channel>,
     /// Channels that were closed: their ids are not taken again.
+    #[serde(skip)]
     pub(crate) closed: BTreeSet<String>,
+    #[serde(skip)]
     pub(crate) subscriptions: Vec<Subscription>,
     /// Notifications published so far, for their identifiers.
     pub(crate) published: u64,
     /// Whether every page that goes on comes once empty before it comes full.
+    #[serde(skip)]
     pub(crate) empty_pages: bool,
 }
 
@@ -76,6 +85,19 @@ impl World {
             published: 0,
             empty_pages: false,
         }
+    }
+
+    /// Takes up what an earlier process remembered.
+    pub(crate) fn recall(&mut self, kept: Self) {
+        *self = Self {
+            meter: take(&mut self.meter),
+            channels: take(&mut self.channels),
+            closed: take(&mut self.closed),
+            subscriptions: take(&mut self.subscriptions),
+            empty_pages: self.empty_pages,
+            ..kept
+        };
+        self.mailboxes.values_mut().for_each(Mailbox::read_anew);
     }
 
     /// Takes a mailbox out, to be put back: work on it needs the dice, too.

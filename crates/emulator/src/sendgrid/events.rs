@@ -75,22 +75,23 @@ impl SendGridProvider {
         let mut events = Vec::new();
         for copy in &mut mail.copies {
             let (steps, status) = steps(world, &copy.to, seconds);
-            copy.status = status;
+            copy.status = status.into();
             for (kind, more) in steps {
                 events.push(event(world, &mail.body, copy, kind, seconds, more));
             }
         }
         let count = u64::try_from(events.len()).unwrap_or(0);
-        (self.batch(world, &events), count)
+        (Self::batch(world, &events), count)
     }
 
-    /// Wraps events up for the endpoint, if there is one.
-    pub(super) fn batch(&self, world: &mut World, events: &[Value]) -> Option<Parcel> {
+    /// Wraps events up for the endpoint, if there is one. The ledger knows the delivery by its first event.
+    pub(super) fn batch(world: &World, events: &[Value]) -> Option<Parcel> {
         let url = world.event_url.clone()?;
         let mut body = serde_json::to_vec(events).unwrap_or_default();
         // Real batches end so, and the signature covers it.
         body.extend_from_slice(b"\r\n");
-        Some(Parcel::json(&format!("batch:{}", world.name(16)), &url, Bytes::from(body)))
+        let first = events.first().and_then(|event| event.get("sg_event_id")?.as_str());
+        Some(Parcel::json(first.unwrap_or_default(), &url, Bytes::from(body)))
     }
 
     /// Signs a delivery for this moment.

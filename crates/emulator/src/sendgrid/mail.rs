@@ -137,7 +137,7 @@ fn copies(mail: &Value, id: &str) -> Vec<Copy> {
                     id: format!("{id}.recvd-emulator-{}", copies.len()),
                     to: text(recipient, "email").to_owned(),
                     custom_args: own.clone(),
-                    status: "processed",
+                    status: "processed".into(),
                 });
             }
         }

@@ -166,7 +166,7 @@ impl SendGrid {
         if let (Value::Object(fields), Value::Object(more)) = (&mut event, more) {
             fields.extend(more.clone());
         }
-        let parcel = provider.batch(&mut world, &[event]);
+        let parcel = SendGridProvider::batch(&world, &[event]);
         drop(world);
         house.book().ledger.events_created += 1;
         house.post.leave(parcel);
@@ -177,16 +177,20 @@ impl SendGrid {
     pub fn suppress(&self, list: &str, email: &str) {
         let seconds = self.inner.house.now() / 1_000;
         self.inner.provider.world().suppress(list, entry(email, seconds));
+        self.inner.flush();
     }
 
     /// Takes an address off a list. Tells whether it was on it.
     pub fn release(&self, list: &str, email: &str) -> bool {
-        self.inner.provider.world().release(list, email)
+        let known = self.inner.provider.world().release(list, email);
+        self.inner.flush();
+        known
     }
 
     /// Begins with addresses of the past on a list, one a minute until now.
     pub fn populate(&self, list: &str, addresses: usize) {
         self.inner.provider.populate(list, addresses, self.inner.house.now());
+        self.inner.flush();
     }
 
     /// Gives a list's entries exactly as GET shows them, by address.

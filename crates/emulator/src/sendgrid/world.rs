@@ -1,7 +1,10 @@
 //! What the account remembers: mails that were sent, and addresses that get none.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::mem::take;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::SendGridConfig;
@@ -11,7 +14,7 @@ use crate::dice::Dice;
 const MAILS_MAX: usize = 200_000;
 
 /// A mail as it was taken.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Mail {
     /// `X-Message-Id`.
     pub(crate) id: String,
@@ -22,18 +25,18 @@ pub(crate) struct Mail {
 }
 
 /// A mail on its way to one recipient.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Copy {
     /// `sg_message_id`.
     pub(crate) id: String,
     pub(crate) to: String,
     pub(crate) custom_args: BTreeMap<String, Value>,
     /// `processed`, `delivered` or `not_delivered`.
-    pub(crate) status: &'static str,
+    pub(crate) status: Cow<'static, str>,
 }
 
 /// A suppressed address.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) email: String,
     /// Seconds since 1970.
@@ -60,16 +63,19 @@ impl Entry {
 /// The lists.
 pub(crate) const LISTS: [&str; 5] = ["bounces", "blocks", "spam_reports", "unsubscribes", "invalid_emails"];
 
-/// Everything of one account.
-#[derive(Debug)]
+/// Everything of one account. What it is set up with is not remembered: whoever starts it gives it again.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct World {
     dice: Dice,
+    #[serde(skip)]
     pub(crate) api_key: String,
     pub(crate) mails: Vec<Mail>,
     pub(crate) sent: u64,
     /// By list; oldest first, as they are listed.
-    lists: BTreeMap<&'static str, Vec<Entry>>,
+    lists: BTreeMap<Cow<'static, str>, Vec<Entry>>,
+    #[serde(skip)]
     pub(crate) event_url: Option<String>,
+    #[serde(skip)]
     pub(crate) inbound_url: Option<(String, bool)>,
 }
 
@@ -80,10 +86,20 @@ impl World {
             api_key: config.api_key.clone(),
             mails: Vec::new(),
             sent: 0,
-            lists: LISTS.into_iter().map(|name| (name, Vec::new())).collect(),
+            lists: LISTS.into_iter().map(|name| (name.into(), Vec::new())).collect(),
             event_url: config.event_url.clone(),
             inbound_url: config.inbound_url.clone(),
         }
+    }
+
+    /// Takes up what an earlier process remembered.
+    pub(crate) fn recall(&mut self, kept: Self) {
+        *self = Self {
+            api_key: take(&mut self.api_key),
+            event_url: self.event_url.take(),
+            inbound_url: self.inbound_url.take(),
+            ..kept
+        };
     }
 
     /// Makes a name of letters and digits.

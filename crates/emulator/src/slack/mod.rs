@@ -377,6 +377,15 @@ impl Provider for SlackProvider {
         self.sealed(house, parcel)
     }
 
+    fn remembered(&self) -> Option<serde_json::Result<Vec<u8>>> {
+        Some(serde_json::to_vec(&*self.world()))
+    }
+
+    fn recall(&self, kept: &[u8]) -> serde_json::Result<()> {
+        *self.world() = serde_json::from_slice(kept)?;
+        Ok(())
+    }
+
     fn gap(&self, parcel: &Parcel, answer: Option<&Response<Bytes>>) -> Option<Duration> {
         self.wait(parcel, answer)
     }

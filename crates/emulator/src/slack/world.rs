@@ -4,13 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::shape;
 use crate::dice::Dice;
 
 /// Rows in order of creation; a removed row keeps its seat, so that a cursor that points at it goes on working.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ordered<T> {
     rows: BTreeMap<u64, (String, T)>,
     seats: HashMap<String, u64>,
@@ -56,7 +57,7 @@ impl<T> Ordered<T> {
 }
 
 /// A person or a bot.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) real_name: String,
@@ -68,7 +69,7 @@ pub(crate) struct User {
 }
 
 /// What kind of conversation it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Kind {
     Public,
     Private,
@@ -92,7 +93,7 @@ impl Kind {
 }
 
 /// A conversation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Channel {
     pub(crate) name: String,
     pub(crate) kind: Kind,
@@ -107,7 +108,7 @@ pub(crate) struct Channel {
 }
 
 /// A message. Its `ts` is microseconds since 1970 and its identifier.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) ts: u64,
     pub(crate) user: String,
@@ -148,7 +149,7 @@ impl Message {
 }
 
 /// A message that waits for its time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Scheduled {
     pub(crate) id: String,
     pub(crate) channel: String,
@@ -157,7 +158,7 @@ pub(crate) struct Scheduled {
 }
 
 /// One workspace.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Team {
     pub(crate) name: String,
     pub(crate) users: Ordered<User>,
@@ -179,9 +180,11 @@ pub(crate) struct Happened {
 }
 
 /// All workspaces.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct World {
     pub(crate) teams: BTreeMap<String, Team>,
+    /// Not remembered: what nobody was told of yet dies with the process.
+    #[serde(skip)]
     pub(crate) happened: Vec<Happened>,
     pub(crate) dice: Dice,
     last: u64,

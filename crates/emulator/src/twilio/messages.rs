@@ -98,7 +98,7 @@ impl TwilioProvider {
             body: form.get("Body").or(form.get("ContentVariables")).unwrap_or_default().to_owned(),
             media,
             status: status.to_owned(),
-            direction: "outbound-api",
+            direction: "outbound-api".into(),
             error_code: None,
             created: now,
             sent: None,

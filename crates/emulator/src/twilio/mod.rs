@@ -212,7 +212,7 @@ impl Provider for TwilioProvider {
 
     fn answer(&self, house: &House, request: &Request<Bytes>) -> Response<Bytes> {
         let mut response = self.run(house, request).unwrap_or_else(|refusal| refusal.response());
-        let id = self.world().id("RQ");
+        let id = self.world().request_id();
         for (name, value) in [("twilio-request-id", id.as_str()), ("twilio-concurrent-requests", "1")] {
             if let Ok(value) = HeaderValue::from_str(value) {
                 response.headers_mut().insert(name, value);
@@ -239,6 +239,15 @@ impl Provider for TwilioProvider {
 
     fn control(&self, house: &House, method: &str, path: &str, body: &Bytes) -> Option<Result<Value, String>> {
         self.obey(house, method, path, body)
+    }
+
+    fn remembered(&self) -> Option<serde_json::Result<Vec<u8>>> {
+        Some(serde_json::to_vec(&*self.world()))
+    }
+
+    fn recall(&self, kept: &[u8]) -> serde_json::Result<()> {
+        self.world().recall(serde_json::from_slice(kept)?);
+        Ok(())
     }
 
     fn stamp(&self, _house: &House, parcel: &Parcel) -> Option<Request<Bytes>> {

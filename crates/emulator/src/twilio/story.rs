@@ -79,7 +79,7 @@ impl TwilioProvider {
             body: body.to_owned(),
             media: media.iter().map(|url| (*url).to_owned()).collect(),
             status: "received".to_owned(),
-            direction: "inbound",
+            direction: "inbound".into(),
             error_code: None,
             created: now,
             sent: Some(now),
@@ -107,7 +107,7 @@ impl TwilioProvider {
                 body: format!("Message {at}"),
                 media: Vec::new(),
                 status: "delivered".to_owned(),
-                direction: "outbound-api",
+                direction: "outbound-api".into(),
                 error_code: None,
                 created: made,
                 sent: Some(made),
@@ -227,12 +227,15 @@ impl Twilio {
 
     /// Deletes a message's record, as somebody at the console would. Tells whether there was one.
     pub fn delete(&self, sid: &str) -> bool {
-        self.inner.provider.world().delete(sid).is_some()
+        let known = self.inner.provider.world().delete(sid).is_some();
+        self.inner.flush();
+        known
     }
 
     /// Begins with messages of the past, one a minute until now.
     pub fn populate(&self, messages: usize) {
         self.inner.provider.populate(messages, self.inner.house.now());
+        self.inner.flush();
     }
 
     /// Gives all messages exactly as GET shows them.

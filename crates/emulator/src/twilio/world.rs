@@ -1,15 +1,18 @@
 //! What the account remembers: messages in the order they were made, who opted out, which credentials are good.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem::take;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::TwilioConfig;
 use crate::dice::Dice;
 
 /// One message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) sid: String,
     pub(crate) to: String,
@@ -19,7 +22,7 @@ pub(crate) struct Message {
     pub(crate) body: String,
     pub(crate) media: Vec<String>,
     pub(crate) status: String,
-    pub(crate) direction: &'static str,
+    pub(crate) direction: Cow<'static, str>,
     pub(crate) error_code: Option<u32>,
     /// Milliseconds since 1970.
     pub(crate) created: i64,
@@ -28,11 +31,16 @@ pub(crate) struct Message {
     pub(crate) callback: Option<String>,
 }
 
-/// Everything of one account.
-#[derive(Debug)]
+/// Everything of one account. What it is set up with is not remembered: whoever starts it gives it again.
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct World {
     dice: Dice,
+    /// Names requests: their names change nothing that is remembered.
+    #[serde(skip)]
+    requests: Dice,
+    #[serde(skip)]
     account: String,
+    #[serde(skip)]
     credentials: HashMap<String, String>,
     /// By when they were made: the order of lists, backwards.
     pub(crate) messages: BTreeMap<u64, Message>,
@@ -42,9 +50,12 @@ pub(crate) struct World {
     /// Who opted out of which sender: recipient and sender.
     pub(crate) opted_out: BTreeSet<(String, String)>,
     /// The token that signs webhooks.
+    #[serde(skip)]
     pub(crate) token: String,
     /// The shared key that signs webhooks in its place: id and secret.
+    #[serde(skip)]
     pub(crate) shared_key: Option<(String, String)>,
+    #[serde(skip)]
     pub(crate) inbound_url: Option<String>,
 }
 
@@ -53,6 +64,7 @@ impl World {
         let own = (config.account_sid.clone(), config.auth_token.clone());
         Self {
             dice: Dice(config.seed),
+            requests: Dice(config.seed ^ 0x5E11_0000),
             account: config.account_sid.clone(),
             credentials: config.api_keys.iter().cloned().chain([own]).collect(),
             messages: BTreeMap::new(),
@@ -65,9 +77,27 @@ impl World {
         }
     }
 
+    /// Takes up what an earlier process remembered.
+    pub(crate) fn recall(&mut self, kept: Self) {
+        *self = Self {
+            requests: take(&mut self.requests),
+            account: take(&mut self.account),
+            credentials: take(&mut self.credentials),
+            token: take(&mut self.token),
+            shared_key: self.shared_key.take(),
+            inbound_url: self.inbound_url.take(),
+            ..kept
+        };
+    }
+
     /// Makes a SID: two letters and 32 hexadecimal digits.
     pub(crate) fn id(&mut self, prefix: &str) -> String {
-        format!("{prefix}{:016x}{:016x}", self.dice.next(), self.dice.next())
+        sid(&mut self.dice, prefix)
+    }
+
+    /// Makes the name of a request.
+    pub(crate) fn request_id(&mut self) -> String {
+        sid(&mut self.requests, "RQ")
     }
 
     pub(crate) fn accepts(&self, user: &str, password: &str) -> bool {
@@ -118,6 +148,10 @@ impl World {
             "subresource_uris": { "media": format!("{uri}/Media.json") }, "to": message.to, "uri": format!("{uri}.json"),
         })
     }
+}
+
+fn sid(dice: &mut Dice, prefix: &str) -> String {
+    format!("{prefix}{:016x}{:016x}", dice.next(), dice.next())
 }
 
 /// Writes RFC 2822 as the 2010 API does.

@@ -23,10 +23,10 @@ pub(super) struct Arguments {
     /// Repeats a run: identifiers, contents and what happens at the provider follow from it [default: 7].
     #[arg(long)]
     seed: Option<u64>,
-    /// Customers at the provider before the story begins [default: 10000].
+    /// Customers at Stripe before the story begins [default: 10000].
     #[arg(long, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     customers: Option<u32>,
-    /// Events that happen meanwhile, each sent as a signed webhook [default: 2000].
+    /// Events that happen at Stripe meanwhile, each sent as a signed webhook [default: 2000].
     #[arg(long, value_parser = clap::value_parser!(u32).range(50..=1_000_000))]
     webhooks: Option<u32>,
     /// Where the hub listens.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use palisade_core::store::{ChangeKind, Store, StreamKey};
 use palisade_core::{Error, ErrorKind, Result};
@@ -9,8 +10,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::LOOK;
-
+/// How often it looks at all streams.
+const EVERY: Duration = Duration::from_millis(150);
 /// Entries read at once.
 const PAGE: u32 = 1_000;
 
@@ -25,10 +26,13 @@ pub(super) struct Followed {
     pub(super) backwards: u64,
 }
 
+/// What it holds of every stream.
+pub(super) type Copies = BTreeMap<StreamKey, Followed>;
+
 /// A consumer at work.
 #[derive(Debug)]
 pub(super) struct Consumer {
-    task: JoinHandle<Result<BTreeMap<String, Followed>>>,
+    task: JoinHandle<Result<Copies>>,
     quiet: watch::Sender<bool>,
 }
 
@@ -37,25 +41,25 @@ impl Consumer {
     pub(super) fn follow(store: Arc<dyn Store>, keys: Vec<StreamKey>) -> Self {
         let (quiet, last) = watch::channel(false);
         let task = tokio::spawn(async move {
-            let mut all: BTreeMap<String, (u64, Followed)> = BTreeMap::new();
+            let mut all: BTreeMap<StreamKey, (u64, Followed)> = BTreeMap::new();
             loop {
                 // Looked at before reading: what was committed before the word is read after it.
                 let is_last = *last.borrow();
                 for key in &keys {
-                    let (cursor, followed) = all.entry(key.stream.as_str().to_owned()).or_default();
+                    let (cursor, followed) = all.entry(key.clone()).or_default();
                     read(&*store, key, cursor, followed).await?;
                 }
                 if is_last {
-                    return Ok(all.into_iter().map(|(name, (_, followed))| (name, followed)).collect());
+                    return Ok(all.into_iter().map(|(key, (_, followed))| (key, followed)).collect());
                 }
-                sleep(LOOK).await;
+                sleep(EVERY).await;
             }
         });
         Self { task, quiet }
     }
 
     /// Reads to the end of the feed and returns what it holds.
-    pub(super) async fn finish(self) -> Result<BTreeMap<String, Followed>> {
+    pub(super) async fn finish(self) -> Result<Copies> {
         let _ = self.quiet.send(true);
         self.task.await.map_err(|_| Error::new(ErrorKind::Cancelled, "the feed's consumer was stopped"))?
     }

@@ -25,9 +25,10 @@ impl Counts {
             .sum()
     }
 
-    /// Counts deliveries by what became of them.
-    pub(super) fn delivered(&self, result: &str) -> u64 {
-        self.sum("palisade_webhook_deliveries_total", &[&format!("result=\"{result}\"")])
+    /// Counts deliveries to a provider's endpoint, which bears its name, by what became of them.
+    pub(super) fn delivered(&self, provider: &str, result: &str) -> u64 {
+        let (endpoint, result) = (format!("endpoint=\"{provider}\""), format!("result=\"{result}\""));
+        self.sum("palisade_webhook_deliveries_total", &[&endpoint, &result])
     }
 
     /// Counts the calls to a provider that ended, whatever came of them.
@@ -50,17 +51,19 @@ impl Counts {
         self.sum("palisade_breaker_state", &[&of(provider)]) == 0
     }
 
-    /// Counts all calls.
-    pub(super) fn calls(&self) -> Calls {
-        let calls = self.sum(CALLS, &[]);
-        let refused = self.sum(CALLS, &["error_type=\"circuit_open\""]);
+    /// Counts the calls to a provider. Attempts are told from those to others by the port it listens at.
+    pub(super) fn calls(&self, provider: &str, port: &str) -> Calls {
+        let of = of(provider);
+        let calls = self.sum(CALLS, &[&of]);
+        let refused = self.refused(provider);
+        let at = format!("server_port=\"{port}\"");
         Calls {
             calls,
-            attempts: self.sum("http_client_request_duration_seconds_count", &[]),
-            failed: calls.saturating_sub(self.sum(CALLS, &["error_type=\"\""])).saturating_sub(refused),
+            attempts: self.sum("http_client_request_duration_seconds_count", &[&at]),
+            failed: calls.saturating_sub(self.sum(CALLS, &[&of, "error_type=\"\""])).saturating_sub(refused),
             refused,
-            rate_limit_waits: self.sum("palisade_call_wait_seconds_count", &[]),
-            breaker_trips: self.sum("palisade_breaker_trips_total", &[]),
+            rate_limit_waits: self.sum("palisade_call_wait_seconds_count", &[&of]),
+            breaker_trips: self.trips(provider),
         }
     }
 }

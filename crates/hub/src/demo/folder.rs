@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::Story;
 
 /// The form of the folder's files; one of another form is refused.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// What a folder's story was begun with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,13 +71,13 @@ impl Step {
         match self {
             Self::Begin => "starting the emulators and the hub",
             Self::Connect => "connecting accounts in a browser",
-            Self::Play => "syncing while things happen at the provider",
-            Self::Outage => "taking the provider down for a while",
+            Self::Play => "syncing while things happen at all five providers",
+            Self::Outage => "taking Stripe down for a while",
             Self::KillWorkers => "killing the workers in mid-run",
             Self::Rotate => "rotating the master key while the hub serves",
             Self::Late => "waiting for late deliveries",
             Self::Heal => "healing what never arrived",
-            Self::Compare => "comparing with the provider's truth",
+            Self::Compare => "comparing with the providers' truth",
             Self::Told => "told to its end",
         }
     }
@@ -229,9 +229,9 @@ impl Folder {
         self.path.join("palisade.db")
     }
 
-    /// What the emulated provider remembers.
-    pub(super) fn provider(&self) -> PathBuf {
-        self.path.join("provider.jsonl")
+    /// What an emulated provider remembers.
+    pub(super) fn provider(&self, file: &str) -> PathBuf {
+        self.path.join(file)
     }
 
     /// The file of the story's master keys; made with one key when it is first asked for.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::counts::Counts;
 use super::report::Outage;
-use super::{LOOK, Stage, client, faults};
+use super::{LOOK, Stage, faults};
 
 /// The provider that goes down.
 const PROVIDER: &str = "stripe";
@@ -30,10 +30,11 @@ const BACK_WITHIN: Duration = Duration::from_secs(20);
 
 /// Takes the provider down and brings it back, while users ask.
 pub(super) async fn strike(stage: &Stage) -> Result<Outage> {
-    let arrived = || stage.emulator.ledger().faults.get("outage").copied().unwrap_or(0);
+    let emulator = &stage.cast.stripe.emulator;
+    let arrived = || emulator.ledger().faults.get("outage").copied().unwrap_or(0);
     let before = Counts::of(&stage.metrics);
     let (arrived_before, began) = (arrived(), Instant::now());
-    faults::go_down(&stage.emulator);
+    faults::go_down(emulator);
     let mut opened = false;
     while !opened && began.elapsed() < DOWN_MAX {
         sleep(LOOK).await;
@@ -42,7 +43,7 @@ pub(super) async fn strike(stage: &Stage) -> Result<Outage> {
     sleep(DOWN_AFTER_TRIP).await;
     let after = Counts::of(&stage.metrics);
     // Well until the breaker is closed: another fault that meets a probe would be another story.
-    faults::come_back(&stage.emulator);
+    faults::come_back(emulator);
     let (down, back) = (began.elapsed(), Instant::now());
     let mut closed = false;
     while !closed && back.elapsed() < BACK_WITHIN {
@@ -50,7 +51,7 @@ pub(super) async fn strike(stage: &Stage) -> Result<Outage> {
         closed = Counts::of(&stage.metrics).is_closed(PROVIDER);
     }
     let closed_after = back.elapsed();
-    faults::fall_ill_again(&stage.emulator);
+    faults::fall_ill_again(emulator);
     Ok(Outage {
         down_ms: millis(down),
         calls: after.ended(PROVIDER) - before.ended(PROVIDER),
@@ -79,11 +80,12 @@ enum Kind {
 impl Users {
     /// Lets them ask for what there is at the provider, one user for each kind.
     pub(super) fn come(stage: &Stage) -> Result<Self> {
-        let stripe = client(&stage.hub, &stage.emulator)?;
-        let subscriptions = stage.emulator.truth("subscriptions");
+        let stripe = stage.cast.stripe.client(&stage.hub)?;
+        let emulator = &stage.cast.stripe.emulator;
+        let subscriptions = emulator.truth("subscriptions");
         let customers =
             subscriptions.values().filter_map(|one| one.get("customer")?.as_str().map(str::to_owned)).collect();
-        let invoices = stage.emulator.truth("invoices");
+        let invoices = emulator.truth("invoices");
         let wanted: [(Kind, Vec<String>); 3] = [
             (Kind::Customer, customers),
             (Kind::Subscription, subscriptions.into_keys().collect()),

@@ -1,10 +1,7 @@
-//! What the demo found: a report as JSON for programs, as tables and a verdict for people.
+//! What the demo found, as a message: JSON for programs; [`super::show`] writes it for people.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
-use comfy_table::presets::UTF8_BORDERS_ONLY;
-use comfy_table::{Cell, CellAlignment, Table};
 use serde::Serialize;
 
 /// Everything the demo measured and every promise it checked.
@@ -21,20 +18,14 @@ pub struct Report {
     pub took_ms: u64,
     /// Each promise with what was seen.
     pub promises: Vec<Promise>,
+    /// Each provider by its name.
+    pub providers: BTreeMap<String, Side>,
     /// Accounts connected in a browser.
     pub accounts: Vec<Account>,
-    /// The time the provider was down.
+    /// The time Stripe was down.
     pub outage: Outage,
     /// The master keys after one was rotated.
     pub master_keys: MasterKeys,
-    /// Outbound calls, as the hub counted them.
-    pub calls: Calls,
-    /// What the provider saw and did.
-    pub provider: ProviderSide,
-    /// Inbound deliveries, as the hub counted them.
-    pub deliveries: Deliveries,
-    /// Each stream against the provider's truth.
-    pub streams: BTreeMap<String, StreamTruth>,
     /// Pages read again because a worker died.
     pub pages_read_again: u64,
 }
@@ -113,10 +104,26 @@ fn times(n: u64) -> String {
     if n == 1 { "once".to_owned() } else { format!("{n} times") }
 }
 
+/// One provider, as the hub and the provider itself counted it.
+#[derive(Clone, Debug, Default, Serialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Side {
+    /// Outbound calls, as the hub counted them.
+    pub calls: Calls,
+    /// What the provider saw and did.
+    pub provider: ProviderSide,
+    /// Inbound deliveries, as the hub counted them.
+    pub deliveries: Deliveries,
+    /// Each stream against the provider's truth.
+    pub streams: BTreeMap<String, StreamTruth>,
+}
+
 /// One promise and its evidence.
 #[derive(Clone, Debug, Serialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Promise {
+    /// Whose calls, events and records it is about; the hub for what is of no one provider.
+    pub provider: &'static str,
     /// What is promised.
     pub promise: &'static str,
     /// Whether it held.
@@ -231,7 +238,7 @@ pub struct Deliveries {
     pub accepted: u64,
     /// Of these, repeated ones that changed nothing.
     pub duplicate: u64,
-    /// Deliveries refused for their signature.
+    /// Deliveries refused for their signature or its time.
     pub rejected: u64,
     /// Deliveries the provider never sent.
     pub lost: u64,
@@ -259,121 +266,4 @@ pub struct StreamTruth {
     pub pages: u64,
     /// How often the full run was taken up again.
     pub resumed: u64,
-}
-
-impl Report {
-    /// Writes the report for people.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        let c = &self.calls;
-        let d = &self.deliveries;
-        let p = &self.provider;
-        let _ = writeln!(
-            text,
-            "{}",
-            pairs(
-                "Calls out",
-                &[
-                    ("calls", c.calls),
-                    ("attempts", c.attempts),
-                    ("failed in the end", c.failed),
-                    ("refused here while the breaker was open", c.refused),
-                    ("waits for a limit or Retry-After", c.rate_limit_waits),
-                    ("breaker trips", c.breaker_trips),
-                ]
-            )
-        );
-        let mut thrown: Vec<(&str, u64)> = p.faults.iter().map(|(kind, n)| (kind.as_str(), *n)).collect();
-        thrown.insert(0, ("requests that arrived", p.requests));
-        thrown.push(("most in one second", p.peak_per_second));
-        let _ = writeln!(text, "{}", pairs("What the provider threw", &thrown));
-        let _ = writeln!(
-            text,
-            "{}",
-            pairs(
-                "Webhooks in",
-                &[
-                    ("events that happened", d.happened),
-                    ("deliveries accepted", d.accepted),
-                    ("  of these duplicates", d.duplicate),
-                    ("deliveries rejected (forged)", d.rejected),
-                    ("deliveries lost on the way", d.lost),
-                    ("events healed from the list", d.healed),
-                    ("events handled", d.handled),
-                    ("effects written", d.effects),
-                    ("dead letters", d.dead),
-                ]
-            )
-        );
-        let _ = writeln!(text, "{}", self.streams_table());
-        let _ = writeln!(text, "{}", self.accounts_table());
-        let k = &self.master_keys;
-        let _ = writeln!(
-            text,
-            "{}",
-            pairs(
-                "Vault",
-                &[
-                    ("secrets re-wrapped under a new master key", k.opened),
-                    ("secrets it does not open", k.secrets.saturating_sub(k.opened)),
-                    ("data keys left under the old one", k.left),
-                ]
-            )
-        );
-        for promise in &self.promises {
-            let mark = if promise.held { "✓" } else { "✗" };
-            let _ = writeln!(text, "{mark} {}: {}", promise.promise, promise.seen);
-        }
-        if let Some(continued) = &self.continued {
-            let sentence = continued.to_text();
-            let _ = writeln!(
-                text,
-                "\nThe story was {sentence}.\nCalls and deliveries are counted since then, all else over the whole folder."
-            );
-        }
-        let verdict = if self.held { "Every promise held." } else { "A PROMISE DID NOT HOLD." };
-        let seconds = self.took_ms as f64 / 1_000.0;
-        let _ = writeln!(text, "\n{verdict} {seconds:.1} s. Repeat with: palisade demo --seed {}", self.seed);
-        text
-    }
-
-    fn accounts_table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY);
-        table.set_header(["Accounts", "in the browser", "account", "calls", "answered", "renewed"]);
-        for a in &self.accounts {
-            let mut row = vec![Cell::new(&a.provider), Cell::new(&a.page)];
-            row.push(Cell::new(a.account.as_deref().unwrap_or("–")));
-            row.extend([a.calls, a.answered, a.renewals].map(number));
-            table.add_row(row);
-        }
-        table
-    }
-
-    fn streams_table(&self) -> Table {
-        let mut table = Table::new();
-        table.load_style(UTF8_BORDERS_ONLY);
-        table.set_header(["Records", "at the provider", "here", "differ", "pages", "resumed"]);
-        for (name, s) in &self.streams {
-            let mut row = vec![Cell::new(name)];
-            row.extend([s.truth, s.stored, s.differ, s.pages, s.resumed].map(number));
-            table.add_row(row);
-        }
-        table
-    }
-}
-
-fn pairs(title: &str, rows: &[(&str, u64)]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_BORDERS_ONLY);
-    table.set_header([title, ""]);
-    for (name, n) in rows {
-        table.add_row([Cell::new(name), number(*n)]);
-    }
-    table
-}
-
-fn number(n: u64) -> Cell {
-    Cell::new(n).set_alignment(CellAlignment::Right)
 }

@@ -67,10 +67,11 @@ fn seed() -> u64 {
     only.map_or(5, |text| text.parse().expect("PALISADE_SEED is a number"))
 }
 
-/// Effects in the file, and how many of them are of different events.
-async fn effects(folder: &Path) -> (i64, i64) {
+/// Effects in the file of a provider's events, and how many different events they are of.
+async fn effects(folder: &Path, provider: &str) -> (i64, i64) {
     let store = SqliteStore::open(SqliteConfig::at(folder.join("palisade.db"))).unwrap();
-    let rows = store.query("SELECT count(*), count(DISTINCT event) FROM effect", vec![]).await.unwrap();
+    let sql = "SELECT count(*), count(DISTINCT event) FROM effect WHERE provider = ?1";
+    let rows = store.query(sql, vec![Cell::Text(provider.to_owned())]).await.unwrap();
     store.close().await.unwrap();
     let [Cell::Integer(all), Cell::Integer(different)] = rows[0][..] else { panic!("{rows:?}") };
     (all, different)
@@ -111,10 +112,14 @@ async fn a_demo_killed_at_any_moment_goes_on_and_repeats_nothing() {
         assert_eq!(account["connected"], true, "connected once, reconnected in place in every later life: {account}");
     }
     let keys = &report["master_keys"];
-    assert_eq!((&keys["keys"], &keys["data_keys"], &keys["left"]), (&2.into(), &3.into(), &0.into()), "{keys}");
-    let happened = report["deliveries"]["happened"].as_i64().unwrap();
+    assert_eq!((&keys["keys"], &keys["data_keys"], &keys["left"]), (&2.into(), &5.into(), &0.into()), "{keys}");
+    let happened = report["providers"]["stripe"]["deliveries"]["happened"].as_i64().unwrap();
     assert!(happened >= 200, "{happened}");
-    assert_eq!(effects(&folder).await, (happened, happened), "effects in the file, of different events");
+    assert_eq!(effects(&folder, "stripe").await, (happened, happened), "effects in the file, of different events");
+    for provider in ["slack", "google", "twilio", "sendgrid"] {
+        let (all, different) = effects(&folder, provider).await;
+        assert!(all >= 1 && all == different, "{provider}: {all} effects of {different} events");
+    }
 }
 
 /// Fails when a folder's story is told with another seed, or by two processes at once.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::google::recurrence::Rule;
@@ -25,7 +26,7 @@ const OWN: [&str; 10] = [
 ];
 
 /// One event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) value: Map<String, Value>,
     /// Where its last change stands among all changes of the calendar.
@@ -94,7 +95,7 @@ fn written((at, whole_day): (i64, bool)) -> Value {
 }
 
 /// Everything of one calendar.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Calendar {
     pub(crate) id: String,
     pub(crate) owner: String,

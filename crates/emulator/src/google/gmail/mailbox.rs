@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::mime::{self, Part};
@@ -10,6 +11,7 @@ use super::search::Search;
 use crate::dice::Dice;
 use crate::google::refusal::Refusal;
 use crate::google::service::{list, text};
+use crate::memory;
 
 /// Labels every mailbox has.
 pub(crate) const SYSTEM: [&str; 10] =
@@ -19,12 +21,14 @@ const SNIPPET_CHARS_MAX: usize = 200;
 const HISTORY_MAX: usize = 200_000;
 
 /// One message.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub(crate) id: String,
     pub(crate) thread: String,
     pub(crate) labels: BTreeSet<String>,
+    #[serde(with = "memory::bytes")]
     pub(crate) raw: Bytes,
+    #[serde(skip)]
     pub(crate) part: Part,
     /// Milliseconds since 1970.
     pub(crate) internal: i64,
@@ -42,7 +46,7 @@ pub(crate) enum Format {
 }
 
 /// One thing that happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Record {
     id: u64,
     at: i64,
@@ -51,7 +55,7 @@ struct Record {
     labels: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Added,
     Deleted,
@@ -83,10 +87,11 @@ pub(crate) struct Watching {
 }
 
 /// Everything of one mailbox.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Mailbox {
     pub(crate) email: String,
     /// By date and arrival: the order of lists, backwards.
+    #[serde(with = "memory::pairs")]
     messages: BTreeMap<(i64, u64), Message>,
     places: HashMap<String, (i64, u64)>,
     arrivals: u64,
@@ -94,6 +99,7 @@ pub(crate) struct Mailbox {
     /// A start before this one is answered 404.
     forgotten: u64,
     history: VecDeque<Record>,
+    #[serde(skip)]
     pub(crate) watching: Option<Watching>,
     /// Own labels: identifier and name.
     pub(crate) labels: BTreeMap<String, String>,
@@ -114,6 +120,11 @@ impl Mailbox {
     pub(crate) fn new(email: &str, dice: &mut Dice) -> Self {
         let newest = 1_000 + dice.below(1_000);
         Self { email: email.to_owned(), newest, forgotten: newest, ..Self::default() }
+    }
+
+    /// Reads every message anew: only its bytes are remembered.
+    pub(crate) fn read_anew(&mut self) {
+        self.messages.values_mut().for_each(|message| message.part = Part::read(&message.raw));
     }
 
     pub(crate) fn get(&self, id: &str) -> Option<&Message> {
