@@ -124,7 +124,7 @@ struct Route {
     handler: Arc<dyn Handler>,
 }
 
-type EndpointOf = Arc<dyn Fn(&ConnectionId) -> EndpointId + Send + Sync>;
+type EndpointOf = Arc<dyn Fn(&Connection) -> EndpointId + Send + Sync>;
 
 /// Which event types a handler wants.
 enum Pattern {
@@ -185,7 +185,7 @@ impl WorkerBuilder {
     /// Says at which endpoint a connection's webhooks arrive, so that events found by a sync are deduplicated
     /// against those delivered. Without it the endpoint has the connection's id.
     #[must_use]
-    pub fn endpoints(mut self, of: impl Fn(&ConnectionId) -> EndpointId + Send + Sync + 'static) -> Self {
+    pub fn endpoints(mut self, of: impl Fn(&Connection) -> EndpointId + Send + Sync + 'static) -> Self {
         self.endpoint_of = Arc::new(of);
         self
     }
@@ -260,7 +260,7 @@ impl Worker {
             random,
             providers: Vec::new(),
             routes: Vec::new(),
-            endpoint_of: Arc::new(|connection| EndpointId::new(connection.as_str())),
+            endpoint_of: Arc::new(|connection| EndpointId::new(connection.id.as_str())),
             settings: WorkerSettings::default(),
             metrics: Metrics::default(),
         }

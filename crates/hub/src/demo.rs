@@ -276,7 +276,7 @@ async fn set(story: &Story, folder: Folder, listener: TcpListener, address: Sock
             provider: "stripe".to_owned(),
             account: None,
             base_url: Some(emulator.base_url().to_owned()),
-            credential: palisade_stripe::auth::api_key(Secret::new(emulator.api_key()))?,
+            credential: palisade_stripe::auth::api_key(Secret::new(emulator.api_key()))?.into(),
         })
         .endpoint(EndpointConfig {
             name: ENDPOINT.to_owned(),

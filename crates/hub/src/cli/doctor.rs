@@ -15,7 +15,7 @@ use palisade_core::{Clock, Timestamp, Transport};
 use palisade_store::{Examined, SqliteStore};
 use tokio::net::TcpListener;
 
-use super::serve::{Secrets, cannot_listen, folder_of, load};
+use super::serve::{Secrets, cannot_listen, folder_of, load, unreached};
 use super::{Failure, runtime, say};
 use crate::builtin;
 use crate::config::{Config, process_variables};
@@ -100,7 +100,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     let folder = folder_of(&arguments.config);
     match Secrets::read(config, folder, &process_variables) {
-        Ok(_) => report.add("secrets", Found::Ok("all can be read".to_owned())),
+        Ok(secrets) => {
+            report.add("secrets", Found::Ok("all can be read".to_owned()));
+            for (connection, text) in secrets.service_accounts(config) {
+                report.add(&format!("service account of connection {connection}"), Found::Ok(text));
+            }
+        }
         Err(problems) => {
             for problem in problems {
                 report.add("secrets", Found::Fail(problem));
@@ -110,6 +115,9 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
         let text = "it has no secret, so every delivery is answered 503: add one".to_owned();
         report.add(&format!("endpoint {}", endpoint.name), Found::Warn(text));
+    }
+    for (endpoint, text) in unreached(config) {
+        report.add(&format!("endpoint {endpoint}"), Found::Warn(text));
     }
     for flow in &config.flows {
         let callback = config.callback_url(flow).unwrap_or_default();

@@ -38,6 +38,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0004_heard", sql: include_str!("migrations/0004_heard.sql") },
     Migration { name: "0005_environment", sql: include_str!("migrations/0005_environment.sql") },
     Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
+    Migration { name: "0007_account", sql: include_str!("migrations/0007_account.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
