@@ -189,7 +189,7 @@ pub fn hub(store: Arc<dyn Store>, transport: Arc<dyn Transport>, base_url: &str,
             provider: "stripe".to_owned(),
             account: None,
             base_url: Some(base_url.to_owned()),
-            credential: Scheme::Bearer(Secret::new(api_key)),
+            credential: Scheme::Bearer(Secret::new(api_key)).into(),
         })
         .endpoint(EndpointConfig {
             name: ENDPOINT.to_owned(),

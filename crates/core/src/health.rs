@@ -30,6 +30,8 @@ pub struct Observations {
     pub now: Timestamp,
     /// Whether it works, as the store has it.
     pub state: ConnectionState,
+    /// Whether its credential stands in the configuration: then it is the operator who replaces it.
+    pub configured: bool,
     /// Its calls of the last 24 hours.
     pub calls: CallCounts,
     /// Its streams, without those that are not synced.
@@ -177,6 +179,12 @@ fn verdict(seen: &Observations, status: Status) -> (State, Actor, String) {
         ConnectionState::Paused => {
             return (State::Paused, Actor::Operator, "Resume the connection; it goes on where it stopped.".to_owned());
         }
+        ConnectionState::NeedsReconnect { reason } if seen.configured => {
+            // What follows is advice to the account's owner, who has no part in it here.
+            let cause = reason.split_once(": ").map_or(reason.as_str(), |(cause, _)| cause);
+            let step = format!("Mend its credential in the configuration, then reconnect it: {cause}.");
+            return (State::NeedsAttention, Actor::Operator, step);
+        }
         ConnectionState::NeedsReconnect { reason } => {
             return (State::NeedsAttention, Actor::User, format!("Reconnect the account: {reason}."));
         }
@@ -292,6 +300,7 @@ mod tests {
         Observations {
             now: NOW,
             state: ConnectionState::Active,
+            configured: false,
             calls: CallCounts { calls: 1_000, errors: 2 },
             streams: vec![stream(Some(minutes(5)), false), stream(Some(minutes(14)), false)],
             runs_failed: 0,
@@ -323,6 +332,11 @@ mod tests {
         check(|seen| seen.state = ConnectionState::Disconnected, Disconnected, User, "Connect");
         check(|seen| seen.state = ConnectionState::Paused, Paused, Operator, "Resume");
         check(|seen| seen.state = revoked(), NeedsAttention, User, "Reconnect the account: the key was revoked.");
+        let ours = |seen: &mut Observations| {
+            let reason = "the provider refused the key: replace it".to_owned();
+            (seen.state, seen.configured) = (ConnectionState::NeedsReconnect { reason }, true);
+        };
+        check(ours, NeedsAttention, Operator, "then reconnect it: the provider refused the key.");
         check(|seen| seen.runs_in_review = 1, NeedsAttention, Operator, "delete");
         check(|seen| seen.runs_failed = 1, NeedsAttention, Operator, "1 stream does not sync");
         check(|seen| seen.dead_letters = 1, NeedsAttention, Operator, "1 event was given up");

@@ -46,7 +46,9 @@ pub use calls::MockCallLog;
 pub use calls::{CallCounts, CallLog, CallRecord, counts_as_error};
 #[cfg(feature = "mock")]
 pub use connections::MockConnections;
-pub use connections::{Connection, ConnectionState, Connections, SealedCredential, mark_needs_reconnect};
+pub use connections::{
+    AccountKey, Connection, ConnectionState, Connections, NO_CONNECTION, SealedCredential, mark_needs_reconnect,
+};
 pub use effects::{Effect, Value};
 pub use grants::{
     EndReason, GrantClaim, GrantKey, GrantLease, GrantState, Grants, NewGrant, NewTokens, Revocation, StoredGrant,

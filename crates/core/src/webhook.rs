@@ -180,6 +180,13 @@ pub trait Webhook: Send + Sync {
         &[]
     }
 
+    /// Tells whether one URL can serve the accounts of many connections: events name the account they belong to
+    /// ([`Event::account`]) as its connections do, and what signs them belongs to the product's app, not to an account,
+    /// which could otherwise name another.
+    fn names_account(&self) -> bool {
+        false
+    }
+
     /// Tells whether events of this type may say that the account's owner ended the connection's grant at the provider.
     /// Such events are always handled.
     fn may_end_grant(&self, kind: &str) -> bool {
@@ -187,7 +194,8 @@ pub trait Webhook: Send + Sync {
         false
     }
 
-    /// Tells whether this event says so: the connection is then disconnected, after every handler has seen the event.
+    /// Tells whether this event says so: the connection is then disconnected, after every handler has seen the event. An
+    /// event that names an account is about no connection of another, nor about one whose account nobody knows.
     fn ends_grant(&self, event: &Event) -> bool {
         let _ = event;
         false

@@ -128,8 +128,8 @@ struct Route {
     handler: Arc<dyn Handler>,
 }
 
-type EndpointOf = Arc<dyn Fn(&ConnectionId) -> EndpointId + Send + Sync>;
-type WatchPlaces = Arc<dyn Fn(&ConnectionId) -> Vec<WatchPlace> + Send + Sync>;
+type EndpointOf = Arc<dyn Fn(&Connection) -> EndpointId + Send + Sync>;
+type WatchPlaces = Arc<dyn Fn(&Connection) -> Vec<WatchPlace> + Send + Sync>;
 
 /// Which event types a handler wants.
 enum Pattern {
@@ -191,7 +191,7 @@ impl WorkerBuilder {
     /// Says at which endpoint a connection's webhooks arrive, so that events found by a sync are deduplicated
     /// against those delivered. Without it the endpoint has the connection's id.
     #[must_use]
-    pub fn endpoints(mut self, of: impl Fn(&ConnectionId) -> EndpointId + Send + Sync + 'static) -> Self {
+    pub fn endpoints(mut self, of: impl Fn(&Connection) -> EndpointId + Send + Sync + 'static) -> Self {
         self.endpoint_of = Arc::new(of);
         self
     }
@@ -199,7 +199,7 @@ impl WorkerBuilder {
     /// Says where notifications of a connection's push channels may be posted to, the first place first. A stream is
     /// watched where its provider has channels and one of the places a secret that fits; without any place none is.
     #[must_use]
-    pub fn watch_places(mut self, of: impl Fn(&ConnectionId) -> Vec<WatchPlace> + Send + Sync + 'static) -> Self {
+    pub fn watch_places(mut self, of: impl Fn(&Connection) -> Vec<WatchPlace> + Send + Sync + 'static) -> Self {
         self.watch_places = Arc::new(of);
         self
     }
@@ -275,7 +275,7 @@ impl Worker {
             random,
             providers: Vec::new(),
             routes: Vec::new(),
-            endpoint_of: Arc::new(|connection| EndpointId::new(connection.as_str())),
+            endpoint_of: Arc::new(|connection| EndpointId::new(connection.id.as_str())),
             watch_places: Arc::new(|_| Vec::new()),
             settings: WorkerSettings::default(),
             metrics: Metrics::default(),

@@ -19,6 +19,10 @@ use palisade_core::id::GrantName;
 use palisade_core::{Error, ErrorKind, Result, Secret};
 use serde_json::Value;
 
+mod service_account;
+
+pub use service_account::service_account_key;
+
 /// Where people give their consent.
 pub const AUTHORIZE_URL: &str = "https://accounts.google.com/o/oauth2/v2/auth";
 /// Where codes, refresh tokens and assertions are traded.
@@ -158,7 +162,9 @@ pub fn access_token(token: Secret) -> Result<Scheme> {
         return wrong("the access token is empty");
     }
     if text.trim_start().starts_with('{') {
-        return wrong("this is a key file of a service account or client: connect with it, it is no access token");
+        return wrong(
+            "this is the key file of a service account (give it as service_account) or of a client (for a [[flow]]), and no access token",
+        );
     }
     if text.bytes().any(|c| !c.is_ascii_graphic()) {
         return wrong("the access token holds a blank or line break: was something copied with it?");

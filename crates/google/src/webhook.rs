@@ -72,6 +72,11 @@ impl Webhook for GoogleWebhook {
         Ok(Parsed { reply: palisade_core::webhook::Reply::ok(), events: event.into_iter().collect() })
     }
 
+    /// A push of Gmail's names the mailbox, a channel's notification the calendar.
+    fn names_account(&self) -> bool {
+        true
+    }
+
     fn published_keys(&self, delivery: &RawDelivery) -> Option<&dyn PublishedKeys> {
         (!channel::is_one(delivery)).then_some(&self.keys as &dyn PublishedKeys)
     }

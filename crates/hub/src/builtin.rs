@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use palisade_core::auth::Scheme;
+use palisade_core::auth::jwt::{ServiceAccountConfig, ServiceAccountKey};
 use palisade_core::auth::oauth2::{OAuth2Config, RevocationWay};
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
@@ -15,7 +16,8 @@ use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
 use palisade_twilio::{TwilioProvider, TwilioWebhook};
 
-use crate::config::{Flow, Known};
+use crate::config::{Connection, Credential, Flow, Known};
+use crate::credential::{ConnectionCredential, ServiceAccount};
 
 /// An adapter as the binary configures it.
 pub(crate) struct Builtin {
@@ -27,6 +29,17 @@ pub(crate) struct Builtin {
     pub(crate) credential: fn(Secret) -> Result<Scheme>,
     /// Makes its own flow, where it has one.
     pub(crate) flow: Option<MakeFlow>,
+    /// Its service accounts, where it has them.
+    pub(crate) service_accounts: Option<ServiceAccounts>,
+}
+
+/// The service accounts of a provider.
+#[derive(Clone, Copy)]
+pub(crate) struct ServiceAccounts {
+    /// Checks a key file.
+    pub(crate) check: fn(&Secret) -> Result<ServiceAccountKey>,
+    /// Says how they get their tokens, perhaps at another address than the provider's.
+    pub(crate) config: fn(Option<&str>) -> ServiceAccountConfig,
 }
 
 /// Makes a provider's own flow of what the configuration says.
@@ -45,12 +58,23 @@ pub(crate) type MakeWebhook = fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>;
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
-    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: Some(google_flow) },
-    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token, flow: Some(slack_flow) },
-    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key, flow: Some(stripe_flow) },
-    Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential, flow: None },
-    Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key, flow: None },
+    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: Some(google_flow), service_accounts: Some(GOOGLE_ACCOUNTS) },
+    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token, flow: Some(slack_flow), service_accounts: None },
+    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key, flow: Some(stripe_flow), service_accounts: None },
+    Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential, flow: None, service_accounts: None },
+    Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key, flow: None, service_accounts: None },
 ];
+
+const GOOGLE_ACCOUNTS: ServiceAccounts = ServiceAccounts {
+    check: palisade_google::auth::service_account_key,
+    config: |base_url| {
+        let own = palisade_google::auth::service_accounts();
+        match base_url {
+            Some(base_url) => palisade_google::auth::service_accounts_at(own, base_url),
+            None => own,
+        }
+    },
+};
 
 /// A signature scheme `palisade verify` knows.
 pub(crate) struct Verifier {
@@ -142,6 +166,26 @@ fn standard_flow(asked: FlowAsked<'_>) -> Result<OAuth2Config> {
     Ok(config)
 }
 
+/// Makes what authenticates a configured connection of its secret.
+///
+/// # Errors
+/// [`ErrorKind::Config`] saying what cannot work; never the secret.
+pub(crate) fn credential(one: &Builtin, connection: &Connection, secret: Secret) -> Result<ConnectionCredential> {
+    match &connection.credential {
+        Credential::Key(_) => (one.credential)(secret).map(ConnectionCredential::from),
+        Credential::ServiceAccount { subject, scopes, .. } => {
+            let accounts = one.service_accounts.ok_or_else(|| wrong("this provider has no service accounts"))?;
+            (accounts.check)(&secret)?;
+            if scopes.is_empty() {
+                return Err(wrong("it asks for nothing: give scopes"));
+            }
+            let (subject, scopes) = (subject.clone(), scopes.clone());
+            let config = (accounts.config)(connection.base_url.as_deref());
+            Ok(ServiceAccount { key: secret, subject, scopes, config }.into())
+        }
+    }
+}
+
 /// Makes the settings of a configured flow.
 ///
 /// # Errors
@@ -168,8 +212,11 @@ fn no_secret() -> Error {
 /// Says what is built in, as the configuration file needs to know it.
 pub(crate) fn with_known<T>(read: impl FnOnce(Known<'_>) -> T) -> T {
     let providers: Vec<&str> = BUILTIN.iter().map(|one| one.name).collect();
-    let flows: Vec<&str> = BUILTIN.iter().filter(|one| one.flow.is_some()).map(|one| one.name).collect();
-    read(Known { providers: &providers, flows: &flows })
+    let having = |has: fn(&Builtin) -> bool| BUILTIN.iter().filter(move |one| has(one)).map(|one| one.name).collect();
+    let flows: Vec<&str> = having(|one| one.flow.is_some());
+    let service_accounts: Vec<&str> = having(|one| one.service_accounts.is_some());
+    let accounts: Vec<&str> = having(|one| (one.provider)().webhook().is_some_and(Webhook::names_account));
+    read(Known { providers: &providers, flows: &flows, service_accounts: &service_accounts, accounts: &accounts })
 }
 
 /// Finds an adapter.

@@ -154,8 +154,10 @@ pub struct Endpoint {
     pub name: String,
     /// The provider.
     pub provider: String,
-    /// The connection its events belong to.
-    pub connection: String,
+    /// The connection its events belong to; without one each belongs to the connections of the account it names.
+    pub connection: Option<String>,
+    /// The environment whose connections those are.
+    pub environment: Environment,
     /// The signing secrets; several while one is rotated.
     pub secrets: Vec<SecretRef>,
 }
@@ -176,8 +178,36 @@ pub struct Connection {
     pub account: Option<String>,
     /// Another base URL than the provider's.
     pub base_url: Option<String>,
-    /// Where the API key is read from.
-    pub credential: SecretRef,
+    /// What authenticates it.
+    pub credential: Credential,
+}
+
+/// What authenticates a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: each is read in one place")]
+pub enum Credential {
+    /// An API key.
+    Key(SecretRef),
+    /// A service account.
+    ServiceAccount {
+        /// Its key file.
+        key: SecretRef,
+        /// The user it acts for.
+        subject: Option<String>,
+        /// The scopes of its tokens.
+        scopes: Vec<String>,
+    },
+}
+
+impl Credential {
+    /// Returns where its secret is read from, and what the configuration calls that.
+    #[must_use]
+    pub fn place(&self) -> (&'static str, &SecretRef) {
+        match self {
+            Self::Key(place) => ("credential", place),
+            Self::ServiceAccount { key, .. } => ("service_account", key),
+        }
+    }
 }
 
 /// Says everything that is wrong with a configuration file.

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderMap;
+use palisade_core::auth::Audience;
 use palisade_core::auth::connect::{Connector, ReturnTargets};
 use palisade_core::auth::oauth2::{OAuth2Config, OAuth2Flow};
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::auth::vault::{MasterKey, Vault};
-use palisade_core::auth::{Audience, Scheme};
 use palisade_core::client::{Accounts, Client};
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
@@ -22,18 +22,19 @@ use palisade_core::random::SystemRandom;
 use palisade_core::store::{Connection, ConnectionState, Store};
 use palisade_core::worker::{Handler, Worker, WorkerSettings};
 use palisade_core::{
-    Clock, ConnectionId, EndpointId, Environment, Error, ErrorKind, Provider, Random, Result, Secret, TenantId,
-    Transport,
+    Clock, ConnectionId, Environment, Error, ErrorKind, Provider, Random, Result, Secret, TenantId, Transport,
 };
 
 use crate::accounts::StoredAccounts;
 use crate::calls::CallQueue;
+use crate::credential::{AccountFlow, ConnectionCredential, account_flows};
 use crate::gate::{Gate, Network};
 use crate::home::homes;
 use crate::metrics::HubMetrics;
 use crate::pauses::PauseBook;
 use crate::routes;
 use crate::routes::status::Probe;
+use crate::routing::{self, AppEndpointConfig, Endpoint};
 use crate::runner::Runner;
 use crate::unreadable::{self, RejectUnreadable};
 use crate::watching;
@@ -72,8 +73,8 @@ pub struct ConnectionConfig {
     pub account: Option<String>,
     /// Another base URL than the provider's: a sandbox, an emulator.
     pub base_url: Option<String>,
-    /// What authenticates it; sealed before it is stored.
-    pub credential: Scheme,
+    /// What authenticates it; sealed before it is stored. A [`palisade_core::auth::Scheme`] becomes one by `into()`.
+    pub credential: ConnectionCredential,
 }
 
 /// Who may see the operations page and the API.
@@ -150,7 +151,7 @@ pub(crate) struct Shared {
     pub(crate) clients: BTreeMap<&'static str, Client>,
     /// Under every pipeline; what needs no credential goes over it as it is.
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) endpoints: BTreeMap<String, EndpointConfig>,
+    pub(crate) endpoints: BTreeMap<String, Endpoint>,
     pub(crate) connections: Vec<ConnectionConfig>,
     pub(crate) tokens: Arc<TokenSource>,
     pub(crate) connector: Connector,
@@ -178,6 +179,7 @@ pub struct HubBuilder {
     master_key: Option<Arc<dyn MasterKey>>,
     providers: Vec<Arc<dyn Provider>>,
     endpoints: Vec<EndpointConfig>,
+    app_endpoints: Vec<AppEndpointConfig>,
     connections: Vec<ConnectionConfig>,
     flows: Vec<OAuth2Config>,
     return_targets: ReturnTargets,
@@ -243,6 +245,14 @@ impl HubBuilder {
         self
     }
 
+    /// Adds an endpoint for every account that connects the product's app at a provider: each event goes to the
+    /// connections of the account it names. Of providers whose events do ([`palisade_core::webhook::Webhook::names_account`]).
+    #[must_use]
+    pub fn app_endpoint(mut self, endpoint: AppEndpointConfig) -> Self {
+        self.app_endpoints.push(endpoint);
+        self
+    }
+
     /// Adds a connection.
     #[must_use]
     pub fn connection(mut self, connection: ConnectionConfig) -> Self {
@@ -305,7 +315,7 @@ impl HubBuilder {
         let master_key = self.master_key.ok_or_else(|| wrong("a hub needs a master key to seal credentials with"))?;
         let providers = plug(self.providers)?;
         check_connections(&providers, &self.connections)?;
-        let endpoints = check_endpoints(&providers, &self.connections, self.endpoints)?;
+        let endpoints = routing::endpoints(&providers, &self.connections, self.endpoints, self.app_endpoints)?;
         // Keys and nonces come from the operating system, whatever the rest of the hub draws from.
         let vault = Arc::new(Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom)));
         let flows = browser_flows(&providers, self.flows, &transport)?;
@@ -325,6 +335,13 @@ impl HubBuilder {
                 tokens = tokens.audience(name, home.audience(base_url.as_deref()));
             }
         }
+        let service_accounts = account_flows(&self.connections, &transport)?;
+        for AccountFlow { name, flow, provider, base_url } in &service_accounts {
+            tokens = tokens.flow(name, Arc::clone(flow) as _);
+            if let Some(home) = homes.get(provider.as_str()) {
+                tokens = tokens.audience(name, home.audience(base_url.as_deref()));
+            }
+        }
         let of_key = move |connection: &Connection| match homes.get(connection.provider.as_str()) {
             Some(home) => home.audience(connection.base_url.as_deref()),
             None => Audience::of([]),
@@ -339,6 +356,9 @@ impl HubBuilder {
         for flow in &flows {
             connector = connector.browser_flow(Arc::clone(flow));
         }
+        for account in service_accounts {
+            connector = connector.flow(&account.name, account.flow);
+        }
         let metrics = HubMetrics::new(self.metrics.clone(), endpoints.keys());
         let calls = CallQueue::new(self.settings.call_log_max);
         let pauses = Arc::<PauseBook>::default();
@@ -347,7 +367,7 @@ impl HubBuilder {
         let mut worker = Worker::builder(Arc::clone(&store), Arc::clone(&self.clock), Arc::clone(&self.random))
             .settings(self.settings.worker.clone())
             .metrics(self.metrics.clone())
-            .endpoints(endpoint_of(&endpoints))
+            .endpoints(routing::endpoint_of(&endpoints))
             .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
         for (name, provider) in &providers {
             let mut profile = provider.profile();
@@ -446,7 +466,7 @@ fn origin(address: &str) -> Option<String> {
     Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
 }
 
-fn wrong(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+pub(crate) fn wrong(what: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Config, what)
 }
 
@@ -492,46 +512,29 @@ fn check_connections(
     Ok(())
 }
 
-fn check_endpoints(
-    providers: &BTreeMap<&'static str, Arc<dyn Provider>>,
-    connections: &[ConnectionConfig],
-    list: Vec<EndpointConfig>,
-) -> Result<BTreeMap<String, EndpointConfig>> {
-    let mut endpoints = BTreeMap::new();
-    for endpoint in list {
-        let name = endpoint.name.clone();
-        let provider = providers.get(endpoint.provider.as_str());
-        let Some(webhook) = provider.and_then(|provider| provider.webhook()) else {
-            return Err(wrong(format!(
-                "endpoint {name} names a provider that is not part of the hub or has no webhooks"
-            )));
+/// Refuses a configuration that would make another connection of a stored one. Its records and events stay under its id,
+/// so whatever it was of, it is of that for good.
+fn check_unmoved(known: &Connection, config: &ConnectionConfig) -> Result<()> {
+    let id = &config.id;
+    if known.tenant != config.tenant || known.provider != config.provider {
+        return Err(wrong(format!(
+            "connection {id} is stored for tenant {} at {}, with its records: give the other one an id of its own",
+            known.tenant, known.provider
+        )));
+    }
+    if known.environment != config.environment {
+        let (was, now) = (&known.environment, &config.environment);
+        let back = if was.is_production() {
+            "leave environment out".to_owned()
+        } else {
+            format!("write environment = \"{was}\"")
         };
-        for secret in &endpoint.secrets {
-            webhook
-                .check_secret(secret)
-                .map_err(|error| wrong(format!("a secret of endpoint {name} cannot be used: {}", error.message())))?;
-        }
-        // A connection given at run time is not known here; one that is known must be of the same provider.
-        let known = connections.iter().find(|connection| connection.id == endpoint.connection);
-        if known.is_some_and(|connection| connection.provider != endpoint.provider) {
-            return Err(wrong(format!("endpoint {name} and its connection are of different providers")));
-        }
-        if endpoints.insert(name.clone(), endpoint).is_some() {
-            return Err(wrong(format!("endpoint {name} is given twice")));
-        }
+        return Err(wrong(format!(
+            "connection {id} is stored in the environment {was}, with its records, and cannot become one of {now}: \
+             {back} in its [[connection]] to go on with it, or give the one of {now} an id of its own and disconnect {id}"
+        )));
     }
-    Ok(endpoints)
-}
-
-/// Says where a connection's webhooks arrive: its first endpoint by name, or one that bears its own id.
-fn endpoint_of(
-    endpoints: &BTreeMap<String, EndpointConfig>,
-) -> impl Fn(&ConnectionId) -> EndpointId + Send + Sync + use<> {
-    let mut map: BTreeMap<ConnectionId, EndpointId> = BTreeMap::new();
-    for endpoint in endpoints.values() {
-        map.entry(endpoint.connection.clone()).or_insert_with(|| EndpointId::new(endpoint.name.as_str()));
-    }
-    move |connection| map.get(connection).cloned().unwrap_or_else(|| EndpointId::new(connection.as_str()))
+    Ok(())
 }
 
 impl Hub {
@@ -546,6 +549,7 @@ impl Hub {
             master_key: None,
             providers: Vec::new(),
             endpoints: Vec::new(),
+            app_endpoints: Vec::new(),
             connections: Vec::new(),
             flows: Vec::new(),
             return_targets: ReturnTargets::none(),
@@ -601,15 +605,8 @@ impl Hub {
         let shared = &self.shared;
         let id = &config.id;
         let known = shared.store.connection(id.clone()).await?;
-        if let Some(known) = &known
-            && (known.tenant != config.tenant
-                || known.provider != config.provider
-                || known.environment != config.environment)
-        {
-            return Err(wrong(format!(
-                "connection {id} is stored for tenant {} at {} in {}: give the other one an id of its own",
-                known.tenant, known.provider, known.environment
-            )));
+        if let Some(known) = &known {
+            check_unmoved(known, config)?;
         }
         let state = match known.as_ref().map(|known| &known.state) {
             Some(kept @ (ConnectionState::Paused | ConnectionState::Disconnected)) => kept.clone(),
@@ -630,7 +627,7 @@ impl Hub {
             shared.store.put_connection(connection.clone()).await?;
             shared.accounts.forget(id);
         }
-        let fresh = shared.tokens.keys().store_if_changed(id, &config.credential).await?;
+        let fresh = shared.place_credential(&connection, &config.credential, false).await?;
         if fresh && connection.state == ConnectionState::Disconnected {
             connection.state = ConnectionState::Active;
             shared.store.put_connection(connection.clone()).await?;
@@ -661,10 +658,10 @@ impl Shared {
     /// Connects a connection again with the credential of its configuration, because an operator wants it.
     pub(crate) async fn reconnect_configured(&self, config: &ConnectionConfig) -> Result<()> {
         let id = &config.id;
-        self.tokens.keys().store_credential(id, &config.credential).await?;
         let Some(mut connection) = self.store.connection(id.clone()).await? else {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no connection {id}")));
         };
+        self.place_credential(&connection, &config.credential, true).await?;
         connection.state = ConnectionState::Active;
         self.store.put_connection(connection.clone()).await?;
         self.tokens.forget(id);

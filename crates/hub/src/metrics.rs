@@ -24,6 +24,8 @@ pub(crate) enum Delivered {
     Accepted,
     /// Every event of it was already there.
     Duplicate,
+    /// Stored, and none of its events is of an account that somebody connected.
+    NoConnection,
     /// Signed and stored, but its body could not be read.
     Unreadable,
     /// Refused for its signature.
@@ -47,6 +49,7 @@ const ANSWER_BOUNDS: [f64; 8] = [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.
 struct EndpointMetrics {
     accepted: Counter,
     duplicate: Counter,
+    no_connection: Counter,
     unreadable: Counter,
     refused: Counter,
     too_large: Counter,
@@ -71,6 +74,7 @@ impl HubMetrics {
                 let one = EndpointMetrics {
                     accepted: counter("accepted"),
                     duplicate: counter("duplicate"),
+                    no_connection: counter("no_connection"),
                     unreadable: counter("unreadable"),
                     refused: counter("refused"),
                     too_large: counter("too_large"),
@@ -90,6 +94,7 @@ impl HubMetrics {
         match result {
             Delivered::Accepted => one.accepted.inc(),
             Delivered::Duplicate => one.duplicate.inc(),
+            Delivered::NoConnection => one.no_connection.inc(),
             Delivered::Unreadable => one.unreadable.inc(),
             Delivered::Refused => one.refused.inc(),
             Delivered::TooLarge => one.too_large.inc(),

@@ -8,7 +8,7 @@ use palisade_core::store::{
     CallCounts, CallRecord, Connection, EventState, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
-use palisade_core::{ConnectionId, EndpointId, ErrorKind, Result, StreamName, Timestamp};
+use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
 
 use crate::hub::Shared;
 use crate::routes::{Problem, status};
@@ -166,6 +166,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
     let health = health(&Observations {
         now,
         state: connection.state.clone(),
+        configured: shared.configured(&id).is_some(),
         calls,
         streams: observed(shared, &streams, &runs),
         runs_failed: counted(
@@ -173,7 +174,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         ),
         runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
         dead_letters,
-        endpoint_silent: silence(&heard(shared, &id).await?, now),
+        endpoint_silent: silence(&heard(shared, &connection).await?, now),
         held_until,
         watch_failing: watch_failing(shared, &connection).await?,
     });
@@ -193,10 +194,10 @@ pub(crate) fn reconnect(shared: &Shared, connection: &Connection) -> Reconnect {
 }
 
 /// Reads how events come to a connection's endpoints. One that has none is not waited for.
-async fn heard(shared: &Shared, id: &ConnectionId) -> Result<Vec<Heard>> {
+async fn heard(shared: &Shared, connection: &Connection) -> Result<Vec<Heard>> {
     let mut heard = Vec::new();
-    for endpoint in shared.endpoints.values().filter(|endpoint| endpoint.connection == *id) {
-        heard.extend(shared.store.heard(EndpointId::new(endpoint.name.as_str())).await?);
+    for endpoint in shared.endpoints.values().filter(|endpoint| endpoint.serves(connection)) {
+        heard.extend(shared.store.heard(endpoint.id_for(&connection.id)).await?);
     }
     Ok(heard)
 }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use palisade_core::store::Connection;
 use palisade_core::sync::watch::WatchPlace;
-use palisade_core::{ConnectionId, Provider, Secret};
+use palisade_core::{Provider, Secret};
 
-use crate::hub::EndpointConfig;
+use crate::routing::Endpoint;
 
 /// Returns the address providers can post to an endpoint at; none while the hub has no public `https` address.
 pub(crate) fn address(public_url: Option<&str>, endpoint: &str) -> Option<String> {
@@ -13,19 +14,23 @@ pub(crate) fn address(public_url: Option<&str>, endpoint: &str) -> Option<String
     Some(format!("{}/webhooks/{endpoint}", origin.trim_end_matches('/')))
 }
 
-/// Says where notifications for a connection may be posted to: its endpoints, by name.
+/// Says where notifications for a connection may be posted to: the endpoints its events come to, by name.
 pub(crate) fn places(
-    endpoints: &BTreeMap<String, EndpointConfig>,
+    endpoints: &BTreeMap<String, Endpoint>,
     public_url: Option<&str>,
-) -> impl Fn(&ConnectionId) -> Vec<WatchPlace> + Send + Sync + use<> {
-    let mut map: BTreeMap<ConnectionId, Vec<WatchPlace>> = BTreeMap::new();
-    for endpoint in endpoints.values() {
-        if let Some(address) = address(public_url, &endpoint.name) {
-            let place = WatchPlace { address, secrets: endpoint.secrets.clone() };
-            map.entry(endpoint.connection.clone()).or_default().push(place);
-        }
+) -> impl Fn(&Connection) -> Vec<WatchPlace> + Send + Sync + use<> {
+    let reached: Vec<(Endpoint, String)> = endpoints
+        .values()
+        .filter_map(|endpoint| Some((endpoint.clone(), address(public_url, &endpoint.name)?)))
+        .collect();
+    move |connection| {
+        let serving = reached.iter().filter(|(endpoint, _)| endpoint.serves(connection));
+        let place = |(endpoint, address): &(Endpoint, String)| WatchPlace {
+            address: address.clone(),
+            secrets: endpoint.secrets.clone(),
+        };
+        serving.map(place).collect()
     }
-    move |connection| map.get(connection).cloned().unwrap_or_default()
 }
 
 /// Names the streams a provider tells of at an endpoint with these secrets, once the hub has a public address.

@@ -16,12 +16,16 @@ mod fixtures;
 mod access;
 #[path = "it/api.rs"]
 mod api;
+#[path = "it/app_endpoint.rs"]
+mod app_endpoint;
 #[path = "it/binary.rs"]
 mod binary;
 #[path = "it/connecting.rs"]
 mod connecting;
 #[path = "it/environments.rs"]
 mod environments;
+#[path = "it/flows.rs"]
+mod flows;
 #[path = "it/keys.rs"]
 mod keys;
 #[path = "it/killed_demo.rs"]
@@ -34,6 +38,8 @@ mod page;
 mod readiness;
 #[path = "it/running.rs"]
 mod running;
+#[path = "it/service_accounts.rs"]
+mod service_accounts;
 #[path = "it/socket.rs"]
 mod socket;
 #[path = "it/webhooks.rs"]

@@ -111,6 +111,11 @@ impl Webhook for SlackWebhook {
         &["x-slack-retry-num", "x-slack-retry-reason"]
     }
 
+    /// One app has one URL for all workspaces: each event names the installation it is for.
+    fn names_account(&self) -> bool {
+        true
+    }
+
     fn may_end_grant(&self, kind: &str) -> bool {
         matches!(kind, "app_uninstalled" | "tokens_revoked")
     }
@@ -314,6 +319,12 @@ fn of_form(verified: &Verified) -> Result<Parsed> {
     Ok(parsed(vec![event]))
 }
 
+/// Returns whose installation a command or interaction is for: the workspace's, or the organization's where the app is
+/// installed for all of it. As the accounts of connections are named.
+fn installed(whole: bool, team: Option<&str>, enterprise: Option<&str>) -> Option<String> {
+    enterprise.filter(|_| whole).or(team).or(enterprise).map(str::to_owned)
+}
+
 fn command(verified: &Verified, fields: Value) -> Result<Event> {
     let command = text(&fields, "command").ok_or_else(|| wrong("the form is neither a command nor an interaction"))?;
     let id = match text(&fields, "trigger_id") {
@@ -321,10 +332,12 @@ fn command(verified: &Verified, fields: Value) -> Result<Event> {
         None => own_id(verified),
     };
     let field = |name| text(&fields, name).map(str::to_owned);
+    let (team, enterprise) = (text(&fields, "team_id"), text(&fields, "enterprise_id"));
+    let whole = text(&fields, "is_enterprise_install") == Some("true");
     Ok(Event {
         id: EventId::new(name(&id)?),
         kind: format!("slash_command.{}", name(command.trim_start_matches('/'))?),
-        account: field("team_id").or_else(|| field("enterprise_id")),
+        account: installed(whole, team, enterprise),
         created: signed_at(verified),
         ordering_key: field("channel_id").or_else(|| field("user_id")),
         payload: fields.to_string().into(),
@@ -339,12 +352,13 @@ fn interaction(verified: &Verified, payload: &str) -> Result<Event> {
         Some(trigger) => format!("interaction:{trigger}"),
         None => own_id(verified),
     };
+    let whole = value.get("is_enterprise_install") == Some(&Value::Bool(true));
     let container = value.get("container");
     let place = id(&value, "channel").or_else(|| text(container?, "channel_id")).or_else(|| id(&value, "user"));
     Ok(Event {
         id: EventId::new(name(&event_id)?),
         kind: format!("interaction.{}", name(kind)?),
-        account: id(&value, "team").or_else(|| id(&value, "enterprise")).map(str::to_owned),
+        account: installed(whole, id(&value, "team"), id(&value, "enterprise")),
         created: text(&value, "action_ts").and_then(ts_millis).map(Timestamp).or_else(|| signed_at(verified)),
         ordering_key: place.map(str::to_owned),
         payload: payload.to_owned().into(),

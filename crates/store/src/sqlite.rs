@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use palisade_core::store::{
-    Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account, Connections,
-    Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard, Inbox,
-    JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob,
-    NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation,
-    Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent,
+    AccountKey, Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account,
+    Connections, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard,
+    Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant,
+    NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement,
+    Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent,
     StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
@@ -386,6 +386,16 @@ impl Connections for SqliteStore {
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {
         self.inner.readers.read(move |connection| connections::one(connection, &id)).await
+    }
+
+    async fn connections_of(
+        &self,
+        account: AccountKey,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<Account>> {
+        let find = move |reader: &Connection| connections::of_account(reader, &account, after.as_ref(), limit);
+        self.inner.readers.read(find).await
     }
 
     async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Account>> {

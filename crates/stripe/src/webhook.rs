@@ -21,6 +21,8 @@ use crate::json;
 pub static SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 /// What a thin event calls itself. It names an object and carries none of it.
 const THIN: &str = "v2.core.event";
+/// Says that an account ended the grant of the platform.
+const DEAUTHORIZED: &str = "account.application.deauthorized";
 /// Stripe's ids and types are far shorter; longer ones would only fill rows.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -56,6 +58,20 @@ impl Webhook for StripeWebhook {
     fn events(&self, verified: &Verified) -> Result<Parsed> {
         let event = event(verified.body(), verified.body().clone())?;
         Ok(Parsed { reply: Reply::ok(), events: vec![event] })
+    }
+
+    /// A platform has one URL for the accounts connected to it: each event names its account.
+    fn names_account(&self) -> bool {
+        true
+    }
+
+    fn may_end_grant(&self, kind: &str) -> bool {
+        kind == DEAUTHORIZED
+    }
+
+    /// Sent to the platform when an account takes its access back (docs.stripe.com, types of events; read 2026-11).
+    fn ends_grant(&self, event: &Event) -> bool {
+        event.kind == DEAUTHORIZED
     }
 }
 

@@ -56,7 +56,7 @@ pub use records::{
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
-    pauses_are_kept_to_their_latest_end_in_bounded_number,
+    pauses_are_kept_to_their_latest_end_in_bounded_number, the_connections_of_an_account_are_found,
 };
 
 /// The statement of an effect that succeeds: adds its number to the subject's own table.
@@ -118,6 +118,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         many_deletions_wait_for_a_review,
         an_old_cursor_is_forgotten,
         connections_are_kept_and_listed_by_id,
+        the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,
         the_first_master_key_is_the_one_in_use,
         only_the_active_master_key_wraps,

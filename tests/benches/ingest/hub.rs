@@ -41,7 +41,7 @@ pub(super) async fn start(file: &Path) -> String {
             provider: "stripe".to_owned(),
             account: None,
             base_url: None,
-            credential: Scheme::Bearer("sk_test_bench".into()),
+            credential: Scheme::Bearer("sk_test_bench".into()).into(),
         })
         .endpoint(EndpointConfig {
             name: "stripe".to_owned(),

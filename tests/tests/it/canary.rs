@@ -152,7 +152,7 @@ fn build(store: &SqliteStore, emulator: &Stripe, api_key: &str, said: &mut Said)
         provider: "stripe".to_owned(),
         account: None,
         base_url: Some(emulator.base_url().to_owned()),
-        credential: Scheme::Bearer(Secret::new(api_key)),
+        credential: Scheme::Bearer(Secret::new(api_key)).into(),
     };
     let endpoint = EndpointConfig {
         name: ENDPOINT.to_owned(),

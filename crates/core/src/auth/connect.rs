@@ -30,6 +30,7 @@ use crate::random::Random;
 use crate::secret::Secret;
 use crate::store::TokenHash;
 
+mod configured;
 mod desk;
 mod pending;
 mod refused;
@@ -37,6 +38,7 @@ mod refused;
 mod tests;
 
 pub use super::address::ReturnTargets;
+pub use configured::ConfiguredGrant;
 pub use desk::{
     Begun, ConnectAsk, Connected, Connector, ConnectorBuilder, DirectAsk, Disconnected, SESSION_LIFE, SessionAsk,
     SessionLink,

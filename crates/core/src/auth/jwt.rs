@@ -170,6 +170,12 @@ impl ServiceAccountKey {
     pub fn email(&self) -> &str {
         &self.email
     }
+
+    /// Returns the key's id (`kid`), where the file names it.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.key.id.as_deref()
+    }
 }
 
 /// How service accounts get their tokens at one provider.

@@ -583,7 +583,8 @@ fn too_large() -> Error {
 }
 
 fn crossing() -> Error {
-    let why = "the address of the call is of another environment than the connection's credential";
+    let why = "the address of the call is of another environment than the connection's credential; where the base_url of \
+               its flow was changed, reconnect it";
     Error::new(ErrorKind::Config, why).with_outcome(Outcome::NotSent)
 }
 

@@ -48,6 +48,33 @@ pub struct Connection {
     pub created_at: Timestamp,
 }
 
+/// The connection of events that belong to none: of accounts nobody connected. No connection is called so.
+pub const NO_CONNECTION: &str = "";
+/// Connections looked through at once by a store that finds those of an account by reading all.
+const LOOKED_THROUGH: u32 = 500;
+
+/// Names an account at a provider, in one environment of it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(clippy::exhaustive_structs, reason = "a key; any value is valid")]
+pub struct AccountKey {
+    /// The provider.
+    pub provider: String,
+    /// The environment.
+    pub environment: Environment,
+    /// The account, as the provider writes it.
+    pub account: String,
+}
+
+impl AccountKey {
+    /// Tells whether a connection is of this account.
+    #[must_use]
+    pub fn is_of(&self, connection: &Connection) -> bool {
+        connection.account.as_ref() == Some(&self.account)
+            && connection.provider == self.provider
+            && connection.environment == self.environment
+    }
+}
+
 /// A credential as the store sees it: sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -82,6 +109,28 @@ pub trait Connections: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn connections(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Connection>>;
+
+    /// Lists the connections of one account by id, in any state, after one if given: several tenants may have connected
+    /// it. A store that has many should find them without reading all, as this does.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn connections_of(
+        &self,
+        account: AccountKey,
+        after: Option<ConnectionId>,
+        limit: u32,
+    ) -> Result<Vec<Connection>> {
+        let (mut found, mut after) = (Vec::new(), after);
+        while found.len() < limit as usize {
+            let page = self.connections(after, LOOKED_THROUGH).await?;
+            let Some(last) = page.last().map(|last| last.id.clone()) else { break };
+            found.extend(page.into_iter().filter(|connection| account.is_of(connection)));
+            after = Some(last);
+        }
+        found.truncate(limit as usize);
+        Ok(found)
+    }
 
     /// Reads a connection's sealed credential.
     ///

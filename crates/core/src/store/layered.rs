@@ -89,6 +89,7 @@ delegate!(Connections {
     fn put_connection(connection: Connection) -> ();
     fn connection(id: ConnectionId) -> Option<Connection>;
     fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
+    fn connections_of(account: AccountKey, after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
     fn credential(id: ConnectionId) -> Option<SealedCredential>;
     fn put_credential(id: ConnectionId, expected: u64, credential: SealedCredential) -> bool;
     fn refuse_credential(id: ConnectionId, seen: u64, reason: String) -> bool;

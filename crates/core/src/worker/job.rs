@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NewJob, Revocation, RunMode,
-    Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
+    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NO_CONNECTION, NewJob, Revocation,
+    RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
@@ -128,6 +128,11 @@ impl Inner {
     }
 
     pub(super) async fn place(&self, id: &ConnectionId) -> Result<Place<'_>, Stop> {
+        if id.as_str() == NO_CONNECTION {
+            return Err(Stop::Dead(
+                "it belongs to no connection: what came names no account that can be told".to_owned(),
+            ));
+        }
         let Some(connection) = self.store.connection(id.clone()).await? else {
             return Err(Stop::Dead(format!("the connection {id} is not known: connect it and replay")));
         };
@@ -182,8 +187,9 @@ impl Inner {
     async fn note_end_of_grant(&self, event: &StoredEvent, place: &Place<'_>) -> Result<(), Stop> {
         let connection = &place.connection;
         let ends = place.plugged.provider.webhook().is_some_and(|webhook| webhook.ends_grant(&event.event));
-        // An event about another account of the same endpoint is not about it.
-        let others = event.event.account.as_ref().zip(connection.account.as_ref()).is_some_and(|(a, b)| a != b);
+        // An event about another account of the same endpoint is not about it, and of one whose account nobody knows
+        // (a platform's own key) it cannot be told: the next call will.
+        let others = event.event.account.is_some() && event.event.account != connection.account;
         if !ends || others || connection.state == ConnectionState::Disconnected {
             return Ok(());
         }
@@ -332,7 +338,7 @@ impl Inner {
             kind: spec.kind,
             mode,
             provider,
-            endpoint: (self.endpoint_of)(&key.connection),
+            endpoint: (self.endpoint_of)(&place.connection),
             wants: &|kind| self.wants(provider, kind),
             next,
             incremental: Some(self.sync_job(key, RunMode::Incremental, When::Next)),

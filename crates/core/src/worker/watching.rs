@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::{ConnectionId, StreamName};
+use crate::id::StreamName;
 use crate::provider::Provider;
 use crate::secret::Secret;
 use crate::store::{Connection, ConnectionState, NewJob, RunMode, StreamKey, Work};
@@ -52,9 +52,9 @@ fn unique(key: &StreamKey) -> String {
 
 impl Inner {
     /// Returns the streams of a connection that are watched: those the provider tells of, where an endpoint takes it.
-    fn watched<'a>(&self, provider: &'a dyn Provider, id: &ConnectionId) -> Vec<Watched<'a>> {
+    fn watched<'a>(&self, provider: &'a dyn Provider, connection: &Connection) -> Vec<Watched<'a>> {
         let Some(watcher) = provider.watcher() else { return Vec::new() };
-        let places = (self.watch_places)(id);
+        let places = (self.watch_places)(connection);
         let placed = |spec: &'static WatchSpec| {
             let fit = |place: &WatchPlace| {
                 let secret = watcher.secret(&spec.stream.into(), &place.secrets)?.clone();
@@ -82,7 +82,7 @@ impl Inner {
     /// Reads how a connection's channels stand.
     pub(super) async fn watch_statuses(&self, connection: &Connection) -> Result<Vec<WatchStatus>> {
         let Some(plugged) = self.providers.get(connection.provider.as_str()) else { return Ok(Vec::new()) };
-        let watched = self.watched(plugged.provider.as_ref(), &connection.id);
+        let watched = self.watched(plugged.provider.as_ref(), connection);
         if watched.is_empty() {
             return Ok(Vec::new());
         }
@@ -111,7 +111,7 @@ impl Inner {
             // Its credential is gone: nobody can end the channel before the provider does.
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
-        let mut watched = self.watched(provider, &key.connection);
+        let mut watched = self.watched(provider, &place.connection);
         watched.retain(|watched| watched.spec.stream == key.stream.as_str());
         let Some(watched) = watched.pop() else {
             // It is not watched any more: what is open tells somebody who does not listen.

@@ -15,7 +15,7 @@ use palisade_core::{Clock, Timestamp, Transport};
 use palisade_store::{Examined, SqliteStore};
 use tokio::net::TcpListener;
 
-use super::serve::{Secrets, cannot_listen, folder_of, load};
+use super::serve::{Secrets, cannot_listen, folder_of, load, unreached};
 use super::{Failure, runtime, say};
 use crate::builtin;
 use crate::config::{Config, process_variables};
@@ -108,8 +108,12 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
                 let streams = provider.map(|provider| watching::streams(provider.as_ref(), secrets));
                 if let Some(streams) = streams.filter(|streams| !streams.is_empty()) {
                     let found = notified(config.server.public_url.as_deref(), &endpoint.name, &streams);
-                    report.add(&format!("notifications of {}", endpoint.connection), found);
+                    let whose = endpoint.connection.as_deref().unwrap_or(&endpoint.name);
+                    report.add(&format!("notifications of {whose}"), found);
                 }
+            }
+            for (connection, text) in secrets.service_accounts(config) {
+                report.add(&format!("service account of connection {connection}"), Found::Ok(text));
             }
         }
         Err(problems) => {
@@ -121,6 +125,9 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
         let text = "it has no secret, so every delivery is answered 503: add one".to_owned();
         report.add(&format!("endpoint {}", endpoint.name), Found::Warn(text));
+    }
+    for (endpoint, text) in unreached(config) {
+        report.add(&format!("endpoint {endpoint}"), Found::Warn(text));
     }
     for flow in &config.flows {
         let callback = config.callback_url(flow).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use palisade_emulator::google::{Google, GoogleConfig};
+use palisade_emulator::google::{Google, GoogleConfig, ServiceAccount};
 use palisade_emulator::oauth::{Client, Consent, Dials};
 use palisade_emulator::sendgrid::{SendGrid, SendGridConfig};
 use palisade_emulator::slack::{Slack, SlackConfig};
@@ -118,6 +118,12 @@ pub(super) struct SlackArguments {
 pub(super) struct GoogleArguments {
     #[command(flatten)]
     common: Common,
+    /// Begins with this many mails and calendar events of the person at the browser.
+    #[arg(long, default_value_t = 0)]
+    populate: usize,
+    /// A scope the service account may use in that person's name (domain-wide delegation); may be given several times.
+    #[arg(long = "delegate", value_name = "SCOPE")]
+    delegated: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -253,14 +259,21 @@ async fn google(arguments: GoogleArguments) -> Result<(), Failure> {
     let common = &arguments.common;
     let defaults = GoogleConfig::default();
     let clients = defaults.clients.iter().map(|client| common.register(client.clone())).collect();
-    let config = GoogleConfig { listen: common.place.listen, seed: common.place.seed, clients, ..defaults };
+    let account = ServiceAccount { delegated: arguments.delegated, ..ServiceAccount::built_in() };
+    let person = defaults.people.first().map(|person| person.email.clone()).unwrap_or_default();
+    let service_accounts = vec![account];
+    let (listen, seed) = (common.place.listen, common.place.seed);
+    let config = GoogleConfig { listen, seed, clients, service_accounts, ..defaults };
     let google = Google::start(config).await.map_err(|error| common.place.cannot_listen(&error))?;
     google.oauth().set_dials(common.dials());
+    if arguments.populate > 0 {
+        google.populate(&person, arguments.populate, arguments.populate);
+    }
     let (id, secret) = google.client();
     let mut stop = signal::stop();
     say(json!({
         "provider": "google", "base_url": google.base_url(), "client_id": id, "client_secret": secret,
-        "service_account": google.service_account_key(),
+        "person": person, "service_account": google.service_account_key(),
     }));
     let _ = stop.wait_for(|stop| *stop).await;
     google.shutdown().await;

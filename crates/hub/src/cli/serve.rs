@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use palisade_core::auth::Scheme;
+use palisade_core::auth::jwt::ServiceAccountKey;
 use palisade_core::auth::oauth2::OAuth2Config;
 use palisade_core::auth::vault::MasterKey;
 use palisade_core::transport::HttpTransport;
@@ -25,9 +25,11 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::keys;
 use super::{Failure, runtime, say, signal};
 use crate::builtin;
-use crate::config::{Admin, Config, Log, SecretRef, Variables, process_variables};
+use crate::config::{Admin, Config, Connection, Credential, Log, SecretRef, Variables, process_variables};
+use crate::credential::ConnectionCredential;
 use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings, TOKEN_CHARS_MIN};
 use crate::plain::PlainProvider;
+use crate::routing::AppEndpointConfig;
 use crate::serve::{ServeSettings, serve};
 
 /// How long after the grace the whole shutdown may take before it is cut off.
@@ -97,7 +99,7 @@ fn keep_files_private() {
 pub(super) struct Secrets {
     master_key: Arc<dyn MasterKey>,
     admin: Option<Secret>,
-    connections: Vec<Scheme>,
+    connections: Vec<ConnectionCredential>,
     endpoints: Vec<Vec<Secret>>,
     flows: Vec<OAuth2Config>,
 }
@@ -120,7 +122,10 @@ impl Secrets {
         let keys: Vec<Option<Secret>> = config
             .connections
             .iter()
-            .map(|connection| read(format!("credential of connection {}", connection.id), &connection.credential))
+            .map(|connection| {
+                let (what, place) = connection.credential.place();
+                read(format!("{what} of connection {}", connection.id), place)
+            })
             .collect();
         let endpoints: Vec<Vec<Option<Secret>>> = config
             .endpoints
@@ -143,9 +148,12 @@ impl Secrets {
         for (connection, key) in config.connections.iter().zip(keys) {
             // The provider was checked when the file was read.
             let (Some(key), Some(one)) = (key, builtin::find(&connection.provider)) else { continue };
-            match (one.credential)(key) {
-                Ok(scheme) => connections.push(scheme),
-                Err(error) => problems.push(format!("credential of connection {}: {}", connection.id, error.message())),
+            match builtin::credential(one, connection, key) {
+                Ok(credential) => connections.push(credential),
+                Err(error) => {
+                    let (what, _) = connection.credential.place();
+                    problems.push(format!("{what} of connection {}: {}", connection.id, error.message()));
+                }
             }
         }
         if admin.as_ref().is_some_and(|token| token.expose().chars().count() < TOKEN_CHARS_MIN) {
@@ -172,6 +180,23 @@ impl Secrets {
     /// Returns the secrets of the endpoints, in the order of the configuration.
     pub(super) fn endpoints(&self) -> &[Vec<Secret>] {
         &self.endpoints
+    }
+
+    /// Says of each connection with a service account who acts, for whom, and with which permissions: the facts an
+    /// operator compares with the provider's console.
+    pub(super) fn service_accounts(&self, config: &Config) -> Vec<(String, String)> {
+        let told = |(connection, credential): (&Connection, &ConnectionCredential)| {
+            let ConnectionCredential::ServiceAccount(account) = credential else { return None };
+            // It was read with the secrets.
+            let key = ServiceAccountKey::parse(&account.key).ok()?;
+            let subject = account.subject.as_ref().map_or_else(String::new, |subject| format!(" for {subject}"));
+            let scopes = account.scopes.join(", ");
+            Some((
+                connection.id.clone(),
+                format!("its key can sign; {} acts{subject}, asking for {scopes}", key.email()),
+            ))
+        };
+        config.connections.iter().zip(&self.connections).filter_map(told).collect()
     }
 }
 
@@ -236,6 +261,9 @@ async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -
     }
     for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.secrets.is_empty()) {
         tracing::warn!(endpoint = endpoint.name, "this endpoint has no secret: every delivery is answered 503");
+    }
+    for (endpoint, text) in unreached(config) {
+        tracing::warn!(endpoint, "{text}");
     }
 
     let asked = signal::stop();
@@ -304,12 +332,17 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     builder = add_flows(builder, config, secrets.flows);
     builder = add_connections(builder, config, secrets.connections);
     for (endpoint, secrets) in config.endpoints.iter().zip(secrets.endpoints) {
-        builder = builder.endpoint(EndpointConfig {
-            name: endpoint.name.clone(),
-            provider: endpoint.provider.clone(),
-            connection: ConnectionId::new(endpoint.connection.as_str()),
-            secrets,
-        });
+        let (name, provider) = (endpoint.name.clone(), endpoint.provider.clone());
+        builder = match &endpoint.connection {
+            Some(connection) => {
+                let connection = ConnectionId::new(connection.as_str());
+                builder.endpoint(EndpointConfig { name, provider, connection, secrets })
+            }
+            None => {
+                let environment = endpoint.environment.clone();
+                builder.app_endpoint(AppEndpointConfig { name, provider, environment, secrets })
+            }
+        };
     }
     builder.build().map_err(wrong)
 }
@@ -334,19 +367,47 @@ fn add_flows(mut builder: HubBuilder, config: &Config, flows: Vec<OAuth2Config>)
     builder.return_targets(config.server.return_targets.clone())
 }
 
-fn add_connections(mut builder: HubBuilder, config: &Config, credentials: Vec<Scheme>) -> HubBuilder {
+fn add_connections(mut builder: HubBuilder, config: &Config, credentials: Vec<ConnectionCredential>) -> HubBuilder {
     for (connection, credential) in config.connections.iter().zip(credentials) {
         builder = builder.connection(ConnectionConfig {
             id: ConnectionId::new(connection.id.as_str()),
             tenant: TenantId::new(connection.tenant.as_str()),
             provider: connection.provider.clone(),
             environment: connection.environment.clone(),
-            account: connection.account.clone(),
+            account: account_of(connection),
             base_url: connection.base_url.clone(),
             credential,
         });
     }
     builder
+}
+
+/// Returns a connection's account: a service account that acts for a user is that user's, unless it is said otherwise.
+pub(super) fn account_of(connection: &Connection) -> Option<String> {
+    let subject = match &connection.credential {
+        Credential::ServiceAccount { subject, .. } => subject.as_ref(),
+        Credential::Key(_) => None,
+    };
+    connection.account.as_ref().or(subject).cloned()
+}
+
+/// Says what keeps an app's endpoint from giving its events to connections of the configuration, one sentence each.
+pub(super) fn unreached(config: &Config) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for endpoint in config.endpoints.iter().filter(|endpoint| endpoint.connection.is_none()) {
+        let of_it = |connection: &&Connection| {
+            connection.provider == endpoint.provider && connection.environment == endpoint.environment
+        };
+        for connection in config.connections.iter().filter(of_it) {
+            let has_own = config.endpoints.iter().any(|other| other.connection.as_ref() == Some(&connection.id));
+            if !has_own && account_of(connection).is_none() {
+                let (name, id) = (&endpoint.name, &connection.id);
+                let text = format!("no event reaches connection {id}: give that its account, as the provider names it");
+                found.push((name.clone(), text));
+            }
+        }
+    }
+    found
 }
 
 fn settings(config: &Config, token: Option<Secret>) -> Settings {

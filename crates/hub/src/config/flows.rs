@@ -16,6 +16,10 @@ pub struct Known<'a> {
     pub providers: &'a [&'a str],
     /// Those of them that have a flow of their own.
     pub flows: &'a [&'a str],
+    /// Those of them that have service accounts.
+    pub service_accounts: &'a [&'a str],
+    /// Those of them whose events name the account they belong to.
+    pub accounts: &'a [&'a str],
 }
 
 /// A way to connect accounts of one provider in one environment.

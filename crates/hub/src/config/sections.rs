@@ -11,14 +11,13 @@ use palisade_core::auth::connect::ReturnTargets;
 
 use super::flows::read_flow;
 use super::reader::{Section, nearest};
-use super::{Admin, Config, Connection, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers};
+use super::{Admin, Config, Connection, Credential, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<Config> {
-    let providers = known.providers;
     let server = read_server(root.section("server"));
     let store = read_store(root.section("store"));
     let master_key = read_vault(root.section("vault"));
@@ -28,11 +27,11 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     let mut named = Vec::new();
     let mut connections = Vec::new();
     for section in root.sections("connection") {
-        connections.extend(read_connection(section, providers, &mut named));
+        connections.extend(read_connection(section, known, &mut named));
     }
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for section in root.sections("endpoint") {
-        read_endpoint(section, providers, &named, &mut endpoints);
+        read_endpoint(section, known, &named, &mut endpoints);
     }
     let mut flows = Vec::new();
     for section in root.sections("flow") {
@@ -246,10 +245,10 @@ const CONNECTED: &str = "con_";
 /// The id and provider of a connection, kept even when the rest of it is wrong, so that one mistake is told once.
 type Named = (String, Option<String>);
 
-fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut Vec<Named>) -> Option<Connection> {
+fn read_connection(mut section: Section<'_, '_>, known: Known<'_>, named: &mut Vec<Named>) -> Option<Connection> {
     let id = read_name(&mut section, "id", "\"acme-stripe\"");
     let tenant = read_name(&mut section, "tenant", "\"acme\"");
-    let provider = read_provider(&mut section, providers);
+    let provider = read_provider(&mut section, known.providers);
     let environment = read_environment(&mut section);
     let account = section.text("account").map(|(_, text)| text);
     let base_url = section.text("base_url").and_then(|(offset, text)| {
@@ -262,10 +261,7 @@ fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut
         }
         url
     });
-    if !section.has("credential") {
-        section.lacks("[[connection]] needs credential = { env = \"NAME\" } or { file = \"path\" }");
-    }
-    let credential = section.secret("credential");
+    let credential = read_credential(&mut section, known, provider.as_deref());
     if let Some((offset, id)) = &id
         && named.iter().any(|(other, _)| other == id)
     {
@@ -279,10 +275,60 @@ fn read_connection(mut section: Section<'_, '_>, providers: &[&str], named: &mut
     Some(Connection { id, tenant, provider, environment, account, base_url, credential })
 }
 
-fn read_endpoint(mut section: Section<'_, '_>, providers: &[&str], named: &[Named], into: &mut Vec<Endpoint>) {
+/// Takes what authenticates a connection: an API key, or a service account where the provider has them.
+fn read_credential(section: &mut Section<'_, '_>, known: Known<'_>, provider: Option<&str>) -> Option<Credential> {
+    let (has_key, has_account) = (section.has("credential"), section.has("service_account"));
+    let own_keys: Vec<_> = ["subject", "scopes"].into_iter().filter(|key| section.has(key)).collect();
+    let key = section.secret("credential");
+    let account = section.secret("service_account");
+    let subject = section.text("subject").map(|(_, text)| text);
+    let scopes: Vec<String> = section.values("scopes", "a list of texts, each a scope of the provider");
+    let knows_accounts = provider.is_none_or(|provider| known.service_accounts.contains(&provider));
+    match (has_key, has_account) {
+        (true, true) => section.lacks("[[connection]] has both credential and service_account: keep one of them"),
+        (false, false) => {
+            section.lacks("[[connection]] needs credential = { env = \"NAME\" } or { file = \"path\" }");
+        }
+        (false, true) if !knows_accounts => section.lacks(format!(
+            "this provider has no service accounts (only {} has): give credential instead of service_account",
+            known.service_accounts.join(", ")
+        )),
+        (false, true) if !own_keys.contains(&"scopes") => section.lacks(
+            "service_account in [[connection]] needs scopes: the permissions its tokens are asked for, for example \
+             scopes = [\"https://www.googleapis.com/auth/calendar.readonly\"]",
+        ),
+        (true, false) if !own_keys.is_empty() => section.lacks(format!(
+            "{} in [[connection]] belongs to service_account: leave it out beside credential",
+            own_keys.join(" and ")
+        )),
+        (true, false) | (false, true) => {}
+    }
+    match (key, account) {
+        (Some(key), None) => Some(Credential::Key(key)),
+        (None, Some(key)) => Some(Credential::ServiceAccount { key, subject, scopes }),
+        (Some(_), Some(_)) | (None, None) => None,
+    }
+}
+
+fn read_endpoint(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named], into: &mut Vec<Endpoint>) {
     let name = read_name(&mut section, "name", "\"stripe-acme\"");
-    let provider = read_provider(&mut section, providers);
-    let connection = section.needed("connection", "\"acme-stripe\"");
+    let provider = read_provider(&mut section, known.providers);
+    let has_environment = section.has("environment");
+    let environment = read_environment(&mut section);
+    let has_connection = section.has("connection");
+    let connection = section.text("connection");
+    match &provider {
+        _ if has_connection && has_environment => section.lacks(
+            "environment in [[endpoint]] is for one without a connection: leave it out, the connection has its own",
+        ),
+        Some(provider) if !has_connection && !known.accounts.contains(&provider.as_str()) => {
+            section.lacks(format!(
+                "[[endpoint]] needs connection, for example connection = \"acme-stripe\": events of {provider} cannot \
+                 be given to connections by the account they name"
+            ));
+        }
+        Some(_) | None => {}
+    }
     let secrets = section.secrets("secrets");
     if let Some((offset, name)) = &name
         && into.iter().any(|other| other.name == *name)
@@ -305,8 +351,9 @@ fn read_endpoint(mut section: Section<'_, '_>, providers: &[&str], named: &[Name
         }
     }
     section.finish();
-    if let (Some((_, name)), Some(provider), Some((_, connection))) = (name, provider, connection) {
-        into.push(Endpoint { name, provider, connection, secrets });
+    if let (Some((_, name)), Some(provider), Some(environment)) = (name, provider, environment) {
+        let connection = connection.map(|(_, id)| id);
+        into.push(Endpoint { name, provider, connection, environment, secrets });
     }
 }
 

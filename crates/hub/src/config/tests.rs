@@ -3,7 +3,12 @@
 use super::sections::read_url;
 use super::*;
 
-const KNOWN: Known<'_> = Known { providers: &["sendgrid", "slack", "stripe"], flows: &["slack", "stripe"] };
+const KNOWN: Known<'_> = Known {
+    providers: &["google", "sendgrid", "slack", "stripe"],
+    flows: &["slack", "stripe"],
+    service_accounts: &["google"],
+    accounts: &["google", "slack", "stripe"],
+};
 
 const GOOD: &str = r#"
 [server]
@@ -44,7 +49,67 @@ fn a_good_file_is_read() {
         GOOD.replace("connection = \"acme-stripe\"", "connection = \"con_0123456789abcdef0123456789abcdef\"");
     assert!(Config::parse(&connected, KNOWN).is_ok(), "an endpoint of an account that was connected in a browser");
     assert_eq!(config.endpoints[0].secrets, [SecretRef::Env("HOOK".to_owned())]);
-    assert_eq!(config.connections[0].credential, SecretRef::Env("KEY".to_owned()));
+    assert_eq!(config.connections[0].credential, Credential::Key(SecretRef::Env("KEY".to_owned())));
+}
+
+const ACCOUNTS: &str = r#"
+[server]
+admin = "open"
+[vault]
+master_key = { env = "MASTER" }
+[[connection]]
+id = "acme-calendar"
+tenant = "acme"
+provider = "google"
+service_account = { file = "google.json" }
+subject = "ada@example.com"
+scopes = ["https://www.googleapis.com/auth/calendar.readonly"]
+[[endpoint]]
+name = "slack"
+provider = "slack"
+environment = "sandbox"
+secrets = [{ env = "HOOK" }]
+"#;
+
+#[test]
+fn service_accounts_and_endpoints_of_apps_are_read() {
+    let config = Config::parse(ACCOUNTS, KNOWN).unwrap();
+    let wanted = Credential::ServiceAccount {
+        key: SecretRef::File("google.json".into()),
+        subject: Some("ada@example.com".to_owned()),
+        scopes: vec!["https://www.googleapis.com/auth/calendar.readonly".to_owned()],
+    };
+    assert_eq!(config.connections[0].credential, wanted);
+    let endpoint = &config.endpoints[0];
+    assert_eq!((endpoint.connection.as_deref(), endpoint.environment.as_str()), (None, "sandbox"));
+}
+
+// Fails when what belongs to the one kind of credential is taken beside the other, or when a provider whose events name
+// no account is given an endpoint for many.
+#[test]
+fn each_mistake_of_a_service_account_or_an_apps_endpoint_is_one_sentence_with_its_line() {
+    #[track_caller]
+    fn check(from: &str, to: &str, line: usize, expected: &[&str]) {
+        assert!(ACCOUNTS.contains(from), "the case does not apply");
+        let problems = Config::parse(&ACCOUNTS.replacen(from, to, 1), KNOWN).expect_err("it must be refused");
+        let all: Vec<String> = problems.iter().map(|p| format!("{:?} {}", p.line, p.text)).collect();
+        assert_eq!((problems.len(), problems[0].line), (1, Some(line)), "{all:#?}");
+        for word in expected {
+            assert!(problems[0].text.contains(word), "{word} in {all:#?}");
+        }
+        assert!(!problems[0].text.contains("canary"), "a value of the file is repeated: {all:#?}");
+    }
+    check("service_account = { file = \"google.json\" }\n", "", 6, &["needs credential"]);
+    check("{ file = \"google.json\" }", "\"canary\"", 10, &["must not stand in this file"]);
+    check("subject", "credential = { env = \"KEY\" }\nsubject", 6, &["keep one"]);
+    check("service_account =", "credential =", 6, &["subject and scopes", "belongs to service_account"]);
+    check("scopes = [\"https://www.googleapis.com/auth/calendar.readonly\"]\n", "", 6, &["needs scopes", "calendar"]);
+    check("\"https://www.googleapis.com/auth/calendar.readonly\"", "7", 12, &["list of texts"]);
+    check("provider = \"google\"", "provider = \"stripe\"", 6, &["no service accounts", "only google"]);
+    check("provider = \"slack\"", "provider = \"sendgrid\"", 13, &["needs connection", "sendgrid"]);
+    check("environment", "connection = \"con_1\"\nenvironment", 13, &["leave it out"]);
+    check("\"sandbox\"", "\"Sand box\"", 16, &["small letters"]);
+    check("environment = \"sandbox\"", "connection = 7", 16, &["text in quotes"]);
 }
 
 // Fails when a key is not asked to be known, when a line is off by one, or when a value is put into a message.

@@ -108,7 +108,7 @@ impl Google {
     /// Adds the provider, its flow and its endpoint.
     pub(super) fn plug(&self, hub: HubBuilder, address: SocketAddr) -> HubBuilder {
         let webhook = GoogleWebhook::new().keys_at(format!("{}/oauth2/v3/certs", self.base_url));
-        let push = PushTrust { audience: AUDIENCE.to_owned(), email: PUSHER.to_owned() };
+        let push = PushTrust { audience: AUDIENCE.to_owned(), email: PUSHER.to_owned(), topic: None };
         hub.provider(GoogleProvider::new().allowing(self.base_url.clone()).verifying(webhook))
             .flow(self.flow(address))
             .endpoint(EndpointConfig {

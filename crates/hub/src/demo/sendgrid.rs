@@ -77,7 +77,7 @@ impl SendGrid {
                 provider: provider.to_owned(),
                 account: None,
                 base_url: Some(self.base_url.clone()),
-                credential: palisade_sendgrid::auth::api_key(Secret::from(API_KEY))?,
+                credential: palisade_sendgrid::auth::api_key(Secret::from(API_KEY))?.into(),
             })
             .endpoint(EndpointConfig {
                 name: ENDPOINT.to_owned(),

@@ -70,7 +70,7 @@ impl Stripe {
                 provider: self.name().to_owned(),
                 account: None,
                 base_url: Some(self.emulator.base_url().to_owned()),
-                credential: palisade_stripe::auth::api_key(Secret::new(self.emulator.api_key()))?,
+                credential: palisade_stripe::auth::api_key(Secret::new(self.emulator.api_key()))?.into(),
             })
             .endpoint(EndpointConfig {
                 name: ENDPOINT.to_owned(),

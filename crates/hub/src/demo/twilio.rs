@@ -91,7 +91,7 @@ impl Twilio {
                 provider: provider.to_owned(),
                 account: Some(self.emulator.account_sid().to_owned()),
                 base_url: Some(self.base_url.clone()),
-                credential: palisade_twilio::auth::auth_token(&self.account()?, Secret::from(TOKEN))?,
+                credential: palisade_twilio::auth::auth_token(&self.account()?, Secret::from(TOKEN))?.into(),
             })
             .endpoint(EndpointConfig {
                 name: ENDPOINT.to_owned(),

@@ -13,7 +13,8 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use palisade_core::health::{Actor, State, Status};
 use palisade_core::store::{
-    CallRecord, ChangeKind, EventRow, EventState, FeedEntry, Run, RunMode, RunState, StoredEvent, StreamKey,
+    CallRecord, ChangeKind, EventRow, EventState, FeedEntry, NO_CONNECTION, Run, RunMode, RunState, StoredEvent,
+    StreamKey,
 };
 use palisade_core::webhook::hmac;
 use palisade_core::{ConnectionId, StreamName};
@@ -200,7 +201,8 @@ struct EventOut<'a> {
     #[serde(rename = "type")]
     kind: &'a str,
     endpoint: &'a str,
-    connection: &'a str,
+    /// `null` for an event of an account nobody connected.
+    connection: Option<&'a str>,
     provider: &'a str,
     account: Option<&'a str>,
     state: EventState,
@@ -220,7 +222,7 @@ impl<'a> EventOut<'a> {
             id: event.event.id.as_str(),
             kind: &event.event.kind,
             endpoint: event.endpoint.as_str(),
-            connection: event.connection.as_str(),
+            connection: Some(event.connection.as_str()).filter(|id| *id != NO_CONNECTION),
             provider: &event.provider,
             account: event.event.account.as_deref(),
             state: event.state,

@@ -9,7 +9,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 use palisade_core::health::{Actor, State as Condition, Status};
-use palisade_core::store::{CallRecord, ConnectionState, EventRow, Run, RunMode, RunState, StoredEvent};
+use palisade_core::store::{CallRecord, ConnectionState, EventRow, NO_CONNECTION, Run, RunMode, RunState, StoredEvent};
 use palisade_core::sync::StreamKind;
 use palisade_core::{ConnectionId, StreamName, Timestamp};
 
@@ -352,7 +352,7 @@ fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
         td.id.first { a href={ (base) "/api/v1/events/" (event.row.0) } title=(event.event.id) { (event.event.id) } }
         td.reason { (event.reason.as_deref().unwrap_or("–")) }
         td { (event.event.kind) }
-        (name(&event.connection))
+        @if event.connection.as_str() == NO_CONNECTION { td { "none" } } @else { (name(&event.connection)) }
         td { (ago(event.received_at, now)) }
         td.action { form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } } }
     } }

@@ -10,16 +10,16 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use palisade_core::EndpointId;
-use palisade_core::store::{Appended, NewDelivery, NewEvent};
+use palisade_core::store::{Appended, NewEvent};
 use palisade_core::webhook::{
     Event, KeysWanted, Parsed, PublishedKeys, RawDelivery, Refusal, Reply, Verified, Webhook,
 };
 use tokio::time::Instant;
 
 use super::{Problem, too_large};
-use crate::hub::{EndpointConfig, Shared};
+use crate::hub::Shared;
 use crate::metrics::Delivered;
+use crate::routing::{self, Endpoint, Routed, Unrouted};
 use crate::unreadable;
 
 /// The headers kept with a delivery of any provider, for replay and support, besides its own. None of them is a credential or a signature.
@@ -63,13 +63,13 @@ pub(crate) async fn wrong_method(State(shared): State<Arc<Shared>>) -> Response 
 }
 
 /// Finds the endpoint an address ends with.
-fn endpoint_of<'s>(shared: &'s Shared, uri: &Uri) -> Option<&'s EndpointConfig> {
+fn endpoint_of<'s>(shared: &'s Shared, uri: &Uri) -> Option<&'s Endpoint> {
     let (_, name) = uri.path().rsplit_once('/')?;
     let name = percent_encoding::percent_decode_str(name).decode_utf8().ok()?;
     shared.endpoints.get(&*name)
 }
 
-async fn answer_to(shared: &Shared, endpoint: &EndpointConfig, request: Request) -> Response {
+async fn answer_to(shared: &Shared, endpoint: &Endpoint, request: Request) -> Response {
     let started = Instant::now();
     let (parts, body) = request.into_parts();
     let ended = match read(shared, endpoint, body).await {
@@ -97,7 +97,7 @@ fn unknown_endpoint() -> Response {
 }
 
 /// Reads the body under the cap. Endpoints without a secret are answered before it.
-async fn read(shared: &Shared, endpoint: &EndpointConfig, body: Body) -> Result<Bytes, Ended> {
+async fn read(shared: &Shared, endpoint: &Endpoint, body: Body) -> Result<Bytes, Ended> {
     if endpoint.secrets.is_empty() {
         return Err(refused(shared, endpoint, Refusal::NoSecret));
     }
@@ -113,7 +113,7 @@ async fn read(shared: &Shared, endpoint: &EndpointConfig, body: Body) -> Result<
     }
 }
 
-fn refused(shared: &Shared, endpoint: &EndpointConfig, refusal: Refusal) -> Ended {
+fn refused(shared: &Shared, endpoint: &Endpoint, refusal: Refusal) -> Ended {
     // The reason goes to the log and the metrics; whoever forges a delivery learns nothing from the answer.
     tracing::warn!(endpoint = endpoint.name, reason = refusal.as_str(), detail = %refusal, "a delivery was refused");
     shared.metrics.refused(&endpoint.name, refusal.as_str());
@@ -141,7 +141,7 @@ fn refused(shared: &Shared, endpoint: &EndpointConfig, refusal: Refusal) -> Ende
 /// and the provider sends it again.
 async fn verify(
     shared: &Shared,
-    endpoint: &EndpointConfig,
+    endpoint: &Endpoint,
     webhook: &dyn Webhook,
     raw: RawDelivery,
 ) -> Result<Verified, Refusal> {
@@ -161,7 +161,7 @@ async fn verify(
 }
 
 /// Has published keys fetched; tells whether there are other ones now.
-async fn refresh(shared: &Shared, endpoint: &EndpointConfig, keys: &dyn PublishedKeys, wanted: KeysWanted) -> bool {
+async fn refresh(shared: &Shared, endpoint: &Endpoint, keys: &dyn PublishedKeys, wanted: KeysWanted) -> bool {
     match keys.refresh(shared.transport.as_ref(), shared.clock.now(), wanted).await {
         Ok(changed) => changed,
         Err(error) => {
@@ -172,7 +172,7 @@ async fn refresh(shared: &Shared, endpoint: &EndpointConfig, keys: &dyn Publishe
 }
 
 /// Verifies, splits and appends one delivery.
-async fn deliver(shared: &Shared, endpoint: &EndpointConfig, raw: RawDelivery) -> Ended {
+async fn deliver(shared: &Shared, endpoint: &Endpoint, raw: RawDelivery) -> Ended {
     let webhook = shared.providers.get(endpoint.provider.as_str()).and_then(|provider| provider.webhook());
     let Some(webhook) = webhook else { return Ended::new(Delivered::Refused, unknown_endpoint()) };
     let verified = match verify(shared, endpoint, webhook, raw).await {
@@ -189,32 +189,40 @@ async fn deliver(shared: &Shared, endpoint: &EndpointConfig, raw: RawDelivery) -
             (Delivered::Unreadable, Reply::ok(), vec![unreadable::event(verified.body())])
         }
     };
-    let count = events.len();
-    if count == 0 {
+    if events.is_empty() {
         // A handshake: there is nothing to keep.
         return Ended::new(result, answer(reply));
     }
-    let delivery = NewDelivery {
-        endpoint: EndpointId::new(endpoint.name.as_str()),
-        connection: endpoint.connection.clone(),
+    let unrouted = Unrouted {
         provider: endpoint.provider.clone(),
         received_at: verified.at(),
         headers: kept(&verified.delivery().headers, webhook.kept_headers()),
         body: verified.body().clone(),
         events,
     };
-    match shared.store.append(vec![delivery]).await {
+    let Routed { deliveries, nobodys } = match routing::route(shared, endpoint, unrouted).await {
+        Ok(routed) => routed,
+        Err(error) => return Ended::new(Delivered::Unstored, Problem::store(&error)),
+    };
+    match shared.store.append(deliveries).await {
         Ok(appended) => {
+            let count = appended.iter().flatten().count();
             let duplicates = appended.iter().flatten().filter(|one| matches!(one, Appended::Duplicate(_))).count();
             tracing::debug!(endpoint = endpoint.name, events = count, duplicates, "a delivery was stored");
-            let result = if duplicates == count { Delivered::Duplicate } else { result };
+            let result = if duplicates == count {
+                Delivered::Duplicate
+            } else if nobodys && result == Delivered::Accepted {
+                Delivered::NoConnection
+            } else {
+                result
+            };
             Ended::new(result, answer(reply))
         }
         Err(error) => Ended::new(Delivered::Unstored, Problem::store(&error)),
     }
 }
 
-fn new_event(shared: &Shared, endpoint: &EndpointConfig, body: &Bytes, event: Event) -> NewEvent {
+fn new_event(shared: &Shared, endpoint: &Endpoint, body: &Bytes, event: Event) -> NewEvent {
     NewEvent {
         wanted: shared.worker.wants(&endpoint.provider, &event.kind),
         id: event.id,

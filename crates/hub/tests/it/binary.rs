@@ -7,18 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use palisade_emulator::oauth::{Client, Consent, Dials};
-use palisade_emulator::slack::{Slack, SlackConfig};
 use palisade_emulator::stripe::{Stripe, StripeConfig};
 use tempfile::TempDir;
 
-const KEY: &str = "sk_test_canaryOfTheApiKey0000";
+pub(crate) const KEY: &str = "sk_test_canaryOfTheApiKey0000";
 const HOOK: &str = "whsec_canaryOfTheHookSecret0000";
-const ADMIN: &str = "canary of the admin token 0000";
+pub(crate) const ADMIN: &str = "canary of the admin token 0000";
 /// 32 bytes in base64.
 const MASTER: &str = "Y2FuYXJ5IG9mIHRoZSBtYXN0ZXIga2V5IDAwMDAwMDA=";
 
-fn palisade(arguments: &[&str]) -> Command {
+pub(crate) fn palisade(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
     command
         .args(arguments)
@@ -57,18 +55,18 @@ secrets = [{{ env = "TEST_HOOK" }}]
     )
 }
 
-fn folder_with(config: &str) -> TempDir {
+pub(crate) fn folder_with(config: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("palisade.toml"), config).unwrap();
     folder
 }
 
-fn path_of(folder: &TempDir) -> String {
+pub(crate) fn path_of(folder: &TempDir) -> String {
     folder.path().join("palisade.toml").display().to_string()
 }
 
 #[track_caller]
-fn ends(output: &Output, code: i32, words: &[&str]) {
+pub(crate) fn ends(output: &Output, code: i32, words: &[&str]) {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{text}");
     for word in words {
@@ -78,7 +76,7 @@ fn ends(output: &Output, code: i32, words: &[&str]) {
 }
 
 #[track_caller]
-fn has_no_secret(text: &str) {
+pub(crate) fn has_no_secret(text: &str) {
     for secret in [KEY, HOOK, ADMIN, MASTER, "canary of the master", "canaryOf", "sk_live_literal"] {
         assert!(!text.contains(secret), "a secret is shown: {text}");
     }
@@ -300,13 +298,13 @@ fn verify_runs_a_file_of_cases_and_counts_them() {
 }
 
 /// A process that is killed when the test ends early.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     first: serde_json::Value,
 }
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
@@ -319,16 +317,16 @@ impl Running {
         Self { child, first }
     }
 
-    fn said(&self, key: &str) -> String {
+    pub(crate) fn said(&self, key: &str) -> String {
         self.first[key].as_str().unwrap().to_owned()
     }
 
-    fn address(&self, key: &str) -> String {
+    pub(crate) fn address(&self, key: &str) -> String {
         self.said(key).strip_prefix("http://").unwrap().to_owned()
     }
 
     /// Asks it to stop and returns its exit code.
-    fn stop(mut self) -> Option<i32> {
+    pub(crate) fn stop(mut self) -> Option<i32> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         self.child.wait().unwrap().code()
     }
@@ -349,7 +347,7 @@ pub(crate) fn http(address: &str, request: &str) -> String {
     answer
 }
 
-fn get(address: &str, path: &str, token: &str) -> String {
+pub(crate) fn get(address: &str, path: &str, token: &str) -> String {
     authorised(address, path, &format!("Bearer {token}"))
 }
 
@@ -403,131 +401,6 @@ fn emulated_oauth_providers_say_their_credentials_and_show_their_page() {
     }
 }
 
-const SLACK: &str = "canaryOfTheSlackClientSecret";
-
-fn flow_config(base_url: &str, callback_port: u16) -> String {
-    format!(
-        r#"
-[server]
-listen = "127.0.0.1:0"
-public_url = "http://127.0.0.1:{callback_port}"
-admin_token = {{ env = "TEST_ADMIN" }}
-return_targets = ["https://app.example.com/done"]
-shutdown_grace = "5s"
-[vault]
-master_key = {{ env = "TEST_MASTER" }}
-[[flow]]
-provider = "slack"
-environment = "sandbox"
-client_id = "1.2"
-client_secret = {{ env = "TEST_SLACK" }}
-scopes = ["users:read", "channels:read", "channels:history"]
-user_scopes = ["search:read"]
-base_url = "{base_url}"
-"#
-    )
-}
-
-// Fails when the binary cannot connect an account, or when its flows' mistakes are not told in one sentence.
-#[test]
-fn an_account_is_connected_by_the_binary_with_nothing_but_its_configuration() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let client = Client {
-        id: "1.2".to_owned(),
-        secret: Some(SLACK.to_owned()),
-        name: "Tea".to_owned(),
-        redirect_uris: vec!["http://127.0.0.1:9/auth/slack/sandbox/callback".to_owned()],
-        scopes: None,
-    };
-    let config = SlackConfig { clients: vec![client], ..SlackConfig::default() };
-    let slack = runtime.block_on(Slack::start(config)).unwrap();
-    slack.oauth().set_dials(Dials { consent: Consent::Allow, ..Dials::default() });
-    let _ada = slack.add_user("ada");
-    let folder = folder_with(&flow_config(&slack.base_url(), 9));
-    let path = path_of(&folder);
-    let command = |arguments: &[&str]| {
-        let mut command = palisade(arguments);
-        command.env("TEST_SLACK", SLACK);
-        command
-    };
-    let missing = palisade(&["serve", "--config", &path]).output().unwrap();
-    ends(&missing, 2, &["client_secret of flow slack/sandbox", "TEST_SLACK is not set"]);
-    let doctor = command(&["doctor", "--offline", "--config", &path]).output().unwrap();
-    ends(&doctor, 0, &["flow slack/sandbox", "register http://127.0.0.1:9/auth/slack/sandbox/callback"]);
-
-    let running = Running::start(&mut command(&["serve", "--config", &path]));
-    let address = running.address("url");
-    let body =
-        r#"{"tenant":"acme","provider":"slack","environment":"sandbox","return_to":"https://app.example.com/done"}"#;
-    let made = http(
-        &address,
-        &format!(
-            "POST /api/v1/connect-sessions HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {ADMIN}\r\n\
-             content-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        ),
-    );
-    assert!(made.starts_with("HTTP/1.1 201"), "{made}");
-    let link = made.split("http://127.0.0.1:9").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    assert!(link.starts_with("/connect/slack/sandbox?session="), "{link}");
-    let header = |answer: &str, name: &str| {
-        let line = answer.lines().find(|line| line.to_ascii_lowercase().starts_with(&format!("{name}: ")));
-        line.unwrap_or_else(|| panic!("{name} in {answer}")).split_once(": ").unwrap().1.to_owned()
-    };
-    let begun = get(&address, &link, "");
-    let cookie = header(&begun, "set-cookie").split(';').next().unwrap().to_owned();
-    let to = header(&begun, "location");
-    let provider = slack.base_url().strip_prefix("http://").unwrap().to_owned();
-    let allowed = get(&provider, to.strip_prefix(&slack.base_url()).unwrap(), "");
-    let back = header(&allowed, "location").strip_prefix("http://127.0.0.1:9").unwrap().to_owned();
-    let callback = format!("GET {back} HTTP/1.1\r\nhost: {address}\r\ncookie: {cookie}\r\nconnection: close\r\n\r\n");
-    let arrived = http(&address, &callback);
-    assert!(header(&arrived, "location").starts_with("https://app.example.com/done?connection=con"), "{arrived}");
-    let list = get(&address, "/api/v1/connections", ADMIN);
-    for fact in [r#""provider":"slack""#, r#""environment":"sandbox""#, r#""tenant":"acme""#] {
-        assert!(list.contains(fact), "{fact} in {list}");
-    }
-    let id = list.split(r#""id":""#).nth(1).unwrap().split('"').next().unwrap().to_owned();
-    until("its people are synced", || get(&address, &format!("/api/v1/records/{id}/users"), ADMIN).contains("ada"));
-    assert_eq!(running.stop(), Some(0));
-    for file in files(folder.path()).filter(|path| !path.ends_with("palisade.toml")) {
-        has_no_secret(&String::from_utf8_lossy(&fs::read(&file).unwrap()));
-    }
-    runtime.block_on(slack.shutdown());
-}
-
-// Fails when a flow that cannot work is found out by the first person who presses the button.
-#[test]
-fn a_flow_that_cannot_work_is_told_before_anything_is_served() {
-    let good = flow_config("http://127.0.0.1:1", 9);
-    let cases: [(&str, String, &[&str]); 5] = [
-        (
-            "nothing to ask for",
-            good.replace("scopes = [\"users:read\", \"channels:read\", \"channels:history\"]", "")
-                .replace("user_scopes = [\"search:read\"]", ""),
-            &["flow slack/sandbox", "asks for nothing"],
-        ),
-        ("nowhere to come back to", good.replace("public_url", "#public_url"), &["needs public_url"]),
-        (
-            "plain http from elsewhere",
-            good.replace("http://127.0.0.1:9", "http://hub.example.com"),
-            &["redirect address of the flow slack/sandbox", "https"],
-        ),
-        (
-            "a wrong kind of key",
-            good.replace("provider = \"slack\"", "provider = \"stripe\"")
-                .replace("user_scopes = [\"search:read\"]", ""),
-            &["flow stripe/sandbox", "no Stripe API key"],
-        ),
-        ("no such target", good.replace("https://app.example.com/done", "/done"), &["return_targets"]),
-    ];
-    for (_, text, words) in cases {
-        let folder = folder_with(&text);
-        let output = palisade(&["serve", "--config", &path_of(&folder)]).env("TEST_SLACK", SLACK).output().unwrap();
-        ends(&output, 2, words);
-    }
-}
-
 #[test]
 fn emulated_senders_say_their_credentials_and_begin_with_what_was_asked_for() {
     let basic = |user: &str, password: &str| {
@@ -558,7 +431,7 @@ fn emulated_senders_say_their_credentials_and_begin_with_what_was_asked_for() {
 }
 
 /// Waits until an answer satisfies a condition; the process's own time decides how long that takes.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = std::time::Instant::now();
     while !holds() {
         assert!(begin.elapsed() < std::time::Duration::from_secs(60), "never: {what}");
@@ -639,6 +512,6 @@ fn a_whole_life_at_trace_level_shows_no_secret() {
     runtime.block_on(emulator.shutdown());
 }
 
-fn files(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {
+pub(crate) fn files(folder: &Path) -> impl Iterator<Item = std::path::PathBuf> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file())
 }

@@ -56,7 +56,7 @@ pub(crate) fn connection() -> ConnectionConfig {
         provider: "stripe".to_owned(),
         account: None,
         base_url: None,
-        credential: Scheme::Bearer("sk_test_fixture".into()),
+        credential: Scheme::Bearer("sk_test_fixture".into()).into(),
     }
 }
 

@@ -61,7 +61,7 @@ async fn a_credential_is_sealed_once_and_replaced_when_it_changed() {
     assert!(!first.blob.windows(8).any(|part| part == b"sk_test_"), "it is stored in plain");
     fixture.hub.connect(&config).await.unwrap();
     assert_eq!(sealed().await, first, "unchanged");
-    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
+    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()).into(), ..config.clone() };
     fixture.hub.connect(&changed).await.unwrap();
     assert_eq!(sealed().await.generation, 2);
 
@@ -99,7 +99,7 @@ async fn a_connection_is_enqueued_when_it_is_new_and_keeps_its_state_otherwise()
     set(ConnectionState::Disconnected).await;
     fixture.hub.connect(&config).await.unwrap();
     assert_eq!(state().await, ConnectionState::Disconnected);
-    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
+    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()).into(), ..config.clone() };
     fixture.hub.connect(&changed).await.unwrap();
     assert_eq!(state().await, ConnectionState::Active);
     // Fails when one tenant can take over the connection of another, or it can be moved to another environment.
@@ -107,7 +107,11 @@ async fn a_connection_is_enqueued_when_it_is_new_and_keeps_its_state_otherwise()
     assert_eq!(fixture.hub.connect(&stolen).await.unwrap_err().kind(), ErrorKind::Config);
     let moved = ConnectionConfig { environment: "sandbox".into(), ..config };
     let error = fixture.hub.connect(&moved).await.unwrap_err();
-    assert!(error.kind() == ErrorKind::Config && error.message().contains("production"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Config);
+    for says in ["in the environment production", "leave environment out", "an id of its own", "disconnect acme-stripe"]
+    {
+        assert!(error.message().contains(says), "{says} in {error}");
+    }
 }
 
 // Fails when what a person disconnected is connected again because the hub started anew.
@@ -134,7 +138,7 @@ async fn a_connection_that_a_person_disconnected_stays_so_until_somebody_wants_i
         assert_eq!(state().await, ConnectionState::Disconnected);
         assert!(erased().await, "and nothing is sealed for it again");
     }
-    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()), ..config.clone() };
+    let changed = ConnectionConfig { credential: Scheme::Bearer("sk_test_another".into()).into(), ..config.clone() };
     start(&changed).await;
     assert_eq!(state().await, ConnectionState::Active, "its credential is another one");
     disconnect().await;

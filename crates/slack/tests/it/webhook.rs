@@ -133,6 +133,26 @@ fn an_event_belongs_to_the_installation_it_was_sent_for() {
     assert_eq!(of(Value::Null, json!({})).as_deref(), Some("E1"));
 }
 
+/// Fails when a command or a button of an app that is installed for a whole organization is given to one workspace, whose
+/// connection there is none.
+#[test]
+fn what_a_person_does_belongs_to_the_installation_too() {
+    let command = |more: &str| only(&format!("command=%2Fx&team_id=T1&enterprise_id=E1&trigger_id=1{more}")).account;
+    assert_eq!(command("&is_enterprise_install=false").as_deref(), Some("T1"));
+    assert_eq!(command("").as_deref(), Some("T1"));
+    assert_eq!(command("&is_enterprise_install=true").as_deref(), Some("E1"));
+    let pressed = |whole: bool, enterprise: Value| {
+        let payload = json!({"type": "block_actions", "trigger_id": "1", "team": {"id": "T1"}, "enterprise": enterprise,
+            "is_enterprise_install": whole});
+        let payload = payload.to_string();
+        let form = url::form_urlencoded::Serializer::new(String::new()).append_pair("payload", &payload).finish();
+        only(&form).account
+    };
+    assert_eq!(pressed(false, json!({"id": "E1"})).as_deref(), Some("T1"));
+    assert_eq!(pressed(true, json!({"id": "E1"})).as_deref(), Some("E1"));
+    assert_eq!(pressed(true, Value::Null).as_deref(), Some("T1"), "what names no organization is the workspace's");
+}
+
 /// Fails when our own message comes back as news, or somebody else's does not.
 #[test]
 fn what_our_own_app_caused_is_no_news() {

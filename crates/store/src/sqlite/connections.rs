@@ -1,6 +1,6 @@
 //! Connections and sealed credentials. Secrets come sealed and are stored as they come.
 
-use palisade_core::store::{Connection as Account, ConnectionState, SealedCredential};
+use palisade_core::store::{AccountKey, Connection as Account, ConnectionState, SealedCredential};
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -56,6 +56,26 @@ pub(super) fn list(connection: &Connection, after: Option<&ConnectionId>, limit:
     let from = if after.is_some() { "WHERE id > ?1" } else { "WHERE ?1 IS NULL" };
     let mut statement = connection.prepare_cached(&format!("{SELECT} {from} ORDER BY id LIMIT ?2"))?;
     let mut rows = statement.query(params![after.map(ConnectionId::as_str), limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(account(row)?);
+    }
+    Ok(found)
+}
+
+/// Lists the connections of one account.
+pub(super) fn of_account(
+    connection: &Connection,
+    key: &AccountKey,
+    after: Option<&ConnectionId>,
+    limit: u32,
+) -> Result<Vec<Account>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "{SELECT} WHERE account = ?1 AND provider = ?2 AND environment = ?3 AND id > ?4 ORDER BY id LIMIT ?5"
+    ))?;
+    // No id is less than the empty one, and no connection is called so.
+    let after = after.map_or("", ConnectionId::as_str);
+    let mut rows = statement.query(params![key.account, key.provider, key.environment.as_str(), after, limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(account(row)?);

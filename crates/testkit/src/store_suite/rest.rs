@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, ConnectionState, PAUSES_MAX, Pause, SealedCredential, Store,
+    AccountKey, CallCounts, CallRecord, Connection, ConnectionState, PAUSES_MAX, Pause, SealedCredential, Store,
 };
 use palisade_core::{ErrorKind, Outcome, Timestamp};
 
@@ -34,6 +34,53 @@ pub async fn connections_are_kept_and_listed_by_id(store: &dyn Store) {
         let found = ok(store.connections(after.map(Into::into), limit).await);
         let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
         same(ids, wanted, &format!("after {after:?}"));
+    }
+}
+
+/// The connections of one account are found in any state, by id and in pages: those of no other provider, environment or
+/// account, and none that has no account.
+pub async fn the_connections_of_an_account_are_found(store: &dyn Store) {
+    let one = |id: &str, provider: &str, environment: &str, account: Option<&str>| Connection {
+        id: id.into(),
+        tenant: id.into(),
+        provider: provider.to_owned(),
+        environment: environment.into(),
+        account: account.map(str::to_owned),
+        base_url: None,
+        state: ConnectionState::Active,
+        created_at: Timestamp(1),
+    };
+    for (id, provider, environment, account) in [
+        ("c", "slack", "production", Some("T1")),
+        ("a", "slack", "production", Some("T1")),
+        ("b", "slack", "production", Some("T2")),
+        ("d", "slack", "sandbox", Some("T1")),
+        ("e", "stripe", "production", Some("T1")),
+        ("f", "slack", "production", None),
+        ("g", "slack", "production", Some("")),
+    ] {
+        ok(store.put_connection(one(id, provider, environment, account)).await);
+    }
+    let gone = one("h", "slack", "production", Some("T1"));
+    ok(store.put_connection(Connection { state: ConnectionState::Disconnected, ..gone.clone() }).await);
+    // One that changes its account is found under the new one only.
+    ok(store.put_connection(one("i", "slack", "production", Some("T1"))).await);
+    ok(store.put_connection(one("i", "slack", "production", Some("T2"))).await);
+    for (account, after, limit, wanted) in [
+        ("T1", None, 9, vec!["a", "c", "h"]),
+        ("T1", None, 2, vec!["a", "c"]),
+        ("T1", Some("a"), 1, vec!["c"]),
+        ("T1", Some("h"), 9, vec![]),
+        ("T1", None, 0, vec![]),
+        ("T2", None, 9, vec!["b", "i"]),
+        ("", None, 9, vec!["g"]),
+        ("t1", None, 9, vec![]),
+    ] {
+        let key =
+            AccountKey { provider: "slack".to_owned(), environment: "production".into(), account: account.to_owned() };
+        let found = ok(store.connections_of(key, after.map(Into::into), limit).await);
+        let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
+        same(ids, wanted, &format!("{account:?} after {after:?}"));
     }
 }
 

@@ -26,7 +26,7 @@ use crate::store::{
 /// How long a link of a connect session works.
 pub const SESSION_LIFE: Duration = Duration::from_secs(30 * 60);
 /// Writes that lose against another one before it is said.
-const WRITES_MAX: usize = 3;
+pub(super) const WRITES_MAX: usize = 3;
 /// How often a provider is asked to revoke a grant before it is given up and said.
 const REVOCATIONS_MAX: u32 = 3;
 /// What lies between two of them.
@@ -40,15 +40,15 @@ pub struct Connector {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    store: Arc<dyn Store>,
-    vault: Arc<Vault>,
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) vault: Arc<Vault>,
     clock: Arc<dyn Clock>,
-    random: Arc<dyn Random>,
+    pub(super) random: Arc<dyn Random>,
     browser_flows: BTreeMap<String, Arc<OAuth2Flow>>,
     flows: BTreeMap<String, Arc<dyn Flow>>,
     targets: ReturnTargets,
-    tokens: Option<Arc<TokenSource>>,
+    pub(super) tokens: Option<Arc<TokenSource>>,
     accounts: Accounts,
 }
 
@@ -604,7 +604,11 @@ impl Connector {
         self.inner.browser_flows.get(name).map(|flow| flow.config())
     }
 
-    fn flow(&self, name: &str) -> Result<&Arc<dyn Flow>> {
+    pub(super) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(super) fn flow(&self, name: &str) -> Result<&Arc<dyn Flow>> {
         self.inner.flows.get(name).ok_or_else(|| no_flow(name))
     }
 

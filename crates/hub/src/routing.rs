@@ -1,0 +1,275 @@
+//! Whose events an endpoint receives: those of one connection, or those of every connection of its provider and
+//! environment, each by the account its event names.
+//!
+//! One app (of Slack, of Stripe Connect) is installed in many accounts, and all of them post to one URL. An event is
+//! kept once for every connection of its account, under an endpoint id of that connection: two tenants that connected
+//! one workspace each get it, once. An event of an account nobody connected is kept as ignored, under
+//! [`NO_CONNECTION`]: it is acknowledged, because sending it again changes nothing, and it can be seen.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use palisade_core::store::{AccountKey, Connection, ConnectionState, NO_CONNECTION, NewDelivery, NewEvent};
+use palisade_core::{ConnectionId, EndpointId, Environment, Provider, Result, Secret};
+
+use crate::hub::{ConnectionConfig, EndpointConfig, Shared, wrong};
+use crate::unreadable;
+
+/// Connections of one account read at once.
+const FOUND_AT_ONCE: u32 = 500;
+
+/// A URL to which a provider posts the events of every account that connected the product's app:
+/// `POST /webhooks/{name}`. Each event goes to the connections of the account it names.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; checked by the builder")]
+pub struct AppEndpointConfig {
+    /// The last part of its path.
+    pub name: String,
+    /// The provider that posts.
+    pub provider: String,
+    /// The environment whose connections are served.
+    pub environment: Environment,
+    /// The app's signing secrets; several while one is rotated, none answers 503. Whoever knows one can name any
+    /// account: a secret that a customer has (of an endpoint of their own account) does not belong here.
+    pub secrets: Vec<Secret>,
+}
+
+/// An endpoint as it works.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) name: String,
+    pub(crate) provider: String,
+    pub(crate) secrets: Vec<Secret>,
+    pub(crate) to: To,
+}
+
+/// Whom an endpoint's events belong to.
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    /// One connection.
+    Connection(ConnectionId),
+    /// The connections of the account each event names, in one environment.
+    Account(Environment),
+}
+
+impl Endpoint {
+    /// Tells whether a connection's events come here.
+    pub(crate) fn serves(&self, connection: &Connection) -> bool {
+        match &self.to {
+            To::Connection(id) => *id == connection.id,
+            To::Account(environment) => {
+                let of_it = self.provider == connection.provider && *environment == connection.environment;
+                of_it && connection.account.is_some()
+            }
+        }
+    }
+
+    /// Returns the id a connection's events are kept under: with the event's own id it says what is a repeat.
+    pub(crate) fn id_for(&self, connection: &ConnectionId) -> EndpointId {
+        match &self.to {
+            To::Connection(_) => EndpointId::new(self.name.as_str()),
+            To::Account(_) => EndpointId::new(format!("{}/{connection}", self.name)),
+        }
+    }
+
+    /// Returns the id under which events are kept that belong to no connection.
+    fn id_for_none(&self) -> EndpointId {
+        EndpointId::new(self.name.as_str())
+    }
+}
+
+/// Checks the endpoints of a hub and gives them by name.
+///
+/// # Errors
+/// [`palisade_core::ErrorKind::Config`] naming the endpoint and what is wrong with it.
+pub(crate) fn endpoints(
+    providers: &BTreeMap<&'static str, std::sync::Arc<dyn Provider>>,
+    connections: &[ConnectionConfig],
+    fixed: Vec<EndpointConfig>,
+    of_apps: Vec<AppEndpointConfig>,
+) -> Result<BTreeMap<String, Endpoint>> {
+    let fixed = fixed.into_iter().map(|EndpointConfig { name, provider, connection, secrets }| Endpoint {
+        name,
+        provider,
+        secrets,
+        to: To::Connection(connection),
+    });
+    let of_apps = of_apps.into_iter().map(|AppEndpointConfig { name, provider, environment, secrets }| Endpoint {
+        name,
+        provider,
+        secrets,
+        to: To::Account(environment),
+    });
+    let mut endpoints: BTreeMap<String, Endpoint> = BTreeMap::new();
+    for endpoint in fixed.chain(of_apps) {
+        let name = endpoint.name.clone();
+        let provider = providers.get(endpoint.provider.as_str());
+        let Some(webhook) = provider.and_then(|provider| provider.webhook()) else {
+            return Err(wrong(format!(
+                "endpoint {name} names a provider that is not part of the hub or has no webhooks"
+            )));
+        };
+        for secret in &endpoint.secrets {
+            webhook
+                .check_secret(secret)
+                .map_err(|error| wrong(format!("a secret of endpoint {name} cannot be used: {}", error.message())))?;
+        }
+        match &endpoint.to {
+            To::Connection(id) => {
+                // A connection given at run time is not known here; one that is known must be of the same provider.
+                let known = connections.iter().find(|connection| connection.id == *id);
+                if known.is_some_and(|connection| connection.provider != endpoint.provider) {
+                    return Err(wrong(format!("endpoint {name} and its connection are of different providers")));
+                }
+            }
+            To::Account(_) if !webhook.names_account() => {
+                let provider = &endpoint.provider;
+                return Err(wrong(format!(
+                    "endpoint {name} cannot serve many connections: events of {provider} cannot be given to \
+                     connections by the account they name"
+                )));
+            }
+            To::Account(_) => {}
+        }
+        if endpoints.insert(name.clone(), endpoint).is_some() {
+            return Err(wrong(format!("endpoint {name} is given twice")));
+        }
+    }
+    // Events of an app's endpoint are kept under its name, a slash and the connection.
+    let of_apps = endpoints.values().filter(|endpoint| matches!(endpoint.to, To::Account(_)));
+    for app in of_apps {
+        let within = |name: &&String| name.strip_prefix(app.name.as_str()).is_some_and(|rest| rest.starts_with('/'));
+        if let Some(inner) = endpoints.keys().find(within) {
+            return Err(wrong(format!("the endpoints {} and {inner} cannot be told apart", app.name)));
+        }
+    }
+    Ok(endpoints)
+}
+
+/// Says where a connection's webhooks arrive: at its own endpoint, the first by name; or at that of its app; or, where it
+/// has neither, at one that bears its id.
+pub(crate) fn endpoint_of(
+    endpoints: &BTreeMap<String, Endpoint>,
+) -> impl Fn(&Connection) -> EndpointId + Send + Sync + use<> {
+    let mut own: BTreeMap<ConnectionId, EndpointId> = BTreeMap::new();
+    let mut of_apps: BTreeMap<(String, Environment), Endpoint> = BTreeMap::new();
+    for endpoint in endpoints.values() {
+        let Endpoint { name, provider, to, .. } = endpoint;
+        match to {
+            To::Connection(id) => {
+                own.entry(id.clone()).or_insert_with(|| endpoint.id_for(id));
+            }
+            To::Account(environment) => {
+                let (name, provider, to) = (name.clone(), provider.clone(), To::Account(environment.clone()));
+                let key = (provider.clone(), environment.clone());
+                of_apps.entry(key).or_insert(Endpoint { name, provider, secrets: Vec::new(), to });
+            }
+        }
+    }
+    move |connection| {
+        let of_app = || of_apps.values().find(|endpoint| endpoint.serves(connection));
+        let id = own.get(&connection.id).cloned().or_else(|| of_app().map(|endpoint| endpoint.id_for(&connection.id)));
+        id.unwrap_or_else(|| EndpointId::new(connection.id.as_str()))
+    }
+}
+
+/// What became of a delivery's events.
+pub(crate) struct Routed {
+    /// What is to be stored, in one commit.
+    pub(crate) deliveries: Vec<NewDelivery>,
+    /// Whether none of the events belongs to a connection.
+    pub(crate) nobodys: bool,
+}
+
+/// Gives each event of a delivery to the connections it belongs to.
+///
+/// # Errors
+/// [`palisade_core::ErrorKind::Store`] when they cannot be looked up: nothing may be acknowledged.
+pub(crate) async fn route(shared: &Shared, endpoint: &Endpoint, delivery: Unrouted) -> Result<Routed> {
+    let environment = match &endpoint.to {
+        To::Connection(id) => {
+            let deliveries = vec![delivery.whole(endpoint.id_for(id), id.clone())];
+            return Ok(Routed { deliveries, nobodys: false });
+        }
+        To::Account(environment) => environment,
+    };
+    let mut found: BTreeMap<Option<String>, Vec<ConnectionId>> = BTreeMap::new();
+    for account in delivery.events.iter().map(|event| &event.account) {
+        if !found.contains_key(account) {
+            found.insert(account.clone(), connected(shared, endpoint, environment, account.as_deref()).await?);
+        }
+    }
+    let nobodys = found.values().all(Vec::is_empty);
+    let parts = if found.len() > 1 { delivery.apart() } else { vec![delivery] };
+    let mut deliveries = Vec::with_capacity(parts.len());
+    for mut part in parts {
+        let account = part.events.first().and_then(|event| event.account.clone());
+        let connections = found.get(&account).map(Vec::as_slice).unwrap_or_default();
+        if connections.is_empty() {
+            tracing::debug!(endpoint = endpoint.name, account, "an event of an account nobody connected");
+            for event in &mut part.events {
+                // What cannot be read names nobody, and somebody must look at it.
+                event.wanted = event.kind == unreadable::KIND;
+            }
+            deliveries.push(part.whole(endpoint.id_for_none(), ConnectionId::new(NO_CONNECTION)));
+            continue;
+        }
+        deliveries.extend(connections.iter().map(|id| part.clone().whole(endpoint.id_for(id), id.clone())));
+    }
+    Ok(Routed { deliveries, nobodys })
+}
+
+/// Finds the connections of an account. What was disconnected gets nothing any more.
+async fn connected(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    environment: &Environment,
+    account: Option<&str>,
+) -> Result<Vec<ConnectionId>> {
+    let Some(account) = account else { return Ok(Vec::new()) };
+    let key = AccountKey {
+        provider: endpoint.provider.clone(),
+        environment: environment.clone(),
+        account: account.to_owned(),
+    };
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = shared.store.connections_of(key.clone(), after, FOUND_AT_ONCE).await?;
+        let full = page.len() >= FOUND_AT_ONCE as usize;
+        after = page.last().map(|last| last.id.clone());
+        let wanted = page.into_iter().filter(|connection| connection.state != ConnectionState::Disconnected);
+        found.extend(wanted.map(|connection| connection.id));
+        if !full {
+            return Ok(found);
+        }
+    }
+}
+
+/// A delivery whose events are read and belong to nobody yet.
+#[derive(Clone)]
+pub(crate) struct Unrouted {
+    pub(crate) provider: String,
+    pub(crate) received_at: palisade_core::Timestamp,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Bytes,
+    pub(crate) events: Vec<NewEvent>,
+}
+
+impl Unrouted {
+    /// Gives all of it to one connection.
+    fn whole(self, endpoint: EndpointId, connection: ConnectionId) -> NewDelivery {
+        let Self { provider, received_at, headers, body, events } = self;
+        NewDelivery { endpoint, connection, provider, received_at, headers, body, events }
+    }
+
+    /// Takes it apart, each event with its own bytes as body: nobody is given what belongs to another.
+    fn apart(self) -> Vec<Self> {
+        let Self { provider, received_at, headers, body, events } = self;
+        let alone = |mut event: NewEvent| {
+            let body = event.payload.take().unwrap_or_else(|| body.clone());
+            let (provider, headers) = (provider.clone(), headers.clone());
+            Self { provider, received_at, headers, body, events: vec![event] }
+        };
+        events.into_iter().map(alone).collect()
+    }
+}
