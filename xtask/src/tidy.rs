@@ -36,8 +36,10 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         &[
             "palisade-core",
             "palisade-google",
+            "palisade-sendgrid",
             "palisade-slack",
             "palisade-stripe",
+            "palisade-twilio",
             "palisade-store",
             "palisade-hub",
             "palisade-emulator",

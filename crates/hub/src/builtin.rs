@@ -11,20 +11,20 @@ use palisade_core::{Error, ErrorKind, Provider, Result, Secret};
 use palisade_google::webhook::Jwks;
 use palisade_google::{GoogleProvider, GoogleWebhook};
 use palisade_sendgrid::{SendGridProvider, SendGridWebhook};
-use palisade_slack::{SlackProvider, SlackWebhook};
+use palisade_slack::{SlackProvider, SlackSource, SlackWebhook};
 use palisade_stripe::StripeProvider;
 use palisade_stripe::webhook::StripeWebhook;
 use palisade_twilio::{TwilioProvider, TwilioWebhook};
 
-use crate::config::{Connection, Credential, Flow, Known};
+use crate::config::{Apps, Connection, Credential, Flow, Known};
 use crate::credential::{ConnectionCredential, ServiceAccount};
 
 /// An adapter as the binary configures it.
 pub(crate) struct Builtin {
     /// Its name in the configuration.
     pub(crate) name: &'static str,
-    /// Makes it.
-    pub(crate) provider: fn() -> Arc<dyn Provider>,
+    /// Makes it, by what the product's app may do.
+    pub(crate) provider: fn(&Apps) -> Arc<dyn Provider>,
     /// Checks an API key and says how it is sent.
     pub(crate) credential: fn(Secret) -> Result<Scheme>,
     /// Makes its own flow, where it has one.
@@ -58,11 +58,11 @@ pub(crate) type MakeWebhook = fn(Option<&[u8]>) -> Result<Box<dyn Webhook>>;
 /// Every adapter.
 #[rustfmt::skip]
 pub(crate) const BUILTIN: &[Builtin] = &[
-    Builtin { name: "google", provider: || Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: Some(google_flow), service_accounts: Some(GOOGLE_ACCOUNTS) },
-    Builtin { name: "slack", provider: || Arc::new(SlackProvider::new()), credential: palisade_slack::auth::token, flow: Some(slack_flow), service_accounts: None },
-    Builtin { name: "stripe", provider: || Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key, flow: Some(stripe_flow), service_accounts: None },
-    Builtin { name: "twilio", provider: || Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential, flow: None, service_accounts: None },
-    Builtin { name: "sendgrid", provider: || Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key, flow: None, service_accounts: None },
+    Builtin { name: "google", provider: |_| Arc::new(GoogleProvider::new()), credential: palisade_google::auth::access_token, flow: Some(google_flow), service_accounts: Some(GOOGLE_ACCOUNTS) },
+    Builtin { name: "slack", provider: |apps| Arc::new(SlackProvider::new().copying(SlackSource::new().reading(apps.slack_history))), credential: palisade_slack::auth::token, flow: Some(slack_flow), service_accounts: None },
+    Builtin { name: "stripe", provider: |_| Arc::new(StripeProvider::new()), credential: palisade_stripe::auth::api_key, flow: Some(stripe_flow), service_accounts: None },
+    Builtin { name: "twilio", provider: |_| Arc::new(TwilioProvider::new()), credential: palisade_twilio::auth::credential, flow: None, service_accounts: None },
+    Builtin { name: "sendgrid", provider: |_| Arc::new(SendGridProvider::new()), credential: palisade_sendgrid::auth::api_key, flow: None, service_accounts: None },
 ];
 
 const GOOGLE_ACCOUNTS: ServiceAccounts = ServiceAccounts {
@@ -215,7 +215,8 @@ pub(crate) fn with_known<T>(read: impl FnOnce(Known<'_>) -> T) -> T {
     let having = |has: fn(&Builtin) -> bool| BUILTIN.iter().filter(move |one| has(one)).map(|one| one.name).collect();
     let flows: Vec<&str> = having(|one| one.flow.is_some());
     let service_accounts: Vec<&str> = having(|one| one.service_accounts.is_some());
-    let accounts: Vec<&str> = having(|one| (one.provider)().webhook().is_some_and(Webhook::names_account));
+    let accounts: Vec<&str> =
+        having(|one| (one.provider)(&Apps::default()).webhook().is_some_and(Webhook::names_account));
     read(Known { providers: &providers, flows: &flows, service_accounts: &service_accounts, accounts: &accounts })
 }
 
@@ -227,4 +228,41 @@ pub(crate) fn find(name: &str) -> Option<&'static Builtin> {
 /// Finds a signature scheme.
 pub(crate) fn webhook(name: &str) -> Option<&'static Verifier> {
     WEBHOOKS.iter().find(|verifier| verifier.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use palisade_core::sync::{Next, Site, Span};
+    use palisade_core::{Call, Timestamp};
+    use palisade_slack::HistoryRule;
+
+    use super::*;
+
+    /// Fails when the binary's Slack does not know the rule of the configuration.
+    #[test]
+    fn slack_reads_messages_as_fast_as_the_configuration_says() {
+        for (rule, limit) in [(HistoryRule::Full, "200"), (HistoryRule::Limited, "15")] {
+            let provider = (find("slack").unwrap().provider)(&Apps { slack_history: rule });
+            let source = provider.source().unwrap();
+            let site = Site {
+                base_url: "https://slack.com".into(),
+                connection: "birch".into(),
+                tenant: "acme".into(),
+                account: None,
+                page_size: 200,
+            };
+            let joined = r#"{"ok":true,"channels":[{"id":"C1","name":"general","is_channel":true,"is_member":true}]}"#;
+            let answer = http::Response::new(Bytes::from_static(joined.as_bytes()));
+            let page = source
+                .page(&"messages".into(), None, &answer, Span::second(Timestamp::from_seconds(1_790_000_000)))
+                .unwrap();
+            let Next::More(cursor) = page.next else { panic!("there is a conversation to read") };
+            let request = source.request(&site, &"messages".into(), Some(&cursor)).unwrap();
+            let form = String::from_utf8_lossy(request.body());
+            assert!(form.split('&').any(|pair| pair == format!("limit={limit}")), "{rule:?}: {form}");
+            let bucket = request.extensions().get::<Call>().unwrap().operation.bucket;
+            assert_eq!(bucket.units == 1, rule == HistoryRule::Limited, "{rule:?}: {bucket:?}");
+        }
+    }
 }

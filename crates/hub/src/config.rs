@@ -18,6 +18,7 @@ mod sections;
 
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
+use palisade_slack::HistoryRule;
 
 use crate::gate::Network;
 pub use flows::{Flow, Known, StandardFlow};
@@ -44,6 +45,8 @@ pub struct Config {
     pub workers: Workers,
     /// How often streams are synced.
     pub sync: Sync,
+    /// What the product's apps may do at their providers.
+    pub apps: Apps,
     /// The URLs providers post to.
     pub endpoints: Vec<Endpoint>,
     /// The accounts.
@@ -116,6 +119,14 @@ pub struct Log {
     pub filter: String,
     /// JSON lines instead of text.
     pub json: bool,
+}
+
+/// What the product's apps may do at their providers, where that differs from one app to another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Apps {
+    /// How fast Slack lets the app read messages.
+    pub slack_history: HistoryRule,
 }
 
 /// How much is done at once.

@@ -104,7 +104,7 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
         Ok(secrets) => {
             report.add("secrets", Found::Ok("all can be read".to_owned()));
             for (endpoint, secrets) in config.endpoints.iter().zip(secrets.endpoints()) {
-                let provider = builtin::find(&endpoint.provider).map(|one| (one.provider)());
+                let provider = builtin::find(&endpoint.provider).map(|one| (one.provider)(&config.apps));
                 let streams = provider.map(|provider| watching::streams(provider.as_ref(), secrets));
                 if let Some(streams) = streams.filter(|streams| !streams.is_empty()) {
                     let found = notified(config.server.public_url.as_deref(), &endpoint.name, &streams);
@@ -150,7 +150,7 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
     for connection in &config.connections {
         let base_url = match (&connection.base_url, builtin::find(&connection.provider)) {
             (Some(base_url), _) => base_url.clone(),
-            (None, Some(one)) => (one.provider)().manifest().base_url.to_owned(),
+            (None, Some(one)) => (one.provider)(&config.apps).manifest().base_url.to_owned(),
             (None, None) => continue,
         };
         report.add(&format!("provider of connection {}", connection.id), reachable(&base_url).await);

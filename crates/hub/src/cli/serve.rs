@@ -327,7 +327,7 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
         .master_key(secrets.master_key)
         .settings(settings(config, secrets.admin));
     for one in builtin::BUILTIN {
-        builder = builder.shared_provider((one.provider)());
+        builder = builder.shared_provider((one.provider)(&config.apps));
     }
     builder = add_flows(builder, config, secrets.flows);
     builder = add_connections(builder, config, secrets.connections);

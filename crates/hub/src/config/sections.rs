@@ -8,10 +8,13 @@ use palisade_core::store::EVENT_ATTEMPTS_MAX;
 
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
+use palisade_slack::HistoryRule;
 
 use super::flows::read_flow;
 use super::reader::{Section, nearest};
-use super::{Admin, Config, Connection, Credential, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers};
+use super::{
+    Admin, Apps, Config, Connection, Credential, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -24,6 +27,7 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     let log = read_log(root.section("log"));
     let workers = read_workers(root.section("workers"));
     let sync = read_sync(root.section("sync"));
+    let apps = Apps { slack_history: read_slack(root.section("slack")) };
     let mut named = Vec::new();
     let mut connections = Vec::new();
     for section in root.sections("connection") {
@@ -42,7 +46,7 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     }
     root.finish();
     let (server, store, master_key) = (server?, store?, master_key?);
-    Some(Config { server, store, master_key, log, workers, sync, endpoints, connections, flows })
+    Some(Config { server, store, master_key, log, workers, sync, apps, endpoints, connections, flows })
 }
 
 fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
@@ -163,6 +167,13 @@ fn read_log(mut section: Section<'_, '_>) -> Log {
     let json = section.word("format", &[("text", false), ("json", true)]).is_some_and(|(_, json)| json);
     section.finish();
     Log { filter, json }
+}
+
+fn read_slack(mut section: Section<'_, '_>) -> HistoryRule {
+    let rules = [("full", HistoryRule::Full), ("limited", HistoryRule::Limited)];
+    let history = section.word("history", &rules).map(|(_, rule)| rule).unwrap_or_default();
+    section.finish();
+    history
 }
 
 fn read_workers(mut section: Section<'_, '_>) -> Workers {

@@ -52,6 +52,14 @@ fn a_good_file_is_read() {
     assert_eq!(config.connections[0].credential, Credential::Key(SecretRef::Env("KEY".to_owned())));
 }
 
+#[test]
+fn how_fast_slack_lets_the_app_read_is_a_word() {
+    let config = Config::parse(&format!("{GOOD}[slack]\nhistory = \"limited\"\n"), KNOWN).unwrap();
+    assert_eq!(config.apps, Apps { slack_history: HistoryRule::Limited });
+    assert_eq!(Config::parse(GOOD, KNOWN).unwrap().apps, Apps::default());
+    check("[vault]", "[slack]\nhistory = \"slow\"\n[vault]", Some(5), &["history", "full", "limited"]);
+}
+
 const ACCOUNTS: &str = r#"
 [server]
 admin = "open"
