@@ -187,6 +187,20 @@ pub trait Webhook: Send + Sync {
         false
     }
 
+    /// Tells whether the events of one URL may be believed in whose account they name when this secret vouches for them:
+    /// not when somebody outside the product's own house knows it.
+    fn vouches_for_accounts(&self, secret: &Secret) -> bool {
+        let _ = secret;
+        true
+    }
+
+    /// Tells whether an event says of itself that it is of the provider's sandbox. Some providers post such events to
+    /// the URL of production too.
+    fn of_sandbox(&self, payload: &Bytes) -> bool {
+        let _ = payload;
+        false
+    }
+
     /// Tells whether events of this type may say that the account's owner ended the connection's grant at the provider.
     /// Such events are always handled.
     fn may_end_grant(&self, kind: &str) -> bool {

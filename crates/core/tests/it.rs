@@ -7,3 +7,5 @@ mod http_transport;
 mod mutual_tls;
 #[path = "it/secrecy.rs"]
 mod secrecy;
+#[path = "it/standard_webhooks.rs"]
+mod standard_webhooks;

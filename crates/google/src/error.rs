@@ -249,6 +249,18 @@ impl Answer {
                 )
             }
             (429, _) => Row::throttled("too many requests"),
+            // Also as 401 and 403: it is the address that is refused, and no token helps.
+            (
+                400 | 401 | 403,
+                "push.webhookUrlNotHttps"
+                | "push.webhookUrlUnauthorized"
+                | "webhookUrlNotHttps"
+                | "webhookUrlUnauthorized",
+            ) => Row::refused(
+                K::Config,
+                "Google does not post to this address: it must be https, with a valid certificate, at a domain that is \
+                 verified for the project",
+            ),
             (403, code) => forbidden(code),
             (400 | 401, "invalid_grant" | "invalid_client" | "unauthorized_client") => {
                 Row::refused(K::Auth, "the grant or client was refused")
@@ -259,10 +271,6 @@ impl Answer {
                     .telling("This Google account has no access to this service. Please connect another account.")
             }
             (400, "channelIdNotUnique") => Row::refused(K::Conflict, "a channel of this id was opened before"),
-            (400, "push.webhookUrlNotHttps" | "push.webhookUrlUnauthorized" | "webhookUrlNotHttps") => Row::refused(
-                K::Config,
-                "Google does not post to this address: it must be https, with a valid certificate",
-            ),
             (400, _) if self.location() == "pageToken" || self.location() == "syncToken" || self.names_page => {
                 Row::refused(K::CursorExpired, "the token to go on from is not valid any more")
             }

@@ -77,6 +77,11 @@ impl Webhook for GoogleWebhook {
         true
     }
 
+    /// The token of a single channel is known to whoever opened it, and a channel's calendar stands in a bare header.
+    fn vouches_for_accounts(&self, secret: &Secret) -> bool {
+        !matches!(Trust::read(secret), Ok(Trust::Channel(_)))
+    }
+
     fn published_keys(&self, delivery: &RawDelivery) -> Option<&dyn PublishedKeys> {
         (!channel::is_one(delivery)).then_some(&self.keys as &dyn PublishedKeys)
     }

@@ -266,6 +266,7 @@ impl Hub {
         let changed = known.as_ref() != Some(&connection);
         if changed {
             shared.store.put_connection(connection.clone()).await?;
+            shared.tokens.forget(id);
             shared.accounts.forget(id);
         }
         let fresh = shared.place_credential(&connection, &config.credential, false).await?;

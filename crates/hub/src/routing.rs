@@ -7,6 +7,7 @@
 //! [`NO_CONNECTION`]: it is acknowledged, because sending it again changes nothing, and it can be seen.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use palisade_core::store::{AccountKey, Connection, ConnectionState, NO_CONNECTION, NewDelivery, NewEvent};
@@ -56,7 +57,7 @@ impl Endpoint {
     /// Tells whether a connection's events come here.
     pub(crate) fn serves(&self, connection: &Connection) -> bool {
         match &self.to {
-            To::Connection(id) => *id == connection.id,
+            To::Connection(id) => *id == connection.id && self.provider == connection.provider,
             To::Account(environment) => {
                 let of_it = self.provider == connection.provider && *environment == connection.environment;
                 of_it && connection.account.is_some()
@@ -129,6 +130,12 @@ pub(crate) fn endpoints(
                      connections by the account they name"
                 )));
             }
+            To::Account(_) if !endpoint.secrets.iter().all(|secret| webhook.vouches_for_accounts(secret)) => {
+                return Err(wrong(format!(
+                    "endpoint {name} cannot serve many connections with the secret of a single channel: whoever opened it \
+                     could name any account"
+                )));
+            }
             To::Account(_) => {}
         }
         if endpoints.insert(name.clone(), endpoint).is_some() {
@@ -193,19 +200,26 @@ pub(crate) async fn route(shared: &Shared, endpoint: &Endpoint, delivery: Unrout
         }
         To::Account(environment) => environment,
     };
-    let mut found: BTreeMap<Option<String>, Vec<ConnectionId>> = BTreeMap::new();
-    for account in delivery.events.iter().map(|event| &event.account) {
-        if !found.contains_key(account) {
-            found.insert(account.clone(), connected(shared, endpoint, environment, account.as_deref()).await?);
+    let webhook = shared.providers.get(endpoint.provider.as_str()).and_then(|provider| provider.webhook());
+    let named = |event: &NewEvent, body: &Bytes| Named {
+        account: event.account.clone(),
+        of_sandbox: webhook.is_some_and(|webhook| webhook.of_sandbox(event.payload.as_ref().unwrap_or(body))),
+    };
+    let mut found: BTreeMap<Named, Vec<ConnectionId>> = BTreeMap::new();
+    for event in &delivery.events {
+        if let Entry::Vacant(new) = found.entry(named(event, &delivery.body)) {
+            let connections = connected(shared, endpoint, environment, new.key()).await?;
+            new.insert(connections);
         }
     }
     let nobodys = found.values().all(Vec::is_empty);
     let parts = if found.len() > 1 { delivery.apart() } else { vec![delivery] };
     let mut deliveries = Vec::with_capacity(parts.len());
     for mut part in parts {
-        let account = part.events.first().and_then(|event| event.account.clone());
-        let connections = found.get(&account).map(Vec::as_slice).unwrap_or_default();
+        let named = part.events.first().map(|event| named(event, &part.body));
+        let connections = named.as_ref().and_then(|named| found.get(named)).map(Vec::as_slice).unwrap_or_default();
         if connections.is_empty() {
+            let account = named.and_then(|named| named.account);
             tracing::debug!(endpoint = endpoint.name, account, "an event of an account nobody connected");
             for event in &mut part.events {
                 // What cannot be read names nobody, and somebody must look at it.
@@ -219,25 +233,34 @@ pub(crate) async fn route(shared: &Shared, endpoint: &Endpoint, delivery: Unrout
     Ok(Routed { deliveries, nobodys })
 }
 
-/// Finds the connections of an account. What was disconnected gets nothing any more.
+/// Whom an event names.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Named {
+    account: Option<String>,
+    of_sandbox: bool,
+}
+
+/// Finds the connections of an account. What was disconnected gets nothing any more, and a connection to production, at
+/// the provider's own address, nothing of the sandbox.
 async fn connected(
     shared: &Shared,
     endpoint: &Endpoint,
     environment: &Environment,
-    account: Option<&str>,
+    named: &Named,
 ) -> Result<Vec<ConnectionId>> {
-    let Some(account) = account else { return Ok(Vec::new()) };
-    let key = AccountKey {
-        provider: endpoint.provider.clone(),
-        environment: environment.clone(),
-        account: account.to_owned(),
-    };
+    let Some(account) = &named.account else { return Ok(Vec::new()) };
+    let key =
+        AccountKey { provider: endpoint.provider.clone(), environment: environment.clone(), account: account.clone() };
     let (mut found, mut after) = (Vec::new(), None);
     loop {
         let page = shared.store.connections_of(key.clone(), after, FOUND_AT_ONCE).await?;
         let full = page.len() >= FOUND_AT_ONCE as usize;
         after = page.last().map(|last| last.id.clone());
-        let wanted = page.into_iter().filter(|connection| connection.state != ConnectionState::Disconnected);
+        let crosses =
+            |connection: &Connection| named.of_sandbox && environment.is_production() && connection.base_url.is_none();
+        let wanted = page
+            .into_iter()
+            .filter(|connection| connection.state != ConnectionState::Disconnected && !crosses(connection));
         found.extend(wanted.map(|connection| connection.id));
         if !full {
             return Ok(found);

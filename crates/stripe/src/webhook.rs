@@ -65,6 +65,11 @@ impl Webhook for StripeWebhook {
         true
     }
 
+    /// A platform's live URL is told of the test mode of its accounts too (docs.stripe.com/connect/webhooks).
+    fn of_sandbox(&self, payload: &bytes::Bytes) -> bool {
+        Envelope::read(payload).is_ok_and(|envelope| envelope.livemode == Some(false))
+    }
+
     fn may_end_grant(&self, kind: &str) -> bool {
         kind == DEAUTHORIZED
     }

@@ -24,6 +24,9 @@ const SHARD_MAX: usize = 256;
 /// How long an account is taken for known. Another process may have connected it anew.
 const LOOK_EVERY: Duration = Duration::from_secs(5 * 60);
 
+/// How soon is asked again after it could not be said.
+const LOOK_SOON: Duration = Duration::from_secs(5);
+
 /// Says which account at the provider a connection is.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
@@ -137,7 +140,11 @@ impl Accounts {
             }
             Err(error) => {
                 tracing::debug!(%connection, %error, "the account of a connection could not be read");
-                self.last(connection)
+                let last = self.last(connection);
+                // Not asked again by each of the calls that wait for their turn.
+                let account = (last != *connection).then(|| last.clone());
+                shard.keep(connection, Told { account, look_at: Instant::now() + LOOK_SOON }, epoch);
+                last
             }
         }
     }
@@ -256,7 +263,12 @@ mod tests {
         book.broken.store(true, SeqCst);
         assert_eq!(accounts.of(&one).await.as_str(), "account T1", "what was known is better than nothing");
         assert_eq!(accounts.of(&"never".into()).await.as_str(), "never");
+        // Fails when every call of an outage asks a store that is slow to fail, one behind the other.
+        let asked = book.asked.load(SeqCst);
+        accounts.of(&one).await;
+        assert_eq!(book.asked.load(SeqCst), asked, "it was asked a moment ago");
         book.broken.store(false, SeqCst);
+        advance(LOOK_SOON).await;
         assert_eq!(accounts.of(&one).await.as_str(), "account T3");
     }
 

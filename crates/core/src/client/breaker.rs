@@ -294,6 +294,7 @@ mod tests {
             .count() as u32
     }
 
+    // Fails when it opens before `calls_min` calls, under the rate or one failure late, or tells a wait that stays.
     #[test]
     fn it_opens_at_the_rate_and_not_before_enough_calls() {
         let b = breaker(BreakerSettings::default());
@@ -310,6 +311,7 @@ mod tests {
         assert_eq!(run(&b, Health::Bad, 2, SECOND), 1);
     }
 
+    // Fails when failures from before the window still count, or those inside it go with them.
     #[test]
     fn old_calls_leave_the_window() {
         let b = breaker(BreakerSettings::default());
@@ -322,6 +324,7 @@ mod tests {
         assert_eq!(b.state(), BreakerState::Open);
     }
 
+    // Fails when a silent result counts as a failure, or one that arrives late is lost or empties the window.
     #[test]
     fn silent_results_and_other_peoples_clocks_do_not_count() {
         let b = breaker(BreakerSettings::default());
@@ -373,6 +376,7 @@ mod tests {
         assert_eq!(b.peek(now), Err(Duration::from_secs(10)));
     }
 
+    // Fails when an answer slower than `slow` counts as a good one.
     #[test]
     fn slow_answers_count_as_failures() {
         let b = breaker(BreakerSettings { slow: Some(Duration::from_secs(1)), ..Default::default() });
@@ -382,6 +386,7 @@ mod tests {
         assert_eq!(b.state(), BreakerState::Open);
     }
 
+    // Fails when time or results end a force, or a released breaker does not trip again.
     #[test]
     fn a_force_holds_until_released() {
         let b = breaker(BreakerSettings::default());
@@ -395,6 +400,7 @@ mod tests {
 
     proptest! {
         // Any order of attempts, drops and times: the counts stay sound and no more probes than allowed are out.
+        // Fails when a dropped probe keeps its place, an old result counts, or sums and buckets of the window part.
         #[test]
         fn never_more_probes_than_allowed(steps in proptest::collection::vec((0_u8..4, 0_u64..8), 1..400)) {
             let b = breaker(BreakerSettings { calls_min: 3, ..Default::default() });

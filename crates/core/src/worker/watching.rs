@@ -121,6 +121,13 @@ impl Inner {
             return Ok(Finish::followed_by(Vec::new()));
         };
         let asked_at = self.clock.now();
+        // Read before a channel is opened: one whose job cannot be written would tell for a week what nobody knows of.
+        let mut follow = Vec::new();
+        if open.as_ref().is_none_or(|before| before.is_over(asked_at)) {
+            // Nobody told of what happened while no channel was open.
+            let known = self.store.stream(key.clone()).await?;
+            follow.extend(known.cursor.map(|_| self.sync_job(&key, RunMode::Incremental, When::Now)));
+        }
         let next = match self.ask(&place, &watched).await {
             Ok(next) => next,
             Err(error) => {
@@ -132,12 +139,6 @@ impl Inner {
         if let Some(before) = open.as_ref().filter(|before| before.channel.is_some() && before.channel != next.channel)
         {
             self.unwatch(&place, watched.watcher, before).await;
-        }
-        let mut follow = Vec::new();
-        if open.is_none_or(|before| before.is_over(asked_at)) {
-            // Nobody told of what happened while no channel was open.
-            let known = self.store.stream(key.clone()).await?;
-            follow.extend(known.cursor.map(|_| self.sync_job(&key, RunMode::Incremental, When::Now)));
         }
         let at = renewal(&next, watched.spec, asked_at, phase(&key.connection));
         follow.push(self.watch_job(key, Some(next), at));

@@ -128,6 +128,7 @@ fn check(result: Result<Response<Bytes>>, kind: ErrorKind, outcome: Outcome) {
     assert!(!shown.contains("canary"), "{shown}");
 }
 
+// Fails when no connection or no such name counts as sent, or the address (`without_url`) stands in the error.
 #[tokio::test]
 async fn a_refused_connection_was_not_sent() {
     let server = Server::start(Manner::Reset).await;
@@ -151,6 +152,7 @@ async fn a_reset_before_the_answer_is_unknown_and_a_write_arrives_once() {
     assert_eq!(server.requests.load(SeqCst), 2);
 }
 
+// Fails when what came of a body that broke off is handed on as the whole, or its status as the provider's answer.
 #[tokio::test]
 async fn a_body_that_is_cut_is_unknown() {
     for cut in [
@@ -181,6 +183,7 @@ async fn a_body_over_the_cap_is_not_read_to_its_end() {
     }
 }
 
+// Fails when chunks are joined wrongly, or a body is not read to its end, so that each call connects anew.
 #[tokio::test]
 async fn whole_bodies_arrive_in_any_framing_and_connections_are_kept() {
     for answer in [
@@ -221,6 +224,7 @@ async fn a_redirect_is_not_followed() {
     assert_eq!(server.requests.load(SeqCst), 2);
 }
 
+// Fails when a proxy, certificate, key or user agent that cannot be read is left out instead of refused.
 #[tokio::test]
 async fn settings_that_cannot_be_used_are_refused_when_building() {
     let kind = |result: Result<HttpTransport>| result.map(|_| ()).unwrap_err().kind();
@@ -233,6 +237,7 @@ async fn settings_that_cannot_be_used_are_refused_when_building() {
     assert_eq!(kind(HttpTransport::builder().user_agent("a\nb").build()), ErrorKind::Config);
 }
 
+// Fails when a named proxy is passed by, or (where the environment names one) `no_proxy` is left out.
 #[tokio::test]
 async fn a_proxy_is_used_only_when_named() {
     let proxy = Server::start(Manner::Answer("HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nproxied")).await;

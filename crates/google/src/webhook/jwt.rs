@@ -4,14 +4,12 @@
 //! padding; audiences that are one text. What can be told without a key is told first, so that a forged token whose key
 //! is unknown does not cause a fetch of keys unless all else in it is right.
 
-use std::borrow::Cow;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use palisade_core::Timestamp;
 use palisade_core::webhook::Refusal;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{Jwks, PushTrust};
 
@@ -37,10 +35,10 @@ pub fn verify(token: &str, trusts: &[&PushTrust], keys: &Jwks, now: Timestamp) -
     let (header, claims) = signed.split_once('.').ok_or(MALFORMED)?;
     let header = decoded(header).ok_or(MALFORMED)?;
     let header: Header<'_> = serde_json::from_slice(&header).map_err(|_| MALFORMED)?;
-    if header.alg.as_deref() != Some("RS256") || header.crit {
+    if text(header.alg).as_deref() != Some("RS256") || header.crit.is_some() {
         return Err(Refusal::UnknownScheme);
     }
-    let key = header.kid.filter(|id| !id.is_empty()).ok_or(MALFORMED)?;
+    let key = text(header.kid).filter(|id| !id.is_empty()).ok_or(MALFORMED)?;
     let claims = decoded(claims).ok_or(MALFORMED)?;
     let claims: Claims<'_> = serde_json::from_slice(&claims).map_err(|_| MALFORMED)?;
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?;
@@ -52,56 +50,63 @@ pub fn verify(token: &str, trusts: &[&PushTrust], keys: &Jwks, now: Timestamp) -
     }
 }
 
-/// What is read of a token's head. A field that is there twice, or of another type, refuses the token.
+/// What is read of a token's head. A field that is there twice refuses the token.
 #[derive(Deserialize)]
 struct Header<'a> {
     #[serde(borrow)]
-    alg: Option<Cow<'a, str>>,
+    alg: Option<&'a RawValue>,
     #[serde(borrow)]
-    kid: Option<Cow<'a, str>>,
-    #[serde(default, deserialize_with = "present")]
-    crit: bool,
+    kid: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "even_null")]
+    crit: Option<&'a RawValue>,
 }
 
-/// What is read of its claims, as strictly.
+fn even_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// What is read of its claims. A value of another type than it should have counts as absent.
 #[derive(Deserialize)]
 struct Claims<'a> {
     #[serde(borrow)]
-    iss: Option<Cow<'a, str>>,
+    iss: Option<&'a RawValue>,
     #[serde(borrow)]
-    aud: Option<Cow<'a, str>>,
+    aud: Option<&'a RawValue>,
     #[serde(borrow)]
-    email: Option<Cow<'a, str>>,
-    email_verified: Option<bool>,
-    exp: Option<i64>,
-    iat: Option<i64>,
-}
-
-/// Tells that a field is there, whatever it holds.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(deserializer).map(|_| true)
+    email: Option<&'a RawValue>,
+    #[serde(borrow)]
+    email_verified: Option<&'a RawValue>,
+    #[serde(borrow)]
+    exp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    iat: Option<&'a RawValue>,
 }
 
 fn decoded(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }
 
+fn text(value: Option<&RawValue>) -> Option<String> {
+    serde_json::from_str(value?.get()).ok()
+}
+
 fn check(claims: &Claims<'_>, trusts: &[&PushTrust], now: Timestamp) -> Result<(), Refusal> {
-    if !claims.iss.as_deref().is_some_and(|issuer| ISSUERS.contains(&issuer)) {
+    if !text(claims.iss).is_some_and(|issuer| ISSUERS.contains(&issuer.as_str())) {
         return Err(Refusal::Untrusted("the token was not issued by Google"));
     }
-    let (audience, email) = (claims.aud.as_deref(), claims.email.as_deref());
-    let of_audience = |trust: &&&PushTrust| audience == Some(trust.audience.as_str());
+    let (audience, email) = (text(claims.aud), text(claims.email));
+    let of_audience = |trust: &&&PushTrust| audience.as_ref() == Some(&trust.audience);
     if !trusts.iter().any(|trust| of_audience(&trust)) {
         return Err(Refusal::Untrusted("the token is for another audience than the endpoint's subscription"));
     }
-    if !trusts.iter().filter(of_audience).any(|trust| email == Some(trust.email.as_str())) {
+    if !trusts.iter().filter(of_audience).any(|trust| email.as_ref() == Some(&trust.email)) {
         return Err(Refusal::Untrusted("the token is not of the subscription's service account"));
     }
-    if claims.email_verified != Some(true) {
+    if claims.email_verified.map(RawValue::get) != Some("true") {
         return Err(Refusal::Untrusted("the service account's e-mail address is not verified"));
     }
-    let (Some(expires), Some(issued)) = (claims.exp, claims.iat) else {
+    let seconds = |value: Option<&RawValue>| -> Option<i64> { serde_json::from_str(value?.get()).ok() };
+    let (Some(expires), Some(issued)) = (seconds(claims.exp), seconds(claims.iat)) else {
         return Err(Refusal::Malformed("the token does not say when it was issued and when it expires"));
     };
     let now = now.seconds();

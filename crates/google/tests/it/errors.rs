@@ -91,6 +91,8 @@ fn every_reason_has_its_kind() {
     check(any, 400, "failedPrecondition", NEVER, K::Permission);
     check(any, 400, "channelIdNotUnique", NEVER, K::Conflict);
     check(any, 400, "push.webhookUrlNotHttps", NEVER, K::Config);
+    // Fails when a connection is called broken because the hub's own address is not verified.
+    check(any, 401, "push.webhookUrlUnauthorized", NEVER, K::Config);
     check(any, 404, "notFound", NEVER, K::NotFound);
     check(any, 408, "timeout", IF_SAFE, K::Timeout);
     check(any, 409, "duplicate", NEVER, K::Conflict);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palisade_core::provider::Manifest;
 use palisade_core::store::{Run, RunMode, RunState};
-use palisade_core::{ConnectionId, Environment, Error, ErrorKind, Provider, Result, Secret, TenantId};
+use palisade_core::{ConnectionId, Environment, Error, ErrorKind, Provider, Result, Secret, TenantId, Timestamp};
 use palisade_emulator::stripe as emulated;
 use palisade_emulator::{Faults, Ledger};
 use palisade_stripe::StripeProvider;
@@ -188,7 +188,9 @@ pub(super) async fn kill_workers_in_mid_run(stage: &mut Stage, story: &Story, pr
     wait_for_a_page(stage).await?;
     enter(&stage.folder, Step::KillWorkers, progress)?;
     stage.kill().await;
-    // Looked at when nobody works any more: a run may have ended meanwhile.
+    // Looked at when nobody works any more, and when what the killed had given to the store is written (it writes in
+    // order; this removes nothing): the run may have ended meanwhile.
+    stage.hub.store().prune_pauses(Timestamp(i64::MIN), 1).await?;
     let run = full_run(stage).await?;
     stage.work();
     Ok(Killed {

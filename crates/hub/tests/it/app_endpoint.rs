@@ -16,6 +16,7 @@ use palisade_core::transport::HttpTransport;
 use palisade_core::{Error, ErrorKind};
 use palisade_emulator::slack::{Slack, SlackConfig, Workspace};
 use palisade_emulator::{Poster, WebhookFaults};
+use palisade_google::GoogleProvider;
 use palisade_hub::{Access, AppEndpointConfig, ConnectionConfig, Hub};
 use palisade_sendgrid::SendGridProvider;
 use palisade_slack::SlackProvider;
@@ -245,9 +246,10 @@ async fn an_event_of_an_account_nobody_connected_is_acknowledged_and_kept_as_ign
     slack.shutdown().await;
 }
 
-/// The envelope of a Stripe event of a connected account.
+/// The envelope of a Stripe event of a connected account's live mode.
 fn of_account(id: &str, kind: &str, account: Option<&str>) -> String {
-    let body = event(id, kind);
+    let body = event(id, kind).replace(r#""livemode":false"#, r#""livemode":true"#);
+    assert!(body.contains(r#""livemode":true"#), "{body}");
     match account {
         Some(account) => body.replacen('{', &format!(r#"{{"account":"{account}","#), 1),
         None => body,
@@ -296,8 +298,14 @@ async fn a_deauthorized_account_ends_its_own_connection_only() {
     for id in ["con_a", "acme-stripe"] {
         assert_eq!(state(id).await, ConnectionState::Active, "{id}");
     }
+    // Fails when the test mode of an account, which a platform's live URL is told of too, is taken for its live mode.
+    let tested = of_account("evt_4", GONE, Some("acct_A")).replace(r#""livemode":true"#, r#""livemode":false"#);
+    send("connect", tested).await;
+    assert_eq!(state("con_a").await, ConnectionState::Active);
     let nobodys = store.events(Some(EventState::Ignored), None, 10).await.unwrap();
-    assert_eq!(nobodys.iter().map(|e| e.event.id.as_str()).collect::<Vec<_>>(), ["evt_3"]);
+    let mut nobodys: Vec<_> = nobodys.iter().map(|e| e.event.id.as_str()).collect();
+    nobodys.sort_unstable();
+    assert_eq!(nobodys, ["evt_3", "evt_4"]);
 }
 
 // Fails when what cannot be read is ignored, or dies with a reason that helps nobody.
@@ -355,6 +363,7 @@ async fn an_apps_endpoint_that_cannot_work_is_refused() {
         let mut builder = Hub::builder()
             .provider(StripeProvider::new())
             .provider(SendGridProvider::new())
+            .provider(GoogleProvider::new())
             .store(Arc::new(MemoryStore::new()))
             .transport(Arc::new(NoNetwork))
             .master_key(master_key());
@@ -373,6 +382,8 @@ async fn an_apps_endpoint_that_cannot_work_is_refused() {
     check(vec![app("a", "stripe", "s")], Some("a/con_1"), "cannot be told apart");
     let sendgrid = AppEndpointConfig { secrets: Vec::new(), ..app("a", "sendgrid", "s") };
     check(vec![sendgrid], None, "cannot be given to connections");
+    let channel = r#"{"channel_id":"c","resource_id":"r","token":"t"}"#;
+    check(vec![app("a", "google", channel)], None, "the secret of a single channel");
     // One that belongs to a connection needs no account.
     assert_eq!(fixture().deliver(event("evt_1", "customer.updated")).await.status, 200);
 }

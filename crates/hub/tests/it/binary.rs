@@ -297,6 +297,32 @@ fn verify_runs_a_file_of_cases_and_counts_them() {
     ends(&palisade(&["verify", "--cases", &file]).output().unwrap(), 2, &["not JSON"]);
 }
 
+// Fails when a recorded case is skipped or judged otherwise than its file says: by what `--cases` reads of it, or by the
+// scheme its group is given to.
+#[test]
+fn verify_agrees_with_every_recorded_case() {
+    let mut groups = serde_json::Map::new();
+    let (mut said, mut all) = (Vec::new(), 0);
+    for (name, recorded) in [
+        ("stripe", include_str!("../../../stripe/tests/fixtures/webhooks.json")),
+        ("standard_webhooks", include_str!("../../../core/tests/fixtures/standard_webhooks.json")),
+    ] {
+        let group: serde_json::Value = serde_json::from_str(recorded).unwrap();
+        let cases = group["vectors"].as_array().unwrap().len();
+        assert!(cases > 0, "{name}");
+        said.push(format!("{name}: passed {cases}, differs 0, skipped 0"));
+        all += cases;
+        groups.insert(name.to_owned(), group);
+    }
+    said.push(format!("all: passed {all}, differs 0, skipped 0"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cases.json");
+    fs::write(&file, serde_json::Value::from(groups).to_string()).unwrap();
+    let output = palisade(&["verify", "--cases", file.to_str().unwrap()]).output().unwrap();
+    let words: Vec<&str> = said.iter().map(String::as_str).collect();
+    ends(&output, 0, &words);
+}
+
 /// A process that is killed when the test ends early.
 pub(crate) struct Running {
     child: Child,

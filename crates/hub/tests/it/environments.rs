@@ -9,7 +9,8 @@ use bytes::Bytes;
 use http::header::{COOKIE, LOCATION, SET_COOKIE};
 use http::{Method, Request, Response};
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{Connection, ConnectionState, Connections, Grants};
+use palisade_core::store::{Connection, ConnectionState, Connections, Grants, Merge, Records, StreamKey};
+use palisade_core::sync::{Change, Span, State};
 use palisade_core::transport::HttpTransport;
 use palisade_core::{Call, ConnectionId, ErrorKind, Operation, Outcome, Transport};
 use palisade_emulator::oauth::{Client, Consent, Dials};
@@ -363,6 +364,39 @@ async fn an_account_is_disconnected_and_reconnected_from_the_page() {
     for path in ["/connections/none/disconnect", "/connections/%ff/disconnect"] {
         assert!(world.send(Method::GET, path, "", "").await.status.is_client_error(), "{path}");
     }
+    stripe.shutdown().await;
+}
+
+// Fails when the records route looks at the state: what was read last is still served while somebody must reconnect.
+#[tokio::test]
+async fn records_are_served_while_a_reconnect_is_needed() {
+    let stripe = stripe("/auth/stripe/callback").await;
+    let flow = stripe_flow("stripe", &stripe);
+    let world = World::new(|builder| builder.provider(StripeProvider::new()).flow(flow));
+    let connection = world.connect(r#"{"tenant":"acme","provider":"stripe"}"#).await;
+    let id = &connection.id;
+    let key = StreamKey { connection: id.clone(), stream: "customers".into() };
+    let state = State::Present(r#"{"id":"cus_1","email":"ada@example.com"}"#.to_owned().into());
+    let change = Change { stream: "customers".into(), id: "cus_1".into(), span: Span::exact(1), state };
+    let read = Merge { key, read_since: None, changes: vec![change] };
+    world.store.merge(vec![read], connection.created_at).await.unwrap();
+    let check = async |wanted: ConnectionState| {
+        assert_eq!(world.store.connection(id.clone()).await.unwrap().unwrap().state, wanted);
+        let answer = world.send(Method::GET, &format!("/api/v1/records/{id}/customers"), "", "").await;
+        assert_eq!(answer.status, 200, "{wanted:?}: {}", answer.text());
+        let records = answer.json()["records"].clone();
+        assert_eq!(records.as_array().map(Vec::len), Some(1), "{wanted:?}: {records}");
+        assert_eq!((&records[0]["id"], &records[0]["data"]["email"]), (&"cus_1".into(), &"ada@example.com".into()));
+    };
+    check(ConnectionState::Active).await;
+
+    let needs = ConnectionState::NeedsReconnect { reason: "the grant is over".to_owned() };
+    world.store.put_connection(Connection { state: needs.clone(), ..connection.clone() }).await.unwrap();
+    check(needs).await;
+    let begun = world.send(Method::POST, &format!("/connections/{id}/reconnect"), "", "").await;
+    let (back, cookie) = world.at_provider(&begun).await;
+    assert_eq!(world.send(Method::GET, &back, &cookie, "").await.status, 200);
+    check(ConnectionState::Active).await;
     stripe.shutdown().await;
 }
 

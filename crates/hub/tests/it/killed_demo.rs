@@ -2,6 +2,8 @@
 //! real binary is killed at seeded moments of its story and then tells it to its end; the folder is judged by the demo
 //! itself and, apart from it, by reading the file.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -10,6 +12,8 @@ use palisade_core::store::Value as Cell;
 use palisade_store::{SqliteConfig, SqliteStore};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rusqlite::Connection;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// How often the story is killed.
@@ -120,6 +124,74 @@ async fn a_demo_killed_at_any_moment_goes_on_and_repeats_nothing() {
         let (all, different) = effects(&folder, provider).await;
         assert!(all >= 1 && all == different, "{provider}: {all} effects of {different} events");
     }
+
+    let forgetful = place.path().join("forgetful");
+    copy(&folder, &forgetful);
+    std::thread::scope(|both| {
+        both.spawn(|| a_broken_promise_is_an_exit_code(&forgetful));
+        both.spawn(|| the_page_stays_until_ctrl_c(&folder));
+    });
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// Takes one effect away from a story that was told, and has it judged again. Fails when the exit code ignores the
+/// verdict.
+fn a_broken_promise_is_an_exit_code(folder: &Path) {
+    let database = Connection::open(folder.join("palisade.db")).unwrap();
+    let sql = "DELETE FROM effect WHERE rowid = (SELECT min(rowid) FROM effect WHERE provider = 'stripe')";
+    assert_eq!(database.execute(sql, []).unwrap(), 1);
+    database.close().unwrap();
+    let output = demo(folder, &["--exit", "--json"]).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}\n{}", String::from_utf8_lossy(&output.stdout));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["held"], false);
+    let broken = report["promises"].as_array().unwrap().iter().filter(|promise| promise["held"] == false);
+    let broken: Vec<_> = broken.map(|promise| (&promise["provider"], &promise["promise"])).collect();
+    let effects = "An effect in the same database happens once".into();
+    assert_eq!(broken, [(&"Stripe".into(), &effects)], "this one and no other");
+}
+
+/// A process that dies with the test.
+struct Mortal(Child);
+
+impl Drop for Mortal {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Leaves `--exit` out. Fails when the demo ends by itself, when its page is not at the address it printed, or when Ctrl-C
+/// ends it otherwise than in order.
+fn the_page_stays_until_ctrl_c(folder: &Path) {
+    let mut command = demo(folder, &[]);
+    // Nobody reads it here, and a full pipe would hold the demo up.
+    command.stderr(Stdio::null());
+    let mut demo = Mortal(command.spawn().unwrap());
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let said =
+        lines.find(|line| line.ends_with(" until Ctrl-C.")).expect("the demo ended before it said where its page is");
+    let address = said.split_once("http://").and_then(|(_, rest)| rest.split_once('/')).unwrap().0;
+    let address: SocketAddr = address.parse().unwrap();
+    // Each on a connection of its own: one that is about to end takes no more of them.
+    for _ in 0..50 {
+        let mut page = TcpStream::connect(address).unwrap();
+        write!(page, "GET / HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        page.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("acme-stripe"), "the status page: {answer}");
+    }
+    assert_eq!(demo.0.try_wait().unwrap(), None, "it ended by itself");
+    kill_process(Pid::from_child(&demo.0), Signal::INT).unwrap();
+    assert_eq!(demo.0.wait().unwrap().code(), Some(0));
 }
 
 /// Fails when a folder's story is told with another seed, or by two processes at once.

@@ -37,6 +37,7 @@ async fn a_signed_delivery_is_stored_then_acknowledged_and_a_repeat_is_a_duplica
     }
 }
 
+// Fails when an event no handler wants is refused or dropped, or waits for one.
 #[tokio::test]
 async fn an_event_nobody_wants_is_stored_as_ignored_and_acknowledged() {
     let fixture = fixture();
@@ -83,6 +84,7 @@ async fn every_bad_signature_gets_the_same_flat_refusal_and_reaches_nothing() {
     }
 }
 
+// Fails when a name that is unknown or no text, or a GET, is taken for a delivery.
 #[tokio::test]
 async fn an_endpoint_that_is_unknown_without_secret_or_asked_wrongly_says_so() {
     let fixture = fixture();
@@ -128,6 +130,7 @@ async fn a_signed_delivery_that_cannot_be_read_is_kept_as_a_dead_letter() {
     }
 }
 
+// Fails when the cap is off by one, goes by the announced length alone, or is looked at only behind the signature.
 #[tokio::test]
 async fn a_body_over_the_cap_is_refused_and_one_at_the_cap_is_not() {
     let fixture = fixture_with(Settings { body_bytes_max: 2_000, ..settings(Access::Trusted) });

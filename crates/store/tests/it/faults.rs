@@ -68,6 +68,7 @@ async fn a_full_disk_loses_nothing_and_is_survived() {
 }
 
 /// The WAL itself cannot grow: the COMMIT fails, not a statement.
+/// Fails when commands are answered before COMMIT has returned, or its failure is told as anything but a store error.
 #[tokio::test]
 async fn a_failing_commit_acknowledges_nobody() {
     let folder = tempfile::tempdir().unwrap();
@@ -89,6 +90,7 @@ async fn a_failing_commit_acknowledges_nobody() {
     store.close().await.unwrap();
 }
 
+/// Fails when another program's database is migrated, a text is written over, or the refusal does not name the file.
 #[tokio::test]
 async fn a_file_that_is_no_database_of_ours_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -107,6 +109,7 @@ async fn a_file_that_is_no_database_of_ours_is_refused_and_left_alone() {
     refused(folder.path(), ErrorKind::Store, &["cannot be opened"]);
 }
 
+/// Fails when a newer file is opened, one of the versions is not told, or a migration in another form is not noticed.
 #[tokio::test]
 async fn a_newer_database_is_refused_with_both_versions() {
     let folder = tempfile::tempdir().unwrap();
@@ -170,6 +173,7 @@ async fn examining_a_file_tells_its_version_and_changes_nothing() {
     assert!(error.message().contains("not a database"), "{error}");
 }
 
+/// Fails when a cut or torn file opens, or a spoiled page is found neither on opening nor by the check.
 #[tokio::test]
 async fn a_damaged_file_is_refused_or_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -205,6 +209,7 @@ async fn a_damaged_file_is_refused_or_named() {
 
 /// A user that may do everything (root) is not stopped by a read-only mode, so the case is made with what stops root
 /// too where the tests run as root.
+/// Fails when the refusal does not name file and missing right, or (not as root) a file that can only be read opens.
 #[tokio::test]
 async fn a_file_or_folder_that_cannot_be_written_is_refused() {
     use std::os::unix::fs::PermissionsExt as _;
@@ -224,6 +229,7 @@ async fn a_file_or_folder_that_cannot_be_written_is_refused() {
     mode(folder.path(), 0o755);
 }
 
+/// Fails when `queue_max` is not heeded, a refused command is stored, or a closed store answers or leaves its WAL.
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_a_closed_store_for_good() {
     let folder = tempfile::tempdir().unwrap();

@@ -18,17 +18,20 @@ impl StoreUnderTest for Memory {
     }
 }
 
+/// Fails when a check is added to the suite, or made stricter, and `MemoryStore` does not keep it.
 #[tokio::test]
 async fn the_model_keeps_every_promise() {
     store_suite::run_all(&Memory).await;
 }
 
+/// Fails when the fence is left out of a settlement, a repeated event is a new row, or a page is committed by halves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sqlite_keeps_every_promise() {
     store_suite::run_all(&Sqlite::new()).await;
 }
 
 /// Seeds run by default; `PALISADE_SEED=n` runs one, `PALISADE_SEEDS=n` that many.
+/// Fails when only one of the two stores is changed, and a step of a random walk is answered differently.
 #[tokio::test]
 async fn sqlite_equals_the_model_step_by_step() {
     let number = |name| variable(name).and_then(|text| text.parse::<u64>().ok());

@@ -68,9 +68,7 @@ impl Connector {
             let requested = grant.scopes.clone();
             let new = NewGrant { name: key.name.clone(), flow: grant.flow.clone(), requested, tokens: sealed };
             if inner.store.connect(connection.clone(), vec![new]).await? {
-                if let Some(tokens) = &inner.tokens {
-                    tokens.forget(&connection.id);
-                }
+                self.forget(&connection.id);
                 return Ok(true);
             }
         }

@@ -554,7 +554,7 @@ impl Connector {
     }
 
     /// Lets this process forget what it knew of a connection.
-    fn forget(&self, id: &ConnectionId) {
+    pub(super) fn forget(&self, id: &ConnectionId) {
         if let Some(tokens) = &self.inner.tokens {
             tokens.forget(id);
         }

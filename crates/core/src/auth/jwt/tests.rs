@@ -162,20 +162,34 @@ fn token_of(credential: &Credential) -> String {
     request.headers()["authorization"].to_str().unwrap().trim_start_matches("Bearer ").to_owned()
 }
 
+/// An EC key pair made for this run: the private key in PKCS #8 PEM, and what checks its signatures.
+fn ec() -> (String, DecodingKey) {
+    let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    (pair.serialize_pem(), DecodingKey::from_ec_pem(pair.public_key_pem().as_bytes()).unwrap())
+}
+
 /// Fails when a token is signed for each call, is used to its very end, or is signed in a loop against a server that
-/// does not know the key.
+/// does not know the key; or when a pair's token is not what its public half checks.
 #[tokio::test(start_paused = true)]
 async fn a_bearer_between_services_is_signed_when_it_is_time() {
     let secret = "0123456789abcdef0123456789abcdef";
+    let shared = DecodingKey::from_secret(secret.as_bytes());
+    bearer(SigningKey::shared(&secret.into()).unwrap(), secret, &shared, Algorithm::HS256).await;
+    let (pem, public) = ec();
+    bearer(SigningKey::ec(&pem.as_str().into()).unwrap(), &pem, &public, Algorithm::ES256).await;
+    let (pem, public) = rsa();
+    bearer(SigningKey::rsa(&pem.as_str().into()).unwrap(), &pem, &public, Algorithm::RS256).await;
+}
+
+async fn bearer(key: SigningKey, secret: &str, public: &DecodingKey, algorithm: Algorithm) {
     let clock = Arc::new(ManualClock::starting_at(NOW));
-    let key = SigningKey::shared(&secret.into()).unwrap().named("2026-11");
-    let source = JwtBearer::new(key, "hub", "billing", clock.clone(), Arc::new(SeededRandom::new(1)))
+    let source = JwtBearer::new(key.named("2026-11"), "hub", "billing", clock.clone(), Arc::new(SeededRandom::new(1)))
         .subject("worker")
         .claim("role", "writer".into())
         .claim("exp", 0.into());
     let get = async || source.credential("any".into()).await.unwrap();
     let first = get().await;
-    let (header, claims) = opened(&token_of(&first), &DecodingKey::from_secret(secret.as_bytes()), Algorithm::HS256);
+    let (header, claims) = opened(&token_of(&first), public, algorithm);
     assert_eq!(header.kid.as_deref(), Some("2026-11"));
     assert_eq!(
         (claims["iss"].as_str(), claims["sub"].as_str(), claims["aud"].as_str()),
@@ -196,6 +210,19 @@ async fn a_bearer_between_services_is_signed_when_it_is_time() {
     clock.set(NOW);
     assert_eq!(get().await.version(), 4);
     assert!(!format!("{source:?}").contains(secret));
-    assert_eq!(SigningKey::shared(&"short".into()).unwrap_err().kind(), ErrorKind::Config);
-    assert!(SigningKey::ec(&"no pem".into()).is_err());
+}
+
+/// Fails when a key is taken for one of another kind, and is found out at the first call.
+#[test]
+fn a_key_of_another_kind_is_refused_when_it_is_given() {
+    #[track_caller]
+    fn check(made: Result<SigningKey>) {
+        assert_eq!(made.unwrap_err().kind(), ErrorKind::Config);
+    }
+    let longer = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap().serialize_pem();
+    check(SigningKey::shared(&"short".into()));
+    check(SigningKey::ec(&"no pem".into()));
+    check(SigningKey::ec(&rsa().0.into()));
+    check(SigningKey::ec(&longer.into()));
+    check(SigningKey::rsa(&ec().0.into()));
 }

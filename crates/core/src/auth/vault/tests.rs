@@ -130,6 +130,7 @@ fn associated_data_is_the_same_list_at_any_length() {
     }
 }
 
+/// Fails when the version or another byte of a blob is not looked at, or a blob that is too short panics.
 #[tokio::test]
 async fn a_flipped_bit_or_a_cut_anywhere_does_not_open() {
     let store = Arc::new(MemoryStore::new());
@@ -149,6 +150,7 @@ async fn a_flipped_bit_or_a_cut_anywhere_does_not_open() {
     assert_eq!(vault.open(own, &longer).await.unwrap_err().kind(), ErrorKind::Decode);
 }
 
+/// Fails when tenant, number or master key is left out of a data key's associated data.
 #[tokio::test]
 async fn a_wrapped_key_opens_in_its_own_place_only() {
     let random = Arc::new(SystemRandom);
@@ -177,6 +179,7 @@ async fn a_wrapped_key_opens_in_its_own_place_only() {
     assert!(error.message().contains(MASTER_ID) && error.message().contains(&other.id()), "{error}");
 }
 
+/// Fails when whoever comes second goes on with the key it made and not with the stored one.
 #[tokio::test]
 async fn two_processes_agree_on_one_data_key() {
     let store = Arc::new(MemoryStore::new());
@@ -191,6 +194,7 @@ async fn two_processes_agree_on_one_data_key() {
     assert_eq!(store.data_keys(tenant.clone()).await.unwrap().len(), 1);
 }
 
+/// Fails when `Debug` shows a key or a token, or does not name the master key.
 #[tokio::test]
 async fn nothing_secret_is_printed() {
     let store = Arc::new(MemoryStore::new());
@@ -237,6 +241,7 @@ async fn sent(credentials: &VaultCredentials) -> String {
     request.headers()["authorization"].to_str().unwrap().to_owned()
 }
 
+/// Fails when a key is stored in plain or without its generation, or a replaced one is used beyond `CREDENTIAL_KEPT`.
 #[tokio::test(start_paused = true)]
 async fn a_stored_credential_is_sealed_and_given_back() {
     let (store, credentials) = connected(ConnectionState::Active).await;
@@ -297,6 +302,7 @@ async fn a_refused_key_is_read_again_and_else_the_owner_must_reconnect() {
     assert_eq!(credentials.credential(id).await.unwrap_err().kind(), ErrorKind::Auth);
 }
 
+/// Fails when a connection's state is not looked at before its key is given, or a key that cannot be sent is stored.
 #[tokio::test(start_paused = true)]
 async fn without_a_working_connection_there_is_no_credential() {
     let id = ConnectionId::new("conn-1");
@@ -315,6 +321,7 @@ async fn without_a_working_connection_there_is_no_credential() {
     assert_eq!(store.credential(id).await.unwrap(), None, "what cannot be sent is not kept");
 }
 
+/// Fails when opened keys are kept for every connection or tenant there ever was.
 #[tokio::test(start_paused = true)]
 async fn what_is_kept_in_memory_is_bounded() {
     let (_, credentials) = connected(ConnectionState::Active).await;

@@ -47,6 +47,7 @@ async fn a_write_with_a_key_arrives_at_most_three_times_under_one_key() {
     }
 }
 
+// Fails when a refused connection or a 429 is not repeated for a write without a key.
 #[tokio::test(start_paused = true)]
 async fn what_provably_did_not_happen_is_repeated_for_any_operation() {
     for reply in [Reply::Refused, Reply::Status(429)] {
@@ -80,6 +81,7 @@ async fn an_earlier_unknown_attempt_is_not_forgotten() {
     assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Unknown, true));
 }
 
+// Fails when an answer that stays the same (a 4xx, a redirect, a 501, a body over the cap) is repeated.
 #[tokio::test(start_paused = true)]
 async fn final_answers_are_not_repeated() {
     for (status, kind) in [
@@ -153,6 +155,7 @@ async fn a_hint_beyond_the_deadline_returns_at_once_and_the_lane_stays_paused() 
     assert!(scene.send(&READ).await.is_ok());
 }
 
+// Fails when a hint beyond `hint_max` is slept out because the deadline allows it, or is not told to the caller.
 #[tokio::test(start_paused = true)]
 async fn a_hint_longer_than_is_waited_for_returns_at_once() {
     let mut profile = profile();
@@ -259,6 +262,7 @@ async fn a_refusal_after_a_refresh_is_not_told_as_a_refused_credential() {
     assert_eq!((error.kind(), error.status(), error.attempts()), (ErrorKind::CircuitOpen, None, 1));
 }
 
+// Fails when each waiter refreshes for itself, one hears another error, or a failed refresh is remembered.
 #[tokio::test(start_paused = true)]
 async fn a_refresh_that_fails_is_told_to_everyone_who_waited_for_it() {
     let provider = Provider::always(Reply::Status(401));
@@ -293,6 +297,7 @@ async fn a_refresh_survives_the_caller_that_began_it() {
     assert_eq!(credentials.refreshes.load(SeqCst), 1);
 }
 
+// Fails when a repeat loses the call, the credential or the query, has other ids, or the span of the one before.
 #[tokio::test(start_paused = true)]
 async fn every_attempt_carries_the_call_the_ids_and_a_span_of_its_own() {
     let provider = Provider::always(Reply::Status(500));
@@ -313,6 +318,7 @@ async fn every_attempt_carries_the_call_the_ids_and_a_span_of_its_own() {
     assert_eq!((record.attempts, record.status, record.correlation_id), (3, Some(500), Some(ids[0].clone())));
 }
 
+// Fails when a key or id of the caller is replaced by one of ours, also one that cannot stand in a header.
 #[tokio::test(start_paused = true)]
 async fn given_keys_and_ids_are_kept_and_unusable_ones_refused() {
     let provider = Provider::always(Reply::Status(200));
@@ -357,6 +363,7 @@ async fn a_call_ends_by_its_deadline() {
     assert_eq!((error.kind(), error.outcome(), provider.count()), (ErrorKind::Timeout, Outcome::NotSent, 0));
 }
 
+// Fails when the fallback is not asked or has no call, or its answer stands in the log for the provider's.
 #[tokio::test(start_paused = true)]
 async fn a_fallback_answers_when_the_engine_has_given_up() {
     struct Cached;

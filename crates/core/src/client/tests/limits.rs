@@ -271,6 +271,7 @@ async fn a_tenant_with_a_hundred_times_the_calls_does_not_delay_another() {
     assert!(flood.await.unwrap().iter().all(Result::is_ok));
 }
 
+// Fails when more attempts are under way than there are places, or a call that backs off keeps its place.
 #[tokio::test(start_paused = true)]
 async fn places_bound_what_is_under_way_and_are_not_held_while_backing_off() {
     let provider = Provider::always(Reply::After(Duration::from_millis(20), Box::new(Reply::Status(200))));
@@ -315,6 +316,7 @@ async fn the_rate_of_a_lane_is_kept_at_the_provider() {
     assert!(times[99] - times[0] <= Duration::from_millis(19_200));
 }
 
+// Fails when background calls take the reserve, or interactive ones may not.
 #[tokio::test(start_paused = true)]
 async fn background_work_leaves_the_reserve_and_interactive_calls_use_it() {
     let mut profile = profile();
@@ -334,6 +336,7 @@ async fn background_work_leaves_the_reserve_and_interactive_calls_use_it() {
     assert_eq!(start.elapsed(), Duration::ZERO);
 }
 
+// Fails when a lane is kept for every account there ever was, or a full map refuses the next account.
 #[tokio::test(start_paused = true)]
 async fn many_accounts_leave_a_bounded_number_of_lanes() {
     let mut profile = profile();
@@ -403,6 +406,7 @@ async fn callers_that_go_away_leave_nothing_behind() {
     }
 }
 
+// Fails when `admission_max` is not heeded, a caller beyond it waits, or a finished call keeps its room.
 #[tokio::test(start_paused = true)]
 async fn a_full_room_refuses_at_once() {
     let mut profile = profile();

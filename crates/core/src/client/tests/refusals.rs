@@ -31,6 +31,7 @@ async fn a_thousand_callers_at_half_open_cause_three_probes() {
     }
 }
 
+// Fails when an open breaker sends or waits, does not tell the wait that is left, or what it refuses is not logged.
 #[tokio::test(start_paused = true)]
 async fn an_open_breaker_refuses_at_once_and_says_when_to_come_back() {
     let provider = Provider::always(Reply::Status(500));
@@ -72,6 +73,7 @@ async fn only_failures_of_the_host_open_its_breaker() {
     }
 }
 
+// Fails when a force does not reach the calls, a host is found in its exact case only, or any name has a breaker.
 #[tokio::test(start_paused = true)]
 async fn an_operator_can_open_and_close_it() {
     let provider = Provider::always(Reply::Status(200));
@@ -86,6 +88,7 @@ async fn an_operator_can_open_and_close_it() {
     assert_eq!(breaker.state(), BreakerState::Closed);
 }
 
+// Fails when a request without a `Call`, or to an address not of the profile, is sent; or the latter is not logged.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_sent_safely_is_refused_and_logged() {
     let provider = Provider::always(Reply::Status(200));
@@ -108,6 +111,7 @@ async fn what_cannot_be_sent_safely_is_refused_and_logged() {
     assert_eq!(provider.count(), 0);
 }
 
+// Fails when one check of an operation's description is left out, or is made at its first call only.
 #[tokio::test(start_paused = true)]
 async fn a_description_that_cannot_work_is_refused() {
     static BASE: Operation = operation("broken", Replay::Safe, &FIVE);
@@ -137,10 +141,11 @@ fn learned(window: Duration, limit: &'static str) -> Learned {
     Learned { headers, scope: Scope::Operation, window: Some(window), may_raise: false }
 }
 
+// Fails when one of these checks is left out, lets NaN pass, or does not name the setting.
 #[tokio::test]
 async fn settings_that_cannot_work_are_refused_when_building() {
     type Change = fn(&mut Profile);
-    let changes: [(&str, Change); 21] = [
+    let changes: [(&str, Change); 27] = [
         ("learned.window", |p| p.learned = Some(learned(Duration::ZERO, "x-limit"))),
         ("learned.headers", |p| p.learned = Some(learned(Duration::from_secs(1), "no header"))),
         ("attempt_timeout_max", |p| p.attempt_timeout_max = Some(Duration::ZERO)),
@@ -149,17 +154,23 @@ async fn settings_that_cannot_work_are_refused_when_building() {
         ("retry.base", |p| p.retry.base = Duration::ZERO),
         ("retry.base", |p| p.retry.base = Duration::from_secs(60)),
         ("throttled_base", |p| p.retry.throttled_base = Duration::from_secs(60)),
+        ("throttled_base", |p| p.retry.throttled_base = Duration::ZERO),
         ("failure_rate", |p| p.breaker.failure_rate = 0.0),
         ("failure_rate", |p| p.breaker.failure_rate = f64::NAN),
         ("failure_rate", |p| p.breaker.failure_rate = 1.1),
         ("calls_min", |p| p.breaker.calls_min = 0),
         ("window", |p| p.breaker.window = Duration::ZERO),
         ("breaker.open", |p| p.breaker.open = Duration::from_secs(61)),
+        ("breaker.open", |p| p.breaker.open = Duration::ZERO),
+        ("breaker.slow", |p| p.breaker.slow = Some(Duration::ZERO)),
         ("probes", |p| p.breaker.probes = 0),
         ("admission_max", |p| p.limits.admission_max = 0),
         ("concurrency", |p| p.limits.concurrency = 0),
         ("interactive_reserve", |p| p.limits.interactive_reserve = 1.0),
         ("lanes_max", |p| p.limits.lanes_max = 0),
+        ("lane_idle", |p| p.limits.lane_idle = Duration::ZERO),
+        ("waiting_max", |p| p.limits.waiting_max = 0),
+        ("request_id_header", |p| p.request_id_header = "no header"),
         ("host", |p| p.hosts.clear()),
         ("host", |p| p.hosts.push("https://no".into())),
     ];

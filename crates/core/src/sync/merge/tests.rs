@@ -21,6 +21,7 @@ fn check(deleted: bool, span: Span, read_since: Option<u64>, seen: Seen, expecte
     assert_eq!(verdict, expected, "deleted {deleted}, {span:?}, since {read_since:?}, {seen:?}");
 }
 
+/// Fails when a cell changes: a span that touches counts as later, a read at the very counter of the row as not causal.
 #[test]
 fn the_truth_table_holds() {
     use Verdict::{Confirm, Fetch, Older, Write};
@@ -66,6 +67,7 @@ fn content_hashes_are_fixed() {
     assert_ne!(content_hash(br#"{"id":"cus_1"}"#), content_hash(br#"{"id":"cus_2"}"#));
 }
 
+/// Fails when `span_after` gives the incoming span alone, or the span around both.
 #[test]
 fn a_span_never_moves_back() {
     let stored = Stored { span: NOW, observed: 1, deleted: false, hash: 7 };

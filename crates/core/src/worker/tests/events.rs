@@ -43,6 +43,7 @@ async fn first(world: &World) -> (EventState, String) {
     (state, reason.unwrap_or_default())
 }
 
+/// Fails when the event's change or the handler's effect is not committed, or what the event says is fetched as well.
 #[tokio::test(start_paused = true)]
 async fn an_event_changes_its_record_and_calls_its_handlers_in_one_commit() {
     let world = world("thing.*", writes()).await;
@@ -55,6 +56,7 @@ async fn an_event_changes_its_record_and_calls_its_handlers_in_one_commit() {
     assert_eq!(world.requests(), 0, "an event that says all needs no call");
 }
 
+/// Fails when a repeat, in the same delivery or after the first was handled, runs the handlers again.
 #[tokio::test(start_paused = true)]
 async fn a_delivery_that_comes_again_is_handled_once() {
     let world = world("*", writes()).await;
@@ -88,6 +90,7 @@ async fn an_effect_happens_once_wherever_the_worker_is_killed() {
     }
 }
 
+/// Fails when a panic's text is kept, its attempts have no end, or what was done beside it is committed.
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_panics_is_tried_again_and_then_dead() {
     static CALLS: AtomicU32 = AtomicU32::new(0);
@@ -112,6 +115,7 @@ async fn a_handler_that_panics_is_tried_again_and_then_dead() {
     assert_eq!(world.stream(THINGS).await.records, 0, "and so does the record's change");
 }
 
+/// Fails when a handler may hang for ever, or one that hung is not called again.
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_does_not_finish_is_dropped_and_tried_again() {
     let hangs = handler(|_, context| {
@@ -133,6 +137,7 @@ async fn a_handler_that_does_not_finish_is_dropped_and_tried_again() {
     assert_eq!(first(&world).await, (EventState::Done, String::new()));
 }
 
+/// Fails when a retry is earlier or later than the handler's wait, or what it rejects is tried again or lost to replay.
 #[tokio::test(start_paused = true)]
 async fn a_retry_comes_when_the_handler_says_and_a_reject_never() {
     let after = Duration::from_secs(1_000);
@@ -180,6 +185,7 @@ async fn waits_between_attempts_double_with_jitter_up_to_a_bound() {
     assert!(shorter > 3, "waits are spread");
 }
 
+/// Fails when what no repeat can mend is tried again, or nobody is told why it is dead.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_handled_is_dead_with_a_clear_reason() {
     let world = World::new().await;
@@ -227,6 +233,7 @@ async fn events_of_one_second_out_of_order_are_settled_by_a_fetch() {
     assert_eq!(written(&world).len(), 5, "each was handled once");
 }
 
+/// Fails when a failed fetch ends its event, is repeated at once, or waits longer than the provider asked.
 #[tokio::test(start_paused = true)]
 async fn a_fetch_that_fails_brings_the_event_back_later() {
     let world = World::new().await;
@@ -244,6 +251,7 @@ async fn a_fetch_that_fails_brings_the_event_back_later() {
     world.check_equal(&world.held().await);
 }
 
+/// Fails when an event overtakes one of its key that waits for a retry, or that one holds up other keys.
 #[tokio::test(start_paused = true)]
 async fn events_of_one_key_are_handled_in_order_also_when_one_fails() {
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -275,6 +283,7 @@ async fn events_of_one_key_are_handled_in_order_also_when_one_fails() {
     assert_eq!(*order.lock().unwrap(), ["evt_0", "evt_1", "evt_0", "evt_2", "evt_3"]);
 }
 
+/// Fails when the record's change is committed without the effect, or an effect that fails ends the event.
 #[tokio::test(start_paused = true)]
 async fn an_effect_that_fails_takes_everything_back_and_is_tried_again() {
     let world = world("*", writes()).await;
@@ -291,6 +300,7 @@ async fn an_effect_that_fails_takes_everything_back_and_is_tried_again() {
     world.check_equal(&world.held().await);
 }
 
+/// Fails when a pattern is compared without its dot, an adapter's own types are left out, or a stray `*` is taken.
 #[tokio::test(start_paused = true)]
 async fn event_types_are_wanted_exactly_by_prefix_or_all() {
     let done = || answers(Handled::Done);
@@ -316,6 +326,7 @@ async fn event_types_are_wanted_exactly_by_prefix_or_all() {
     }
 }
 
+/// Fails when an event that nobody wants is dropped, or is given to the worker.
 #[tokio::test(start_paused = true)]
 async fn an_unwanted_event_is_kept_as_ignored() {
     let world = World::new().await;
@@ -366,7 +377,7 @@ fn told(id: &str, kind: &str, payload: &'static str, created: Timestamp) -> crat
     }
 }
 
-/// Fails when the event is not handled because nobody asked for its type, or ends the connection before a handler saw it.
+/// Fails when the event is not handled because nobody asked for its type, or ends the connection before its handlers.
 #[tokio::test(start_paused = true)]
 async fn an_event_that_ends_the_grant_disconnects_after_its_handlers() {
     let later = START.plus(Duration::from_secs(1));

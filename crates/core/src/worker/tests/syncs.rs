@@ -19,6 +19,7 @@ fn states(runs: &[Run]) -> Vec<(&str, RunMode, &RunState)> {
     runs.iter().rev().map(|run| (run.key.stream.as_str(), run.mode, &run.state)).collect()
 }
 
+/// Fails when the full run goes before the position, or a stream's next run is not made, or not for its time.
 #[tokio::test(start_paused = true)]
 async fn a_first_sync_reads_the_position_then_everything_and_goes_on_by_schedule() {
     let world = filled(10).await;
@@ -119,6 +120,7 @@ async fn a_lease_is_renewed_as_long_as_its_run_works() {
     world.check_equal(&world.held().await);
 }
 
+/// Fails when a list that stands still or goes round is read for ever, or is taken for one that ended.
 #[tokio::test(start_paused = true)]
 async fn a_cursor_that_does_not_advance_fails_the_run() {
     for round in [false, true] {
@@ -137,6 +139,7 @@ async fn a_cursor_that_does_not_advance_fails_the_run() {
     }
 }
 
+/// Fails when a refusal is read as an empty list, does not mark the connection, or lets later runs send.
 #[tokio::test(start_paused = true)]
 async fn a_refused_credential_stops_the_run_and_asks_to_reconnect() {
     let world = filled(10).await;
@@ -249,6 +252,7 @@ async fn an_expired_position_is_healed_wherever_the_worker_is_killed() {
     }
 }
 
+/// Fails when the guard is off by one, or a run that waits for review deletes or counts as a full one.
 #[tokio::test(start_paused = true)]
 async fn too_many_deletions_wait_for_review() {
     let world = filled(200).await;
@@ -278,6 +282,7 @@ async fn too_many_deletions_wait_for_review() {
     world.check_equal(&world.held().await);
 }
 
+/// Fails when an approved run stops at the guard all the same, or one that is not approved passes it.
 #[tokio::test(start_paused = true)]
 async fn approved_deletions_happen() {
     let world = filled(200).await;
@@ -298,6 +303,7 @@ async fn approved_deletions_happen() {
 }
 
 /// What a webhook lost is found in the provider's own list, through the same inbox.
+/// Fails when an event of the list is not put into the inbox, or one a webhook told is put there again.
 #[tokio::test(start_paused = true)]
 async fn lost_webhooks_are_found_in_the_list_of_events() {
     let world = filled(5).await;
@@ -314,6 +320,7 @@ async fn lost_webhooks_are_found_in_the_list_of_events() {
     assert!(events.iter().all(|(state, _)| *state == EventState::Done));
 }
 
+/// Fails when a job that no repeat can mend is tried again, or a provider that is not built in can be connected.
 #[tokio::test(start_paused = true)]
 async fn a_job_for_what_is_not_there_is_dead_with_a_clear_reason() {
     let world = World::new().await;
