@@ -37,6 +37,23 @@ pub use events::signature;
 pub use limits::Limits;
 pub use story::{Seed, Unverified};
 
+/// What an answer shows of its reader, or counts from other messages: no part of a record, so a comparison leaves it out.
+pub const OF_READING: [&str; 13] = [
+    "hidden",
+    "is_locked",
+    "is_open",
+    "last_read",
+    "latest",
+    "latest_reply",
+    "priority",
+    "reply_count",
+    "reply_users",
+    "reply_users_count",
+    "subscribed",
+    "unread_count",
+    "unread_count_display",
+];
+
 /// An emulated Slack. Clones are handles to the same one.
 pub type Slack = Emulated<SlackProvider>;
 

@@ -33,22 +33,6 @@ const WORKSPACE: emulated::Seed =
 const PAST: usize = 60;
 /// Things that happen.
 const HAPPENINGS: u32 = 42;
-/// What an answer shows of the reader, or counts from other messages: no part of a record.
-const OF_READING: [&str; 13] = [
-    "hidden",
-    "is_locked",
-    "is_open",
-    "last_read",
-    "latest",
-    "latest_reply",
-    "priority",
-    "reply_count",
-    "reply_users",
-    "reply_users_count",
-    "subscribed",
-    "unread_count",
-    "unread_count_display",
-];
 
 /// The emulated Slack with one workspace.
 #[derive(Debug)]
@@ -212,7 +196,9 @@ impl Role for Slack {
             // Only its answers make a message the beginning of a thread, and they are records of their own.
             let begins = stream == MESSAGES && record["thread_ts"] == record["ts"];
             if let Some(fields) = record.as_object_mut() {
-                fields.retain(|name, _| !(OF_READING.contains(&name.as_str()) || begins && name == "thread_ts"));
+                fields.retain(|name, _| {
+                    !(emulated::OF_READING.contains(&name.as_str()) || begins && name == "thread_ts")
+                });
             }
         }
         truth
