@@ -94,6 +94,10 @@ pub struct Progress {
     pub events: Option<Timestamp>,
     /// The queue of syncs and chores.
     pub background: Option<Timestamp>,
+    /// The queue of the outbox.
+    pub calls: Option<Timestamp>,
+    /// The queue of forwarded events.
+    pub forwards: Option<Timestamp>,
 }
 
 /// Runs the stored work. Cheap to clone; clones share handlers and progress.
@@ -371,6 +375,8 @@ impl Inner {
         match queue {
             Queue::Events => progress.events = now,
             Queue::Background => progress.background = now,
+            Queue::Calls => progress.calls = now,
+            Queue::Forwards => progress.forwards = now,
         }
     }
 }

@@ -13,7 +13,7 @@ use axum::http::HeaderMap;
 use palisade_core::auth::connect::Connector;
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::client::{Accounts, Client};
-use palisade_core::store::{Connection, ConnectionState, Store};
+use palisade_core::store::{Connection, ConnectionState, Queue, Store};
 use palisade_core::worker::{Worker, WorkerSettings};
 use palisade_core::{
     Clock, ConnectionId, Environment, Error, ErrorKind, Provider, Result, Secret, TenantId, Transport,
@@ -127,6 +127,17 @@ impl Default for Settings {
             background_workers: 2,
             worker: WorkerSettings::default(),
             call_log_max: 8_192,
+        }
+    }
+}
+
+impl Settings {
+    /// Returns how many tasks work on a queue. One is enough for those that only wait for others to answer.
+    pub(crate) fn workers_of(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Events => self.event_workers,
+            Queue::Background => self.background_workers,
+            Queue::Calls | Queue::Forwards => 1,
         }
     }
 }

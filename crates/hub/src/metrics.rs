@@ -129,10 +129,16 @@ impl HubMetrics {
             set("palisade_jobs", "Jobs by state", "state", word, count);
         }
         let now = shared.clock.now();
-        for (queue, word) in [(Queue::Events, "events"), (Queue::Background, "background")] {
+        for queue in Queue::ALL {
             let since = shared.store.oldest_due(queue, now).await?;
             let age = since.map_or(0, |since| now.since(since).as_secs());
-            set("palisade_job_oldest_seconds", "How long the job that waits longest has been due", "queue", word, age);
+            set(
+                "palisade_job_oldest_seconds",
+                "How long the job that waits longest has been due",
+                "queue",
+                queue.as_str(),
+                age,
+            );
         }
         let live = shared.store.live_runs(LIVE_RUNS_MAX).await?;
         let patience = shared.settings.worker.incremental_every.saturating_mul(STALLED_AFTER);

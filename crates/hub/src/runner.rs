@@ -47,10 +47,8 @@ impl Runner {
             self.hub.connect(connection).await?;
         }
         let mut workers = JoinSet::new();
-        for (queue, count) in
-            [(Queue::Events, shared.settings.event_workers), (Queue::Background, shared.settings.background_workers)]
-        {
-            for _ in 0..count {
+        for queue in Queue::ALL {
+            for _ in 0..shared.settings.workers_of(queue) {
                 let alive = Alive::new(Arc::clone(shared));
                 let stop = stop.clone();
                 workers.spawn(async move {

@@ -213,7 +213,16 @@ async fn pages(per_page: usize) -> Vec<Measured> {
     let store = open(&folder.path().join("r.db"));
     let key = StreamKey { connection: "acme".into(), stream: "customers".into() };
     let work = Work::Sync { key: key.clone(), mode: RunMode::Full };
-    let job = NewJob { work, lane: None, unique: None, priority: 0, run_at: Timestamp(0), attempts_max: 9 };
+    let job = NewJob {
+        work,
+        lane: None,
+        group: None,
+        tenant: None,
+        unique: None,
+        priority: 0,
+        run_at: Timestamp(0),
+        attempts_max: 9,
+    };
     store.enqueue(vec![job]).await.unwrap();
     let hold = Duration::from_secs(1_000);
     let claim = Claim { now: Timestamp(0), hold, max: 1, queue: Queue::Background };

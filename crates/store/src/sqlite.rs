@@ -321,10 +321,7 @@ impl Jobs for SqliteStore {
     }
 
     async fn wait_for_work(&self, queue: Queue) {
-        match queue {
-            Queue::Events => self.inner.bells.events.notified().await,
-            Queue::Background => self.inner.bells.background.notified().await,
-        }
+        self.inner.bells.of(queue).notified().await;
     }
 
     async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Effect, EventRow, Merge, MergeCounts, RunMode, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::Result;
-use crate::id::RecordId;
+use crate::id::{RecordId, TenantId};
 use crate::sync::watch::Watch;
 
 /// Why a job is dead whose last attempt's worker never came back.
@@ -61,6 +61,11 @@ pub struct NewJob {
     pub work: Work,
     /// Jobs of one lane run one at a time, in order of their numbers.
     pub lane: Option<String>,
+    /// Jobs of one group share a cap on how many are under way at once: a provider's events, calls to one provider,
+    /// what is forwarded to one destination. `None` is the group of all that have no other.
+    pub group: Option<String>,
+    /// Whose turn it takes among the jobs of its group.
+    pub tenant: Option<TenantId>,
     /// While a job with this key is waiting or running, another is not added.
     pub unique: Option<String>,
     /// Higher goes first.
@@ -111,7 +116,7 @@ pub struct Claim {
     pub queue: Queue,
 }
 
-/// Which kinds of work a claim takes. Events and syncs are claimed apart so that a long run never holds up events.
+/// Which kinds of work a claim takes. They are claimed apart, so that a long run or a slow receiver holds up nobody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_enums, reason = "a closed set: workers exist per queue")]
 pub enum Queue {
@@ -119,6 +124,26 @@ pub enum Queue {
     Events,
     /// Syncs and chores.
     Background,
+    /// Calls of the outbox.
+    Calls,
+    /// Events on their way to destinations.
+    Forwards,
+}
+
+impl Queue {
+    /// Every queue.
+    pub const ALL: [Self; 4] = [Self::Events, Self::Background, Self::Calls, Self::Forwards];
+
+    /// Returns the queue's name in metrics and messages.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::Background => "background",
+            Self::Calls => "calls",
+            Self::Forwards => "forwards",
+        }
+    }
 }
 
 impl Work {

@@ -43,8 +43,8 @@ type EffectHook = Arc<dyn Fn(&Effect) -> Option<String> + Send + Sync>;
 #[derive(Default)]
 pub struct MemoryStore {
     model: Mutex<Model>,
-    events_wake: Notify,
-    background_wake: Notify,
+    /// One per queue, as they are declared.
+    wakes: [Notify; Queue::ALL.len()],
 }
 
 #[derive(Default)]
@@ -89,9 +89,18 @@ impl MemoryStore {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wake(&self, queue: Queue) -> &Notify {
+        let [events, background, calls, forwards] = &self.wakes;
+        match queue {
+            Queue::Events => events,
+            Queue::Background => background,
+            Queue::Calls => calls,
+            Queue::Forwards => forwards,
+        }
+    }
+
     fn wake_all(&self) {
-        self.events_wake.notify_one();
-        self.background_wake.notify_one();
+        self.wakes.iter().for_each(Notify::notify_one);
     }
 }
 
@@ -167,7 +176,7 @@ impl Model {
 impl Inbox for MemoryStore {
     async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>> {
         let appended = self.lock().append(deliveries);
-        self.events_wake.notify_one();
+        self.wake(Queue::Events).notify_one();
         Ok(appended)
     }
 
@@ -193,7 +202,7 @@ impl Inbox for MemoryStore {
                 model.jobs.enqueue(job)
             })
         };
-        self.events_wake.notify_one();
+        self.wake(Queue::Events).notify_one();
         Ok(job.is_some())
     }
 
@@ -260,10 +269,7 @@ impl Jobs for MemoryStore {
     }
 
     async fn wait_for_work(&self, queue: Queue) {
-        match queue {
-            Queue::Events => self.events_wake.notified().await,
-            Queue::Background => self.background_wake.notified().await,
-        }
+        self.wake(queue).notified().await;
     }
 
     async fn prune_jobs(&self, before: Timestamp, limit: u32) -> Result<u64> {
@@ -309,7 +315,7 @@ impl Records for MemoryStore {
             model.records.progress(page.run, page.next, counts, page.now);
             PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate }
         };
-        self.events_wake.notify_one();
+        self.wake(Queue::Events).notify_one();
         Ok(committed)
     }
 

@@ -18,6 +18,8 @@ pub(super) struct WorkerMetrics {
     metrics: Metrics,
     events: Attempts,
     background: Attempts,
+    calls: Attempts,
+    forwards: Attempts,
 }
 
 /// Attempts in one queue.
@@ -68,14 +70,16 @@ impl Attempts {
 
 impl WorkerMetrics {
     pub(super) fn new(metrics: Metrics) -> Self {
-        let (events, background) = (Attempts::new(&metrics, "events"), Attempts::new(&metrics, "background"));
-        Self { metrics, events, background }
+        let [events, background, calls, forwards] = Queue::ALL.map(|queue| Attempts::new(&metrics, queue.as_str()));
+        Self { metrics, events, background, calls, forwards }
     }
 
     fn of(&self, queue: Queue) -> &Attempts {
         match queue {
             Queue::Events => &self.events,
             Queue::Background => &self.background,
+            Queue::Calls => &self.calls,
+            Queue::Forwards => &self.forwards,
         }
     }
 

@@ -51,6 +51,8 @@ impl Inner {
         NewJob {
             work: Work::Sync { key: key.clone(), mode },
             lane: Some(format!("sync/{}/{}", key.connection, key.stream)),
+            group: None,
+            tenant: None,
             unique: Some(format!("sync/{name}/{}/{}", key.connection, key.stream)),
             priority: 0,
             run_at,
@@ -82,6 +84,8 @@ impl Inner {
         NewJob {
             work: Work::Retention,
             lane: None,
+            group: None,
+            tenant: None,
             unique: Some("retention".to_owned()),
             // Rows that are too old hurt nobody: every sync goes first.
             priority: -1,

@@ -68,7 +68,16 @@ impl Inner {
     fn watch_job(&self, key: StreamKey, open: Option<Watch>, run_at: Timestamp) -> NewJob {
         let unique = Some(unique(&key));
         let attempts_max = SYNC_ATTEMPTS_MAX;
-        NewJob { work: Work::Watch { key, open }, lane: None, unique, priority: 0, run_at, attempts_max }
+        NewJob {
+            work: Work::Watch { key, open },
+            lane: None,
+            group: None,
+            tenant: None,
+            unique,
+            priority: 0,
+            run_at,
+            attempts_max,
+        }
     }
 
     /// Makes the jobs of a connection's channels: all of them for now, or those that are missing.

@@ -11,6 +11,7 @@ use axum::http::{Extensions, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use palisade_core::Timestamp;
 use palisade_core::metrics::Metrics;
+use palisade_core::store::Queue;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -69,7 +70,7 @@ pub(crate) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 /// Returns why the hub is not ready; nothing when it is.
 pub(crate) async fn reasons(shared: &Shared) -> Vec<&'static str> {
     let mut reasons = Vec::new();
-    let expected = shared.settings.event_workers + shared.settings.background_workers;
+    let expected: usize = Queue::ALL.map(|queue| shared.settings.workers_of(queue)).iter().sum();
     let alive = shared.workers_alive.load(Ordering::SeqCst);
     if alive == 0 {
         reasons.push("the runner is not running");
@@ -81,12 +82,13 @@ pub(crate) async fn reasons(shared: &Shared) -> Vec<&'static str> {
     let now = shared.clock.now();
     let stalled = |at: Option<Timestamp>| at.is_none_or(|at| now.since(at) > patience);
     let progress = shared.worker.progress();
-    if alive > 0 && stalled(progress.events) {
-        reasons.push("the workers of events make no progress");
-    }
-    if alive > 0 && stalled(progress.background) {
-        reasons.push("the workers of syncs make no progress");
-    }
+    let queues = [
+        (progress.events, "the workers of events make no progress"),
+        (progress.background, "the workers of syncs make no progress"),
+        (progress.calls, "the workers of the outbox make no progress"),
+        (progress.forwards, "the workers that forward events make no progress"),
+    ];
+    reasons.extend(queues.iter().filter(|(at, _)| alive > 0 && stalled(*at)).map(|(_, reason)| *reason));
     if !shared.probe.writes(shared).await {
         reasons.push("the store does not write: is the disk full?");
     }

@@ -82,6 +82,8 @@ async fn what_waits_too_long_and_what_does_not_move_is_seen() {
     let job = |stream: &str, run_at: Timestamp| NewJob {
         work: Work::Sync { key: key(stream), mode: RunMode::Full },
         lane: None,
+        group: None,
+        tenant: None,
         unique: None,
         priority: 0,
         run_at,

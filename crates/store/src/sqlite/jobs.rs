@@ -29,11 +29,18 @@ fn queue_number(queue: Queue) -> i64 {
     match queue {
         Queue::Events => 0,
         Queue::Background => 1,
+        Queue::Calls => 2,
+        Queue::Forwards => 3,
     }
 }
 
 fn queue_of(number: i64) -> Queue {
-    if number == 0 { Queue::Events } else { Queue::Background }
+    match number {
+        0 => Queue::Events,
+        2 => Queue::Calls,
+        3 => Queue::Forwards,
+        _ => Queue::Background,
+    }
 }
 
 /// Roughly how many bytes a settlement holds in memory.

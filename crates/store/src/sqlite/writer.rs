@@ -249,7 +249,7 @@ pub(super) struct Tx<'c> {
     pub(super) tally: Tally,
     pub(super) tail: &'c mut Tail,
     /// Jobs that became ready, per queue: workers to wake after the commit.
-    ready: [u32; 2],
+    ready: [u32; Queue::ALL.len()],
     /// Which types of events were heard at which endpoints in this transaction, and when.
     heard: Vec<(String, String, i64)>,
     /// Statements every delivery runs, kept at hand.
@@ -311,10 +311,12 @@ impl<'c> Tx<'c> {
 
     /// Notes that a job of the queue became ready.
     pub(super) fn wake(&mut self, queue: Queue) {
-        let [events, background] = &mut self.ready;
+        let [events, background, calls, forwards] = &mut self.ready;
         let count = match queue {
             Queue::Events => events,
             Queue::Background => background,
+            Queue::Calls => calls,
+            Queue::Forwards => forwards,
         };
         *count = count.saturating_add(1);
     }
@@ -355,13 +357,23 @@ impl<'c> Tx<'c> {
 /// Workers waiting for jobs, per queue.
 #[derive(Debug, Default)]
 pub(super) struct Bells {
-    pub(super) events: Notify,
-    pub(super) background: Notify,
+    /// As [`Queue::ALL`] has them.
+    bells: [Notify; Queue::ALL.len()],
 }
 
 impl Bells {
-    fn ring(&self, [events, background]: [u32; 2]) {
-        for (bell, count) in [(&self.events, events), (&self.background, background)] {
+    pub(super) fn of(&self, queue: Queue) -> &Notify {
+        let [events, background, calls, forwards] = &self.bells;
+        match queue {
+            Queue::Events => events,
+            Queue::Background => background,
+            Queue::Calls => calls,
+            Queue::Forwards => forwards,
+        }
+    }
+
+    fn ring(&self, ready: [u32; Queue::ALL.len()]) {
+        for (bell, count) in self.bells.iter().zip(ready) {
             for _ in 0..count.min(WAKE_MAX) {
                 bell.notify_one();
             }
@@ -436,7 +448,7 @@ impl Writer {
         }
     }
 
-    fn attempt(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
+    fn attempt(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; Queue::ALL.len()], Stop> {
         let ran = self.transact(batch);
         if ran.is_ok() {
             self.tail.committed();
@@ -453,7 +465,7 @@ impl Writer {
         ran
     }
 
-    fn transact(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; 2], Stop> {
+    fn transact(&mut self, batch: &mut [Box<dyn Write>]) -> std::result::Result<[u32; Queue::ALL.len()], Stop> {
         let all = |error: rusqlite::Error| Stop::All(failure(&error));
         let connection = &self.connection;
         let run = |sql: &str| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
@@ -465,7 +477,7 @@ impl Writer {
             product: &self.product,
             tally: before,
             tail: &mut self.tail,
-            ready: [0; 2],
+            ready: [0; Queue::ALL.len()],
             heard: Vec::new(),
             hot: Vec::new(),
         };

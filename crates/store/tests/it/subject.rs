@@ -95,5 +95,14 @@ pub(crate) fn delivery(id: &str, body: Bytes) -> NewDelivery {
 }
 
 pub(crate) fn job() -> NewJob {
-    NewJob { work: Work::Retention, lane: None, unique: None, priority: 0, run_at: Timestamp(0), attempts_max: 9 }
+    NewJob {
+        work: Work::Retention,
+        lane: None,
+        group: None,
+        tenant: None,
+        unique: None,
+        priority: 0,
+        run_at: Timestamp(0),
+        attempts_max: 9,
+    }
 }

@@ -32,7 +32,16 @@ pub(super) async fn end(store: &dyn Store, lease: Lease, how: JobEnd, now: i64) 
 
 /// A background job due at a moment.
 pub(super) fn job(run_at: i64) -> NewJob {
-    NewJob { work: Work::Retention, lane: None, unique: None, priority: 0, run_at: Timestamp(run_at), attempts_max: 3 }
+    NewJob {
+        work: Work::Retention,
+        lane: None,
+        group: None,
+        tenant: None,
+        unique: None,
+        priority: 0,
+        run_at: Timestamp(run_at),
+        attempts_max: 3,
+    }
 }
 
 /// Enqueues a job and claims it.

@@ -190,6 +190,8 @@ impl Model {
                 ])
                 .unwrap_or(Work::Retention),
             lane: self.pick(&[None, Some("l1".to_owned()), Some("event/acme/k1".to_owned())]).flatten(),
+            group: None,
+            tenant: None,
             unique: self.pick(&[None, None, Some("u1".to_owned()), Some("u2".to_owned())]).flatten(),
             priority: self.pick(&[0, 0, 1, -1]).unwrap_or(0),
             run_at: self.near(),

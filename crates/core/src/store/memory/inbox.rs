@@ -203,6 +203,8 @@ fn event_job(row: EventRow, connection: &ConnectionId, ordering_key: Option<&str
     NewJob {
         work: Work::Event { row },
         lane: ordering_key.map(|key| format!("event/{connection}/{key}")),
+        group: None,
+        tenant: None,
         unique: None,
         priority: 0,
         run_at,

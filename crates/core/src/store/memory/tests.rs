@@ -20,7 +20,16 @@ fn key() -> StreamKey {
 
 fn sync(lane: Option<&str>, run_at: Timestamp, attempts_max: u32) -> NewJob {
     let work = Work::Sync { key: key(), mode: RunMode::Full };
-    NewJob { work, lane: lane.map(str::to_owned), unique: None, priority: 0, run_at, attempts_max }
+    NewJob {
+        work,
+        lane: lane.map(str::to_owned),
+        group: None,
+        tenant: None,
+        unique: None,
+        priority: 0,
+        run_at,
+        attempts_max,
+    }
 }
 
 async fn claim(store: &MemoryStore, now: Timestamp) -> Vec<Claimed> {
