@@ -84,6 +84,7 @@ async fn keep_grants(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
     round.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             _ = stop.wait_for(|stop| *stop) => break,
             _ = round.tick() => {}
         }
