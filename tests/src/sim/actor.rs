@@ -56,8 +56,9 @@ pub(super) trait Actor: Send + Sync {
         false
     }
 
-    /// The streams that are compared at the end, and how each is read once more before.
-    fn streams(&self) -> Vec<(&'static str, RunMode)>;
+    /// The streams that are compared at the end, and how each is read once more before: not at all where webhooks and
+    /// walks tell everything, because a full run would hide what was merged wrongly.
+    fn streams(&self) -> Vec<(&'static str, Option<RunMode>)>;
 
     /// Streams that are read once more but hold no records.
     fn walks(&self) -> Vec<&'static str> {
@@ -205,9 +206,8 @@ impl Actor for Shop {
         true
     }
 
-    fn streams(&self) -> Vec<(&'static str, RunMode)> {
-        // The events tell of everything since the position was known; what happened before only a full run finds.
-        verdict::record_streams().into_iter().map(|stream| (stream, RunMode::Full)).collect()
+    fn streams(&self) -> Vec<(&'static str, Option<RunMode>)> {
+        verdict::record_streams().into_iter().map(|stream| (stream, None)).collect()
     }
 
     fn walks(&self) -> Vec<&'static str> {

@@ -101,8 +101,8 @@ impl Actor for Workspace {
         true
     }
 
-    fn streams(&self) -> Vec<(&'static str, RunMode)> {
-        ["users", "conversations", "messages"].map(|stream| (stream, RunMode::Full)).to_vec()
+    fn streams(&self) -> Vec<(&'static str, Option<RunMode>)> {
+        ["users", "conversations", "messages"].map(|stream| (stream, Some(RunMode::Full))).to_vec()
     }
 
     fn truth(&self, stream: &str) -> Records {
@@ -211,9 +211,9 @@ impl Actor for Office {
         true
     }
 
-    fn streams(&self) -> Vec<(&'static str, RunMode)> {
+    fn streams(&self) -> Vec<(&'static str, Option<RunMode>)> {
         [palisade_google::sync::MESSAGES, palisade_google::sync::EVENTS]
-            .map(|stream| (stream, RunMode::Incremental))
+            .map(|stream| (stream, Some(RunMode::Incremental)))
             .to_vec()
     }
 
@@ -319,8 +319,8 @@ impl Actor for Phone {
         true
     }
 
-    fn streams(&self) -> Vec<(&'static str, RunMode)> {
-        vec![(palisade_twilio::sync::MESSAGES, RunMode::Full)]
+    fn streams(&self) -> Vec<(&'static str, Option<RunMode>)> {
+        vec![(palisade_twilio::sync::MESSAGES, Some(RunMode::Full))]
     }
 
     fn truth(&self, _: &str) -> Records {
@@ -418,8 +418,8 @@ impl Actor for Post {
         counted(self.emulator.mails().iter().filter_map(reference))
     }
 
-    fn streams(&self) -> Vec<(&'static str, RunMode)> {
-        List::ALL.iter().map(|list| (list.name(), RunMode::Full)).collect()
+    fn streams(&self) -> Vec<(&'static str, Option<RunMode>)> {
+        List::ALL.iter().map(|list| (list.name(), Some(RunMode::Full))).collect()
     }
 
     fn truth(&self, stream: &str) -> Records {

@@ -306,7 +306,10 @@ impl World {
                 self.once_more(actor.name(), stream, RunMode::Incremental, self.clock.now()).await;
             }
             for (stream, mode) in actor.streams() {
-                self.once_more(actor.name(), stream, mode, since).await;
+                match mode {
+                    Some(mode) => self.once_more(actor.name(), stream, mode, since).await,
+                    None => self.listed(actor.name(), stream).await,
+                }
             }
         }
         self.rest().await;
@@ -333,6 +336,14 @@ impl World {
                 }
                 sleep(Duration::from_secs(1)).await;
             }
+        }
+    }
+
+    /// Waits until a stream was listed wholly once.
+    async fn listed(&self, connection: &str, stream: &str) {
+        let key = StreamKey { connection: ConnectionId::new(connection), stream: StreamName::new(stream) };
+        while self.store().stream(key.clone()).await.expect("a stream").full_at.is_none() {
+            sleep(Duration::from_secs(1)).await;
         }
     }
 
