@@ -49,7 +49,11 @@ pub(super) fn bytes(deliveries: &[NewDelivery]) -> usize {
 }
 
 pub(super) fn append(tx: &mut Tx<'_>, deliveries: &[NewDelivery]) -> Result<Vec<Vec<Appended>>, Fault> {
-    deliveries.iter().map(|delivery| append_one(tx, delivery)).collect()
+    let mut appended = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        appended.push(append_one(tx, delivery)?);
+    }
+    Ok(appended)
 }
 
 /// Where the bytes of an event are kept.
@@ -146,7 +150,7 @@ fn add_job(
     ordering_key: Option<&str>,
     run_at: Timestamp,
 ) -> Result<(), Fault> {
-    let lane = ordering_key.map(|key| format!("event/{connection}/{key}"));
+    let lane = ordering_key.map(|key| ["event/", connection, "/", key].concat());
     jobs::insert(
         tx,
         &jobs::Insert {
