@@ -55,7 +55,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/calls", get(api::calls))
         .route("/api/v1/records/{connection}/{stream}", get(api::records))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), admin::guard));
-    Router::new()
+    let deliveries = || post(webhooks::Receive).fallback(webhooks::wrong_method);
+    let router = Router::new()
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
@@ -71,8 +72,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), envelope))
         // Deliveries come by the thousand: they have the same bounds and headers without the boxes of a layer.
-        .route("/webhooks/{endpoint}", post(webhooks::receive).fallback(webhooks::wrong_method))
-        .with_state(shared)
+        .route("/webhooks/{endpoint}", deliveries());
+    // A path of its own spares each delivery what is kept of a path's variable part.
+    let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let named = shared.endpoints.keys().filter(|name| !name.is_empty() && plain(name));
+    let router = named.fold(router, |router, name| router.route(&format!("/webhooks/{name}"), deliveries()));
+    router.with_state(shared)
 }
 
 async fn not_found() -> Problem {
@@ -104,16 +109,19 @@ fn is_too_long(shared: &Shared, request: &Request) -> bool {
 
 /// Answers in the time a request may take.
 async fn in_time(shared: &Shared, answer: impl Future<Output = Response>) -> Response {
-    tokio::time::timeout(shared.settings.request_timeout, answer).await.unwrap_or_else(|_| {
-        Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "timeout",
-            "the request did not arrive or could not be answered in time",
-            "send it again",
-        )
-        .retry_after(1)
-        .into_response()
-    })
+    tokio::time::timeout(shared.settings.request_timeout, answer).await.unwrap_or_else(|_| timed_out())
+}
+
+/// The answer to a request that took longer than any may.
+fn timed_out() -> Response {
+    Problem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "timeout",
+        "the request did not arrive or could not be answered in time",
+        "send it again",
+    )
+    .retry_after(1)
+    .into_response()
 }
 
 /// Makes the headers of every answer; what an answer says of its being cached stays.
