@@ -8,9 +8,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::pin::Pin;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use palisade_core::store::{AccountKey, Connection, ConnectionState, NO_CONNECTION, NewDelivery, NewEvent};
 use palisade_core::{ConnectionId, EndpointId, Environment, Provider, Result, Secret};
 
@@ -192,7 +192,7 @@ pub(crate) struct Routed {
 /// What routing a delivery comes to: at once where the endpoint serves one connection.
 pub(crate) enum Routing<'r> {
     Done(Routed),
-    ByAccount(Pin<Box<dyn Future<Output = Result<Routed>> + Send + 'r>>),
+    ByAccount(BoxFuture<'r, Result<Routed>>),
 }
 
 /// Gives each event of a delivery to the connections it belongs to.

@@ -168,3 +168,29 @@ impl Future for HeadWait {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use hyper::rt::Timer;
+
+    use super::*;
+
+    /// Fails when a wait ends at the time of an earlier one that was dropped, or later than its own.
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_for_a_head_ends_at_its_own_time() {
+        let timer = HeadTimer::default();
+        let second = Duration::from_secs(1);
+        let mut dropped = timer.sleep(second * 10);
+        assert!(dropped.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(dropped);
+        for seconds in [30, 5, 0, 30] {
+            let began = timer.now();
+            timer.sleep(second * seconds).await;
+            let took = timer.now() - began;
+            // tokio's timers go by the millisecond.
+            assert!((second * seconds..second * seconds + Duration::from_millis(2)).contains(&took), "{took:?}");
+        }
+    }
+}

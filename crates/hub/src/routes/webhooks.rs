@@ -1,6 +1,5 @@
 //! `POST /webhooks/{endpoint}`: verify, split, append durably, then acknowledge. In this order and no other.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use axum::http::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use palisade_core::store::{Appended, NewEvent};
 use palisade_core::webhook::{
@@ -23,15 +23,6 @@ use crate::hub::Shared;
 use crate::metrics::Delivered;
 use crate::routing::{self, Endpoint, Routed, Routing, Unrouted};
 use crate::unreadable;
-
-/// Tells whether a header is kept with a delivery of any provider, for replay and support. None of them is a credential
-/// or a signature.
-fn is_kept(name: &str) -> bool {
-    matches!(
-        name,
-        "content-type" | "user-agent" | "date" | "x-request-id" | "traceparent" | "webhook-id" | "webhook-timestamp"
-    )
-}
 
 /// The longest header value kept, in bytes.
 const KEPT_VALUE_BYTES_MAX: usize = 256;
@@ -57,7 +48,7 @@ impl Ended {
 pub(crate) struct Receive;
 
 impl Handler<(), Arc<Shared>> for Receive {
-    type Future = Pin<Box<dyn Future<Output = Response> + Send>>;
+    type Future = BoxFuture<'static, Response>;
 
     fn call(self, mut request: Request, shared: Arc<Shared>) -> Self::Future {
         Box::pin(async move {
@@ -185,7 +176,7 @@ fn refused(shared: &Shared, endpoint: &Endpoint, refusal: Refusal) -> Ended {
 /// What verifying a delivery comes to: most often at once.
 enum Verifying<'v> {
     Done(Result<Verified, Refusal>),
-    WithPublishedKeys(Pin<Box<dyn Future<Output = Result<Verified, Refusal>> + Send + 'v>>),
+    WithPublishedKeys(BoxFuture<'v, Result<Verified, Refusal>>),
 }
 
 /// Verifies a delivery.
@@ -332,6 +323,15 @@ fn new_event(shared: &Shared, endpoint: &Endpoint, body: &Bytes, event: Event) -
 /// Tells whether two texts are equal; most often they are one and the same.
 fn is_same(one: &Bytes, other: &Bytes) -> bool {
     (one.as_ptr() == other.as_ptr() && one.len() == other.len()) || one == other
+}
+
+/// Tells whether a header is kept with a delivery of any provider, for replay and support. None of them is a credential
+/// or a signature.
+fn is_kept(name: &str) -> bool {
+    matches!(
+        name,
+        "content-type" | "user-agent" | "date" | "x-request-id" | "traceparent" | "webhook-id" | "webhook-timestamp"
+    )
 }
 
 /// Returns the headers to keep. One walk over all there are: few as they are, it takes less than looking up those that

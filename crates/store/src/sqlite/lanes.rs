@@ -225,3 +225,45 @@ pub(super) fn move_on(tx: &mut Tx<'_>) -> rusqlite::Result<()> {
     tx.tail.drop_to(to);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use palisade_core::random::{Random, SeededRandom};
+
+    use super::*;
+
+    /// Fails when a job is forgotten, kept or put into another lane, in whatever order jobs are removed.
+    #[test]
+    fn a_tail_knows_what_a_plain_list_knows() {
+        for seed in 0..200 {
+            let random = SeededRandom::new(seed);
+            let below = |limit: u64| random.bits() % limit;
+            let (mut tail, mut plain) = (Tail::default(), Vec::<(i64, String)>::new());
+            for job in 1..=200_i64 {
+                let lane = format!("lane {}", below(12));
+                tail.add(job, (below(5) > 0).then_some(&lane));
+                if tail.jobs.back().is_some_and(|(last, _)| *last == job) {
+                    plain.push((job, lane));
+                }
+                for _ in 0..below(4) {
+                    let gone = below(job.unsigned_abs() + 1).cast_signed();
+                    tail.remove(gone);
+                    plain.retain(|(one, _)| *one != gone);
+                }
+                if below(40) == 0 {
+                    let to = job - 20;
+                    tail.drop_to(to);
+                    plain.retain(|(one, _)| *one > to);
+                }
+                let ends = (tail.jobs.front().map(|(one, _)| *one), tail.jobs.back().map(|(one, _)| *one));
+                assert_eq!(ends, (plain.first().map(|one| one.0), plain.last().map(|one| one.0)), "seed {seed}");
+                for number in 0..12 {
+                    let lane = format!("lane {number}");
+                    let wanted: Vec<i64> = plain.iter().filter(|one| one.1 == lane).map(|one| one.0).collect();
+                    assert_eq!(tail.of(&lane).collect::<Vec<_>>(), wanted, "seed {seed}, job {job}, {lane}");
+                }
+                assert!(tail.lanes.len() <= 12, "seed {seed}");
+            }
+        }
+    }
+}
