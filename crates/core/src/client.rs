@@ -215,7 +215,8 @@ pub struct LimitSettings {
     pub admission_max: usize,
     /// Attempts under way at once.
     pub concurrency: usize,
-    /// Share of a lane's burst that only interactive calls may spend, in `[0, 1)`.
+    /// Share of a lane's burst that only interactive calls may spend, in `[0, 1)`. Counted in whole units, rounded up: a
+    /// share above 0 keeps at least one unit of any burst above 1, and background calls are always left one.
     pub interactive_reserve: f64,
     /// Lanes kept; beyond it idle ones are evicted first.
     pub lanes_max: usize,
@@ -609,6 +610,6 @@ impl Transport for Client {
         {
             call.grant.get_or_insert_with(|| grant.clone());
         }
-        Box::pin(self.engine.call(request))
+        self.engine.call(request)
     }
 }

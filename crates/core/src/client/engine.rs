@@ -92,12 +92,13 @@ struct Route<'a> {
     cost: NonZeroU32,
 }
 
-/// What an attempt came to.
-enum Judged {
-    Success(Response<Bytes>),
+/// What an attempt came to: the answer of a success, or what is wrong.
+type Judged = std::result::Result<Response<Bytes>, Failed>;
+
+enum Failed {
     /// The credential of this version was refused.
     Unauthorized(Error, u64),
-    Failed(Failure),
+    Otherwise(Failure),
 }
 
 struct Failure {
@@ -114,28 +115,29 @@ struct Failure {
 impl Engine {
     /// Sends a call through the pipeline. The request is taken apart at once, so that the future holds it once; nothing
     /// else is done before it is polled.
-    pub(super) fn call(&self, request: Request<Bytes>) -> impl Future<Output = Result<Response<Bytes>>> + Send + '_ {
-        let call = request.extensions().get::<Call>().cloned();
+    ///
+    /// It comes as two boxes, this one and that of the attempts, and what few calls need is in boxes of its own: each
+    /// of the two is then small enough for what an allocator hands out quickly (glibc: 1,032 bytes).
+    pub(super) fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>>> {
         let mut outgoing = Outgoing::new(request);
-        async move {
-            let Some(call) = call else {
-                return Err(Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does"));
-            };
-            let mut ongoing = Ongoing::new(self, call);
-            let result = match self.conduct(&mut ongoing, &mut outgoing).await {
-                Ok(response) => Ok(response),
-                Err(error) => {
-                    let error = ongoing.close(error, &outgoing);
-                    ongoing.failed(&error);
-                    match &self.fallback {
-                        Some(fallback) => fallback.answer(&outgoing.bare(&ongoing.call), error).await,
-                        None => Err(error),
-                    }
+        Box::pin(async move {
+            let mut ongoing = Ongoing::new(self, outgoing.call()?);
+            let error = match self.conduct(&mut ongoing, &mut outgoing).await {
+                Ok(response) => {
+                    ongoing.finish(&outgoing);
+                    return Ok(response);
                 }
+                Err(error) => error,
+            };
+            let error = ongoing.close(error, &outgoing);
+            ongoing.failed(&error);
+            let result = match &self.fallback {
+                Some(fallback) => Box::pin(resort(&**fallback, &ongoing, &outgoing, error)).await,
+                None => Err(error),
             };
             ongoing.finish(&outgoing);
             result
-        }
+        })
     }
 
     async fn conduct<'e>(&'e self, on: &mut Ongoing<'e>, out: &mut Outgoing) -> Result<Response<Bytes>> {
@@ -156,14 +158,20 @@ impl Engine {
             // Boxed, so that the usual way carries none of its size.
             None => Box::pin(self.account(on)).await,
         };
-        let (class, now) = self.class(on, host, now).await?;
+        let (class, now) = match &self.profile.class {
+            Some(class) if on.call.operation.also.iter().any(|limit| limit.class.is_some()) => {
+                Box::pin(self.class(*class, on, host, now)).await?
+            }
+            _ => (None, now),
+        };
         let moment = if now == on.started { on.began } else { self.moment(now) };
         let way = Way::find(&self.lanes, &on.call, account, class, moment)?;
         let cost = NonZeroU32::new(operation.cost).unwrap_or(NonZeroU32::MIN);
         let route = Route { host, way, meters, cost };
         on.span = call_span(&on.call, out);
         let span = on.span.clone();
-        self.attempts(on, out, &route, (now, moment)).instrument(span).await
+        let attempts = async move { self.attempts(on, out, &route, (now, moment)).await };
+        Box::pin(attempts.instrument(span)).await
     }
 
     /// Asks which account the call's connection is; when the deadline passes meanwhile, it is what it was.
@@ -173,12 +181,14 @@ impl Engine {
         (account.unwrap_or_else(|_| self.accounts.last(connection)), Instant::now())
     }
 
-    /// Returns the class of the call's credential where its limits differ by it.
-    async fn class(&self, on: &mut Ongoing<'_>, host: &Host, now: Instant) -> Result<(Option<&'static str>, Instant)> {
-        let Some(class) = &self.profile.class else { return Ok((None, now)) };
-        if on.call.operation.also.iter().all(|limit| limit.class.is_none()) {
-            return Ok((None, now));
-        }
+    /// Returns the class of the call's credential, for limits that differ by it.
+    async fn class(
+        &self,
+        class: fn(&Credential) -> &'static str,
+        on: &mut Ongoing<'_>,
+        host: &Host,
+        now: Instant,
+    ) -> Result<(Option<&'static str>, Instant)> {
         host.breaker.peek(self.moment(now)).map_err(circuit_open)?;
         let (credential, now) = self.credential(on, now).await?;
         let class = class(&credential);
@@ -196,17 +206,17 @@ impl Engine {
     ) -> Result<Response<Bytes>> {
         let mut at = begin;
         loop {
-            let judged = match self.attempt(on, out, to, at).await {
-                Ok(judged) => judged,
+            let failed = match self.attempt(on, out, to, at).await {
                 Err(refused) => return Err(on.refuse(refused)),
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(failed)) => failed,
             };
-            match judged {
-                Judged::Success(response) => return Ok(response),
-                Judged::Unauthorized(error, version) => self.refresh(on, error, version).await?,
-                Judged::Failed(failure) => {
+            match failed {
+                Failed::Unauthorized(error, version) => Box::pin(self.refresh(on, error, version)).await?,
+                Failed::Otherwise(failure) => {
                     let delay = self.decide(on, to, failure)?;
                     on.waited += delay;
-                    sleep(delay).await;
+                    Box::pin(sleep(delay)).await;
                 }
             }
             let now = Instant::now();
@@ -220,52 +230,58 @@ impl Engine {
         on: &mut Ongoing<'_>,
         out: &mut Outgoing,
         to: &Route<'_>,
-        (now, mut moment): (Instant, u64),
+        begin: (Instant, u64),
     ) -> Result<Judged> {
-        let asked = now;
-        to.host.breaker.peek(moment).map_err(circuit_open)?;
-        let passage = Passage {
-            tenant: &on.call.tenant,
-            priority: on.call.priority,
-            cost: to.cost,
-            deadline: on.deadline,
-            origin: self.origin,
-            waiting_max: self.profile.limits.waiting_max,
+        // What is used up before the answer comes stays in this block: the future need not hold it then.
+        let (place, permit, span, flight, sending, version, until, moment) = {
+            let (now, mut moment) = begin;
+            let asked = now;
+            to.host.breaker.peek(moment).map_err(circuit_open)?;
+            let passage = Passage {
+                tenant: &on.call.tenant,
+                priority: on.call.priority,
+                cost: to.cost,
+                deadline: on.deadline,
+                origin: self.origin,
+                waiting_max: self.profile.limits.waiting_max,
+            };
+            let (units, now) = to.way.pass(passage, now, moment).await.map_err(lane_refused)?;
+            let (place, now) = self.place(on, now).await?;
+            if now != asked {
+                on.waited += now - asked;
+                moment = self.moment(now);
+            }
+            let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
+            let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
+                (Some(refreshed), _) => (*refreshed, now),
+                (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
+                (None, _) => self.credential(on, now).await?,
+            };
+            if leaves != now {
+                moment = self.moment(leaves);
+            }
+            let now = leaves;
+            if now >= on.deadline {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    "the call's deadline passed before the attempt could leave",
+                ));
+            }
+            if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
+                return Err(crossing());
+            }
+            let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
+            let span = to.meters.attempt_span(on.attempts);
+            let attempt = on.call.operation.attempt_timeout;
+            let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
+            let until = on.deadline.min(now + attempt);
+            on.attempts += 1;
+            units.spend();
+            let flight = on.depart(&to.meters.active);
+            let sending = self.transport.send(request);
+            (place, permit, span, flight, sending, credential.version(), until, moment)
         };
-        let (units, now) = to.way.pass(passage, now, moment).await.map_err(lane_refused)?;
-        let (place, now) = self.place(on, now).await?;
-        if now != asked {
-            on.waited += now - asked;
-            moment = self.moment(now);
-        }
-        let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
-        let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
-            (Some(refreshed), _) => (*refreshed, now),
-            (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
-            (None, _) => self.credential(on, now).await?,
-        };
-        if leaves != now {
-            moment = self.moment(leaves);
-        }
-        let now = leaves;
-        if now >= on.deadline {
-            return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
-        }
-        if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
-            return Err(crossing());
-        }
-        let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
-        let version = credential.version();
-        drop(credential);
-
-        let span = to.meters.attempt_span(on.attempts);
-        let attempt = on.call.operation.attempt_timeout;
-        let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
-        let until = on.deadline.min(now + attempt);
-        on.attempts += 1;
-        units.spend();
-        let flight = on.depart(&to.meters.active);
-        let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;
+        let answer = before(until, sending).instrument(span.clone()).await;
         drop(flight);
         let ended = self.moment(Instant::now());
         on.arrive(ended);
@@ -275,9 +291,9 @@ impl Engine {
         let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
         let judged = self.judge(on, to, answer, version);
         let (health, error) = match &judged {
-            Judged::Success(_) => (Health::Good, None),
-            Judged::Unauthorized(error, _) => (Health::Silent, Some(error.kind())),
-            Judged::Failed(failure) => (failure.health, Some(failure.error.kind())),
+            Ok(_) => (Health::Good, None),
+            Err(Failed::Unauthorized(error, _)) => (Health::Silent, Some(error.kind())),
+            Err(Failed::Otherwise(failure)) => (failure.health, Some(failure.error.kind())),
         };
         let unit = if health == Health::Bad { self.random.unit() } else { 0.0 };
         permit.settle(health, took, ended, unit);
@@ -339,29 +355,30 @@ impl Engine {
     fn judge(&self, on: &mut Ongoing<'_>, to: &Route<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
         let response = match answer {
             Ok(response) => response,
-            Err(error) => return Judged::Failed(Failure::of_transport(error)),
+            Err(error) => return Err(Failed::Otherwise(Failure::of_transport(error))),
         };
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(&self.request_id_header));
         let operation = on.call.operation;
         let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, to, response.headers()));
         if status.is_success() && response.body().len() > operation.body_bytes_max {
-            return Judged::Failed(Failure::of_answer(too_large(), Evidence::Final));
+            return Err(Failed::Otherwise(Failure::of_answer(too_large(), Evidence::Final)));
         }
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
-            return Judged::Failed(Failure::of_answer(redirected(), Evidence::Final));
+            return Err(Failed::Otherwise(Failure::of_answer(redirected(), Evidence::Final)));
         }
         let hint = |error: &Error| retry_after(response.headers(), &*self.clock).or(error.retry_after());
         match self.profile.classifier.classify(operation, &response) {
-            Verdict::Success => Judged::Success(response),
-            Verdict::Unauthorized(error) => Judged::Unauthorized(error, version),
+            Verdict::Success => Ok(response),
+            Verdict::Unauthorized(error) => Err(Failed::Unauthorized(error, version)),
             Verdict::Throttled { error, after, scope } => {
                 let hint = match (hint(&error), after) {
                     (Some(header), Some(body)) => Some(header.max(body)),
                     (header, body) => header.or(body).or(reset),
                 };
                 let failure = Failure::of_answer(error, Evidence::NotProcessed);
-                Judged::Failed(Failure { hint, throttled: Some(scope), health: Health::Silent, ..failure })
+                let health = Health::Silent;
+                Err(Failed::Otherwise(Failure { hint, throttled: Some(scope), health, ..failure }))
             }
             Verdict::Failed { error, repeat } => {
                 let evidence = match repeat {
@@ -373,7 +390,7 @@ impl Engine {
                 // Unavailable until then says the same as throttled: nobody should come earlier.
                 let unavailable = status == StatusCode::SERVICE_UNAVAILABLE && hint.is_some();
                 let throttled = unavailable.then_some(Scope::Operation);
-                Judged::Failed(Failure { hint, throttled, ..Failure::of_answer(error, evidence) })
+                Err(Failed::Otherwise(Failure { hint, throttled, ..Failure::of_answer(error, evidence) }))
             }
         }
     }
@@ -566,6 +583,11 @@ async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T>
         end.as_mut().poll(context).map(|()| None)
     })
     .await
+}
+
+/// Asks the product's fallback for an answer in place of an error.
+async fn resort(fallback: &dyn Fallback, on: &Ongoing<'_>, out: &Outgoing, error: Error) -> Result<Response<Bytes>> {
+    fallback.answer(&out.bare(&on.call), error).await
 }
 
 async fn poll_once<T>(future: &mut BoxFuture<'_, T>) -> Poll<T> {
