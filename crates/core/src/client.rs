@@ -37,6 +37,7 @@ mod lanes;
 mod learned;
 mod ongoing;
 mod outgoing;
+mod pausing;
 mod replay;
 mod retry_after;
 mod status;

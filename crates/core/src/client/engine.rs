@@ -11,7 +11,6 @@
 //! A place and a permit are held for one attempt and never while waiting. What this process refuses by itself is
 //! never repeated here and takes nothing from the retry budget.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::pin;
@@ -22,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::Instrument;
@@ -35,29 +34,23 @@ use super::budget::Cost;
 use super::flights::Flights;
 use super::held::Held;
 use super::hosts::Host;
-use super::lane::{LaneKey, Passage, nanos_since, whose};
+use super::lane::{Passage, nanos_since};
 use super::lanes::Lanes;
 use super::ongoing::Ongoing;
 use super::outgoing::Outgoing;
 use super::replay::{Evidence, may_repeat};
-use super::retry_after::{HINT_MAX, retry_after};
+use super::retry_after::retry_after;
 use super::telemetry::{ClientMeters, OperationMeters, call_span};
 use super::turnstile::{Place, Turnstile};
 use super::way::{Refusal, Way};
-use super::{Fallback, Learned, Observer, PAUSE_TOLD_MIN, PauseObserver, Profile, Repeat, Verdict};
+use super::{Fallback, Observer, PauseObserver, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
 use crate::call::{Call, Scope};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::ConnectionId;
 use crate::random::Random;
-use crate::store::Pause;
 use crate::transport::Transport;
-
-/// The longest name of a lane that is told of. A caller that names longer parts has pauses of this process only.
-const LANE_BYTES_MAX: usize = 1_024;
-/// What a pause that is told of is longer than the pause itself: whatever was cut off when the moments were rounded down.
-const ROUNDED_OFF: Duration = Duration::from_millis(2);
 
 /// Everything the clones of a client share.
 pub(super) struct Engine {
@@ -85,9 +78,9 @@ pub(super) struct Engine {
 }
 
 /// Where a call goes: resolved once, used by every attempt.
-struct Route<'a> {
+pub(super) struct Route<'a> {
     host: &'a Host,
-    way: Way,
+    pub(super) way: Way,
     meters: &'a OperationMeters,
     cost: NonZeroU32,
 }
@@ -395,63 +388,6 @@ impl Engine {
         }
     }
 
-    /// Heeds what an answer tells of the limits, and returns how long until they begin anew.
-    fn learn(&self, learned: &Learned, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
-        let told = learned.read(headers, &*self.clock);
-        if let Some(unit) = told.unit {
-            to.way.learn(learned.scope, nanos(unit), learned.may_raise);
-        }
-        if let Some(wait) = told.used_up {
-            self.pause(to, learned.scope, wait, Instant::now());
-        }
-        told.reset
-    }
-
-    /// Holds back all who share what the provider has asked to leave alone for a while.
-    fn pause(&self, to: &Route<'_>, scope: Scope, wait: Duration, now: Instant) {
-        let now = self.moment(now);
-        let until = now.saturating_add(nanos(wait));
-        let watched = self.pause_observer.as_ref().filter(|_| wait >= PAUSE_TOLD_MIN);
-        to.way.pause_until(scope, until, |key| {
-            self.held.note(key.connection.as_ref(), until, now);
-            if let Some(observer) = watched {
-                self.tell(&**observer, key, wait);
-            }
-        });
-    }
-
-    fn tell(&self, observer: &dyn PauseObserver, key: &LaneKey, wait: Duration) {
-        let lane = key.to_string();
-        if lane.len() > LANE_BYTES_MAX {
-            return;
-        }
-        let at = self.clock.now();
-        let until = at.plus(wait).plus(ROUNDED_OFF);
-        observer.paused(Pause { provider: self.profile.provider.to_owned(), lane, at, until });
-    }
-
-    /// Holds back the lanes of pauses that a process was asked for, this one or another.
-    pub(super) fn restore(&self, pauses: &[Pause]) {
-        // As long as a pause of this process can get.
-        let longest = backoff::lengthened(HINT_MAX, 1.0).saturating_add(ROUNDED_OFF);
-        let (now, wall) = (self.moment(Instant::now()), self.clock.now());
-        let mut lanes = HashMap::new();
-        for pause in pauses.iter().filter(|pause| pause.provider == self.profile.provider) {
-            let Some(whose) = whose(&pause.lane) else { continue };
-            // A clock that was set back makes a pause no longer than it was.
-            let left = pause.until.since(wall).min(pause.until.since(pause.at)).min(longest);
-            if !left.is_zero() {
-                let until = now.saturating_add(nanos(left));
-                self.held.note(whose.as_ref(), until, now);
-                let kept: &mut u64 = lanes.entry(pause.lane.clone()).or_default();
-                *kept = until.max(*kept);
-            }
-        }
-        if !lanes.is_empty() {
-            self.lanes.restore(&lanes, now);
-        }
-    }
-
     /// Gives the wait before the next attempt, or the error to give up with.
     fn decide(&self, on: &mut Ongoing<'_>, to: &Route<'_>, failure: Failure) -> Result<Duration> {
         let settings = &self.profile.retry;
@@ -559,10 +495,6 @@ impl Health {
     fn of(error: &Error) -> Self {
         if matches!(error.kind(), ErrorKind::Provider | ErrorKind::Timeout) { Self::Bad } else { Self::Good }
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer, and
