@@ -32,6 +32,8 @@ mod export;
 mod feed;
 #[path = "it/flows.rs"]
 mod flows;
+#[path = "it/growth.rs"]
+mod growth;
 #[path = "it/keys.rs"]
 mod keys;
 #[path = "it/killed_demo.rs"]

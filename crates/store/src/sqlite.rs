@@ -230,6 +230,13 @@ impl SqliteStore {
         self.inner.readers.read(|connection| Ok(schema::integrity(connection)?)).await
     }
 
+    /// Returns how many steps SQLite's machine has taken for all reads so far, to the nearest hundred of each. What a
+    /// page costs is told by this exactly, where time tells it roughly.
+    #[must_use]
+    pub fn read_steps(&self) -> u64 {
+        self.inner.readers.steps()
+    }
+
     /// Queues a small command and waits for its commit.
     async fn write<T, F>(&self, run: F) -> Result<T>
     where

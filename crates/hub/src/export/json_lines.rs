@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use palisade_core::store::FeedEntry;
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::path::Cell;
@@ -15,24 +16,51 @@ pub(super) struct JsonLines<W> {
     columns: Vec<Column>,
 }
 
-#[derive(Serialize)]
+/// One line; the columns asked for stand beside the usual ones.
 struct Line<'a> {
-    id: &'a str,
-    seq: u64,
-    changed_at: String,
-    deleted: bool,
-    /// The document; as text where it is no JSON.
-    data: Data<'a>,
-    #[serde(flatten)]
-    columns: serde_json::Map<String, serde_json::Value>,
+    entry: &'a FeedEntry,
+    columns: &'a [Column],
 }
 
+/// A value in the text of a document, as it stands there.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Data<'a> {
+enum Value<'a> {
     Json(&'a RawValue),
     Text(&'a str),
-    None,
+    Null,
+}
+
+impl<'a> Value<'a> {
+    /// Reads JSON; what is none is text.
+    fn of(text: &'a str) -> Self {
+        serde_json::from_str(text).map_or(Self::Text(text), Self::Json)
+    }
+}
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let record = &self.entry.record;
+        let text = text_of(self.entry);
+        let mut line = serializer.serialize_map(None)?;
+        line.serialize_entry("id", record.id.as_str())?;
+        line.serialize_entry("seq", &record.seq)?;
+        line.serialize_entry("changed_at", &rfc3339(record.changed_at))?;
+        line.serialize_entry("deleted", &record.data.is_none())?;
+        line.serialize_entry("data", &text.as_deref().map_or(Value::Null, Value::of))?;
+        for column in self.columns {
+            let cell = text.as_deref().map_or(Cell::Empty, |text| column.pick(text));
+            line.serialize_entry(
+                column.name(),
+                &match &cell {
+                    Cell::Empty => Value::Null,
+                    Cell::Text(text) => Value::Text(text),
+                    Cell::Literal(text) => Value::of(text),
+                },
+            )?;
+        }
+        line.end()
+    }
 }
 
 impl<W: Write> JsonLines<W> {
@@ -44,29 +72,7 @@ impl<W: Write> JsonLines<W> {
 impl<W: Write + Send> Sheet<W> for JsonLines<W> {
     fn page(&mut self, entries: &[FeedEntry]) -> io::Result<()> {
         for entry in entries {
-            let record = &entry.record;
-            let text = text_of(entry);
-            let data = match &text {
-                None => Data::None,
-                Some(text) => serde_json::from_str(text).map_or(Data::Text(text), Data::Json),
-            };
-            let picked = self.columns.iter().map(|column| {
-                let cell = text.as_deref().map_or(Cell::Empty, |text| column.pick(text));
-                let value = match cell {
-                    Cell::Empty => serde_json::Value::Null,
-                    Cell::Text(text) => text.into(),
-                    Cell::Literal(text) => serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text)),
-                };
-                (column.name().to_owned(), value)
-            });
-            let line = Line {
-                id: record.id.as_str(),
-                seq: record.seq,
-                changed_at: rfc3339(record.changed_at),
-                deleted: record.data.is_none(),
-                data,
-                columns: picked.collect(),
-            };
+            let line = Line { entry, columns: &self.columns };
             serde_json::to_writer(&mut self.out, &line)?;
             self.out.write_all(b"\n")?;
         }

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::clock::ManualClock;
+use palisade_core::random::SeededRandom;
 use palisade_core::store::{
     Claim, Claimed, ConnectionState, Connections, EventRow, EventState, Inbox, Jobs, Merge, PageCommit, Queue, Records,
     RunEnd, RunState, StreamKey, Work,
 };
 use palisade_core::sync::{Change, Span, State};
-use palisade_core::{ErrorKind, Timestamp};
+use palisade_core::{ErrorKind, Random, Timestamp};
 use palisade_hub::Access;
 use palisade_store::{SqliteConfig, SqliteStore};
 use serde_json::Value;
@@ -63,6 +64,10 @@ impl Place {
             .build()
             .unwrap();
         hub.connect(&connection()).await.unwrap();
+        // The position of the events, the lists that follow it: all of them empty.
+        for _ in 0..20 {
+            hub.worker().step(Queue::Background).await.unwrap();
+        }
         merge(&store, &[("cus_1", Some("{\"id\":\"cus_1\",\n \"email\":\"=a@x\"}"), 1), ("cus_2", Some("{}"), 1)])
             .await;
         merge(&store, &[("cus_2", None, 2), ("cus_3", Some(r#"{"id":"cus_3","n":1.10}"#), 2)]).await;
@@ -73,10 +78,6 @@ impl Place {
             assert!(ask(&router, delivery("stripe", body)).await.status.is_success());
         }
         while hub.worker().step(Queue::Events).await.unwrap() > 0 {}
-        // The position of the events, the lists that follow it: all of them empty.
-        for _ in 0..20 {
-            hub.worker().step(Queue::Background).await.unwrap();
-        }
         store.close().await.unwrap();
         place
     }
@@ -241,18 +242,18 @@ async fn events_are_replayed_one_by_one_and_by_filter() {
     assert_eq!(state(3).await, EventState::Pending);
 }
 
-/// Plays the part of a hub that serves: claims the next sync of a stream and ends its run.
-async fn work(store: &SqliteStore, stream: &str, state: RunState) {
+/// Plays the part of a hub that serves: claims the next sync of customers, reads a record and ends the run.
+async fn work(store: &SqliteStore, record: &str, state: RunState) {
     let claim = Claim { now: far(), hold: Duration::from_secs(60), max: 64, queue: Queue::Background };
     loop {
         let claimed = store.claim(claim).await.unwrap();
-        let ours = |one: &&Claimed| matches!(&one.work, Work::Sync { key, .. } if key.stream.as_str() == stream);
+        let ours = |one: &&Claimed| matches!(&one.work, Work::Sync { key, .. } if key.stream.as_str() == "customers");
         if let Some(one) = claimed.iter().find(ours) {
             let Work::Sync { key, mode } = one.work.clone() else { unreachable!() };
             let run = store.start_run(one.lease, key.clone(), mode, NOW).await.unwrap();
             let span = Span::exact(5);
             let data = State::Present("{\"n\":1}".into());
-            let changes = vec![Change { stream: key.stream.clone(), id: "cus_9".into(), span, state: data }];
+            let changes = vec![Change { stream: key.stream.clone(), id: record.into(), span, state: data }];
             let page = PageCommit {
                 lease: one.lease,
                 run: run.id,
@@ -298,6 +299,7 @@ async fn a_sync_is_asked_for_and_waited_for() {
         &["has not ended in that time"],
     );
     let store = place.open();
+    work(&store, "cus_8", RunState::Done).await;
     let failed = RunState::Failed { kind: ErrorKind::Permission, reason: "the key may not list customers".to_owned() };
     for (state, code, words) in [
         (RunState::Done, 0, &["customers: done", "1 added"][..]),
@@ -306,8 +308,7 @@ async fn a_sync_is_asked_for_and_waited_for() {
         let config = path_of(&place.folder);
         let arguments = ["sync", "acme-stripe", "customers", "--full", "--wait", "--config", &config];
         let child = palisade(&arguments).spawn().unwrap();
-        // It has looked before the work is done, or it has not: both must end well.
-        work(&store, "customers", state).await;
+        work(&store, "cus_9", state).await;
         let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
         ends(&output, code, words);
     }
@@ -326,10 +327,13 @@ async fn a_reader_that_goes_away_is_no_failure() {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let hub = builder(Arc::new(store.clone()), clock).settings(settings(Access::Trusted)).build().unwrap();
     hub.connect(&connection()).await.unwrap();
-    let data = format!(r#"{{"filling":"{}"}}"#, "x".repeat(1_000));
+    // What cannot be made small: the pipe must be full before the reader goes away.
+    let random = SeededRandom::new(1);
     for batch in 0..20 {
-        let ids: Vec<String> = (0..500).map(|n| format!("cus_{batch}_{n}")).collect();
-        let changes: Vec<_> = ids.iter().map(|id| (id.as_str(), Some(data.as_str()), 1)).collect();
+        let filling = || (0..60).map(|_| format!("{:016x}", random.bits())).collect::<String>();
+        let records: Vec<_> =
+            (0..500).map(|n| (format!("cus_{batch}_{n}"), format!(r#"{{"filling":"{}"}}"#, filling()))).collect();
+        let changes: Vec<_> = records.iter().map(|(id, data)| (id.as_str(), Some(data.as_str()), 1)).collect();
         merge(&store, &changes).await;
     }
     store.close().await.unwrap();

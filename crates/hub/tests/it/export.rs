@@ -166,7 +166,9 @@ async fn an_export_and_the_feed_behind_it_are_everything_once() {
     let out = Shared::default();
     let (first, mut told) = tokio::sync::mpsc::unbounded_channel();
     let options = Options::of(Format::JsonLines);
-    let progress = move |seq, records| drop(first.send((seq, records)));
+    let progress = move |seq, records| {
+        let _ = first.send((seq, records));
+    };
     let writing = {
         let (store, out) = (store.clone(), out.clone());
         tokio::spawn(async move { export::export(&store, key(), options, out, progress).await.unwrap() })

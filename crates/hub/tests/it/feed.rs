@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{StreamExt, poll};
+use futures_util::{Stream, StreamExt, poll};
 use palisade_core::clock::ManualClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::{ChangeKind, Merge, Records, Store, StreamKey};
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::{ErrorKind, Random, Timestamp};
-use palisade_hub::feed::FeedCursor;
+use palisade_hub::feed::{FeedChange, FeedCursor};
 use palisade_hub::{Access, Hub, Settings};
 use palisade_store::{SqliteConfig, SqliteStore};
 use tokio::sync::watch;
@@ -193,26 +193,30 @@ struct Kept {
     copy: BTreeMap<String, String>,
     cursor: Option<FeedCursor>,
     seq: u64,
-    changes: u64,
     crashes: u32,
     begun_anew: u32,
 }
 
 impl Kept {
-    /// Follows the feed until it crashes: before or after the commit of some change.
-    async fn follow(&mut self, hub: &Hub, random: &SeededRandom, again: &str) {
-        let mut changes = hub.changes(&"acme-stripe".into(), &"customers".into(), self.cursor).boxed();
-        let survives = random.bits() % 40;
-        for _ in 0..survives {
-            // Nothing comes for long: the writers have ended.
-            let Ok(change) = tokio::time::timeout(Duration::from_secs(5), changes.next()).await else { return };
-            let change = match change.unwrap() {
-                Ok(change) => change,
-                Err(error) => {
+    /// Reads the feed until it crashes, before or after the commit of some change; tells whether it came to an end.
+    async fn follow(
+        &mut self,
+        changes: impl Stream<Item = palisade_core::Result<FeedChange>>,
+        random: &SeededRandom,
+        again: &str,
+    ) -> bool {
+        let mut changes = std::pin::pin!(changes);
+        for _ in 0..random.bits() % 40 {
+            // The writers may have ended meanwhile.
+            let Ok(change) = tokio::time::timeout(Duration::from_secs(2), changes.next()).await else { return false };
+            let change = match change {
+                Some(Ok(change)) => change,
+                Some(Err(error)) => {
                     assert_eq!(error.kind(), ErrorKind::CursorExpired, "{error:?}: {again}");
                     *self = Self { crashes: self.crashes, begun_anew: self.begun_anew + 1, ..Self::default() };
-                    return;
+                    return false;
                 }
+                None => return true,
             };
             assert!(change.record.seq > self.seq, "{} after {}: {again}", change.record.seq, self.seq);
             if random.bits() % 8 == 0 {
@@ -229,9 +233,9 @@ impl Kept {
             self.seq = change.record.seq;
             // Through its text, as a database would keep it.
             self.cursor = Some(change.cursor.to_string().parse().unwrap());
-            self.changes += 1;
         }
         self.crashes += 1;
+        false
     }
 }
 
@@ -270,22 +274,14 @@ async fn a_consumer_that_crashes_has_no_gap_and_no_repeat_beyond_its_cursor() {
         .collect();
     let random = SeededRandom::new(seed);
     let mut kept = Kept::default();
+    let (acme, customers) = ("acme-stripe".into(), "customers".into());
     while !writers.iter().all(tokio::task::JoinHandle::is_finished) {
-        kept.follow(&hub, &random, &again).await;
+        kept.follow(hub.changes(&acme, &customers, kept.cursor), &random, &again).await;
     }
     for writer in writers {
         writer.await.unwrap();
     }
-    let head = ours.stream(key()).await.unwrap().head;
-    while kept.cursor.is_none() || kept.seq < head {
-        let before = (kept.seq, kept.crashes);
-        kept.follow(&hub, &random, &again).await;
-        let left = ours.changes(key(), kept.seq, 1).await.unwrap();
-        if left.is_empty() {
-            break;
-        }
-        assert_ne!((kept.seq, kept.crashes), before, "it stands still: {again}");
-    }
+    while !kept.follow(hub.changes_so_far(&acme, &customers, kept.cursor), &random, &again).await {}
     let stored: BTreeMap<String, String> = ours
         .changes(key(), 0, 10_000)
         .await
