@@ -17,6 +17,7 @@ use report::Row;
 
 mod auth;
 mod call;
+mod feed;
 mod harness;
 mod ingest;
 mod limits;
@@ -38,6 +39,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("signature", signature::run),
     ("ingest", ingest::run),
     ("sync", sync::run),
+    ("feed", feed::run),
     ("limits", limits::run),
     ("auth", auth::run),
 ];

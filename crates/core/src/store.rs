@@ -30,6 +30,7 @@ pub mod connections;
 pub mod effects;
 #[cfg(test)]
 pub(crate) mod faulty;
+pub mod feed;
 pub mod grants;
 pub mod inbox;
 pub mod jobs;
@@ -50,6 +51,7 @@ pub use connections::{
     AccountKey, Connection, ConnectionState, Connections, NO_CONNECTION, SealedCredential, mark_needs_reconnect,
 };
 pub use effects::{Effect, Value};
+pub use feed::{FEED_HORIZON_MIN, FeedBells, FeedListener, FeedPage};
 pub use grants::{
     EndReason, GrantClaim, GrantKey, GrantLease, GrantState, Grants, NewGrant, NewTokens, Revocation, StoredGrant,
 };

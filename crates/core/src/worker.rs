@@ -63,6 +63,9 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// How long handled events, finished jobs and calls are kept.
     pub retention: Duration,
+    /// How long deletions stay in the change feed: a consumer that reads it less often is told to begin anew. At least
+    /// [`FEED_HORIZON_MIN`](crate::store::FEED_HORIZON_MIN).
+    pub feed_horizon: Duration,
 }
 
 impl Default for WorkerSettings {
@@ -81,6 +84,7 @@ impl Default for WorkerSettings {
             page_size: 100,
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
+            feed_horizon: Duration::from_secs(30 * 86_400),
         }
     }
 }

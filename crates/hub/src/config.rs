@@ -22,6 +22,7 @@ use palisade_slack::HistoryRule;
 
 use crate::gate::Network;
 pub use flows::{Flow, Known, StandardFlow};
+pub(crate) use reader::parse_duration;
 use reader::{Problem, Problems, Section, line_of};
 pub use secret::{SecretRef, Variables, process_variables};
 use sections::read_root;
@@ -109,6 +110,8 @@ pub struct StoreAt {
     pub path: PathBuf,
     /// How long handled events with their raw bodies, finished jobs and calls are kept.
     pub retention: Duration,
+    /// How long deletions stay in the change feed.
+    pub feed_horizon: Duration,
 }
 
 /// What is logged and how.

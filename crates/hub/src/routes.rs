@@ -19,6 +19,7 @@ pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod connect;
 pub(crate) mod pages;
+pub(crate) mod records;
 pub(crate) mod status;
 pub(crate) mod webhooks;
 
@@ -53,7 +54,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/runs", get(api::runs))
         .route("/api/v1/jobs", get(api::jobs))
         .route("/api/v1/calls", get(api::calls))
-        .route("/api/v1/records/{connection}/{stream}", get(api::records))
+        .route("/api/v1/records/{connection}/{stream}", get(records::records))
+        .route("/api/v1/records/{connection}/{stream}/{id}", get(records::record))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), admin::guard));
     let deliveries = || post(webhooks::Receive).fallback(webhooks::wrong_method);
     let router = Router::new()

@@ -57,6 +57,7 @@ impl Runner {
                 });
             }
         }
+        workers.spawn(close_waiting(Arc::clone(shared), stop.clone()));
         workers.spawn(keep_grants(Arc::clone(shared), stop));
         // The call log and the pauses end after the workers, so that their last ones are written too.
         let (drained, workers_done) = watch::channel(false);
@@ -75,6 +76,12 @@ impl Runner {
         );
         Ok(())
     }
+}
+
+/// Answers those who wait for changes once a stop is asked for, so that nobody holds it up.
+async fn close_waiting(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    shared.waiting.close();
 }
 
 /// Renews grants that would die unused and removes flows nobody came back to, until `stop`; then waits for renewals that

@@ -51,8 +51,10 @@ pub use keys::{
 pub use model::model;
 pub use records::{
     a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
-    an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review,
+    a_whole_reading_of_the_feed_is_one_snapshot, an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named,
+    many_deletions_wait_for_a_review, old_tombstones_are_removed_and_leave_a_horizon,
     the_feed_has_no_gap_under_concurrent_commits, the_feed_shows_each_record_once_with_its_latest_state,
+    whoever_waits_for_a_change_is_woken,
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
@@ -117,6 +119,8 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_full_run_deletes_what_it_did_not_see,
         many_deletions_wait_for_a_review,
         an_old_cursor_is_forgotten,
+        a_whole_reading_of_the_feed_is_one_snapshot,
+        old_tombstones_are_removed_and_leave_a_horizon,
         connections_are_kept_and_listed_by_id,
         the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,
@@ -142,6 +146,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
     a_grant_is_held_by_one(subject.fresh().await).await;
     what_is_taken_is_taken_once(subject.fresh().await).await;
     the_feed_has_no_gap_under_concurrent_commits(subject.fresh().await).await;
+    whoever_waits_for_a_change_is_woken(subject.fresh().await).await;
 }
 
 /// Unwraps a store's answer in a check.

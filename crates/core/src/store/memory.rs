@@ -8,13 +8,15 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
 use super::{
     Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect,
-    EventRow, EventState, FeedEntry, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, Merge, MergeCounts,
-    NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode, SealedCredential,
-    Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
+    EventRow, EventState, FeedBells, FeedEntry, FeedPage, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob,
+    Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode,
+    SealedCredential, Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -45,6 +47,7 @@ pub struct MemoryStore {
     model: Mutex<Model>,
     /// One per queue, as they are declared.
     wakes: [Notify; Queue::ALL.len()],
+    bells: FeedBells,
 }
 
 #[derive(Default)]
@@ -247,6 +250,7 @@ impl Jobs for MemoryStore {
             settlements.into_iter().map(|settlement| model.settle(settlement)).collect()
         };
         self.wake_all();
+        self.bells.ring_all();
         Ok(settled)
     }
 
@@ -316,14 +320,19 @@ impl Records for MemoryStore {
             PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate }
         };
         self.wake(Queue::Events).notify_one();
+        self.bells.ring_all();
         Ok(committed)
     }
 
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
-        let mut model = self.lock();
-        let mut staged = model.records.stage(&merges, now);
-        let fetch = std::mem::take(&mut staged.fetch);
-        Ok((model.records.commit(staged), fetch))
+        let merged = {
+            let mut model = self.lock();
+            let mut staged = model.records.stage(&merges, now);
+            let fetch = std::mem::take(&mut staged.fetch);
+            (model.records.commit(staged), fetch)
+        };
+        self.bells.ring_all();
+        Ok(merged)
     }
 
     async fn end_run(&self, end: RunEnd) -> Result<Run> {
@@ -341,6 +350,7 @@ impl Records for MemoryStore {
             run
         };
         self.wake_all();
+        self.bells.ring_all();
         Ok(run)
     }
 
@@ -358,6 +368,26 @@ impl Records for MemoryStore {
 
     async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
         Ok(self.lock().records.changes(&key, after, limit))
+    }
+
+    async fn feed(&self, key: StreamKey, after: u64, limit: u32) -> Result<FeedPage> {
+        Ok(self.lock().records.feed(&key, after, limit))
+    }
+
+    fn scan(&self, key: StreamKey, page: u32) -> BoxStream<'static, Result<FeedPage>> {
+        let whole = self.lock().records.feed(&key, 0, u32::MAX);
+        futures_util::stream::iter(whole.pages(page as usize).into_iter().map(Ok)).boxed()
+    }
+
+    async fn wait_for_change(&self, key: StreamKey, after: u64) {
+        let mut listener = self.bells.listen(&key);
+        while self.lock().records.status(&key).head <= after {
+            listener.rung().await;
+        }
+    }
+
+    async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().records.compact(before, limit))
     }
 }
 

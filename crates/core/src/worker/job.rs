@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NO_CONNECTION, NewJob, Revocation,
-    RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
+    Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, Lease, Merge, NO_CONNECTION,
+    NewJob, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
@@ -379,6 +379,8 @@ impl Inner {
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        let gone = self.clock.now().minus(self.settings.feed_horizon.max(FEED_HORIZON_MIN));
+        while self.store.compact_feed(gone, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         // What is over holds nobody back: there is nothing to keep it for.
         let now = self.clock.now();
         while self.store.prune_pauses(now, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}

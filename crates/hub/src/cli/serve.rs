@@ -430,6 +430,7 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
             page_size: config.sync.page_size,
             grace: server.shutdown_grace,
             retention: config.store.retention,
+            feed_horizon: config.store.feed_horizon,
             ..WorkerSettings::default()
         },
         ..Settings::default()

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use palisade_core::store::EVENT_ATTEMPTS_MAX;
+use palisade_core::store::{EVENT_ATTEMPTS_MAX, FEED_HORIZON_MIN};
 
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
@@ -146,8 +146,9 @@ fn read_admin(section: &mut Section<'_, '_>, listen: Option<SocketAddr>) -> Opti
 fn read_store(mut section: Section<'_, '_>) -> Option<StoreAt> {
     let path = section.path("path").unwrap_or_else(|| PathBuf::from("palisade.db"));
     let retention = section.duration("retention", HOUR..=3_650 * DAY).unwrap_or(30 * DAY);
+    let feed_horizon = section.duration("feed_horizon", FEED_HORIZON_MIN..=3_650 * DAY).unwrap_or(30 * DAY);
     section.finish();
-    Some(StoreAt { path, retention })
+    Some(StoreAt { path, retention, feed_horizon })
 }
 
 fn read_vault(mut section: Section<'_, '_>) -> Option<SecretRef> {

@@ -14,7 +14,7 @@ use palisade_core::client::{Accounts, Client, Profile};
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
-use palisade_core::store::{Connection, Store};
+use palisade_core::store::{Connection, FEED_HORIZON_MIN, Store};
 use palisade_core::worker::{Handler, Worker, WorkerBuilder};
 use palisade_core::{Clock, Environment, Provider, Random, Result, Transport};
 
@@ -22,6 +22,7 @@ use super::{Access, ConnectionConfig, EndpointConfig, Hub, Settings, Shared, TOK
 use crate::accounts::StoredAccounts;
 use crate::calls::CallQueue;
 use crate::credential::{AccountFlow, account_flows};
+use crate::feed::WaitingRoom;
 use crate::gate::Gate;
 use crate::home::homes;
 use crate::metrics::HubMetrics;
@@ -273,6 +274,7 @@ impl HubBuilder {
             clients.insert(*name, client);
         }
         let worker = with_handlers(worker, self.handlers, &providers)?;
+        let waiting = WaitingRoom::new(self.settings.feed_waiters_max);
         let shared = Shared {
             store,
             clock: self.clock,
@@ -292,6 +294,7 @@ impl HubBuilder {
             settings: self.settings,
             probe: Probe::default(),
             gate: Gate::default(),
+            waiting,
             workers_alive: AtomicUsize::new(0),
         };
         Ok(Hub { shared: Arc::new(shared) })
@@ -373,6 +376,9 @@ fn check_settings(settings: &Settings) -> Result<()> {
     }
     if settings.event_workers == 0 || settings.background_workers == 0 || settings.call_log_max == 0 {
         return Err(wrong("event_workers, background_workers and call_log_max must be at least 1"));
+    }
+    if settings.worker.feed_horizon < FEED_HORIZON_MIN {
+        return Err(wrong("worker.feed_horizon must be at least 7 days: what comes late would bring records back"));
     }
     Ok(())
 }

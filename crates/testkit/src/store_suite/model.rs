@@ -386,6 +386,12 @@ impl Model {
     async fn prune(&mut self) -> Option<(String, String)> {
         let before = self.near();
         let limit = u32::try_from(self.below(4)).unwrap_or(0);
+        if self.one_in(4) {
+            // All or none: which goes first of those of one moment is the store's.
+            let limit = self.pick(&[0, u32::MAX]).unwrap_or(0);
+            let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
+            return self.note(format!("compact_feed {before:?} {limit}"), answers);
+        }
         let (what, answers) = match self.below(4) {
             0 => ("prune_events", both!(self, store => told(&store.prune_events(before, limit).await))),
             1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
@@ -508,7 +514,7 @@ impl Model {
             put("call counts", told(&store.call_counts(connection.into(), Timestamp(0)).await));
             for stream in STREAMS {
                 let key = StreamKey { connection: connection.into(), stream: stream.into() };
-                put("feed", told(&store.changes(key.clone(), 0, all).await));
+                put("feed", told(&store.feed(key.clone(), 0, all).await));
             }
         }
         let at = |from: &[&'static str]| from.get(turn % from.len()).copied().unwrap_or_default();
