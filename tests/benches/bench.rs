@@ -22,6 +22,7 @@ mod ingest;
 mod limits;
 mod loopback;
 mod report;
+mod schedule;
 mod signature;
 mod stacks;
 mod sync;
@@ -39,6 +40,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("ingest", ingest::run),
     ("sync", sync::run),
     ("limits", limits::run),
+    ("schedule", schedule::run),
     ("auth", auth::run),
 ];
 
@@ -53,6 +55,8 @@ const CHILDREN: &[Part] = &[
     ("ingest-server", ingest::server),
     ("ingest-load", ingest::client),
     ("limits-memory", limits::memory),
+    ("schedule-fill", schedule::fill),
+    ("schedule-idle", schedule::idle),
     ("sync-provider", sync::provider),
     ("sync-hub", sync::hub),
     ("sync-fetch", sync::fetch),

@@ -24,6 +24,7 @@
 mod accounts;
 mod builtin;
 mod calls;
+mod chores;
 pub mod cli;
 pub mod config;
 mod credential;
