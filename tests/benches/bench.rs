@@ -23,6 +23,7 @@ mod ingest;
 mod limits;
 mod loopback;
 mod report;
+mod schedule;
 mod signature;
 mod stacks;
 mod sync;
@@ -41,6 +42,7 @@ const BENCHES: &[(&str, Bench)] = &[
     ("sync", sync::run),
     ("feed", feed::run),
     ("limits", limits::run),
+    ("schedule", schedule::run),
     ("auth", auth::run),
 ];
 
@@ -55,6 +57,8 @@ const CHILDREN: &[Part] = &[
     ("ingest-server", ingest::server),
     ("ingest-load", ingest::client),
     ("limits-memory", limits::memory),
+    ("schedule-fill", schedule::fill),
+    ("schedule-idle", schedule::idle),
     ("sync-provider", sync::provider),
     ("sync-hub", sync::hub),
     ("sync-fetch", sync::fetch),

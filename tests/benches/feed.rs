@@ -142,7 +142,7 @@ fn select(path: &Path) -> usize {
         .expect("a statement");
     let (mut after, mut seen) = (0_i64, 0);
     loop {
-        let rows = statement.query_map((after, PAGE), |row| {
+        let rows = statement.query_map((after, PAGE as i64), |row| {
             let text: String = row.get(0)?;
             let data: Option<Vec<u8>> = row.get(1)?;
             let times: (i64, i64) = (row.get(3)?, row.get(4)?);

@@ -40,11 +40,12 @@ pub mod memory;
 pub mod pauses;
 pub mod records;
 pub mod runs;
+pub mod schedules;
 
 pub use authorizations::{Authorizations, PendingRow, SessionRow, TokenHash};
 #[cfg(feature = "mock")]
 pub use calls::MockCallLog;
-pub use calls::{CallCounts, CallLog, CallRecord, counts_as_error};
+pub use calls::{CallCounts, CallDay, CallLog, CallRecord, counts_as_error};
 #[cfg(feature = "mock")]
 pub use connections::MockConnections;
 pub use connections::{
@@ -76,11 +77,25 @@ pub use pauses::{PAUSES_MAX, Pause, Pauses};
 pub use records::MockRecords;
 pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};
 pub use runs::{PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState};
+#[cfg(feature = "mock")]
+pub use schedules::MockSchedules;
+pub use schedules::{ChoreReport, HeldJob, Moved, Scheduled, ScheduledStream, Schedules, SetSchedule};
 
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    Inbox + Jobs + Records + Connections + Keys + Grants + Authorizations + CallLog + Pauses + std::fmt::Debug + 'static
+    Inbox
+    + Jobs
+    + Records
+    + Connections
+    + Keys
+    + Grants
+    + Authorizations
+    + CallLog
+    + Pauses
+    + Schedules
+    + std::fmt::Debug
+    + 'static
 {
     /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
     /// durable store commits something; this default runs a removal that finds nothing.

@@ -26,6 +26,7 @@
 mod accounts;
 mod builtin;
 mod calls;
+mod chores;
 pub mod cli;
 pub mod config;
 mod credential;

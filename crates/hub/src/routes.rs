@@ -10,7 +10,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use serde::Serialize;
 
 use crate::hub::Shared;
@@ -20,6 +20,7 @@ pub(crate) mod api;
 pub(crate) mod connect;
 pub(crate) mod pages;
 pub(crate) mod records;
+pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod webhooks;
 
@@ -48,6 +49,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/connections/{id}", get(api::connection))
         .route("/api/v1/connections/{id}/sync", post(api::sync))
         .route("/api/v1/connections/{id}/streams/{stream}/approve", post(api::approve))
+        .route("/api/v1/connections/{id}/streams/{stream}/schedule", put(schedules::put).delete(schedules::delete))
+        .route("/api/v1/connections/{id}/call-days", get(schedules::call_days))
+        .route("/api/v1/schedules", get(schedules::schedules))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/events/{row}", get(api::event))
         .route("/api/v1/events/{row}/replay", post(api::replay))

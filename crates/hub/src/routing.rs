@@ -154,6 +154,12 @@ pub(crate) fn endpoints(
     Ok(endpoints)
 }
 
+/// Says whether a connection's events come to one of the endpoints.
+pub(crate) fn told(endpoints: &BTreeMap<String, Endpoint>) -> impl Fn(&Connection) -> bool + Send + Sync + use<> {
+    let endpoints: Vec<Endpoint> = endpoints.values().cloned().collect();
+    move |connection| endpoints.iter().any(|endpoint| endpoint.serves(connection))
+}
+
 /// Says where a connection's webhooks arrive: at its own endpoint, the first by name; or at that of its app; or, where it
 /// has neither, at one that bears its id.
 pub(crate) fn endpoint_of(

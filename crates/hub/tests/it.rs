@@ -46,6 +46,8 @@ mod page;
 mod readiness;
 #[path = "it/running.rs"]
 mod running;
+#[path = "it/schedules.rs"]
+mod schedules;
 #[path = "it/service_accounts.rs"]
 mod service_accounts;
 #[path = "it/socket.rs"]

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
+//! | `inbox` `jobs` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -21,12 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
-    AccountKey, Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account,
-    Connections, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey,
-    GrantLease, Grants, Heard, Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
-    NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record,
-    Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled,
-    Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    AccountKey, Appended, Authorizations, CallCounts, CallDay, CallLog, CallRecord, ChoreReport, Claim, Claimed, Connection as Account, Connections, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -54,6 +49,7 @@ mod product;
 mod readers;
 mod records;
 mod runs;
+mod schedules;
 mod schema;
 mod writer;
 
@@ -609,6 +605,18 @@ impl CallLog for SqliteStore {
     async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| calls::prune(tx, before, limit)).await
     }
+
+    async fn roll_up_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| calls::roll_up(tx, before, limit)).await
+    }
+
+    async fn prune_call_days(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| calls::prune_days(tx, before, limit)).await
+    }
+
+    async fn call_days(&self, connection: ConnectionId, limit: u32) -> Result<Vec<CallDay>> {
+        self.inner.readers.read(move |reader| calls::days(reader, &connection, limit)).await
+    }
 }
 
 #[async_trait]
@@ -623,6 +631,38 @@ impl Pauses for SqliteStore {
 
     async fn prune_pauses(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |tx| pauses::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Schedules for SqliteStore {
+    async fn scheduled(&self, connection: ConnectionId) -> Result<Option<Scheduled>> {
+        self.inner.readers.read(move |reader| schedules::one(reader, &connection)).await
+    }
+
+    async fn scheduled_after(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Scheduled>> {
+        self.inner.readers.read(move |reader| schedules::after(reader, after.as_ref(), limit)).await
+    }
+
+    async fn set_schedule(&self, key: StreamKey, mode: RunMode, schedule: Option<String>) -> Result<()> {
+        self.write(move |tx| schedules::set(tx, &key, mode, schedule.as_deref())).await
+    }
+
+    async fn move_job(&self, unique: String, to: Timestamp, now: Timestamp) -> Result<Moved> {
+        let run = move |tx: &mut writer::Tx<'_>| schedules::move_job(tx, &unique, to, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn held_job(&self, lease: Lease) -> Result<Option<HeldJob>> {
+        self.inner.readers.read(move |reader| schedules::held(reader, lease)).await
+    }
+
+    async fn chore_ended(&self, report: ChoreReport) -> Result<()> {
+        self.write(move |tx| schedules::chore_ended(tx, &report)).await
+    }
+
+    async fn chore_reports(&self) -> Result<Vec<ChoreReport>> {
+        self.inner.readers.read(schedules::chores).await
     }
 }
 

@@ -23,6 +23,7 @@ mod keys;
 mod model;
 mod records;
 mod rest;
+mod schedules;
 mod secrets;
 
 pub use grants::{
@@ -58,7 +59,11 @@ pub use records::{
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
-    pauses_are_kept_to_their_latest_end_in_bounded_number, the_connections_of_an_account_are_found,
+    counts_of_calls_are_rolled_up_into_days, pauses_are_kept_to_their_latest_end_in_bounded_number,
+    the_connections_of_an_account_are_found,
+};
+pub use schedules::{
+    only_a_job_that_waits_for_its_moment_is_moved, the_last_end_of_a_chore_is_kept, what_schedules_need_is_read_at_once,
 };
 
 /// The statement of an effect that succeeds: adds its number to the subject's own table.
@@ -137,7 +142,11 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_disconnect_erases_and_refuses_late_writers,
         grants_are_due_in_order,
         calls_are_counted_by_the_hour,
+        counts_of_calls_are_rolled_up_into_days,
         pauses_are_kept_to_their_latest_end_in_bounded_number,
+        what_schedules_need_is_read_at_once,
+        only_a_job_that_waits_for_its_moment_is_moved,
+        the_last_end_of_a_chore_is_kept,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;

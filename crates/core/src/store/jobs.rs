@@ -51,6 +51,18 @@ pub enum Work {
     },
     /// Removes what its retention has passed.
     Retention,
+    /// Does a chore.
+    Chore {
+        /// Which.
+        name: String,
+        /// Where it goes on, for one that is done in steps.
+        at: Option<String>,
+    },
+    /// Moves the waiting runs of a stream to the moments of its schedules, after the run that is under way.
+    Reschedule {
+        /// The stream.
+        key: StreamKey,
+    },
 }
 
 /// A job to add.
@@ -152,7 +164,12 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
-            Self::Sync { .. } | Self::Approved { .. } | Self::Watch { .. } | Self::Retention => Queue::Background,
+            Self::Sync { .. }
+            | Self::Approved { .. }
+            | Self::Watch { .. }
+            | Self::Retention
+            | Self::Chore { .. }
+            | Self::Reschedule { .. } => Queue::Background,
         }
     }
 }

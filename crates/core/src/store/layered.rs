@@ -140,9 +140,21 @@ delegate!(CallLog {
     fn calls(connection: Option<ConnectionId>, limit: u32) -> Vec<CallRecord>;
     fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
     fn prune_calls(before: Timestamp, limit: u32) -> u64;
+    fn roll_up_calls(before: Timestamp, limit: u32) -> u64;
+    fn prune_call_days(before: Timestamp, limit: u32) -> u64;
+    fn call_days(connection: ConnectionId, limit: u32) -> Vec<CallDay>;
 });
 delegate!(Pauses {
     fn put_pauses(pauses: Vec<Pause>) -> ();
     fn pauses(now: Timestamp, limit: u32) -> Vec<Pause>;
     fn prune_pauses(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(Schedules {
+    fn scheduled(connection: ConnectionId) -> Option<Scheduled>;
+    fn scheduled_after(after: Option<ConnectionId>, limit: u32) -> Vec<Scheduled>;
+    fn set_schedule(key: StreamKey, mode: RunMode, schedule: Option<String>) -> ();
+    fn move_job(unique: String, to: Timestamp, now: Timestamp) -> Moved;
+    fn held_job(lease: Lease) -> Option<HeldJob>;
+    fn chore_ended(report: ChoreReport) -> ();
+    fn chore_reports() -> Vec<ChoreReport>;
 });

@@ -13,9 +13,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
 use super::{
-    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect,
-    EventRow, EventState, FeedBells, FeedEntry, FeedPage, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob,
-    Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode,
+    Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode,
     SealedCredential, Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
@@ -29,6 +27,7 @@ mod jobs;
 mod keys;
 mod pauses;
 mod records;
+mod schedules;
 
 use authorizations::AuthorizationsModel;
 use grants::GrantsModel;
@@ -37,6 +36,7 @@ use jobs::JobsModel;
 use keys::KeysModel;
 use pauses::PausesModel;
 use records::RecordsModel;
+use schedules::SchedulesModel;
 
 /// Says why an effect fails, or lets it pass.
 type EffectHook = Arc<dyn Fn(&Effect) -> Option<String> + Send + Sync>;
@@ -65,10 +65,21 @@ struct Model {
     calls: BTreeMap<u64, CallRecord>,
     calls_logged: u64,
     call_hours: BTreeMap<(ConnectionId, i64), CallCounts>,
+    call_days: BTreeMap<(ConnectionId, i64), CallCounts>,
     pauses: PausesModel,
+    schedules: SchedulesModel,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;
+const DAY_HOURS: i64 = 24;
+
+/// The keys of counts before a time, oldest first.
+fn oldest(counts: &BTreeMap<(ConnectionId, i64), CallCounts>, before: i64, limit: u32) -> Vec<(i64, ConnectionId)> {
+    let mut old: Vec<_> = counts.keys().filter(|(_, at)| *at < before).map(|(of, at)| (*at, of.clone())).collect();
+    old.sort();
+    old.truncate(limit as usize);
+    old
+}
 
 impl MemoryStore {
     /// Makes an empty store.
@@ -465,9 +476,12 @@ impl CallLog for MemoryStore {
         let first = since.millis().div_euclid(HOUR_MILLIS);
         let model = self.lock();
         let mut sum = CallCounts::default();
-        for counts in model.call_hours.range((connection.clone(), first)..=(connection, i64::MAX)).map(|(_, c)| c) {
-            sum.calls += counts.calls;
-            sum.errors += counts.errors;
+        for counts in model.call_hours.range((connection.clone(), first)..=(connection.clone(), i64::MAX)) {
+            sum += *counts.1;
+        }
+        let first = first.div_euclid(DAY_HOURS);
+        for counts in model.call_days.range((connection.clone(), first)..=(connection, i64::MAX)) {
+            sum += *counts.1;
         }
         Ok(sum)
     }
@@ -484,6 +498,41 @@ impl CallLog for MemoryStore {
         let first_kept = before.millis().div_euclid(HOUR_MILLIS);
         model.call_hours.retain(|(_, hour), _| *hour >= first_kept);
         Ok(old.len() as u64)
+    }
+
+    async fn roll_up_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        let model = &mut *self.lock();
+        let first_kept = before.millis().div_euclid(HOUR_MILLIS);
+        let old = oldest(&model.call_hours, first_kept, limit);
+        for (hour, connection) in &old {
+            if let Some(counts) = model.call_hours.remove(&(connection.clone(), *hour)) {
+                *model.call_days.entry((connection.clone(), hour.div_euclid(DAY_HOURS))).or_default() += counts;
+            }
+        }
+        Ok(old.len() as u64)
+    }
+
+    async fn prune_call_days(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        let model = &mut *self.lock();
+        let first_kept = before.millis().div_euclid(HOUR_MILLIS * DAY_HOURS);
+        let old = oldest(&model.call_days, first_kept, limit);
+        for (day, connection) in &old {
+            model.call_days.remove(&(connection.clone(), *day));
+        }
+        Ok(old.len() as u64)
+    }
+
+    async fn call_days(&self, connection: ConnectionId, limit: u32) -> Result<Vec<CallDay>> {
+        let model = self.lock();
+        let mut days: BTreeMap<i64, CallCounts> = BTreeMap::new();
+        for ((_, hour), counts) in model.call_hours.iter().filter(|((of, _), _)| *of == connection) {
+            *days.entry(hour.div_euclid(DAY_HOURS)).or_default() += *counts;
+        }
+        for ((_, day), counts) in model.call_days.iter().filter(|((of, _), _)| *of == connection) {
+            *days.entry(*day).or_default() += *counts;
+        }
+        let newest = days.into_iter().rev().take(limit as usize);
+        Ok(newest.map(|(day, counts)| CallDay { day: Timestamp(day * DAY_HOURS * HOUR_MILLIS), counts }).collect())
     }
 }
 

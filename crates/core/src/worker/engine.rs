@@ -22,8 +22,8 @@ use crate::sync::driver::FETCH_ROUNDS_MAX;
 use super::Inner;
 use super::job::{Attempt, Prepared};
 
-/// Time from one look over the schedules to the next.
-const SCHEDULES_EVERY: Duration = Duration::from_secs(3_600);
+/// How often chores are seen to, and the clock looked at.
+const SCHEDULES_EVERY: Duration = Duration::from_secs(60);
 /// The longest wait after an error of the store.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A moment that does not come.

@@ -16,6 +16,7 @@ use crate::store::{
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
 
+use super::chores::RETENTION;
 use super::schedule::{When, stream_key};
 use super::{Context, Handled, Inner, Plugged};
 
@@ -80,7 +81,9 @@ impl Inner {
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
-            Work::Retention => self.retention(&stop).await,
+            Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
+            Work::Chore { name, at } => self.chore(&name, at, &stop).await,
+            Work::Reschedule { key } => self.reschedule(&key).await,
         };
         let settlement = match finish {
             Ok(Finish::Done { effects, merges, follow }) => {
@@ -105,9 +108,12 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => {
-                (u32::MAX, self.settings.incremental_every)
-            }
+            Work::Sync { .. }
+            | Work::Approved { .. }
+            | Work::Watch { .. }
+            | Work::Retention
+            | Work::Chore { .. }
+            | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
         };
         Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
     }
@@ -309,16 +315,20 @@ impl Inner {
             return Err(Stop::Dead(format!("the provider has no stream {}", key.stream)));
         };
         let mode = if spec.kind == StreamKind::Events { RunMode::Incremental } else { mode };
+        let pace = self.pace(&place.connection, spec).await?;
         match place.connection.state {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                return Ok(Finish::followed_by(vec![self.sync_job(key, mode, When::Next)]));
+                return Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))]));
             }
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
+        if let Some(next) = self.left_out(&pace, lease, mode).await? {
+            return Ok(next);
+        }
         let provider = place.connection.provider.as_str();
-        let mut next = vec![self.sync_job(key, mode, When::Next)];
+        let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
         let mut again = self.sync_job(key, mode, When::Now);
         let resync = match spec.kind {
             StreamKind::Events => {
@@ -341,7 +351,7 @@ impl Inner {
             endpoint: (self.endpoint_of)(&place.connection),
             wants: &|kind| self.wants(provider, kind),
             next,
-            incremental: Some(self.sync_job(key, RunMode::Incremental, When::Next)),
+            incremental: Some(self.sync_job(key, RunMode::Incremental, pace.next(RunMode::Incremental))),
             resync,
             again,
             allow_mass_delete,
@@ -351,6 +361,7 @@ impl Inner {
         match self.driver(&place, source).run(&task).await {
             Ended::Finished(run) => {
                 self.metrics.ended(provider, &run);
+                self.quicken(&pace, &run).await;
                 Ok(Finish::Ended)
             }
             Ended::Failed(run, error) => {

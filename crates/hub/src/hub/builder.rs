@@ -21,6 +21,7 @@ use palisade_core::{Clock, Environment, Provider, Random, Result, Transport};
 use super::{Access, ConnectionConfig, EndpointConfig, Hub, Settings, Shared, TOKEN_CHARS_MIN, wrong};
 use crate::accounts::StoredAccounts;
 use crate::calls::CallQueue;
+use crate::chores;
 use crate::credential::{AccountFlow, account_flows};
 use crate::feed::WaitingRoom;
 use crate::gate::Gate;
@@ -255,6 +256,7 @@ impl HubBuilder {
             .settings(self.settings.worker.clone())
             .metrics(self.metrics.clone())
             .endpoints(routing::endpoint_of(&endpoints))
+            .told(routing::told(&endpoints))
             .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
         for (name, provider) in &providers {
             let profile = profile_of(provider.as_ref(), &self.connections, &flows);
@@ -275,6 +277,8 @@ impl HubBuilder {
         }
         let worker = with_handlers(worker, self.handlers, &providers)?;
         let waiting = WaitingRoom::new(self.settings.feed_waiters_max);
+        let connector = connector.build()?;
+        let worker = chores::with(worker, &tokens, &connector);
         let shared = Shared {
             store,
             clock: self.clock,
@@ -284,7 +288,7 @@ impl HubBuilder {
             endpoints,
             connections: self.connections,
             tokens,
-            connector: connector.build()?,
+            connector,
             answer_headers: routes::answer_headers(&connect_origins),
             worker: worker.build()?,
             metrics,

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::schedules::TimingOut;
 use super::{Problem, json};
 use crate::hub::Shared;
 use crate::overview::{self, ConnectionView, StreamView};
@@ -101,6 +102,9 @@ struct StreamOut<'a> {
     changes: u64,
     fresh_at: Option<String>,
     full_at: Option<String>,
+    /// How often its runs come, and when next.
+    incremental: Option<TimingOut<'a>>,
+    full: Option<TimingOut<'a>>,
 }
 
 impl<'a> ConnectionOut<'a> {
@@ -112,6 +116,8 @@ impl<'a> ConnectionOut<'a> {
             changes: stream.status.head,
             fresh_at: stream.status.fresh_at.map(rfc3339),
             full_at: stream.status.full_at.map(rfc3339),
+            incremental: stream.timings.as_ref().and_then(|one| one.incremental.as_ref()).map(TimingOut::of),
+            full: stream.timings.as_ref().and_then(|one| one.full.as_ref()).map(TimingOut::of),
         };
         Self {
             id: connection.id.as_str(),

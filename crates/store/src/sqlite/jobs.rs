@@ -34,7 +34,7 @@ fn queue_number(queue: Queue) -> i64 {
     }
 }
 
-fn queue_of(number: i64) -> Queue {
+pub(super) fn queue_of(number: i64) -> Queue {
     match number {
         0 => Queue::Events,
         2 => Queue::Calls,
@@ -95,7 +95,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
 }
 
 /// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
-fn promote(tx: &mut Tx<'_>, lane: &str) -> Result<(), Fault> {
+pub(super) fn promote(tx: &mut Tx<'_>, lane: &str) -> Result<(), Fault> {
     let Some(lowest) = lanes::lowest(tx, lane)? else { return Ok(()) };
     tx.prepare("UPDATE palisade_job SET state = 0 WHERE id = ?1 AND state = 4")?.execute([lowest.id])?;
     tx.prepare("UPDATE palisade_job SET state = 0 WHERE lane = ?1 AND state = 4 AND run_at < ?2")?

@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
     Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
+    Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
 ];
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
 use crate::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode, StreamKey,
-    WORKER_LOST, Work,
+    Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, Lease, LiveJob, Moved, NewJob, Queue,
+    RunMode, StreamKey, WORKER_LOST, Work,
 };
 
 /// All jobs, with the live ones found quickly: a model that is slow in tests is not used.
@@ -155,7 +155,7 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
-            Work::Watch { .. } | Work::Retention => None,
+            Work::Watch { .. } | Work::Retention | Work::Chore { .. } | Work::Reschedule { .. } => None,
         }
     }
 
@@ -188,7 +188,12 @@ impl JobsModel {
         let job = self.jobs.get_mut(&lease.job)?;
         let row = match job.new.work {
             Work::Event { row } => Some(row),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => None,
+            Work::Sync { .. }
+            | Work::Approved { .. }
+            | Work::Watch { .. }
+            | Work::Retention
+            | Work::Chore { .. }
+            | Work::Reschedule { .. } => None,
         };
         match end {
             JobEnd::Done => {
@@ -214,6 +219,21 @@ impl JobsModel {
         let live = self.live.iter().filter_map(|id| self.jobs.get(id));
         let waiting = live.filter(|job| job.state == State::Waiting && job.new.work.queue() == queue);
         waiting.map(|job| job.new.run_at).min().filter(|run_at| *run_at <= now)
+    }
+
+    /// Moves a job that was never tried and is not due.
+    pub(super) fn move_to(&mut self, unique: &str, to: Timestamp, now: Timestamp) -> Moved {
+        let Some(job) = self.unique.get(unique).and_then(|id| self.jobs.get_mut(id)) else { return Moved::Missing };
+        if job.state != State::Waiting || job.attempts > 0 || job.new.run_at <= now {
+            return Moved::Busy;
+        }
+        job.new.run_at = to;
+        Moved::Moved
+    }
+
+    pub(super) fn held(&self, lease: Lease) -> Option<HeldJob> {
+        let job = self.jobs.get(&lease.job).filter(|_| self.holds(lease))?;
+        Some(HeldJob { unique: job.new.unique.clone(), run_at: job.new.run_at, attempt: job.attempts })
     }
 
     pub(super) fn live(&self, unique: &str) -> Option<LiveJob> {
