@@ -27,6 +27,7 @@ use crate::error::Result;
 pub mod authorizations;
 pub mod calls;
 pub mod connections;
+pub mod destinations;
 pub mod effects;
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -48,6 +49,12 @@ pub use calls::{CallCounts, CallLog, CallRecord, counts_as_error};
 pub use connections::MockConnections;
 pub use connections::{
     AccountKey, Connection, ConnectionState, Connections, NO_CONNECTION, SealedCredential, mark_needs_reconnect,
+};
+#[cfg(feature = "mock")]
+pub use destinations::MockDestinations;
+pub use destinations::{
+    DESTINATIONS_MAX, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy, Filter, NewDestination,
+    Noted, Order, SealedKey, StoredDestination,
 };
 pub use effects::{Effect, Value};
 pub use grants::{
@@ -78,7 +85,18 @@ pub use runs::{PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState}
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    Inbox + Jobs + Records + Connections + Keys + Grants + Authorizations + CallLog + Pauses + std::fmt::Debug + 'static
+    Inbox
+    + Jobs
+    + Records
+    + Connections
+    + Keys
+    + Grants
+    + Authorizations
+    + CallLog
+    + Pauses
+    + Destinations
+    + std::fmt::Debug
+    + 'static
 {
     /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
     /// durable store commits something; this default runs a removal that finds nothing.

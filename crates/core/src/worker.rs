@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
+use crate::forward::Forwarder;
 use crate::id::{ConnectionId, EndpointId, StreamName};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
@@ -21,6 +22,7 @@ use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
 mod engine;
+mod forward;
 mod handler;
 mod job;
 mod metrics;
@@ -117,6 +119,7 @@ struct Inner {
     settings: WorkerSettings,
     metrics: WorkerMetrics,
     progress: Mutex<Progress>,
+    forwarder: Option<Forwarder>,
 }
 
 /// One provider with the pipeline to it.
@@ -135,14 +138,14 @@ struct Route {
 type EndpointOf = Arc<dyn Fn(&Connection) -> EndpointId + Send + Sync>;
 type WatchPlaces = Arc<dyn Fn(&Connection) -> Vec<WatchPlace> + Send + Sync>;
 
-/// Which event types a handler wants.
-enum Pattern {
+/// Which event types somebody wants.
+pub(crate) enum Pattern {
     Exact(String),
     Prefix(String),
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         match text.strip_suffix('*') {
             None if !text.is_empty() && !text.contains('*') => Ok(Self::Exact(text.to_owned())),
             Some(prefix) if !prefix.contains('*') && (prefix.is_empty() || prefix.ends_with('.')) => {
@@ -155,7 +158,7 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, kind: &str) -> bool {
+    pub(crate) fn matches(&self, kind: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == kind,
             Self::Prefix(prefix) => kind.starts_with(prefix),
@@ -174,6 +177,7 @@ pub struct WorkerBuilder {
     watch_places: WatchPlaces,
     settings: WorkerSettings,
     metrics: Metrics,
+    forwarder: Option<Forwarder>,
 }
 
 impl WorkerBuilder {
@@ -208,6 +212,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Forwards events to the forwarder's destinations, once their handlers are done.
+    #[must_use]
+    pub fn forwarder(mut self, forwarder: Forwarder) -> Self {
+        self.forwarder = Some(forwarder);
+        self
+    }
+
     /// Sets how the worker works.
     #[must_use]
     pub fn settings(mut self, settings: WorkerSettings) -> Self {
@@ -227,7 +238,8 @@ impl WorkerBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] naming the setting or the event type that cannot work.
     pub fn build(self) -> Result<Worker> {
-        let Self { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics } = self;
+        let Self { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics, forwarder } =
+            self;
         settings.check()?;
         let mut plugged = BTreeMap::new();
         for one in providers {
@@ -243,8 +255,19 @@ impl WorkerBuilder {
         let progress = Mutex::default();
         let providers = plugged;
         let metrics = WorkerMetrics::new(metrics);
-        let inner =
-            Inner { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics, progress };
+        let inner = Inner {
+            store,
+            clock,
+            random,
+            providers,
+            routes,
+            endpoint_of,
+            watch_places,
+            settings,
+            metrics,
+            progress,
+            forwarder,
+        };
         Ok(Worker { inner: Arc::new(inner) })
     }
 }
@@ -283,10 +306,12 @@ impl Worker {
             watch_places: Arc::new(|_| Vec::new()),
             settings: WorkerSettings::default(),
             metrics: Metrics::default(),
+            forwarder: None,
         }
     }
 
-    /// Tells whether a handler or one of the provider's streams wants events of this type, or they may end a grant.
+    /// Tells whether a handler, a destination or one of the provider's streams wants events of this type, or they may end a
+    /// grant. Destinations are those known by the last [`Forwarder::look`].
     #[must_use]
     pub fn wants(&self, provider: &str, kind: &str) -> bool {
         self.inner.wants(provider, kind)
@@ -365,6 +390,7 @@ impl Inner {
     fn wants(&self, provider: &str, kind: &str) -> bool {
         let provider_of = self.providers.get(provider).map(|plugged| &plugged.provider);
         self.routes.iter().any(|route| route.wants(provider, kind))
+            || self.forwarder.as_ref().is_some_and(|forwarder| forwarder.wants(provider, kind))
             || provider_of.and_then(|one| one.source()).is_some_and(|source| source.concerns(kind))
             || provider_of.and_then(|one| one.webhook()).is_some_and(|webhook| webhook.may_end_grant(kind))
     }
@@ -404,4 +430,4 @@ impl fmt::Debug for WorkerBuilder {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,6 +13,8 @@ use axum::http::HeaderMap;
 use palisade_core::auth::connect::Connector;
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::client::{Accounts, Client};
+use palisade_core::forward::{Configured, Forwarder};
+use palisade_core::net::Network;
 use palisade_core::store::{Connection, ConnectionState, Queue, Store};
 use palisade_core::worker::{Worker, WorkerSettings};
 use palisade_core::{
@@ -21,7 +23,7 @@ use palisade_core::{
 
 use crate::calls::CallQueue;
 use crate::credential::ConnectionCredential;
-use crate::gate::{Gate, Network};
+use crate::gate::Gate;
 use crate::metrics::HubMetrics;
 use crate::pauses::PauseBook;
 use crate::routes;
@@ -168,6 +170,11 @@ pub(crate) struct Shared {
     pub(crate) pauses: Arc<PauseBook>,
     /// Whose connections share limits; forgets what a connect or disconnect changes.
     pub(crate) accounts: Accounts,
+    pub(crate) forwarder: Forwarder,
+    /// The destinations of the configuration.
+    pub(crate) destinations: Vec<Configured>,
+    /// Whether they were put in place.
+    pub(crate) placed: tokio::sync::OnceCell<()>,
     pub(crate) settings: Settings,
     pub(crate) probe: Probe,
     pub(crate) gate: Gate,
@@ -231,6 +238,12 @@ impl Hub {
     #[must_use]
     pub fn client(&self, provider: &str) -> Option<&Client> {
         self.shared.clients.get(provider)
+    }
+
+    /// Returns what knows the destinations: to make them, change them and forward again.
+    #[must_use]
+    pub fn forwarder(&self) -> &Forwarder {
+        &self.shared.forwarder
     }
 
     /// Returns the worker that knows the handlers.
@@ -303,6 +316,12 @@ impl Hub {
 }
 
 impl Shared {
+    /// Sees to it that the destinations are known, those of the configuration too.
+    pub(crate) async fn know_destinations(&self) -> Result<()> {
+        self.placed.get_or_try_init(|| self.forwarder.configure(&self.destinations)).await?;
+        self.forwarder.look().await
+    }
+
     /// Returns what the configuration says of a connection.
     pub(crate) fn configured(&self, id: &ConnectionId) -> Option<&ConnectionConfig> {
         self.connections.iter().find(|connection| connection.id == *id)

@@ -18,6 +18,7 @@ use crate::hub::Shared;
 pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod connect;
+pub(crate) mod destinations;
 pub(crate) mod pages;
 pub(crate) mod status;
 pub(crate) mod webhooks;
@@ -47,6 +48,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/connections/{id}", get(api::connection))
         .route("/api/v1/connections/{id}/sync", post(api::sync))
         .route("/api/v1/connections/{id}/streams/{stream}/approve", post(api::approve))
+        .route("/actions/destinations/{name}/{action}", post(destinations::act))
+        .route("/api/v1/destinations", get(destinations::list).post(destinations::create))
+        .route(
+            "/api/v1/destinations/{name}",
+            get(destinations::show).patch(destinations::change).delete(destinations::remove),
+        )
+        .route("/api/v1/destinations/{name}/enable", post(destinations::enable))
+        .route("/api/v1/destinations/{name}/disable", post(destinations::disable))
+        .route("/api/v1/destinations/{name}/test", post(destinations::test))
+        .route("/api/v1/destinations/{name}/rotate", post(destinations::rotate))
+        .route("/api/v1/destinations/{name}/replay", post(destinations::replay))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/events/{row}", get(api::event))
         .route("/api/v1/events/{row}/replay", post(api::replay))

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
+//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `destinations` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -21,11 +21,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account,
-    Connections, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard,
-    Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant,
-    NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement,
-    Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent,
-    StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    Connections, Destinations, Disabled, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey,
+    GrantLease, Grants, Heard, Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
+    NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, PageCommit, PageCommitted, Pause, Pauses,
+    PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential,
+    SessionRow, Settled, Settlement, Store, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus,
+    TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -40,6 +41,7 @@ use writer::{Bells, Inlet, Writer};
 mod authorizations;
 mod calls;
 mod connections;
+mod destinations;
 mod error;
 mod grants;
 mod heard;
@@ -572,6 +574,30 @@ impl Pauses for SqliteStore {
 
     async fn prune_pauses(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |tx| pauses::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Destinations for SqliteStore {
+    async fn put_destination(&self, destination: NewDestination, expected: u64, now: Timestamp) -> Result<bool> {
+        let put = move |tx: &mut writer::Tx<'_>| destinations::put(tx, &destination, expected, now);
+        self.inner.inlet.write(destinations::DESTINATION_BYTES, put).await
+    }
+
+    async fn destinations(&self) -> Result<Vec<StoredDestination>> {
+        self.inner.readers.read(destinations::list).await
+    }
+
+    async fn remove_destination(&self, name: String) -> Result<bool> {
+        self.write(move |tx| destinations::remove(tx, &name)).await
+    }
+
+    async fn note_forward(&self, name: String, failed: Option<String>, now: Timestamp) -> Result<Option<Noted>> {
+        self.write(move |tx| destinations::note(tx, &name, failed.as_deref(), now)).await
+    }
+
+    async fn disable_destination(&self, name: String, disabled: Option<Disabled>) -> Result<bool> {
+        self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref())).await
     }
 }
 

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 
 mod authorizations;
+mod destinations;
 mod grants;
 mod inbox;
 mod jobs;
@@ -29,6 +30,7 @@ mod pauses;
 mod records;
 
 use authorizations::AuthorizationsModel;
+use destinations::DestinationsModel;
 use grants::GrantsModel;
 use inbox::InboxModel;
 use jobs::JobsModel;
@@ -63,6 +65,7 @@ struct Model {
     calls_logged: u64,
     call_hours: BTreeMap<(ConnectionId, i64), CallCounts>,
     pauses: PausesModel,
+    destinations: DestinationsModel,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;

@@ -5,4 +5,4 @@ mod life;
 mod metrics;
 mod syncs;
 mod watching;
-mod world;
+pub(crate) mod world;

@@ -20,6 +20,7 @@ use super::{Problem, too_large};
 use crate::hub::Shared;
 use crate::metrics::Delivered;
 use crate::routing::{self, Endpoint, Routed, Unrouted};
+use crate::senders;
 use crate::unreadable;
 
 /// The headers kept with a delivery of any provider, for replay and support, besides its own. None of them is a credential or a signature.
@@ -48,6 +49,11 @@ pub(crate) async fn receive(State(shared): State<Arc<Shared>>, request: Request)
         Some(endpoint) if super::is_too_long(&shared, &request) => {
             shared.metrics.delivered(&endpoint.name, Delivered::TooLarge, Duration::ZERO);
             too_large(&shared)
+        }
+        Some(endpoint) if !senders::admits(&shared, endpoint, request.headers(), request.extensions()) => {
+            shared.metrics.refused(&endpoint.name, "sender");
+            shared.metrics.delivered(&endpoint.name, Delivered::Refused, Duration::ZERO);
+            not_from_there().into_response()
         }
         Some(endpoint) => super::in_time(&shared, answer_to(&shared, endpoint, request)).await,
     };
@@ -87,6 +93,11 @@ async fn answer_to(shared: &Shared, endpoint: &Endpoint, request: Request) -> Re
     };
     shared.metrics.delivered(&endpoint.name, ended.result, started.elapsed());
     ended.response
+}
+
+/// The answer to a sender that is not one of the endpoint's. It tells nothing: the reason stands in the log.
+fn not_from_there() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", "this is not taken", "see the hub's log")
 }
 
 fn unknown_endpoint() -> Response {
@@ -182,6 +193,10 @@ async fn deliver(shared: &Shared, endpoint: &Endpoint, raw: RawDelivery) -> Ende
         Ok(verified) => verified,
         Err(refusal) => return refused(shared, endpoint, refusal),
     };
+    // Who wants an event is asked below, of what is known of destinations.
+    if let Err(error) = shared.know_destinations().await {
+        return Ended::new(Delivered::Unstored, Problem::store(&error));
+    }
     let (result, reply, events) = match webhook.events(&verified) {
         Ok(Parsed { reply, events }) => {
             let events = events.into_iter().map(|event| new_event(shared, endpoint, verified.body(), event)).collect();

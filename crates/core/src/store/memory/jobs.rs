@@ -155,7 +155,7 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
-            Work::Watch { .. } | Work::Retention => None,
+            Work::Watch { .. } | Work::Forward { .. } | Work::Retention => None,
         }
     }
 
@@ -188,7 +188,9 @@ impl JobsModel {
         let job = self.jobs.get_mut(&lease.job)?;
         let row = match job.new.work {
             Work::Event { row } => Some(row),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => None,
+            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Forward { .. } | Work::Retention => {
+                None
+            }
         };
         match end {
             JobEnd::Done => {
