@@ -255,8 +255,14 @@ impl Forwarder {
     /// message may have been sent.
     pub(crate) async fn forward(&self, row: EventRow, name: &str, attempt: u32, last: bool) -> Result<Forwarded> {
         let inner = &self.inner;
-        let list = inner.list().await?;
-        let Some(live) = list.iter().find(|one| one.row.name == name) else {
+        let named = |list: Arc<[Arc<Live>]>| list.iter().find(|one| one.row.name == name).cloned();
+        let works = |live: &Arc<Live>| live.row.health.disabled.is_none();
+        let found = match named(inner.list().await?).filter(works) {
+            Some(live) => Some(live),
+            // Another process may have made or enabled it a moment ago: nothing is given up by what is known from before.
+            None => named(inner.anew().await?),
+        };
+        let Some(live) = found.as_ref() else {
             return Ok(Forwarded::Dead(format!("there is no destination {name} any more")));
         };
         if let Some(disabled) = &live.row.health.disabled {

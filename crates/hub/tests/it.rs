@@ -22,6 +22,8 @@ mod app_endpoint;
 mod binary;
 #[path = "it/connecting.rs"]
 mod connecting;
+#[path = "it/destinations.rs"]
+mod destinations;
 #[path = "it/environments.rs"]
 mod environments;
 #[path = "it/flows.rs"]

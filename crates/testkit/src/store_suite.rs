@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use palisade_core::Result;
 use palisade_core::store::Store;
 
+mod destinations;
 mod grants;
 mod inbox;
 mod jobs;
@@ -25,6 +26,7 @@ mod records;
 mod rest;
 mod secrets;
 
+pub use destinations::{a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted};
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
     a_grant_rests_after_a_failure, a_lost_hold_writes_nothing_and_its_intent_is_found,
@@ -134,6 +136,8 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         grants_are_due_in_order,
         calls_are_counted_by_the_hour,
         pauses_are_kept_to_their_latest_end_in_bounded_number,
+        a_destination_is_written_over_what_was_seen,
+        how_a_destination_fares_is_noted,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;

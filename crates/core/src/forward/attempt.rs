@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, LOCATION};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
-use url::Url;
+use oauth2::url::Url;
 
 use super::message::Message;
 use super::{Inner, Live};
@@ -154,10 +154,16 @@ fn origin(url: &Url) -> (String, Option<String>, Option<u16>) {
 
 /// The phrase of what kept a message from being sent.
 fn phrase(error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::Config => error.message().to_owned(),
-        _ if error.message().contains("could not be resolved") => "its host name could not be resolved".to_owned(),
-        ErrorKind::Connect => "no connection to the receiver could be made".to_owned(),
-        _ => "the connection to the receiver broke before it answered".to_owned(),
+    let kind = error.kind();
+    if kind == ErrorKind::Config {
+        return error.message().to_owned();
     }
+    let phrase = if error.message().contains("could not be resolved") {
+        "its host name could not be resolved"
+    } else if kind == ErrorKind::Connect {
+        "no connection to the receiver could be made"
+    } else {
+        "the connection to the receiver broke before it answered"
+    };
+    phrase.to_owned()
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
-use url::Url;
+use oauth2::url::Url;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::DestinationSpec;

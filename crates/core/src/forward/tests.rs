@@ -355,15 +355,13 @@ async fn a_receiver_that_asks_for_time_gets_it_within_bounds() {
         world.net.plan("app.example", [Does::Says(429, "retry-after", header.clone())]);
         world.deliver("acme", "evt_1", "a", None).await;
         world.quiet().await;
-        for _ in 0..100_000 {
-            if world.net.came("app.example").len() > 1 {
-                break;
-            }
-            world.wait(Duration::from_secs(1)).await;
+        let step = Duration::from_secs(if at_least > 3_600 { 60 } else { 1 });
+        while world.net.came("app.example").len() < 2 {
+            world.wait(step).await;
         }
         let came = world.net.came("app.example");
         let gap = (came[1].0 - came[0].0).as_secs();
-        assert!((at_least..=at_most + 1).contains(&gap), "{header}: {gap} s");
+        assert!((at_least..=at_most + step.as_secs()).contains(&gap), "{header}: {gap} s");
         assert_eq!(world.row("app").await.health.failures, 0, "it took it then");
     }
 }
@@ -518,6 +516,27 @@ async fn two_hubs_forward_an_event_once() {
     ids.sort();
     ids.dedup();
     assert_eq!(ids.len(), 20);
+}
+
+/// Fails when a hub that has not heard of a destination yet, or not of its being enabled, gives up what another one added.
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_knows_a_destination_from_before_gives_nothing_up_by_that() {
+    let one = World::new().await;
+    let two = one.other();
+    two.forwarder.look().await.unwrap();
+    one.add("app", spec("https://app.example/")).await;
+    one.deliver("acme", "evt_1", "a", None).await;
+    while one.worker.step(Queue::Events).await.unwrap() > 0 {}
+    assert_eq!(two.worker.step(Queue::Forwards).await.unwrap(), 1);
+    assert_eq!(one.net.came("app.example").len(), 1, "it was made a moment ago");
+    one.forwarder.enable("app", false).await.unwrap();
+    tokio::time::sleep(KNOWN_FOR).await;
+    two.forwarder.look().await.unwrap();
+    one.forwarder.enable("app", true).await.unwrap();
+    one.deliver("acme", "evt_2", "a", None).await;
+    while one.worker.step(Queue::Events).await.unwrap() > 0 {}
+    assert_eq!(two.worker.step(Queue::Forwards).await.unwrap(), 1);
+    assert_eq!((one.net.came("app.example").len(), one.dead().await), (2, 0), "it was enabled a moment ago");
 }
 
 /// Fails when a job is settled before the receiver has answered, or an event that was sent and not settled is lost or comes

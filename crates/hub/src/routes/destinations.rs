@@ -38,13 +38,17 @@ fn named(name: Name) -> Result<String, Problem> {
 }
 
 fn problem(error: &Error) -> Problem {
-    let message = error.message().to_owned();
-    match error.kind() {
-        ErrorKind::NotFound => Problem::new(StatusCode::NOT_FOUND, "not_found", message, "GET /api/v1/destinations"),
-        ErrorKind::Conflict => Problem::new(StatusCode::CONFLICT, "conflict", message, "look at the destination first"),
-        ErrorKind::Invalid | ErrorKind::Config => Problem::invalid(message, "change the request"),
-        _ => Problem::store(error),
+    let (kind, message) = (error.kind(), error.message().to_owned());
+    if kind == ErrorKind::NotFound {
+        return Problem::new(StatusCode::NOT_FOUND, "not_found", message, "GET /api/v1/destinations lists them");
     }
+    if kind == ErrorKind::Conflict {
+        return Problem::new(StatusCode::CONFLICT, "conflict", message, "look at the destination first");
+    }
+    if matches!(kind, ErrorKind::Invalid | ErrorKind::Config) {
+        return Problem::invalid(message, "change the request");
+    }
+    Problem::store(error)
 }
 
 /// What a request says a destination is. What it leaves out stays, or is as usual.
