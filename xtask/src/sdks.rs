@@ -80,6 +80,20 @@ const SDKS: &[Sdk] = &[
         against: Against::Binary("exported"),
     },
     Sdk {
+        name: "official Standard Webhooks library for Python",
+        script: "tests/forwarded.py",
+        packages: &["standardwebhooks==1.1.0"],
+        install: python,
+        against: Against::Binary("clickable"),
+    },
+    Sdk {
+        name: "official Standard Webhooks library for Node",
+        script: "tests/forwarded.mjs",
+        packages: &["standardwebhooks@1.1.1"],
+        install: node,
+        against: Against::Binary("clickable"),
+    },
+    Sdk {
         name: "Google's API client for Python",
         script: "crates/emulator/tests/sdks/google_api_python.py",
         packages: &[

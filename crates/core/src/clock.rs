@@ -49,6 +49,15 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Writes the moment as `2026-01-31T12:00:00Z`, to the second.
+    #[must_use]
+    pub fn rfc3339(self) -> String {
+        let seconds = self.seconds();
+        let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+        let (year, month, day) = civil(days);
+        format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+    }
+
     /// Returns the moment as a [`SystemTime`], for HTTP dates.
     #[must_use]
     pub fn to_system_time(self) -> SystemTime {
@@ -57,6 +66,19 @@ impl Timestamp {
             Err(_) => UNIX_EPOCH - Duration::from_millis(self.0.unsigned_abs()),
         }
     }
+}
+
+/// Returns the date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
+fn civil(days: i64) -> (i64, i64, i64) {
+    let shifted = days.saturating_add(719_468);
+    let era = shifted.div_euclid(146_097);
+    let of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 impl From<SystemTime> for Timestamp {

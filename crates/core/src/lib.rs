@@ -13,6 +13,8 @@
 //! | [`webhook`] | raw delivery → [`webhook::Verified`] → events; Standard Webhooks signatures |
 //! | [`sync`] | streams, pages, the merge rule and the driver of a run |
 //! | [`store`] | the store traits and the in-memory model |
+//! | [`forward`] | what is forwarded to products in other languages: signed, sent, tried again, given up |
+//! | [`net`] | networks, and which addresses may be connected to |
 //! | [`worker`] | the driver of stored work: leases, handlers, syncs, settlements |
 //! | [`health`] | a pure function from observations to a state and who must act |
 #![cfg_attr(
@@ -31,9 +33,11 @@ pub mod call;
 pub mod client;
 pub mod clock;
 pub mod error;
+pub mod forward;
 pub mod health;
 pub mod id;
 pub mod metrics;
+pub mod net;
 pub mod provider;
 pub mod random;
 pub mod schedule;

@@ -27,6 +27,7 @@ use crate::error::Result;
 pub mod authorizations;
 pub mod calls;
 pub mod connections;
+pub mod destinations;
 pub mod effects;
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -50,6 +51,12 @@ pub use calls::{CallCounts, CallDay, CallLog, CallRecord, counts_as_error};
 pub use connections::MockConnections;
 pub use connections::{
     AccountKey, Connection, ConnectionState, Connections, NO_CONNECTION, SealedCredential, mark_needs_reconnect,
+};
+#[cfg(feature = "mock")]
+pub use destinations::MockDestinations;
+pub use destinations::{
+    DESTINATIONS_MAX, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy, Filter, NewDestination,
+    Noted, Order, SealedKey, StoredDestination,
 };
 pub use effects::{Effect, Value};
 pub use feed::{FEED_HORIZON_MIN, FeedBells, FeedListener, FeedPage};
@@ -94,6 +101,7 @@ pub trait Store:
     + CallLog
     + Pauses
     + Schedules
+    + Destinations
     + std::fmt::Debug
     + 'static
 {

@@ -6,7 +6,11 @@ use bytes::Bytes;
 use crate::error::Result;
 
 #[cfg(feature = "http")]
+mod guarded;
+#[cfg(feature = "http")]
 mod http_transport;
+#[cfg(feature = "http")]
+pub use guarded::{GuardedTransport, Resolver, SystemResolver};
 #[cfg(feature = "http")]
 pub use http_transport::{HttpTransport, HttpTransportBuilder};
 
@@ -73,3 +77,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Sends `request`; see the trait for what an implementation promises.
     async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>>;
 }
+
+/// Marks a request (in its extensions) whose answer's body nobody wants: a transport may throw it away, so that neither a
+/// long one nor one that never ends changes what the answer's head has said.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a mark; there is nothing more to say")]
+pub struct DiscardBody;

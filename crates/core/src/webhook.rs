@@ -159,6 +159,26 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// Which addresses a provider's deliveries come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the hub decides on each")]
+pub enum Senders {
+    /// From these, by the provider's own word.
+    Published {
+        /// Addresses or networks, each as [`crate::net::Network`] reads them.
+        networks: &'static [&'static str],
+        /// Where the provider publishes them.
+        source: &'static str,
+        /// When that was read.
+        read_on: &'static str,
+    },
+    /// The provider promises none.
+    Unpublished {
+        /// What it says, in one phrase.
+        why: &'static str,
+    },
+}
+
 /// The webhook side of an adapter: two pure functions.
 pub trait Webhook: Send + Sync {
     /// Checks the delivery's signature against each secret and its timestamp against `now`, both ways. Compares in
@@ -178,6 +198,12 @@ pub trait Webhook: Send + Sync {
     /// a credential. In lower case.
     fn kept_headers(&self) -> &'static [&'static str] {
         &[]
+    }
+
+    /// Returns the addresses deliveries come from, where the provider publishes them, for endpoints that take them from
+    /// nowhere else.
+    fn senders(&self) -> Senders {
+        Senders::Unpublished { why: "its adapter knows of no addresses the provider publishes" }
     }
 
     /// Tells whether one URL can serve the accounts of many connections: events name the account they belong to

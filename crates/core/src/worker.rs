@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
+use crate::forward::Forwarder;
 use crate::id::{ConnectionId, EndpointId, StreamName};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
@@ -23,6 +24,7 @@ use crate::transport::Transport;
 
 mod chores;
 mod engine;
+mod forward;
 mod handler;
 mod job;
 mod metrics;
@@ -136,6 +138,7 @@ struct Inner {
     settings: WorkerSettings,
     metrics: WorkerMetrics,
     progress: Mutex<Progress>,
+    forwarder: Option<Forwarder>,
 }
 
 /// One provider with the pipeline to it.
@@ -155,14 +158,14 @@ type EndpointOf = Arc<dyn Fn(&Connection) -> EndpointId + Send + Sync>;
 type Told = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
 type WatchPlaces = Arc<dyn Fn(&Connection) -> Vec<WatchPlace> + Send + Sync>;
 
-/// Which event types a handler wants.
-enum Pattern {
+/// Which event types somebody wants.
+pub(crate) enum Pattern {
     Exact(String),
     Prefix(String),
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Result<Self> {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
         match text.strip_suffix('*') {
             None if !text.is_empty() && !text.contains('*') => Ok(Self::Exact(text.to_owned())),
             Some(prefix) if !prefix.contains('*') && (prefix.is_empty() || prefix.ends_with('.')) => {
@@ -175,7 +178,7 @@ impl Pattern {
         }
     }
 
-    fn matches(&self, kind: &str) -> bool {
+    pub(crate) fn matches(&self, kind: &str) -> bool {
         match self {
             Self::Exact(exact) => exact == kind,
             Self::Prefix(prefix) => kind.starts_with(prefix),
@@ -196,6 +199,7 @@ pub struct WorkerBuilder {
     chores: Vec<(String, Chore)>,
     settings: WorkerSettings,
     metrics: Metrics,
+    forwarder: Option<Forwarder>,
 }
 
 impl WorkerBuilder {
@@ -252,6 +256,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Forwards events to the forwarder's destinations, once their handlers are done.
+    #[must_use]
+    pub fn forwarder(mut self, forwarder: Forwarder) -> Self {
+        self.forwarder = Some(forwarder);
+        self
+    }
+
     /// Sets how the worker works.
     #[must_use]
     pub fn settings(mut self, settings: WorkerSettings) -> Self {
@@ -283,6 +294,7 @@ impl WorkerBuilder {
             chores,
             settings,
             metrics,
+            forwarder,
         } = self;
         settings.check()?;
         let mut named = BTreeMap::new();
@@ -322,6 +334,7 @@ impl WorkerBuilder {
             settings,
             metrics,
             progress,
+            forwarder,
         };
         Ok(Worker { inner: Arc::new(inner) })
     }
@@ -363,10 +376,12 @@ impl Worker {
             chores: Vec::new(),
             settings: WorkerSettings::default(),
             metrics: Metrics::default(),
+            forwarder: None,
         }
     }
 
-    /// Tells whether a handler or one of the provider's streams wants events of this type, or they may end a grant.
+    /// Tells whether a handler, a destination or one of the provider's streams wants events of this type, or they may end a
+    /// grant. Destinations are those known by the last [`Forwarder::look`].
     #[must_use]
     pub fn wants(&self, provider: &str, kind: &str) -> bool {
         self.inner.wants(provider, kind)
@@ -478,6 +493,7 @@ impl Inner {
     fn wants(&self, provider: &str, kind: &str) -> bool {
         let provider_of = self.providers.get(provider).map(|plugged| &plugged.provider);
         self.routes.iter().any(|route| route.wants(provider, kind))
+            || self.forwarder.as_ref().is_some_and(|forwarder| forwarder.wants(provider, kind))
             || provider_of.and_then(|one| one.source()).is_some_and(|source| source.concerns(kind))
             || provider_of.and_then(|one| one.webhook()).is_some_and(|webhook| webhook.may_end_grant(kind))
     }
@@ -517,4 +533,4 @@ impl fmt::Debug for WorkerBuilder {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

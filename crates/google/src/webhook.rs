@@ -5,7 +5,7 @@
 //! one text each ([`Trust`]); a delivery with Calendar's channel headers is checked against channels only, any other
 //! against push subscriptions only, so that the one can never pass for the other.
 
-use palisade_core::webhook::{Event, Parsed, PublishedKeys, RawDelivery, Refusal, Verified, Webhook};
+use palisade_core::webhook::{Event, Parsed, PublishedKeys, RawDelivery, Refusal, Senders, Verified, Webhook};
 use palisade_core::{Result, Secret, Timestamp};
 
 pub mod channel;
@@ -50,6 +50,10 @@ impl GoogleWebhook {
 }
 
 impl Webhook for GoogleWebhook {
+    fn senders(&self) -> Senders {
+        Senders::Unpublished { why: "the addresses Google publishes are those of all of Google and change by the day" }
+    }
+
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> std::result::Result<(), Refusal> {
         let mut trusts = Vec::with_capacity(secrets.len());
         for secret in secrets {

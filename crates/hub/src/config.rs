@@ -12,18 +12,23 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 pub mod flows;
+mod forward;
 pub mod reader;
 pub mod secret;
 mod sections;
 
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
+use palisade_core::forward::ForwardSettings;
+use palisade_core::net::Network;
 use palisade_core::schedule::Schedule;
 use palisade_core::worker::ScheduleRule;
 use palisade_slack::HistoryRule;
 
-use crate::gate::Network;
+use crate::senders::AllowFrom;
 pub use flows::{Flow, Known, StandardFlow};
+pub use forward::Destination;
+pub(crate) use forward::{CONCURRENCY, TIMEOUT};
 pub(crate) use reader::parse_duration;
 use reader::{Problem, Problems, Section, line_of};
 pub use secret::{SecretRef, Variables, process_variables};
@@ -56,6 +61,10 @@ pub struct Config {
     pub connections: Vec<Connection>,
     /// The ways accounts are connected in a browser.
     pub flows: Vec<Flow>,
+    /// The URLs events are forwarded to.
+    pub destinations: Vec<Destination>,
+    /// When somebody is told that one fails, and when it is given up.
+    pub forwarding: ForwardSettings,
 }
 
 /// Addresses, access and caps.
@@ -180,6 +189,8 @@ pub struct Endpoint {
     pub environment: Environment,
     /// The signing secrets; several while one is rotated.
     pub secrets: Vec<SecretRef>,
+    /// From where its deliveries may come; from anywhere if nothing is said.
+    pub allow_from: Option<AllowFrom>,
 }
 
 /// One tenant's account at a provider.

@@ -7,11 +7,11 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use palisade_core::Timestamp;
+use palisade_core::net::Network;
 
 /// Tries at once, and the time after which one more is free.
 #[derive(Clone, Copy, Debug)]
@@ -125,56 +125,6 @@ fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(four) => IpAddr::V4(four),
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & (!0 << 64))),
-    }
-}
-
-/// An address, or a network in the form `10.0.0.0/8`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
-impl Network {
-    /// Tells whether an address is in it.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address, address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let apart = u64::from(own.to_bits() ^ other.to_bits());
-                apart >> (32 - self.bits.min(32)) == 0
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let apart = own.to_bits() ^ other.to_bits();
-                apart.checked_shr(u32::from(128 - self.bits.min(128))).unwrap_or(0) == 0
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-        }
-    }
-}
-
-/// Says that a text is neither an address nor a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "there is nothing more to say")]
-pub struct NoNetwork;
-
-impl std::fmt::Display for NoNetwork {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("neither an address nor a network such as 10.0.0.0/8")
-    }
-}
-
-impl std::error::Error for NoNetwork {}
-
-impl FromStr for Network {
-    type Err = NoNetwork;
-
-    fn from_str(text: &str) -> Result<Self, NoNetwork> {
-        let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.parse().map_err(|_| NoNetwork)?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = bits.map_or(Ok(most), str::parse).map_err(|_| NoNetwork)?;
-        if bits > most { Err(NoNetwork) } else { Ok(Self { address, bits }) }
     }
 }
 
@@ -293,23 +243,5 @@ mod tests {
         behind("fd00::1", &["10.0.0.1,10.0.0.2"], "10.0.0.1");
         behind("127.0.0.1", &["1.2.3.4, unknown, 10.0.0.3"], "10.0.0.3");
         behind("127.0.0.1", &[""], "127.0.0.1");
-    }
-
-    #[test]
-    fn networks_are_read_or_refused() {
-        for (text, inside, outside) in [
-            ("10.0.0.0/8", "10.255.0.1", "11.0.0.1"),
-            ("192.168.1.1", "192.168.1.1", "192.168.1.2"),
-            ("0.0.0.0/0", "255.1.1.1", "::1"),
-            ("fd00::/8", "fdff::1", "fe00::1"),
-            ("::/0", "2001::1", "1.1.1.1"),
-        ] {
-            let network: Network = text.parse().unwrap();
-            assert!(network.contains(inside.parse().unwrap()), "{inside} in {text}");
-            assert!(!network.contains(outside.parse().unwrap()), "{outside} in {text}");
-        }
-        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "example.com", "10.0.0.0/", "10.0.0.0/-1"] {
-            assert_eq!(text.parse::<Network>(), Err(NoNetwork), "{text}");
-        }
     }
 }

@@ -13,6 +13,8 @@ use axum::http::HeaderMap;
 use palisade_core::auth::connect::Connector;
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::client::{Accounts, Client};
+use palisade_core::forward::{Configured, Forwarder};
+use palisade_core::net::Network;
 use palisade_core::store::{Connection, ConnectionState, Queue, Store};
 use palisade_core::worker::{Worker, WorkerSettings};
 use palisade_core::{
@@ -22,7 +24,7 @@ use palisade_core::{
 use crate::calls::CallQueue;
 use crate::credential::ConnectionCredential;
 use crate::feed::WaitingRoom;
-use crate::gate::{Gate, Network};
+use crate::gate::Gate;
 use crate::metrics::HubMetrics;
 use crate::pauses::PauseBook;
 use crate::routes;
@@ -172,6 +174,11 @@ pub(crate) struct Shared {
     pub(crate) pauses: Arc<PauseBook>,
     /// Whose connections share limits; forgets what a connect or disconnect changes.
     pub(crate) accounts: Accounts,
+    pub(crate) forwarder: Forwarder,
+    /// The destinations of the configuration.
+    pub(crate) destinations: Vec<Configured>,
+    /// Whether they were put in place.
+    pub(crate) placed: tokio::sync::OnceCell<()>,
     pub(crate) settings: Settings,
     pub(crate) probe: Probe,
     pub(crate) gate: Gate,
@@ -237,6 +244,12 @@ impl Hub {
     #[must_use]
     pub fn client(&self, provider: &str) -> Option<&Client> {
         self.shared.clients.get(provider)
+    }
+
+    /// Returns what knows the destinations: to make them, change them and forward again.
+    #[must_use]
+    pub fn forwarder(&self) -> &Forwarder {
+        &self.shared.forwarder
     }
 
     /// Returns the worker that knows the handlers.
@@ -309,6 +322,12 @@ impl Hub {
 }
 
 impl Shared {
+    /// Sees to it that the destinations are known, those of the configuration too.
+    pub(crate) async fn know_destinations(&self) -> Result<()> {
+        self.placed.get_or_try_init(|| self.forwarder.configure(&self.destinations)).await?;
+        self.forwarder.look().await
+    }
+
     /// Returns what the configuration says of a connection.
     pub(crate) fn configured(&self, id: &ConnectionId) -> Option<&ConnectionConfig> {
         self.connections.iter().find(|connection| connection.id == *id)

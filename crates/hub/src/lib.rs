@@ -43,15 +43,17 @@ mod plain;
 mod routes;
 mod routing;
 pub mod runner;
+mod senders;
 pub mod serve;
 mod time;
 mod unreadable;
 mod watching;
 
 pub use credential::{ConnectionCredential, ServiceAccount};
-pub use gate::{Network, NoNetwork};
 pub use hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings};
+pub use palisade_core::net::{Network, NoNetwork};
 pub use routing::AppEndpointConfig;
 pub use runner::Runner;
+pub use senders::AllowFrom;
 pub use serve::{ServeSettings, serve};
 pub use unreadable::KIND as UNREADABLE;

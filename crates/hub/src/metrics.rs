@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use palisade_core::Result;
+use palisade_core::forward::Standing;
 use palisade_core::metrics::{Counter, Histogram, Metrics};
 use palisade_core::store::{EventState, Queue};
 
 use crate::hub::Shared;
+use crate::overview;
 
 /// Runs under way that are looked at; those first that have not moved for longest.
 const LIVE_RUNS_MAX: u32 = 1_000;
@@ -139,6 +141,15 @@ impl HubMetrics {
                 queue.as_str(),
                 age,
             );
+        }
+        for (row, standing) in overview::destinations(shared).await? {
+            let since = row.health.failing_since.filter(|_| standing != Standing::Disabled);
+            let failing = since.map_or(0, |since| now.since(since).as_secs());
+            let help = "How long a destination has been failing";
+            set("palisade_destination_failing_seconds", help, "destination", &row.name, failing);
+            let help = "Whether a destination was disabled";
+            let disabled = u64::from(standing == Standing::Disabled);
+            set("palisade_destination_disabled", help, "destination", &row.name, disabled);
         }
         let live = shared.store.live_runs(LIVE_RUNS_MAX).await?;
         let patience = shared.settings.worker.incremental_every.saturating_mul(STALLED_AFTER);

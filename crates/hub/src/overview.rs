@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, EventState, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, Connection, DisabledBy, EventState, Heard, JobCounts, Run, RunMode, RunState,
+    StoredDestination, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
@@ -41,6 +43,7 @@ pub(crate) struct Overview {
     pub(crate) chores: Vec<ChoreStatus>,
     /// The names of the flows accounts can be connected by.
     pub(crate) flows: Vec<String>,
+    pub(crate) destinations: Vec<(StoredDestination, Standing)>,
 }
 
 /// Events by state.
@@ -98,8 +101,26 @@ impl Overview {
         let waiting = self.connections.iter().filter(ours).count() as u64;
         // Dead letters of a connection that is shown are told with it.
         let told = self.connections.iter().any(|view| view.dead_letters > 0);
-        waiting + u64::from(self.events.dead > 0 && !told)
+        let failing = self.destinations.iter().filter(|(row, standing)| is_worth_a_look(row, *standing)).count() as u64;
+        waiting + failing + u64::from(self.events.dead > 0 && !told)
     }
+}
+
+/// Tells whether somebody must look at a destination: it fails, or was disabled by somebody else than a person.
+fn is_worth_a_look(row: &StoredDestination, standing: Standing) -> bool {
+    match standing {
+        Standing::Active | Standing::Retrying => false,
+        Standing::Failing => true,
+        Standing::Disabled => row.health.disabled.as_ref().is_some_and(|disabled| disabled.by != DisabledBy::Person),
+    }
+}
+
+/// Reads the destinations with how they stand.
+pub(crate) async fn destinations(shared: &Shared) -> Result<Vec<(StoredDestination, Standing)>> {
+    let now = shared.clock.now();
+    let rows = shared.forwarder.destinations().await?;
+    let standing = |row: &StoredDestination| shared.forwarder.settings().standing(row, now);
+    Ok(rows.into_iter().map(|row| (standing(&row), row)).map(|(standing, row)| (row, standing)).collect())
 }
 
 /// Reads everything the page shows.
@@ -126,6 +147,7 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         calls: store.calls(None, ROWS_SHOWN).await?,
         chores: shared.worker.chores().await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),
+        destinations: destinations(shared).await?,
     })
 }
 

@@ -18,6 +18,7 @@ use crate::hub::Shared;
 pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod connect;
+pub(crate) mod destinations;
 pub(crate) mod pages;
 pub(crate) mod records;
 pub(crate) mod schedules;
@@ -52,6 +53,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/connections/{id}/streams/{stream}/schedule", put(schedules::put).delete(schedules::delete))
         .route("/api/v1/connections/{id}/call-days", get(schedules::call_days))
         .route("/api/v1/schedules", get(schedules::schedules))
+        .route("/actions/destinations/{name}/{action}", post(destinations::act))
+        .route("/api/v1/destinations", get(destinations::list).post(destinations::create))
+        .route(
+            "/api/v1/destinations/{name}",
+            get(destinations::show).patch(destinations::change).delete(destinations::remove),
+        )
+        .route("/api/v1/destinations/{name}/enable", post(destinations::enable))
+        .route("/api/v1/destinations/{name}/disable", post(destinations::disable))
+        .route("/api/v1/destinations/{name}/test", post(destinations::test))
+        .route("/api/v1/destinations/{name}/rotate", post(destinations::rotate))
+        .route("/api/v1/destinations/{name}/replay", post(destinations::replay))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/events/{row}", get(api::event))
         .route("/api/v1/events/{row}/replay", post(api::replay))

@@ -11,10 +11,12 @@ use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use palisade_core::net::Network;
 use palisade_core::store::{AccountKey, Connection, ConnectionState, NO_CONNECTION, NewDelivery, NewEvent};
 use palisade_core::{ConnectionId, EndpointId, Environment, Provider, Result, Secret};
 
 use crate::hub::{ConnectionConfig, EndpointConfig, Shared, wrong};
+use crate::senders::AllowFrom;
 use crate::unreadable;
 
 /// Connections of one account read at once.
@@ -43,6 +45,8 @@ pub(crate) struct Endpoint {
     pub(crate) provider: String,
     pub(crate) secrets: Vec<Secret>,
     pub(crate) to: To,
+    /// From where its deliveries may come, if not from anywhere.
+    pub(crate) allow_from: Option<Vec<Network>>,
 }
 
 /// Whom an endpoint's events belong to.
@@ -89,21 +93,24 @@ pub(crate) fn endpoints(
     connections: &[ConnectionConfig],
     fixed: Vec<EndpointConfig>,
     of_apps: Vec<AppEndpointConfig>,
+    senders: &BTreeMap<String, AllowFrom>,
 ) -> Result<BTreeMap<String, Endpoint>> {
     let fixed = fixed.into_iter().map(|EndpointConfig { name, provider, connection, secrets }| Endpoint {
         name,
         provider,
         secrets,
         to: To::Connection(connection),
+        allow_from: None,
     });
     let of_apps = of_apps.into_iter().map(|AppEndpointConfig { name, provider, environment, secrets }| Endpoint {
         name,
         provider,
         secrets,
         to: To::Account(environment),
+        allow_from: None,
     });
     let mut endpoints: BTreeMap<String, Endpoint> = BTreeMap::new();
-    for endpoint in fixed.chain(of_apps) {
+    for mut endpoint in fixed.chain(of_apps) {
         let name = endpoint.name.clone();
         let provider = providers.get(endpoint.provider.as_str());
         let Some(webhook) = provider.and_then(|provider| provider.webhook()) else {
@@ -111,6 +118,7 @@ pub(crate) fn endpoints(
                 "endpoint {name} names a provider that is not part of the hub or has no webhooks"
             )));
         };
+        endpoint.allow_from = senders.get(&name).map(|from| from.networks(&name, webhook)).transpose()?;
         for secret in &endpoint.secrets {
             webhook
                 .check_secret(secret)
@@ -142,6 +150,9 @@ pub(crate) fn endpoints(
         if endpoints.insert(name.clone(), endpoint).is_some() {
             return Err(wrong(format!("endpoint {name} is given twice")));
         }
+    }
+    if let Some(name) = senders.keys().find(|name| !endpoints.contains_key(*name)) {
+        return Err(wrong(format!("there is no endpoint {name} whose senders could be named")));
     }
     // Events of an app's endpoint are kept under its name, a slash and the connection.
     let of_apps = endpoints.values().filter(|endpoint| matches!(endpoint.to, To::Account(_)));
@@ -176,7 +187,7 @@ pub(crate) fn endpoint_of(
             To::Account(environment) => {
                 let (name, provider, to) = (name.clone(), provider.clone(), To::Account(environment.clone()));
                 let key = (provider.clone(), environment.clone());
-                of_apps.entry(key).or_insert(Endpoint { name, provider, secrets: Vec::new(), to });
+                of_apps.entry(key).or_insert(Endpoint { name, provider, secrets: Vec::new(), to, allow_from: None });
             }
         }
     }

@@ -39,6 +39,7 @@ impl Runner {
         for connection in &shared.connections {
             self.hub.connect(connection).await?;
         }
+        shared.know_destinations().await?;
         let mut workers = JoinSet::new();
         for queue in Queue::ALL {
             for _ in 0..shared.settings.workers_of(queue) {

@@ -4,29 +4,42 @@ use palisade_core::Timestamp;
 
 /// Writes a moment as `2026-01-31T12:00:00Z`.
 pub(crate) fn rfc3339(at: Timestamp) -> String {
-    let seconds = at.seconds();
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+    at.rfc3339()
+}
+
+/// Reads `2026-01-31T12:00:00Z`, with or without parts of a second, in UTC only.
+pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
+    let (date, time) = text.strip_suffix(['Z', 'z'])?.split_once(['T', 't', ' '])?;
+    let number = |text: &str, digits: usize| -> Option<i64> {
+        let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| text.parse().ok()).flatten()
+    };
+    let mut parts = date.split('-');
+    let (year, month, day) = (number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut clock = whole.split(':');
+    let (hour, minute, second) = (number(clock.next()?, 2)?, number(clock.next()?, 2)?, number(clock.next()?, 2)?);
+    let known = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    if parts.next().is_some() || clock.next().is_some() || !known || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    // Howard Hinnant's `days_from_civil`.
+    let shifted = if month <= 2 { year - 1 } else { year };
+    let era = shifted.div_euclid(400);
+    let of_era = shifted.rem_euclid(400);
+    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    let at = Timestamp((days * 86_400 + hour * 3_600 + minute * 60 + second) * 1_000 + millis);
+    // A day the calendar does not have would be another one.
+    let same = (1..=12).contains(&month) && (1..=31).contains(&day) && rfc3339(at).get(..10) == Some(date);
+    (same || second == 60).then_some(at)
 }
 
 /// Writes the time of day as `12:00:00`.
 pub(crate) fn clock(at: Timestamp) -> String {
     let of_day = at.seconds().rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", of_day / 3_600, of_day / 60 % 60, of_day % 60)
-}
-
-/// Returns the date of a day since 1970-01-01 (Howard Hinnant's `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days.saturating_add(719_468);
-    let era = shifted.div_euclid(146_097);
-    let of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
 /// Writes how long ago a moment was, or how far ahead.
@@ -58,6 +71,27 @@ pub(crate) fn took(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_read_as_they_are_written() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00Z", Some(0)),
+            ("2000-02-29T00:00:00Z", Some(951_782_400_000)),
+            ("2026-01-01T00:00:00.5Z", Some(1_767_225_600_500)),
+            ("2026-01-01t00:00:00.123456z", Some(1_767_225_600_123)),
+            ("2100-03-01T00:00:00Z", Some(4_107_542_400_000)),
+            ("2026-02-29T00:00:00Z", None),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-01-32T00:00:00Z", None),
+            ("2026-01-01T24:00:00Z", None),
+            ("2026-01-01T00:00:00", None),
+            ("2026-01-01T00:00:00+01:00", None),
+            ("2026-01-01", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_rfc3339(text).map(Timestamp::millis), millis, "{text}");
+        }
+    }
 
     #[test]
     fn durations_keep_the_digits_that_matter() {

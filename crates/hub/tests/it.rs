@@ -24,6 +24,8 @@ mod binary;
 mod commands;
 #[path = "it/connecting.rs"]
 mod connecting;
+#[path = "it/destinations.rs"]
+mod destinations;
 #[path = "it/environments.rs"]
 mod environments;
 #[path = "it/export.rs"]

@@ -8,7 +8,9 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook, hmac, unreadable};
+use palisade_core::webhook::{
+    Event, Parsed, RawDelivery, Refusal, Reply, Senders, Verified, Webhook, hmac, unreadable,
+};
 use palisade_core::{EventId, Result, Secret, Timestamp};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -55,6 +57,10 @@ impl Default for SendGridWebhook {
 }
 
 impl Webhook for SendGridWebhook {
+    fn senders(&self) -> Senders {
+        Senders::Unpublished { why: "SendGrid publishes no addresses its requests come from, and signs them instead" }
+    }
+
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> Result<(), Refusal> {
         signature::verify(delivery, secrets, now, self.age_max_seconds)
     }

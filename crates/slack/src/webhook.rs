@@ -19,7 +19,7 @@
 use http::HeaderName;
 use palisade_core::webhook::standard::check_time;
 use palisade_core::webhook::{
-    Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, unreadable,
+    Event, Parsed, RawDelivery, Refusal, Reply, Senders, TOLERANCE_SECONDS, Verified, Webhook, hmac, unreadable,
 };
 use palisade_core::{Error, EventId, Result, Secret, Timestamp};
 use serde::Deserialize;
@@ -81,6 +81,10 @@ pub fn retry(delivery: &RawDelivery) -> Option<Retry> {
 }
 
 impl Webhook for SlackWebhook {
+    fn senders(&self) -> Senders {
+        Senders::Unpublished { why: "Slack publishes no addresses its requests come from, and signs them instead" }
+    }
+
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> Result<(), Refusal> {
         let [signature, time] = delivery.header_bytes([&SIGNATURE, &TIMESTAMP])?;
         check_time(time, now, TOLERANCE_SECONDS)?;

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` | the statements of the traits |
+//! | `inbox` `jobs` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` `destinations` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -21,7 +21,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
-    AccountKey, Appended, Authorizations, CallCounts, CallDay, CallLog, CallRecord, ChoreReport, Claim, Claimed, Connection as Account, Connections, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    AccountKey, Appended, Authorizations, CallCounts, CallDay, CallLog, CallRecord, ChoreReport, Claim, Claimed,
+    Connection as Account, Connections, Destinations, Disabled, Effect, EndReason, EventRow, EventState, FeedBells,
+    FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, Keys,
+    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens,
+    Noted, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation,
+    Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store,
+    StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -36,6 +42,7 @@ use writer::{Bells, Inlet, Writer};
 mod authorizations;
 mod calls;
 mod connections;
+mod destinations;
 mod error;
 mod feed;
 mod grants;
@@ -663,6 +670,30 @@ impl Schedules for SqliteStore {
 
     async fn chore_reports(&self) -> Result<Vec<ChoreReport>> {
         self.inner.readers.read(schedules::chores).await
+    }
+}
+
+#[async_trait]
+impl Destinations for SqliteStore {
+    async fn put_destination(&self, destination: NewDestination, expected: u64, now: Timestamp) -> Result<bool> {
+        let put = move |tx: &mut writer::Tx<'_>| destinations::put(tx, &destination, expected, now);
+        self.inner.inlet.write(destinations::DESTINATION_BYTES, put).await
+    }
+
+    async fn destinations(&self) -> Result<Vec<StoredDestination>> {
+        self.inner.readers.read(destinations::list).await
+    }
+
+    async fn remove_destination(&self, name: String) -> Result<bool> {
+        self.write(move |tx| destinations::remove(tx, &name)).await
+    }
+
+    async fn note_forward(&self, name: String, failed: Option<String>, now: Timestamp) -> Result<Option<Noted>> {
+        self.write(move |tx| destinations::note(tx, &name, failed.as_deref(), now)).await
+    }
+
+    async fn disable_destination(&self, name: String, disabled: Option<Disabled>) -> Result<bool> {
+        self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref())).await
     }
 }
 

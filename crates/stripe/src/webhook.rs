@@ -9,13 +9,36 @@ use std::borrow::Cow;
 use http::HeaderName;
 use palisade_core::webhook::standard::check_time;
 use palisade_core::webhook::{
-    Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, split, unreadable,
+    Event, Parsed, RawDelivery, Refusal, Reply, Senders, TOLERANCE_SECONDS, Verified, Webhook, hmac, split, unreadable,
 };
 use palisade_core::{EventId, Result, Secret, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::json;
+
+/// Where Stripe publishes what its webhooks come from (docs.stripe.com/ips). It tells of changes seven days ahead, by its
+/// mailing list api-announce.
+const SENDERS_SOURCE: &str = "https://stripe.com/files/ips/ips_webhooks.txt";
+/// When that was read, as two mirrors of it agree.
+const SENDERS_READ_ON: &str = "2026-05-15";
+const SENDERS: &[&str] = &[
+    "3.18.12.63",
+    "3.69.109.8",
+    "3.120.168.93",
+    "3.130.192.231",
+    "13.235.14.237",
+    "13.235.122.149",
+    "18.211.135.69",
+    "35.154.171.200",
+    "35.157.207.129",
+    "52.15.183.38",
+    "54.88.130.119",
+    "54.88.130.237",
+    "54.187.174.169",
+    "54.187.205.235",
+    "54.187.216.72",
+];
 
 /// The header with the signed time and one or more signatures.
 pub static SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
@@ -39,6 +62,10 @@ pub fn sign(secret: &Secret, at: Timestamp, body: &[u8]) -> String {
 }
 
 impl Webhook for StripeWebhook {
+    fn senders(&self) -> Senders {
+        Senders::Published { networks: SENDERS, source: SENDERS_SOURCE, read_on: SENDERS_READ_ON }
+    }
+
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], now: Timestamp) -> Result<(), Refusal> {
         let [header] = delivery.header_bytes([&SIGNATURE])?;
         let (time, codes) = time_and_codes(header)?;

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use palisade_core::Result;
 use palisade_core::store::Store;
 
+mod destinations;
 mod grants;
 mod inbox;
 mod jobs;
@@ -26,6 +27,7 @@ mod rest;
 mod schedules;
 mod secrets;
 
+pub use destinations::{a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted};
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
     a_grant_rests_after_a_failure, a_lost_hold_writes_nothing_and_its_intent_is_found,
@@ -147,6 +149,8 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         what_schedules_need_is_read_at_once,
         only_a_job_that_waits_for_its_moment_is_moved,
         the_last_end_of_a_chore_is_kept,
+        a_destination_is_written_over_what_was_seen,
+        how_a_destination_fares_is_noted,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;

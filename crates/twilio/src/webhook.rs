@@ -7,7 +7,9 @@
 
 use bytes::Bytes;
 use http::Method;
-use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook, hmac, unreadable};
+use palisade_core::webhook::{
+    Event, Parsed, RawDelivery, Refusal, Reply, Senders, Verified, Webhook, hmac, unreadable,
+};
 use palisade_core::{EventId, Result, Secret, Timestamp};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -63,6 +65,12 @@ impl TwilioWebhook {
 }
 
 impl Webhook for TwilioWebhook {
+    fn senders(&self) -> Senders {
+        Senders::Unpublished {
+            why: "Twilio's requests come from no fixed addresses but for customers of its Static Proxy (Security and Enterprise Editions)",
+        }
+    }
+
     fn verify(&self, delivery: &RawDelivery, secrets: &[Secret], _now: Timestamp) -> Result<(), Refusal> {
         signature::verify(delivery, secrets)
     }

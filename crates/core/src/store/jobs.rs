@@ -49,6 +49,13 @@ pub enum Work {
         /// The channel that is open. Kept here and nowhere else, so that a channel and its renewal are one row.
         open: Option<Watch>,
     },
+    /// Forwards one event to one destination.
+    Forward {
+        /// The event.
+        row: EventRow,
+        /// The destination's name.
+        destination: String,
+    },
     /// Removes what its retention has passed.
     Retention,
     /// Does a chore.
@@ -164,6 +171,7 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
+            Self::Forward { .. } => Queue::Forwards,
             Self::Sync { .. }
             | Self::Approved { .. }
             | Self::Watch { .. }

@@ -144,6 +144,13 @@ delegate!(CallLog {
     fn prune_call_days(before: Timestamp, limit: u32) -> u64;
     fn call_days(connection: ConnectionId, limit: u32) -> Vec<CallDay>;
 });
+delegate!(Destinations {
+    fn put_destination(destination: NewDestination, expected: u64, now: Timestamp) -> bool;
+    fn destinations() -> Vec<StoredDestination>;
+    fn remove_destination(name: String) -> bool;
+    fn note_forward(name: String, failed: Option<String>, now: Timestamp) -> Option<Noted>;
+    fn disable_destination(name: String, disabled: Option<Disabled>) -> bool;
+});
 delegate!(Pauses {
     fn put_pauses(pauses: Vec<Pause>) -> ();
     fn pauses(now: Timestamp, limit: u32) -> Vec<Pause>;

@@ -13,14 +13,17 @@ use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
 use super::{
-    Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd, RunMode,
-    SealedCredential, Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
+    Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections,
+    Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease,
+    LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd,
+    RunMode, SealedCredential, Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 
 mod authorizations;
+mod destinations;
 mod grants;
 mod inbox;
 mod jobs;
@@ -30,6 +33,7 @@ mod records;
 mod schedules;
 
 use authorizations::AuthorizationsModel;
+use destinations::DestinationsModel;
 use grants::GrantsModel;
 use inbox::InboxModel;
 use jobs::JobsModel;
@@ -68,6 +72,7 @@ struct Model {
     call_days: BTreeMap<(ConnectionId, i64), CallCounts>,
     pauses: PausesModel,
     schedules: SchedulesModel,
+    destinations: DestinationsModel,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;

@@ -17,7 +17,7 @@ use reqwest::{Certificate, Identity, Proxy, Url, retry};
 
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::transport::Transport;
+use crate::transport::{DiscardBody, Transport};
 
 /// The cap of a request that carries no [`Call`], in bytes.
 const BODY_BYTES_MAX: usize = 8 << 20;
@@ -31,6 +31,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const BASES_MAX: usize = 32;
 /// What is set aside in advance for a body that says how long it is; more is set aside as it arrives.
 const RESERVED_MAX: usize = 256 << 10;
+
+/// What is read of an answer's body nobody wants, in bytes, so that its connection can be used again.
+const DISCARDED_BYTES_MAX: usize = 16 << 10;
+/// How long it may take to come.
+const DISCARDED_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Sends requests over reqwest. Cheap to clone; clones share the connections.
 ///
@@ -150,6 +155,12 @@ impl HttpTransportBuilder {
         }
     }
 
+    /// Asks this resolver for the addresses of names. A literal address is connected to without asking it.
+    #[must_use]
+    pub(super) fn resolver(self, resolver: Arc<dyn reqwest::dns::Resolve>) -> Self {
+        self.with(|inner| inner.dns_resolver(resolver))
+    }
+
     /// Makes the transport.
     ///
     /// # Errors
@@ -183,11 +194,17 @@ impl Transport for HttpTransport {
     {
         let success_max =
             request.extensions().get::<Call>().map_or(BODY_BYTES_MAX, |call| call.operation.body_bytes_max);
+        let discard = request.extensions().get::<DiscardBody>().is_some();
         // reqwest sends nothing before it is polled.
         let sending = self.readdressed(request).map(|request| self.client.execute(request));
         Box::pin(async move {
             let mut answer = sending?.await.map_err(not_answered)?;
-            let body = if answer.status().is_success() {
+            let body = if discard {
+                // The head has said all: whatever becomes of the rest changes nothing.
+                let rest = read(&mut answer, DISCARDED_BYTES_MAX, true);
+                let _ = tokio::time::timeout(DISCARDED_TIME_MAX, rest).await;
+                Bytes::new()
+            } else if answer.status().is_success() {
                 read(&mut answer, success_max, false).await?
             } else {
                 read(&mut answer, ERROR_BODY_BYTES_MAX, true).await?

@@ -6,6 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderName;
+use zeroize::Zeroizing;
 
 use super::{
     Event, Parsed, RawDelivery, Refusal, Reply, TOLERANCE_SECONDS, Verified, Webhook, hmac, split, unreadable,
@@ -31,6 +32,14 @@ pub struct StandardWebhook;
 pub fn sign(secret: &Secret, id: &str, timestamp: i64, body: &[u8]) -> Option<String> {
     let code = code(secret, id.as_bytes(), timestamp.to_string().as_bytes(), body)?;
     Some(format!("v1,{}", STANDARD.encode(code)))
+}
+
+/// Tells whether a secret is a key as Standard Webhooks has them: `whsec_` and 24 to 64 bytes in base64.
+#[must_use]
+pub fn is_key(secret: &Secret) -> bool {
+    let encoded = secret.expose().strip_prefix("whsec_");
+    let key = encoded.and_then(|text| STANDARD.decode(text).ok()).map(Zeroizing::new);
+    key.is_some_and(|key| (24..=64).contains(&key.len()))
 }
 
 fn code(secret: &Secret, id: &[u8], timestamp: &[u8], body: &[u8]) -> Option<[u8; hmac::CODE_BYTES]> {

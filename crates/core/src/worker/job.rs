@@ -36,8 +36,8 @@ pub(super) enum Prepared {
 /// Which attempt of a job this is.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
-    number: u32,
-    max: u32,
+    pub(super) number: u32,
+    pub(super) max: u32,
     /// The longest wait before the next.
     wait_max: Duration,
 }
@@ -78,6 +78,7 @@ impl Inner {
         let Claimed { lease, work, .. } = claimed;
         let finish = match work {
             Work::Event { row } => self.event(row, attempt.number).await,
+            Work::Forward { row, destination } => self.forward(row, &destination, attempt).await,
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
@@ -108,6 +109,8 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
+            // Its waits are the schedule's.
+            Work::Forward { .. } => (u32::MAX, self.settings.retry_max),
             Work::Sync { .. }
             | Work::Approved { .. }
             | Work::Watch { .. }
@@ -176,7 +179,8 @@ impl Inner {
         let effects = self.handlers(&event, &place, attempt).await?;
         self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
-        let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
+        let mut follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
+        follow.extend(self.forwards(&event, &place).await?);
         Ok(Finish::Done { effects, merges, follow })
     }
 

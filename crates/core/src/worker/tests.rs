@@ -6,4 +6,4 @@ mod metrics;
 mod schedules;
 mod syncs;
 mod watching;
-mod world;
+pub(crate) mod world;

@@ -10,7 +10,10 @@ use axum::http::{Method, Request};
 use bytes::Bytes;
 use clap::Args;
 use palisade_core::clock::SystemClock;
+use palisade_core::net::Reach;
+use palisade_core::store::DestinationSpec;
 use palisade_core::transport::HttpTransport;
+use palisade_core::webhook::{Senders, Webhook};
 use palisade_core::{Clock, Timestamp, Transport};
 use palisade_store::{Examined, SqliteStore};
 use tokio::net::TcpListener;
@@ -18,7 +21,8 @@ use tokio::net::TcpListener;
 use super::serve::{Secrets, cannot_listen, folder_of, load, unreached};
 use super::{Failure, runtime, say};
 use crate::builtin;
-use crate::config::{Config, process_variables};
+use crate::config::{Config, Endpoint, process_variables};
+use crate::senders::AllowFrom;
 use crate::watching;
 
 /// Free bytes on the database's disk below which the check fails.
@@ -126,6 +130,14 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
         let text = "it has no secret, so every delivery is answered 503: add one".to_owned();
         report.add(&format!("endpoint {}", endpoint.name), Found::Warn(text));
     }
+    for endpoint in &config.endpoints {
+        for found in senders(config, endpoint) {
+            report.add(&format!("senders of endpoint {}", endpoint.name), found);
+        }
+    }
+    for destination in &config.destinations {
+        report.add(&format!("destination {}", destination.name), forwarded(&destination.spec));
+    }
     for (endpoint, text) in unreached(config) {
         report.add(&format!("endpoint {endpoint}"), Found::Warn(text));
     }
@@ -155,6 +167,49 @@ async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {
         };
         report.add(&format!("provider of connection {}", connection.id), reachable(&base_url).await);
     }
+}
+
+/// Says from where an endpoint's deliveries are taken, and what could keep that from working.
+fn senders(config: &Config, endpoint: &Endpoint) -> Vec<Found> {
+    let Some(from) = &endpoint.allow_from else { return Vec::new() };
+    let provider = builtin::find(&endpoint.provider).map(|one| (one.provider)(&config.apps));
+    let said = provider.as_ref().and_then(|provider| provider.webhook()).map(Webhook::senders);
+    let mut found = vec![match (from, said) {
+        (AllowFrom::Networks(networks), _) if networks.is_empty() => {
+            Found::Warn("allow_from names nothing, so every delivery is answered 403: name networks".to_owned())
+        }
+        (AllowFrom::Networks(networks), _) => {
+            Found::Ok(format!("deliveries are taken from {} networks only", networks.len()))
+        }
+        (AllowFrom::Published, Some(Senders::Published { networks, source, read_on })) => Found::Ok(format!(
+            "deliveries are taken from the {} addresses of {source} only, as they were on {read_on}: compare them",
+            networks.len()
+        )),
+        (AllowFrom::Published, Some(Senders::Unpublished { why })) => {
+            Found::Fail(format!("allow_from = \"published\" cannot be: {why}; leave it out, or name networks"))
+        }
+        (AllowFrom::Published, None) => Found::Fail("its provider has no webhooks".to_owned()),
+    }];
+    let server = &config.server;
+    if server.trusted_proxies.is_empty() && (server.listen.ip().is_loopback() || server.public_url.is_some()) {
+        found.push(Found::Warn(
+            "behind a proxy every delivery comes from the proxy's address and is refused: name it in \
+             server.trusted_proxies"
+                .to_owned(),
+        ));
+    }
+    found
+}
+
+/// Says what a destination may be reached at.
+fn forwarded(spec: &DestinationSpec) -> Found {
+    let Reach { private, networks, plain } = &spec.reach;
+    if *private || *plain || !networks.is_empty() {
+        return Found::Warn(
+            "its address may be private or plain http: fine for development, not for production".to_owned(),
+        );
+    }
+    Found::Ok(format!("events of {} are forwarded", spec.filter.types.join(", ")))
 }
 
 /// Says whether the provider can be asked to tell of changes.

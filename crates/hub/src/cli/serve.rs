@@ -11,6 +11,7 @@ use clap::Args;
 use palisade_core::auth::jwt::ServiceAccountKey;
 use palisade_core::auth::oauth2::OAuth2Config;
 use palisade_core::auth::vault::MasterKey;
+use palisade_core::forward::Configured;
 use palisade_core::schedule::{CatchUp, Schedule, Ticks};
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{ScheduleRule, WorkerSettings};
@@ -26,7 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::keys;
 use super::{Failure, runtime, say, signal};
 use crate::builtin;
-use crate::config::{Admin, Config, Connection, Credential, Log, SecretRef, Variables, process_variables};
+use crate::config::{Admin, Config, Connection, Credential, Destination, Log, SecretRef, Variables, process_variables};
 use crate::credential::ConnectionCredential;
 use crate::hub::{Access, ConnectionConfig, EndpointConfig, Hub, HubBuilder, Settings, TOKEN_CHARS_MIN};
 use crate::plain::PlainProvider;
@@ -103,6 +104,7 @@ pub(super) struct Secrets {
     connections: Vec<ConnectionCredential>,
     endpoints: Vec<Vec<Secret>>,
     flows: Vec<OAuth2Config>,
+    destinations: Vec<Configured>,
 }
 
 impl Secrets {
@@ -136,6 +138,12 @@ impl Secrets {
                 endpoint.secrets.iter().map(|place| read(what(), place)).collect()
             })
             .collect();
+        let mut destinations = Vec::with_capacity(config.destinations.len());
+        for Destination { name, spec, secrets } in &config.destinations {
+            let what = || format!("secret of destination {name}");
+            let secrets = secrets.iter().filter_map(|place| read(what(), place)).collect();
+            destinations.push(Configured { name: name.clone(), spec: spec.clone(), secrets });
+        }
         let client_secrets: Vec<Option<Secret>> = config
             .flows
             .iter()
@@ -144,6 +152,11 @@ impl Secrets {
                 read(format!("client_secret of flow {}", flow.name()), place)
             })
             .collect();
+        // One that could not be read is told already.
+        if problems.is_empty() {
+            let refused = destinations.iter().filter_map(|one| one.check().err());
+            problems.extend(refused.map(|error| error.message().to_owned()));
+        }
         let flows = make_flows(config, client_secrets, &mut problems);
         let mut connections = Vec::with_capacity(keys.len());
         for (connection, key) in config.connections.iter().zip(keys) {
@@ -171,6 +184,7 @@ impl Secrets {
                 connections,
                 endpoints: endpoints.into_iter().map(|list| list.into_iter().flatten().collect()).collect(),
                 flows,
+                destinations,
             }),
             _ => Err(problems),
         }
@@ -326,7 +340,11 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
         .store(Arc::new(store.clone()))
         .transport(transport)
         .master_key(secrets.master_key)
+        .forwarding(config.forwarding.clone())
         .settings(settings(config, secrets.admin));
+    for destination in secrets.destinations {
+        builder = builder.destination(destination);
+    }
     for one in builtin::BUILTIN {
         builder = builder.shared_provider((one.provider)(&config.apps));
     }
@@ -334,6 +352,9 @@ fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hu
     builder = add_connections(builder, config, secrets.connections);
     for (endpoint, secrets) in config.endpoints.iter().zip(secrets.endpoints) {
         let (name, provider) = (endpoint.name.clone(), endpoint.provider.clone());
+        if let Some(from) = &endpoint.allow_from {
+            builder = builder.allow_from(name.as_str(), from.clone());
+        }
         builder = match &endpoint.connection {
             Some(connection) => {
                 let connection = ConnectionId::new(connection.as_str());

@@ -212,6 +212,12 @@ impl<'a, 'p> Section<'a, 'p> {
         list.into_iter().filter_map(read).collect()
     }
 
+    /// Tells whether a list stands under a key.
+    pub(super) fn is_list(&self, key: &str) -> bool {
+        let found = self.table.iter().find(|(name, _)| name.get_ref() == key);
+        found.is_some_and(|(_, value)| matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
     /// Takes a yes or no.
     pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let (offset, value) = self.take(key)?;

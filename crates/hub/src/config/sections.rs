@@ -14,6 +14,7 @@ use palisade_core::{ConnectionId, StreamName};
 use palisade_slack::HistoryRule;
 
 use super::flows::read_flow;
+use super::forward::{read_allow_from, read_destination, read_forwarding};
 use super::reader::{Section, nearest};
 use super::{
     Admin, Apps, Config, Connection, Credential, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers,
@@ -45,6 +46,11 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     for section in root.sections("endpoint") {
         read_endpoint(section, known, &named, &mut endpoints);
     }
+    let forwarding = read_forwarding(root.section("forwarding"));
+    let mut destinations = Vec::new();
+    for section in root.sections("destination") {
+        read_destination(section, &mut destinations);
+    }
     let mut flows = Vec::new();
     for section in root.sections("flow") {
         if server.as_ref().is_some_and(|server| server.origin().is_none()) {
@@ -54,7 +60,20 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     }
     root.finish();
     let (server, store, master_key) = (server?, store?, master_key?);
-    Some(Config { server, store, master_key, log, workers, sync, apps, endpoints, connections, flows })
+    Some(Config {
+        server,
+        store,
+        master_key,
+        log,
+        workers,
+        sync,
+        apps,
+        endpoints,
+        connections,
+        flows,
+        destinations,
+        forwarding,
+    })
 }
 
 fn read_server(mut section: Section<'_, '_>) -> Option<Server> {
@@ -257,7 +276,7 @@ fn small(number: Option<u64>, otherwise: u32) -> u32 {
 const NAME_CHARS_MAX: usize = 128;
 
 /// Takes a name that can stand in a URL.
-fn read_name(section: &mut Section<'_, '_>, key: &'static str, example: &str) -> Option<(usize, String)> {
+pub(super) fn read_name(section: &mut Section<'_, '_>, key: &'static str, example: &str) -> Option<(usize, String)> {
     let (offset, name) = section.needed(key, example)?;
     let lawful = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
     if name.len() > NAME_CHARS_MAX || !name.chars().all(lawful) || name.starts_with('.') {
@@ -395,6 +414,7 @@ fn read_endpoint(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named]
         Some(_) | None => {}
     }
     let secrets = section.secrets("secrets");
+    let allow_from = read_allow_from(&mut section);
     if let Some((offset, name)) = &name
         && into.iter().any(|other| other.name == *name)
     {
@@ -418,7 +438,7 @@ fn read_endpoint(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named]
     section.finish();
     if let (Some((_, name)), Some(provider), Some(environment)) = (name, provider, environment) {
         let connection = connection.map(|(_, id)| id);
-        into.push(Endpoint { name, provider, connection, environment, secrets });
+        into.push(Endpoint { name, provider, connection, environment, secrets, allow_from });
     }
 }
 

@@ -56,6 +56,56 @@ fn a_good_file_is_read() {
     assert_eq!(config.connections[0].credential, Credential::Key(SecretRef::Env("KEY".to_owned())));
 }
 
+const DESTINATION: &str = r#"
+[server]
+admin = "open"
+[vault]
+master_key = { env = "MASTER" }
+[[destination]]
+name = "app"
+url = "https://app.example.com/hooks"
+secrets = [{ env = "FORWARD" }]
+types = ["invoice.*"]
+headers = { x-team = "billing" }
+"#;
+
+#[test]
+fn a_destination_is_read_and_each_mistake_told_once() {
+    let config = Config::parse(DESTINATION, KNOWN).unwrap();
+    let one = &config.destinations[0];
+    assert_eq!((one.name.as_str(), one.spec.concurrency, one.spec.timeout), ("app", CONCURRENCY, TIMEOUT));
+    assert_eq!(one.spec.headers, [("x-team".to_owned(), "billing".to_owned())]);
+    assert_eq!(one.secrets, [SecretRef::Env("FORWARD".to_owned())]);
+    assert_eq!(config.forwarding, ForwardSettings::default());
+    let wrong = |from: &str, to: &str, line: usize, words: &[&str]| {
+        refused(DESTINATION, from, to, Some(line), words);
+    };
+    wrong("https://app.example.com/hooks", "http://app.example.com/canary", 8, &["https", "allow_http"]);
+    wrong("https://app.example.com/hooks", "https://127.0.0.1/canary", 8, &["loopback", "allow_private"]);
+    wrong("invoice.*", "in*canary", 8, &["event type"]);
+    wrong("x-team", "authorization", 8, &["header"]);
+    wrong("secrets = [{ env = \"FORWARD\" }]", "", 6, &["secrets", "openssl"]);
+    wrong("{ env = \"FORWARD\" }", "\"whsec_canary\"", 9, &["literal"]);
+    wrong("types", "typos", 10, &["did you mean", "types"]);
+    wrong("name = \"app\"", "name = \"a/canary\"", 7, &["letters"]);
+}
+
+#[test]
+fn senders_are_networks_or_what_is_published() {
+    let with = |value: &str| {
+        let line = format!("secrets = [{{ env = \"HOOK\" }}]\nallow_from = {value}");
+        GOOD.replace("secrets = [{ env = \"HOOK\" }]", &line)
+    };
+    let read = |value: &str| Config::parse(&with(value), KNOWN).map(|config| config.endpoints[0].allow_from.clone());
+    assert_eq!(Config::parse(GOOD, KNOWN).unwrap().endpoints[0].allow_from, None);
+    assert_eq!(read("\"published\"").unwrap(), Some(AllowFrom::Published));
+    let networks = vec!["54.187.174.169".parse().unwrap(), "2001:db8::/32".parse().unwrap()];
+    assert_eq!(read("[\"54.187.174.169\", \"2001:db8::/32\"]").unwrap(), Some(AllowFrom::Networks(networks)));
+    for wrong in ["\"everywhere\"", "[\"example.com\"]", "[\"10.0.0.0/33\"]", "7"] {
+        assert_eq!(read(wrong).unwrap_err().len(), 1, "{wrong}");
+    }
+}
+
 #[test]
 fn how_fast_slack_lets_the_app_read_is_a_word() {
     let config = Config::parse(&format!("{GOOD}[slack]\nhistory = \"limited\"\n"), KNOWN).unwrap();

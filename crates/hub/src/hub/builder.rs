@@ -12,9 +12,11 @@ use palisade_core::auth::token_source::TokenSource;
 use palisade_core::auth::vault::{MasterKey, Vault};
 use palisade_core::client::{Accounts, Client, Profile};
 use palisade_core::clock::SystemClock;
+use palisade_core::forward::{Configured, ForwardSettings, Forwarder};
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{Connection, FEED_HORIZON_MIN, Store};
+use palisade_core::transport::{GuardedTransport, SystemResolver};
 use palisade_core::worker::{Handler, Worker, WorkerBuilder};
 use palisade_core::{Clock, Environment, Provider, Random, Result, Transport};
 
@@ -31,6 +33,7 @@ use crate::pauses::PauseBook;
 use crate::routes;
 use crate::routes::status::Probe;
 use crate::routing::{self, AppEndpointConfig};
+use crate::senders::AllowFrom;
 use crate::unreadable::{self, RejectUnreadable};
 use crate::watching;
 
@@ -53,6 +56,10 @@ pub struct HubBuilder {
     handlers: Vec<Wanted>,
     metrics: Metrics,
     settings: Settings,
+    senders: BTreeMap<String, AllowFrom>,
+    destinations: Vec<Configured>,
+    forwarding: ForwardSettings,
+    forward_transport: Option<Arc<dyn Transport>>,
 }
 
 impl Default for HubBuilder {
@@ -72,6 +79,10 @@ impl Default for HubBuilder {
             handlers: Vec::new(),
             metrics: Metrics::default(),
             settings: Settings::default(),
+            senders: BTreeMap::new(),
+            destinations: Vec::new(),
+            forwarding: ForwardSettings::default(),
+            forward_transport: None,
         }
     }
 }
@@ -163,6 +174,36 @@ impl HubBuilder {
         self
     }
 
+    /// Says from where the deliveries of an endpoint may come; from anywhere otherwise. The address is that of the
+    /// request's `ConnectInfo<SocketAddr>`, seen through [`Settings::trusted_proxies`].
+    #[must_use]
+    pub fn allow_from(mut self, endpoint: impl Into<String>, from: AllowFrom) -> Self {
+        self.senders.insert(endpoint.into(), from);
+        self
+    }
+
+    /// Adds a destination that events are forwarded to. It is put in place when the hub runs, and removed when a later hub
+    /// on the same store does not name it.
+    #[must_use]
+    pub fn destination(mut self, destination: Configured) -> Self {
+        self.destinations.push(destination);
+        self
+    }
+
+    /// Sets when somebody is told that a destination fails, and when it is given up.
+    #[must_use]
+    pub fn forwarding(mut self, settings: ForwardSettings) -> Self {
+        self.forwarding = settings;
+        self
+    }
+
+    /// Sets what carries forwarded events; a [`GuardedTransport`] otherwise, which connects to public addresses only.
+    #[must_use]
+    pub fn forward_transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.forward_transport = Some(transport);
+        self
+    }
+
     /// Registers a handler for events of a type, of every provider: exact (`invoice.paid`), a prefix (`invoice.*`)
     /// or `*` for all. Every handler that matches is called, in order of registration.
     #[must_use]
@@ -203,9 +244,27 @@ impl HubBuilder {
         let master_key = self.master_key.ok_or_else(|| wrong("a hub needs a master key to seal credentials with"))?;
         let providers = plug(self.providers)?;
         check_connections(&providers, &self.connections)?;
-        let endpoints = routing::endpoints(&providers, &self.connections, self.endpoints, self.app_endpoints)?;
+        let endpoints =
+            routing::endpoints(&providers, &self.connections, self.endpoints, self.app_endpoints, &self.senders)?;
+        for (i, one) in self.destinations.iter().enumerate() {
+            one.check()?;
+            if self.destinations.iter().take(i).any(|other| other.name == one.name) {
+                return Err(wrong(format!("destination {} is given twice", one.name)));
+            }
+        }
         // Keys and nonces come from the operating system, whatever the rest of the hub draws from.
         let vault = Arc::new(Vault::new(Arc::clone(&store) as _, master_key, Arc::new(SystemRandom)));
+        let carrier =
+            self.forward_transport.unwrap_or_else(|| Arc::new(GuardedTransport::new(Arc::new(SystemResolver))));
+        let forwarder = Forwarder::new(
+            Arc::clone(&store),
+            Arc::clone(&vault),
+            carrier,
+            Arc::clone(&self.clock),
+            Arc::clone(&self.random),
+            self.forwarding,
+            self.metrics.clone(),
+        );
         let flows = browser_flows(&providers, self.flows, &transport)?;
         let connect_origins: Vec<String> =
             flows.iter().filter_map(|flow| origin(&flow.config().authorize_url)).collect();
@@ -255,6 +314,7 @@ impl HubBuilder {
         let mut worker = Worker::builder(Arc::clone(&store), Arc::clone(&self.clock), Arc::clone(&self.random))
             .settings(self.settings.worker.clone())
             .metrics(self.metrics.clone())
+            .forwarder(forwarder.clone())
             .endpoints(routing::endpoint_of(&endpoints))
             .told(routing::told(&endpoints))
             .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
@@ -295,6 +355,9 @@ impl HubBuilder {
             calls,
             pauses,
             accounts,
+            forwarder,
+            destinations: self.destinations,
+            placed: tokio::sync::OnceCell::new(),
             settings: self.settings,
             probe: Probe::default(),
             gate: Gate::default(),

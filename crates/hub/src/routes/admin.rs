@@ -172,7 +172,7 @@ pub(crate) fn peer(extensions: &Extensions) -> Option<IpAddr> {
 }
 
 /// Returns the address of whoever asks, seen through proxies that are believed.
-fn client(shared: &Shared, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
+pub(crate) fn client(shared: &Shared, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<IpAddr> {
     let forwarded = headers.get_all(FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
     peer.map(|peer| gate::client_of(peer, forwarded, &shared.settings.trusted_proxies))
 }

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::destinations::DestinationOut;
 use super::schedules::TimingOut;
 use super::{Problem, json};
 use crate::hub::Shared;
@@ -50,6 +51,7 @@ pub(crate) async fn health(Of(shared): Of<Arc<Shared>>) -> Answer {
     let overview = overview::overview(&shared).await?;
     let connections: Vec<_> = overview.connections.iter().map(ConnectionOut::of).collect();
     let counts = &overview.events;
+    let destinations: Vec<_> = overview.destinations.iter().map(|(row, _)| DestinationOut::of(&shared, row)).collect();
     Ok(json(&json!({
         "ready": overview.not_ready.is_empty(),
         "reasons": overview.not_ready,
@@ -58,6 +60,7 @@ pub(crate) async fn health(Of(shared): Of<Arc<Shared>>) -> Answer {
         "more_connections": overview.more_connections,
         "events": { "pending": counts.pending, "done": counts.done, "ignored": counts.ignored, "dead": counts.dead },
         "jobs": overview.jobs,
+        "destinations": destinations,
         "call_log_lost": shared.calls.dropped(),
     })))
 }

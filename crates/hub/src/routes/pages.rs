@@ -8,8 +8,11 @@ use axum::http::Uri;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
+use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, State as Condition, Status};
-use palisade_core::store::{CallRecord, ConnectionState, EventRow, NO_CONNECTION, Run, RunMode, RunState, StoredEvent};
+use palisade_core::store::{
+    CallRecord, ConnectionState, EventRow, NO_CONNECTION, Run, RunMode, RunState, StoredDestination, StoredEvent,
+};
 use palisade_core::sync::StreamKind;
 use palisade_core::worker::{ChoreStatus, Timing};
 use palisade_core::{ConnectionId, StreamName, Timestamp};
@@ -148,6 +151,7 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
             (verdict(overview))
             (connections(base, overview))
             (inbox(base, overview))
+            (destinations(base, overview))
             (runs(base, &overview.runs, now))
             (calls(&overview.calls, now))
             (chores(&overview.chores, now))
@@ -349,6 +353,47 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
             }
         }
     }
+}
+
+/// Where events are forwarded to; nothing where there is no destination.
+fn destinations(base: &str, overview: &Overview) -> Markup {
+    html! {
+        @if !overview.destinations.is_empty() {
+            section {
+                h2 { "Destinations" span.count { (overview.destinations.len()) } }
+                div.scroll { table {
+                    thead { tr { th { "Destination" } th { "State" } th { "Address" } th { "Delivered" } th.number { "Failures" } th {} } }
+                    tbody { @for (row, standing) in &overview.destinations { (destination(base, row, *standing, overview.now)) } }
+                } }
+            }
+        }
+    }
+}
+
+fn destination(base: &str, row: &StoredDestination, standing: Standing, now: Timestamp) -> Markup {
+    let tone = match standing {
+        Standing::Active => "good",
+        Standing::Retrying => "warn",
+        Standing::Failing | Standing::Disabled => "bad",
+    };
+    let health = &row.health;
+    let action = |action: &str| format!("{base}/actions/destinations/{}/{action}", segment(&row.name));
+    html! { tr {
+        td.first { (row.name) }
+        td.reason {
+            span.state.(tone) { (standing.as_str()) }
+            @if let Some(disabled) = &health.disabled { " since " (ago(disabled.at, now)) ": " (disabled.reason) }
+            @else if let Some(since) = health.failing_since { " since " (ago(since, now)) ": " (health.reason.as_deref().unwrap_or("–")) }
+        }
+        td.id title=(row.spec.url) { (row.spec.url) }
+        td { (moment(health.delivered_at, now, "never")) }
+        td.number data-label="failures" { (grouped(u64::from(health.failures))) }
+        td.action {
+            form method="post" action=(action("test")) { button.quiet type="submit" { "Send a test event" } }
+            @if standing == Standing::Disabled { form method="post" action=(action("enable")) { button.quiet type="submit" { "Enable" } } }
+            @else { form method="post" action=(action("disable")) { button.quiet type="submit" { "Disable" } } }
+        }
+    } }
 }
 
 fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {

@@ -22,6 +22,7 @@ use super::{Problem, too_large};
 use crate::hub::Shared;
 use crate::metrics::Delivered;
 use crate::routing::{self, Endpoint, Routed, Routing, Unrouted};
+use crate::senders;
 use crate::unreadable;
 
 /// The longest header value kept, in bytes.
@@ -57,6 +58,11 @@ impl Handler<(), Arc<Shared>> for Receive {
                 Some(endpoint) if super::is_too_long(&shared, &request) => {
                     shared.metrics.delivered(&endpoint.name, Delivered::TooLarge, Duration::ZERO);
                     too_large(&shared)
+                }
+                Some(endpoint) if !senders::admits(&shared, endpoint, request.headers(), request.extensions()) => {
+                    shared.metrics.refused(&endpoint.name, "sender");
+                    shared.metrics.delivered(&endpoint.name, Delivered::Refused, Duration::ZERO);
+                    not_from_there().into_response()
                 }
                 Some(endpoint) => {
                     let answer = answer_to(&shared, endpoint, &mut request);
@@ -95,6 +101,11 @@ async fn answer_to(shared: &Shared, endpoint: &Endpoint, request: &mut Request) 
     };
     shared.metrics.delivered(&endpoint.name, ended.result, started.elapsed());
     ended.response
+}
+
+/// The answer to a sender that is not one of the endpoint's. It tells nothing: the reason stands in the log.
+fn not_from_there() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", "this is not taken", "see the hub's log")
 }
 
 /// Takes the delivery out of its request.
@@ -228,6 +239,10 @@ async fn deliver(shared: &Shared, endpoint: &Endpoint, request: &mut Request, bo
         Verifying::Done(verified) => verified,
         Verifying::WithPublishedKeys(verifying) => verifying.await,
     };
+    // Who wants an event is asked below, of what is known of destinations.
+    if let Err(error) = shared.know_destinations().await {
+        return Ended::new(Delivered::Unstored, Problem::store(&error));
+    }
     let Split { result, reply, unrouted } = match split(shared, endpoint, webhook, verified) {
         Ok(split) => split,
         Err(ended) => return ended,

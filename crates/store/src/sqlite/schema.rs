@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
     Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
+    Migration { name: "0011_destination", sql: include_str!("migrations/0011_destination.sql") },
     Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
 ];
@@ -303,6 +304,35 @@ mod tests {
         assert_eq!(found, ["key production", "live production", "test sandbox"]);
         let mark: Vec<u8> = connection.query_row("SELECT mark FROM palisade_credential", [], |row| row.get(0)).unwrap();
         assert!(mark.is_empty());
+    }
+
+    /// Fails when a file that holds data from before cannot be upgraded, loses some of it, or takes no destination then.
+    #[test]
+    fn destinations_are_added_to_a_file_that_holds_data() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let rows = "INSERT INTO palisade_connection (id, tenant, provider, state, created_at) \
+                    VALUES ('acme', 't', 'stripe', '{\"state\":\"active\"}', 1); \
+                    INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max) VALUES (1, 0, 0, 0, 1, 20);";
+        file_of(&path, 8, rows);
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let count = |connection: &Connection, table: &str| {
+            let sql = format!("SELECT count(*) FROM {table}");
+            connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap()
+        };
+        assert_eq!((count(&connection, "palisade_connection"), count(&connection, "palisade_job")), (1, 1));
+        connection
+            .execute_batch(
+                "INSERT INTO palisade_destination (name, configured, revision, spec, created_at) \
+                 VALUES ('app', 0, 1, '{}', 1); \
+                 INSERT INTO palisade_destination_key (destination, version, blob) VALUES ('app', 1, x'00');",
+            )
+            .unwrap();
+        assert_eq!(
+            (count(&connection, "palisade_destination"), count(&connection, "palisade_destination_key")),
+            (1, 1)
+        );
     }
 
     /// Fails when a job of a lane that waited at the upgrade is forgotten, or a finished one entered.

@@ -236,7 +236,8 @@ impl Model {
             87..=88 => self.extend_or_replay().await,
             89..=91 => self.accounts().await,
             92..=95 => super::secrets::step(self).await,
-            96..=97 => self.calls().await,
+            96 => self.calls().await,
+            97 => super::destinations::step(self).await,
             98..=101 => self.schedules().await,
             _ => {
                 self.trace.push("crash and open again".to_owned());
@@ -513,6 +514,7 @@ impl Model {
         put("live runs", told(&store.live_runs(all).await));
         put("calls", told(&store.calls(None, all).await));
         put("pauses", told(&store.pauses(Timestamp(0), all).await));
+        put("destinations", told(&store.destinations().await));
         put("pauses under way", told(&store.pauses(self.now(), 2).await));
         for connection in CONNECTIONS {
             put("streams", told(&store.streams(connection.into()).await));

@@ -155,7 +155,11 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
-            Work::Watch { .. } | Work::Retention | Work::Chore { .. } | Work::Reschedule { .. } => None,
+            Work::Watch { .. }
+            | Work::Forward { .. }
+            | Work::Retention
+            | Work::Chore { .. }
+            | Work::Reschedule { .. } => None,
         }
     }
 
@@ -191,6 +195,7 @@ impl JobsModel {
             Work::Sync { .. }
             | Work::Approved { .. }
             | Work::Watch { .. }
+            | Work::Forward { .. }
             | Work::Retention
             | Work::Chore { .. }
             | Work::Reschedule { .. } => None,

@@ -57,7 +57,7 @@ pub(super) struct Truth {
 
 /// The provider, its adapter and the way to it in one.
 #[derive(Clone)]
-pub(super) struct Fake {
+pub(crate) struct Fake {
     truth: Arc<Mutex<Truth>>,
     clock: Arc<TokioClock>,
 }
@@ -73,6 +73,11 @@ fn content(id: &str, value: u64) -> Bytes {
 }
 
 impl Fake {
+    /// A provider of which nothing has happened.
+    pub(crate) fn at(clock: Arc<TokioClock>) -> Self {
+        Self { truth: Arc::default(), clock }
+    }
+
     pub(super) fn truth(&self) -> MutexGuard<'_, Truth> {
         self.truth.lock().unwrap()
     }
@@ -480,7 +485,7 @@ pub(super) fn connection(id: &str) -> Connection {
 }
 
 /// Runs a future until it has yielded `times`, then drops it, as a killed process does. `None` when it was dropped.
-pub(super) async fn killed_after<T>(times: usize, work: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn killed_after<T>(times: usize, work: impl Future<Output = T>) -> Option<T> {
     let patience = async {
         for _ in 0..times {
             tokio::task::yield_now().await;

@@ -1,0 +1,162 @@
+//! Promises of destinations, and the part of the random comparison that is about them.
+
+use std::time::Duration;
+
+use palisade_core::Timestamp;
+use palisade_core::net::Reach;
+use palisade_core::store::{
+    DestinationHealth, DestinationSpec, Disabled, DisabledBy, Filter, NewDestination, Order, SealedKey, Store,
+};
+
+use super::model::{Model, both, told};
+use super::{ok, same};
+
+fn new(name: &str, url: &str, keys: &[(u64, u8, Option<i64>)]) -> NewDestination {
+    let key = |(version, byte, until): &(u64, u8, Option<i64>)| SealedKey {
+        version: *version,
+        blob: vec![*byte, 0, 159],
+        until: until.map(Timestamp),
+    };
+    NewDestination {
+        name: name.to_owned(),
+        configured: name.starts_with('c'),
+        spec: DestinationSpec {
+            url: url.to_owned(),
+            filter: Filter {
+                provider: Some("stripe".to_owned()),
+                connection: None,
+                tenant: Some("é".into()),
+                types: vec!["invoice.*".to_owned()],
+            },
+            concurrency: 3,
+            timeout: Duration::from_millis(1_500),
+            headers: vec![("x-a".to_owned(), "b".to_owned())],
+            order: Order::ByKey,
+            reach: Reach {
+                private: true,
+                networks: vec!["10.0.0.0/8".parse().unwrap_or_else(|_| unreachable!("a network"))],
+                plain: false,
+            },
+        },
+        keys: keys.iter().map(key).collect(),
+    }
+}
+
+fn disabled(at: i64, by: DisabledBy) -> Disabled {
+    Disabled { at: Timestamp(at), by, reason: "a reason".to_owned() }
+}
+
+/// A destination is kept in the place of the revision its writer has seen, whole with its keys; how it fares stays. All are
+/// listed by name, the newest key first, and removed with their keys.
+pub async fn a_destination_is_written_over_what_was_seen(store: &dyn Store) {
+    let put = async |new: NewDestination, expected, now| ok(store.put_destination(new, expected, Timestamp(now)).await);
+    let first = new("b", "https://one.example/", &[(1, 1, None)]);
+    same(put(first.clone(), 1, 5).await, false, "there is none yet");
+    same(put(first.clone(), 0, 5).await, true, "a new one");
+    same(put(first.clone(), 0, 6).await, false, "the name is taken");
+    ok(store.note_forward("b".to_owned(), Some("why".to_owned()), Timestamp(7)).await);
+    let second = new("b", "https://two.example/", &[(2, 7, Some(90)), (u64::MAX, 9, None), (3, 8, Some(-1))]);
+    same(put(second.clone(), 1, 8).await, true, "over what was seen");
+    same(put(second.clone(), 1, 9).await, false, "and not over what was not");
+    same(put(new("c", "https://c.example/", &[]), 0, 10).await, true, "another");
+    same(put(new("Z é", "https://z.example/", &[]), 0, 10).await, true, "another");
+    let rows = ok(store.destinations().await);
+    same(rows.iter().map(|row| row.name.as_str()).collect(), vec!["Z é", "b", "c"], "by name, byte by byte");
+    let [_, row, other] = rows.as_slice() else { panic!("three destinations") };
+    same(&row.spec, &second.spec, "what was written");
+    same((row.revision, row.created_at, row.configured), (2, Timestamp(5), false), "made once, changed once");
+    same((other.configured, other.revision), (true, 1), "each by itself");
+    same(row.health.failures, 1, "how it fares stays");
+    let keys: Vec<_> = row.keys.iter().map(|key| (key.version, key.blob.clone(), key.until)).collect();
+    let wanted = vec![
+        (u64::MAX, vec![9, 0, 159], None),
+        (3, vec![8, 0, 159], Some(Timestamp(-1))),
+        (2, vec![7, 0, 159], Some(Timestamp(90))),
+    ];
+    same(keys, wanted, "its keys as they are, the newest first; the old one went");
+    same(ok(store.remove_destination("b".to_owned()).await), true, "removed");
+    same(ok(store.remove_destination("b".to_owned()).await), false, "once");
+    same(put(first, 0, 11).await, true, "the name is free");
+    let rows = ok(store.destinations().await);
+    let row = rows.iter().find(|row| row.name == "b");
+    same(
+        row.map(|row| (row.keys.len(), row.health.clone())),
+        Some((1, DestinationHealth::default())),
+        "all of it went",
+    );
+}
+
+/// Failures are counted from the first on, a success ends them; what is disabled stays disabled until it is enabled, and
+/// then has a clean slate.
+pub async fn how_a_destination_fares_is_noted(store: &dyn Store) {
+    let name = || "app".to_owned();
+    let note = async |failed: Option<&str>, now| {
+        ok(store.note_forward(name(), failed.map(str::to_owned), Timestamp(now)).await)
+    };
+    same(note(Some("why"), 1).await, None, "there is none");
+    same(ok(store.disable_destination(name(), None).await), false, "there is none");
+    ok(store.put_destination(new("app", "https://a.example/", &[]), 0, Timestamp(0)).await);
+    let Some(first) = note(Some("one"), 10).await else { panic!("it is there") };
+    same(first.before, DestinationHealth::default(), "before");
+    same(first.after.failing_since, Some(Timestamp(10)), "since the first");
+    note(Some("two"), 20).await;
+    let wanted = DestinationHealth {
+        failures: 3,
+        failing_since: Some(Timestamp(10)),
+        failed_at: Some(Timestamp(15)),
+        reason: Some("three".to_owned()),
+        delivered_at: None,
+        disabled: None,
+    };
+    same(note(Some("three"), 15).await.map(|noted| noted.after), Some(wanted), "the last one, whatever its time");
+    let done = DestinationHealth { delivered_at: Some(Timestamp(30)), ..DestinationHealth::default() };
+    same(note(None, 30).await.map(|noted| noted.after), Some(done.clone()), "a success ends them");
+    let disable = async |with| ok(store.disable_destination(name(), with).await);
+    same(disable(None).await, false, "it is enabled");
+    same(disable(Some(disabled(40, DisabledBy::Failures))).await, true, "disabled");
+    same(disable(Some(disabled(41, DisabledBy::Person))).await, false, "once");
+    note(Some("late"), 42).await;
+    note(None, 43).await;
+    note(Some("late"), 44).await;
+    let rows = ok(store.destinations().await);
+    let health = rows.first().map(|row| row.health.clone()).unwrap_or_default();
+    same(health.disabled, Some(disabled(40, DisabledBy::Failures)), "whatever is noted meanwhile");
+    same(disable(None).await, true, "enabled");
+    let rows = ok(store.destinations().await);
+    let clean = DestinationHealth { delivered_at: Some(Timestamp(43)), ..DestinationHealth::default() };
+    same(rows.first().map(|row| row.health.clone()), Some(clean), "with a clean slate");
+}
+
+/// One random operation.
+pub(super) async fn step(model: &mut Model) -> Option<(String, String)> {
+    let name = model.pick(&["app", "conf"]).unwrap_or_default().to_owned();
+    let now = model.near();
+    let (what, answers) = match model.below(6) {
+        0..=1 => {
+            let reference: &dyn Store = &*model.reference;
+            let rows = reference.destinations().await.unwrap_or_default();
+            let known = rows.iter().find(|row| row.name == name).map_or(0, |row| row.revision);
+            let expected = if model.one_in(5) { model.below(3) } else { known };
+            let until = model.one_in(2).then(|| model.near().millis());
+            let versions: &[(u64, u8, Option<i64>)] = &[(model.below(3), 1, until), (7, 2, None)];
+            let new = new(&name, "https://app.example/", versions);
+            let answers = both!(model, store => told(&store.put_destination(new.clone(), expected, now).await));
+            (format!("put_destination {name} {expected}"), answers)
+        }
+        2..=3 => {
+            let failed = model.one_in(2).then(|| "why".to_owned());
+            let answers = both!(model, store => told(&store.note_forward(name.clone(), failed.clone(), now).await));
+            (format!("note_forward {name} {failed:?} {now:?}"), answers)
+        }
+        4 => {
+            let with = model.one_in(2).then(|| disabled(now.millis(), DisabledBy::Person));
+            let answers = both!(model, store => told(&store.disable_destination(name.clone(), with.clone()).await));
+            (format!("disable_destination {name} {with:?}"), answers)
+        }
+        _ => {
+            let answers = both!(model, store => told(&store.remove_destination(name.clone()).await));
+            (format!("remove_destination {name}"), answers)
+        }
+    };
+    model.note(what, answers)
+}
