@@ -16,7 +16,7 @@ use crate::id::{ConnectionId, EndpointId, StreamName};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
-use crate::store::{Connection, Queue, RunMode, Store};
+use crate::store::{Connection, NewJob, Queue, RunMode, Store};
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
@@ -43,6 +43,11 @@ pub struct WorkerSettings {
     pub batch: u32,
     /// Jobs under way at once per [`Worker::run`].
     pub concurrency: u32,
+    /// Jobs of one group under way at once per [`Worker::run`]: of one provider's events or syncs, of one destination.
+    /// So a provider whose handlers hang never holds all places. `None` is half of `concurrency`.
+    pub group_concurrency: Option<u32>,
+    /// The same for groups that are named: a provider's events and syncs by the provider's name.
+    pub group_overrides: BTreeMap<String, u32>,
     /// Time one handler may take for one event.
     pub handler_timeout: Duration,
     /// Attempts of an event before it is dead; at most what its job has.
@@ -71,6 +76,8 @@ impl Default for WorkerSettings {
             hold: Duration::from_secs(60),
             batch: 64,
             concurrency: 64,
+            group_concurrency: None,
+            group_overrides: BTreeMap::new(),
             handler_timeout: Duration::from_secs(30),
             attempts_max: crate::store::EVENT_ATTEMPTS_MAX,
             retry_base: Duration::from_secs(5),
@@ -250,6 +257,13 @@ impl WorkerBuilder {
 }
 
 impl WorkerSettings {
+    /// Returns how many jobs of a group may be under way at once.
+    #[must_use]
+    pub fn concurrency_of(&self, group: &str) -> u32 {
+        let each = self.group_concurrency.unwrap_or_else(|| self.concurrency.div_ceil(2));
+        self.group_overrides.get(group).copied().unwrap_or(each)
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config, what));
         let none = Duration::ZERO;
@@ -258,6 +272,9 @@ impl WorkerSettings {
         }
         if self.batch == 0 || self.concurrency == 0 || self.attempts_max == 0 || self.page_size == 0 {
             return wrong("batch, concurrency, attempts_max and page_size must be at least 1");
+        }
+        if self.group_concurrency == Some(0) || self.group_overrides.values().any(|most| *most == 0) {
+            return wrong("the concurrency of a group must be at least 1: pause a provider to stop its events");
         }
         if self.handler_timeout == none || self.poll == none || self.retry_base == none {
             return wrong("handler_timeout, poll and retry_base must be more than nothing");
@@ -320,7 +337,7 @@ impl Worker {
         if let Some(source) = plugged.provider.source() {
             let mut jobs = inner.connection_jobs(source, &connection.id, When::Now).await?;
             jobs.extend(inner.watch_jobs(connection, When::Now).await?);
-            inner.store.enqueue(jobs).await?;
+            inner.store.enqueue(schedule::owned(jobs, connection)).await?;
         }
         Ok(())
     }
@@ -339,8 +356,7 @@ impl Worker {
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
-        self.inner.store.enqueue(vec![self.inner.sync_job(&key, mode, When::Now)]).await?;
-        Ok(())
+        self.inner.enqueue_of(connection, self.inner.sync_job(&key, mode, When::Now)).await
     }
 
     /// Approves the deletions of a stream's run that waits for review: a full run is enqueued that may delete whatever
@@ -350,8 +366,7 @@ impl Worker {
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn approve(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
-        self.inner.store.enqueue(vec![self.inner.approved_job(key)]).await?;
-        Ok(())
+        self.inner.enqueue_of(connection, self.inner.approved_job(key)).await
     }
 
     /// Tells when each queue last made progress.
@@ -367,6 +382,16 @@ impl Inner {
         self.routes.iter().any(|route| route.wants(provider, kind))
             || provider_of.and_then(|one| one.source()).is_some_and(|source| source.concerns(kind))
             || provider_of.and_then(|one| one.webhook()).is_some_and(|webhook| webhook.may_end_grant(kind))
+    }
+
+    /// Enqueues a job of a connection; one that is not known gets its job all the same, which says so.
+    async fn enqueue_of(&self, connection: &ConnectionId, job: NewJob) -> Result<()> {
+        let jobs = match self.store.connection(connection.clone()).await? {
+            Some(connection) => schedule::owned([job], &connection),
+            None => vec![job],
+        };
+        self.store.enqueue(jobs).await?;
+        Ok(())
     }
 
     fn note_progress(&self, queue: Queue) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, EventState, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, Connection, DeadLetters, EventState, Halt, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
@@ -34,6 +34,10 @@ pub(crate) struct Overview {
     pub(crate) events: EventCounts,
     pub(crate) jobs: JobCounts,
     pub(crate) dead: Vec<StoredEvent>,
+    /// Dead letters by cause.
+    pub(crate) causes: Vec<DeadLetters>,
+    /// Whose events are paused.
+    pub(crate) halts: Vec<(Halt, Timestamp)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) calls: Vec<CallRecord>,
     /// The names of the flows accounts can be connected by.
@@ -117,6 +121,8 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         events,
         jobs: store.job_counts().await?,
         dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?,
+        causes: store.dead_letters(ROWS_SHOWN).await?,
+        halts: store.halts(ROWS_SHOWN).await?,
         runs: store.runs(None, ROWS_SHOWN).await?,
         calls: store.calls(None, ROWS_SHOWN).await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),

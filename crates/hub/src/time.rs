@@ -10,6 +10,44 @@ pub(crate) fn rfc3339(at: Timestamp) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
 }
 
+/// Reads a moment as [`rfc3339`] writes it, with or without a fraction of the second, in UTC.
+pub(crate) fn parse(text: &str) -> Option<Timestamp> {
+    let text = text.strip_suffix(['Z', 'z'])?;
+    let (date, time) = text.split_once(['T', 't', ' '])?;
+    let (clock, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let numbers = |text: &str, by: char, lengths: [usize; 3]| {
+        let mut parts = text.split(by);
+        let mut next = |length: usize| {
+            let part = parts.next().filter(|part| part.len() == length && part.bytes().all(|c| c.is_ascii_digit()))?;
+            part.parse::<i64>().ok()
+        };
+        let [first, second, third] = lengths;
+        let found = (next(first)?, next(second)?, next(third)?);
+        parts.next().is_none().then_some(found)
+    };
+    let (year, month, day) = numbers(date, '-', [4, 2, 2])?;
+    let (hour, minute, second) = numbers(clock, ':', [2, 2, 2])?;
+    if !(1..=9).contains(&fraction.len()) || !fraction.bytes().all(|c| c.is_ascii_digit()) {
+        return None;
+    }
+    let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
+    let days = days(year, month, day);
+    // A day that is not there (30 February) is another one when it is written again.
+    if civil(days) != (year, month, day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    Some(Timestamp(((days * 24 + hour) * 60 + minute) * 60_000 + second * 1_000 + millis))
+}
+
+/// Returns the day since 1970-01-01 of a date (Howard Hinnant's `days_from_civil`).
+fn days(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
 /// Writes the time of day as `12:00:00`.
 pub(crate) fn clock(at: Timestamp) -> String {
     let of_day = at.seconds().rem_euclid(86_400);
@@ -58,6 +96,19 @@ pub(crate) fn took(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_it_is_written() {
+        for seconds in [0, 951_782_399, 951_782_400, 1_795_361_100, 4_107_542_400, 253_402_300_799] {
+            let at = Timestamp(seconds * 1_000);
+            assert_eq!(parse(&rfc3339(at)), Some(at), "{}", rfc3339(at));
+        }
+        assert_eq!(parse("1970-01-01T00:00:01.25Z"), Some(Timestamp(1_250)));
+        for wrong in ["", "Z", "2026-02-30T00:00:00Z", "2026-1-1T00:00:00Z", "2026-01-01T24:00:00Z", "2026-01-01T00:00:00",
+            "2026-01-01T00:00:00+01:00", "+026-01-01T00:00:00Z", "2026-01-01T00:00:00.Z", "2026-13-01T00:00:00Z"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn durations_keep_the_digits_that_matter() {

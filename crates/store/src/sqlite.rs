@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
+//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -21,11 +21,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account,
-    Connections, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard,
-    Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant,
-    NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement,
-    Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent,
-    StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    Connections, DeadLetters, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease,
+    Grants, Halt, Heard, Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
+    NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record,
+    Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential,
+    SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value,
+    WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -35,13 +36,16 @@ use tokio::sync::oneshot;
 
 use lanes::Tail;
 use readers::Readers;
+use turns::Turns;
 use writer::{Bells, Inlet, Writer};
 
 mod authorizations;
 mod calls;
+mod causes;
 mod connections;
 mod error;
 mod grants;
+mod halts;
 mod heard;
 mod inbox;
 mod jobs;
@@ -53,6 +57,7 @@ mod readers;
 mod records;
 mod runs;
 mod schema;
+mod turns;
 mod writer;
 
 /// How to open a [`SqliteStore`].
@@ -151,7 +156,14 @@ impl SqliteStore {
         let bells = Arc::new(Bells::default());
         let readers = Arc::new(Readers::new(config.path.clone(), config.busy_timeout, config.readers));
         let (ended, closed) = oneshot::channel();
-        let writer = Writer { connection, product, inlet: inlet.clone(), bells: bells.clone(), tail: Tail::default() };
+        let writer = Writer {
+            connection,
+            product,
+            inlet: inlet.clone(),
+            bells: bells.clone(),
+            tail: Tail::default(),
+            turns: Turns::default(),
+        };
         std::thread::Builder::new()
             .name("palisade-writer".to_owned())
             .spawn(move || writer.run(ended))
@@ -267,6 +279,34 @@ impl Inbox for SqliteStore {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::replay(tx, row.0, now)).await
     }
 
+    async fn replay_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let run = move |tx: &mut writer::Tx<'_>| inbox::replay_some(tx, &filter, after, looked, dry_run, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| halts::add(tx, &halt, now)).await
+    }
+
+    async fn resume(&self, halt: Halt) -> Result<bool> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| halts::remove(tx, &halt)).await
+    }
+
+    async fn halts(&self, limit: u32) -> Result<Vec<(Halt, Timestamp)>> {
+        self.inner.readers.read(move |reader| halts::list(reader, limit)).await
+    }
+
+    async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetters>> {
+        self.inner.readers.read(move |reader| causes::list(reader, limit)).await
+    }
+
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
         self.inner.readers.read(inbox::counts).await
     }
@@ -281,6 +321,14 @@ impl Inbox for SqliteStore {
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, limit)).await
+    }
+
+    async fn inbox_bytes(&self) -> Result<u64> {
+        self.inner.readers.read(inbox::kept_bytes).await
+    }
+
+    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune_to(tx, bytes_max, limit)).await
     }
 }
 

@@ -16,7 +16,7 @@ use crate::store::{
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
 
-use super::schedule::{When, stream_key};
+use super::schedule::{When, owned, owned_one, stream_key};
 use super::{Context, Handled, Inner, Plugged};
 
 /// Rows removed in one commit.
@@ -171,6 +171,7 @@ impl Inner {
         self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
         let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
+        let follow = owned(follow, &place.connection);
         Ok(Finish::Done { effects, merges, follow })
     }
 
@@ -313,7 +314,8 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                return Ok(Finish::followed_by(vec![self.sync_job(key, mode, When::Next)]));
+                let next = self.sync_job(key, mode, When::Next);
+                return Ok(Finish::followed_by(owned([next], &place.connection)));
             }
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
@@ -331,6 +333,9 @@ impl Inner {
                 vec![self.sync_job(key, RunMode::Full, When::Now)]
             }
         };
+        let connection = &place.connection;
+        let (next, resync, again) = (owned(next, connection), owned(resync, connection), owned_one(again, connection));
+        let incremental = Some(owned_one(self.sync_job(key, RunMode::Incremental, When::Next), connection));
         let meters = self.metrics.run(provider, key.stream.as_str());
         let task = Task {
             lease,
@@ -341,7 +346,7 @@ impl Inner {
             endpoint: (self.endpoint_of)(&place.connection),
             wants: &|kind| self.wants(provider, kind),
             next,
-            incremental: Some(self.sync_job(key, RunMode::Incremental, When::Next)),
+            incremental,
             resync,
             again,
             allow_mass_delete,

@@ -179,10 +179,20 @@ impl Inner {
                 let (Some(source), false) = (source, *state == ConnectionState::Disconnected) else { continue };
                 let mut jobs = self.connection_jobs(source, id, When::Next).await?;
                 jobs.extend(self.watch_jobs(&connection, When::Next).await?);
-                self.store.enqueue(jobs).await?;
+                self.store.enqueue(owned(jobs, &connection)).await?;
             }
         }
     }
+}
+
+/// Names the group and tenant of a connection's jobs: they share the provider's cap and take the tenant's turns.
+pub(super) fn owned(jobs: impl IntoIterator<Item = NewJob>, connection: &Connection) -> Vec<NewJob> {
+    jobs.into_iter().map(|job| owned_one(job, connection)).collect()
+}
+
+/// The same for one job.
+pub(super) fn owned_one(job: NewJob, connection: &Connection) -> NewJob {
+    NewJob { group: Some(connection.provider.clone()), tenant: Some(connection.tenant.clone()), ..job }
 }
 
 pub(super) fn stream_key(connection: &ConnectionId, stream: &str) -> StreamKey {

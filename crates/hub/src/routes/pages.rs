@@ -9,7 +9,9 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
 use maud::{DOCTYPE, Markup, html};
 use palisade_core::health::{Actor, State as Condition, Status};
-use palisade_core::store::{CallRecord, ConnectionState, EventRow, NO_CONNECTION, Run, RunMode, RunState, StoredEvent};
+use palisade_core::store::{
+    CallRecord, ConnectionState, DeadLetters, EventRow, Halt, NO_CONNECTION, Run, RunMode, RunState, StoredEvent,
+};
 use palisade_core::sync::StreamKind;
 use palisade_core::{ConnectionId, StreamName, Timestamp};
 
@@ -239,6 +241,20 @@ fn connecting(base: &str, view: &ConnectionView) -> Markup {
     }
 }
 
+/// Pausing what is connected, and going on with it.
+fn pausing(base: &str, view: &ConnectionView) -> Markup {
+    let (word, shown) = match view.connection.state {
+        ConnectionState::Active => ("pause", "Pause"),
+        ConnectionState::Paused => ("resume", "Resume"),
+        ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected => return html! {},
+    };
+    html! {
+        form method="post" action={ (base) "/actions/connections/" (segment(view.connection.id.as_str())) "/turn/" (word) } {
+            button.quiet type="submit" { (shown) }
+        }
+    }
+}
+
 /// Returns the colour a state is shown in.
 fn tone(state: Condition) -> &'static str {
     match state {
@@ -314,6 +330,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                         button.quiet type="submit" { "Sync now" }
                     }
                 }
+                (pausing(base, view))
                 (connecting(base, view))
             }
         }
@@ -335,6 +352,14 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
                 (figure("jobs running", jobs.running, false))
                 (figure("jobs given up", jobs.dead, jobs.dead > 0))
             }
+            (halts(base, &overview.halts, overview.now))
+            @if !overview.causes.is_empty() {
+                h3 { "Dead letters by cause" }
+                div.scroll { table {
+                    thead { tr { th { "Why" } th { "Type" } th { "Provider" } th.number { "Events" } th { "First" } th { "Last" } } }
+                    tbody { @for cause in &overview.causes { (cause_row(cause, overview.now)) } }
+                } }
+            }
             @if !overview.dead.is_empty() {
                 h3 { "Dead letters" }
                 p.muted { "Given up after their attempts and kept. Mend the cause, then replay." }
@@ -345,6 +370,38 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
             }
         }
     }
+}
+
+/// Whose events are paused, and the way to pause and resume them.
+fn halts(base: &str, halts: &[(Halt, Timestamp)], now: Timestamp) -> Markup {
+    let all = halts.iter().any(|(halt, _)| *halt == Halt::All);
+    html! {
+        @for (halt, since) in halts {
+            @let (words, query) = match halt {
+                Halt::All => ("All events are paused".to_owned(), String::new()),
+                Halt::Provider(name) => (format!("Events of {name} are paused"), format!("?provider={}", segment(name))),
+                Halt::Connection(id) => (format!("Events of connection {id} are paused"), format!("?connection={}", segment(id.as_str()))),
+            };
+            form.inline method="post" action={ (base) "/actions/inbox/resume" (query) } {
+                span.state.warn { (words) } " since " (ago(*since, now)) ", deliveries are kept "
+                button.quiet type="submit" { "Resume" }
+            }
+        }
+        @if !all {
+            form.inline method="post" action={ (base) "/actions/inbox/pause" } { button.quiet type="submit" { "Pause all events" } }
+        }
+    }
+}
+
+fn cause_row(cause: &DeadLetters, now: Timestamp) -> Markup {
+    html! { tr {
+        td.reason { (cause.reason) }
+        td { (cause.kind) }
+        td { (cause.provider) }
+        td.number data-label="events" { (grouped(cause.events)) }
+        td data-label="first" { (ago(cause.first_at, now)) }
+        td data-label="last" { (ago(cause.last_at, now)) }
+    } }
 }
 
 fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {

@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
     Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
+    Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::error::{Failure, Fault, failure, is_environment};
 use super::lanes::{self, Tail};
+use super::turns::Turns;
 
 /// Most commands in one commit: bounds how long the first of them waits for the last.
 const BATCH_COMMANDS_MAX: usize = 512;
@@ -194,13 +195,16 @@ pub(super) struct Tally {
     pub(super) lane_to: i64,
     /// How many are.
     pub(super) lane_jobs: i64,
+    /// What the inbox keeps.
+    pub(super) inbox_bytes: i64,
 }
 
 const TALLY_READ: &str = "SELECT event_last, job_last, events_pending, events_done, events_ignored, events_dead, \
-     jobs_waiting, jobs_running, jobs_dead, lane_to, lane_jobs FROM palisade_tally WHERE id = 1";
+     jobs_waiting, jobs_running, jobs_dead, lane_to, lane_jobs, inbox_bytes FROM palisade_tally \
+     WHERE id = 1";
 const TALLY_WRITE: &str = "UPDATE palisade_tally SET event_last = ?1, job_last = ?2, events_pending = ?3, \
      events_done = ?4, events_ignored = ?5, events_dead = ?6, jobs_waiting = ?7, jobs_running = ?8, jobs_dead = ?9, \
-     lane_to = ?10, lane_jobs = ?11 WHERE id = 1";
+     lane_to = ?10, lane_jobs = ?11, inbox_bytes = ?12 WHERE id = 1";
 
 impl Tally {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
@@ -214,6 +218,7 @@ impl Tally {
                 jobs_dead: row.get(8)?,
                 lane_to: row.get(9)?,
                 lane_jobs: row.get(10)?,
+                inbox_bytes: row.get(11)?,
             })
         })
     }
@@ -237,6 +242,7 @@ impl Tally {
             self.jobs_dead,
             self.lane_to,
             self.lane_jobs,
+            self.inbox_bytes,
         ])?;
         Ok(())
     }
@@ -248,6 +254,9 @@ pub(super) struct Tx<'c> {
     product: &'c AtomicBool,
     pub(super) tally: Tally,
     pub(super) tail: &'c mut Tail,
+    pub(super) turns: &'c mut Turns,
+    /// The highest turns claimed, by queue and priority, as far as they were asked for.
+    pub(super) passed: Vec<(i64, i64, i64)>,
     /// Jobs that became ready, per queue: workers to wake after the commit.
     ready: [u32; Queue::ALL.len()],
     /// Which types of events were heard at which endpoints in this transaction, and when.
@@ -335,7 +344,7 @@ impl<'c> Tx<'c> {
         body: impl FnOnce(&mut Self) -> std::result::Result<T, Fault>,
         keep: impl FnOnce(&T) -> bool,
     ) -> std::result::Result<T, Fault> {
-        let (tally, ready, tail) = (self.tally, self.ready, self.tail.mark());
+        let (tally, ready, tail, turns) = (self.tally, self.ready, self.tail.mark(), self.turns.mark());
         self.prepare("SAVEPOINT palisade")?.execute([])?;
         let answer = match body(self) {
             Err(Fault::Sql(error)) => return Err(Fault::Sql(error)),
@@ -345,6 +354,7 @@ impl<'c> Tx<'c> {
             self.prepare("ROLLBACK TO palisade")?.execute([])?;
             (self.tally, self.ready) = (tally, ready);
             self.tail.back_to(tail, tally.job_last);
+            self.turns.back_to(turns, tally.job_last);
             self.unhear();
         }
         self.prepare("RELEASE palisade")?.execute([])?;
@@ -388,6 +398,7 @@ pub(super) struct Writer {
     pub(super) inlet: Arc<Inlet>,
     pub(super) bells: Arc<Bells>,
     pub(super) tail: Tail,
+    pub(super) turns: Turns,
 }
 
 enum Stop {
@@ -452,8 +463,10 @@ impl Writer {
         let ran = self.transact(batch);
         if ran.is_ok() {
             self.tail.committed();
+            self.turns.committed();
         } else {
             self.tail = Tail::default();
+            self.turns.failed();
         }
         if ran.is_err() && !self.connection.is_autocommit() {
             // SQLite has already rolled back by itself after some errors; a rollback that fails leaves a transaction
@@ -472,11 +485,14 @@ impl Writer {
         run("BEGIN IMMEDIATE").map_err(all)?;
         let before = Tally::read(connection).map_err(all)?;
         self.tail.catch_up(connection, &before).map_err(all)?;
+        self.turns.catch_up(connection, &before).map_err(all)?;
         let mut tx = Tx {
             connection,
             product: &self.product,
             tally: before,
             tail: &mut self.tail,
+            turns: &mut self.turns,
+            passed: Vec::new(),
             ready: [0; Queue::ALL.len()],
             heard: Vec::new(),
             hot: Vec::new(),

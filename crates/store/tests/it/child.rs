@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
-use palisade_core::store::{Appended, Claim, Inbox, Jobs, Queue};
+use palisade_core::store::{Appended, Claim, Inbox, Jobs, Queue, Room};
 
 use crate::subject::{delivery, open};
 use crate::suite::variable;
@@ -82,9 +82,15 @@ async fn append(path: &Path) {
 /// Claims until nothing is left; prints the jobs it was given.
 async fn claim(path: &Path) {
     let store = open(path);
-    let claim = Claim { now: Timestamp(0), hold: Duration::from_secs(60), max: 3, queue: Queue::Background };
+    let claim = Claim {
+        now: Timestamp(0),
+        hold: Duration::from_secs(60),
+        max: 3,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
     loop {
-        let claimed = store.claim(claim).await.unwrap();
+        let claimed = store.claim(claim.clone()).await.unwrap();
         if claimed.is_empty() {
             return store.close().await.unwrap();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
-use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Settled, Settlement};
+use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Room, Settled, Settlement};
 use palisade_store::SqliteStore;
 
 use crate::child;
@@ -34,7 +34,13 @@ async fn two_processes_never_hold_the_same_job() {
 }
 
 async fn claim(store: &SqliteStore, now: i64) -> Vec<palisade_core::store::Lease> {
-    let claim = Claim { now: Timestamp(now), hold: Duration::from_secs(1), max: 9, queue: Queue::Background };
+    let claim = Claim {
+        now: Timestamp(now),
+        hold: Duration::from_secs(1),
+        max: 9,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
     store.claim(claim).await.unwrap().iter().map(|one| one.lease).collect()
 }
 
