@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
@@ -16,7 +17,7 @@ use crate::id::{ConnectionId, EndpointId, StreamName};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
-use crate::store::{Connection, NewJob, Queue, RunMode, Store};
+use crate::store::{Connection, NewJob, Queue, RunMode, Store, StoredEvent};
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
@@ -24,13 +25,17 @@ mod engine;
 mod handler;
 mod job;
 mod metrics;
+mod replaying;
 mod schedule;
+mod typed;
 mod watching;
 
 use metrics::WorkerMetrics;
 use schedule::When;
 
 pub use handler::{Context, Handled, Handler, handler};
+pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress};
+pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;
 
 /// How a worker works. The defaults suit a small hub.
@@ -68,6 +73,9 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// How long handled events, finished jobs and calls are kept.
     pub retention: Duration,
+    /// How many bytes the inbox may keep ([`crate::store::Inbox::inbox_bytes`]): beyond it handled and ignored events go
+    /// before their time, those received first before others. Looked at every minute. `None` sets no bound.
+    pub inbox_bytes_max: Option<u64>,
 }
 
 impl Default for WorkerSettings {
@@ -88,6 +96,7 @@ impl Default for WorkerSettings {
             page_size: 100,
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
+            inbox_bytes_max: None,
         }
     }
 }
@@ -213,6 +222,15 @@ impl WorkerBuilder {
     pub fn watch_places(mut self, of: impl Fn(&Connection) -> Vec<WatchPlace> + Send + Sync + 'static) -> Self {
         self.watch_places = Arc::new(of);
         self
+    }
+
+    /// Registers a handler for one type of event, which it is given as a type of its own; see [`typed`].
+    #[must_use]
+    pub fn on_typed<E: Typed>(
+        self,
+        handler: impl for<'a> Fn(E, &'a StoredEvent, &'a mut Context) -> BoxFuture<'a, Handled> + Send + Sync + 'static,
+    ) -> Self {
+        self.on(E::PROVIDER, E::KIND, typed(handler))
     }
 
     /// Sets how the worker works.

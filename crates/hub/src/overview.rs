@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, DeadLetters, EventState, Halt, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, Connection, DeadLetters, EventState, Halt, Heard, JobCounts, Run, RunMode, RunState,
+    StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};

@@ -26,6 +26,8 @@ mod connecting;
 mod environments;
 #[path = "it/flows.rs"]
 mod flows;
+#[path = "it/inbox.rs"]
+mod inbox;
 #[path = "it/keys.rs"]
 mod keys;
 #[path = "it/killed_demo.rs"]

@@ -37,7 +37,7 @@ use tokio::sync::oneshot;
 use lanes::Tail;
 use readers::Readers;
 use turns::Turns;
-use writer::{Bells, Inlet, Writer};
+use writer::{Bells, Disk, Inlet, Writer};
 
 mod authorizations;
 mod calls;
@@ -77,11 +77,18 @@ pub struct SqliteConfig {
     /// The size in bytes the database file may grow to (the WAL beside it not counted); writes beyond it fail as on
     /// a full disk. `None` sets no limit.
     pub size_bytes_max: Option<u64>,
+    /// How many bytes must stay free on the file's disk: below it deliveries are refused with
+    /// [`ErrorKind::Overloaded`] and the store is not ready, while jobs are still settled and old rows removed. Looked
+    /// at once a commit, where the system tells it (Unix); 0 does not look.
+    pub free_bytes_min: u64,
 }
+
+/// The default of [`SqliteConfig::free_bytes_min`]: several times what the log beside the file takes.
+pub const FREE_BYTES_MIN: u64 = 128 << 20;
 
 impl SqliteConfig {
     /// Returns the defaults for a file: 4 readers, 5 s for another process, 4,096 commands or 64 MiB queued, no size
-    /// limit.
+    /// limit, [`FREE_BYTES_MIN`] left free.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -91,6 +98,7 @@ impl SqliteConfig {
             queue_max: 4_096,
             queue_bytes_max: 64 << 20,
             size_bytes_max: None,
+            free_bytes_min: FREE_BYTES_MIN,
         }
     }
 }
@@ -163,6 +171,7 @@ impl SqliteStore {
             bells: bells.clone(),
             tail: Tail::default(),
             turns: Turns::default(),
+            disk: Disk { path: config.path.clone(), free_bytes_min: config.free_bytes_min },
         };
         std::thread::Builder::new()
             .name("palisade-writer".to_owned())
@@ -630,6 +639,7 @@ const PROBE_BYTES: i32 = 64 * 1024;
 impl Store for SqliteStore {
     async fn probe(&self, now: Timestamp) -> Result<()> {
         let write = self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| {
+            tx.has_room()?;
             tx.prepare("INSERT INTO palisade_probe (at, room) VALUES (?1, zeroblob(?2))")?
                 .execute((now.millis(), PROBE_BYTES))?;
             tx.prepare("DELETE FROM palisade_probe")?.execute(())?;

@@ -20,7 +20,10 @@ use crate::webhook::Envelope;
 
 mod typed;
 
-pub use typed::{ChargeRefunded, CheckoutSessionCompleted, DisputeCreated, InvoicePaid, InvoicePaymentFailed, PaymentFailed, PaymentSucceeded, SubscriptionCreated, SubscriptionEnded, SubscriptionUpdated};
+pub use typed::{
+    ChargeRefunded, CheckoutSessionCompleted, CustomerCreated, DisputeCreated, InvoicePaid, InvoicePaymentFailed,
+    PaymentFailed, PaymentSucceeded, SubscriptionCreated, SubscriptionEnded, SubscriptionUpdated,
+};
 
 /// An event, by its type.
 #[derive(Clone, Debug, PartialEq)]

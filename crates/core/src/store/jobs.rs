@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, EventRow, Merge, MergeCounts, RunMode, StreamKey};
+use super::{Effect, EventRow, Merge, MergeCounts, ReplayFilter, RunMode, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{RecordId, TenantId};
@@ -56,6 +56,15 @@ pub enum Work {
     },
     /// Removes what its retention has passed.
     Retention,
+    /// Replays events by filter, step by step.
+    Replay {
+        /// Which events.
+        filter: ReplayFilter,
+        /// The last row looked at.
+        after: EventRow,
+        /// How many were replayed so far.
+        replayed: u64,
+    },
 }
 
 /// A job to add.
@@ -192,7 +201,9 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
-            Self::Sync { .. } | Self::Approved { .. } | Self::Watch { .. } | Self::Retention => Queue::Background,
+            Self::Sync { .. } | Self::Approved { .. } | Self::Watch { .. } | Self::Retention | Self::Replay { .. } => {
+                Queue::Background
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What one job does, up to its settlement: an event through streams and handlers, a sync, the removal of old rows.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -15,7 +16,9 @@ use crate::store::{
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
+use crate::transport::Transport;
 
+use super::replaying::ReplayProgress;
 use super::schedule::{When, owned, owned_one, stream_key};
 use super::{Context, Handled, Inner, Plugged};
 
@@ -45,7 +48,7 @@ pub(super) struct Attempt {
 pub(super) struct Place<'a> {
     pub(super) connection: Connection,
     pub(super) plugged: &'a Plugged,
-    source: Option<&'a dyn Source>,
+    pub(super) source: Option<&'a dyn Source>,
     pub(super) site: Site,
 }
 
@@ -64,7 +67,7 @@ impl From<Error> for Stop {
 }
 
 /// The phrase of an error that is kept with a job: what we say, without the provider's own text.
-fn phrase(error: &Error) -> String {
+pub(super) fn phrase(error: &Error) -> String {
     match error.operation() {
         Some(operation) => format!("{operation}: {} ({})", error.message(), error.kind().as_str()),
         None => format!("{} ({})", error.message(), error.kind().as_str()),
@@ -81,6 +84,9 @@ impl Inner {
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
             Work::Retention => self.retention(&stop).await,
+            Work::Replay { filter, after, replayed } => {
+                self.replay(filter, ReplayProgress { after, replayed }, &stop).await
+            }
         };
         let settlement = match finish {
             Ok(Finish::Done { effects, merges, follow }) => {
@@ -105,7 +111,7 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => {
+            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } => {
                 (u32::MAX, self.settings.incremental_every)
             }
         };
@@ -158,16 +164,8 @@ impl Inner {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
         let place = self.place(&event.connection).await?;
-        let merges = match place.source {
-            Some(source) if source.concerns(&event.event.kind) => {
-                let changes = source
-                    .apply(&event.event)
-                    .map_err(|error| Stop::Dead(format!("the event cannot be read: {}", phrase(&error))))?;
-                by_stream(&event.connection, changes)
-            }
-            Some(_) | None => Vec::new(),
-        };
-        let effects = self.handlers(&event, &place, attempt).await?;
+        let merges = place.changes_of(&event)?;
+        let effects = self.handlers(&event, &place, attempt, None).await?;
         self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
         let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
@@ -207,13 +205,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Calls every handler that wants the event, in order; the first that does not finish decides.
-    async fn handlers(&self, event: &StoredEvent, place: &Place<'_>, attempt: u32) -> Result<Vec<Effect>, Stop> {
+    /// Calls every handler that wants the event, in order; the first that does not finish decides. For a preview their
+    /// calls go elsewhere.
+    pub(super) async fn handlers(
+        &self,
+        event: &StoredEvent,
+        place: &Place<'_>,
+        attempt: u32,
+        preview: Option<Arc<dyn Transport>>,
+    ) -> Result<Vec<Effect>, Stop> {
         let mut context = Context {
             attempt,
             key: format!("{}/{}/{}", event.provider, event.endpoint, event.event.id),
             effects: Vec::new(),
-            transport: place.plugged.transport.clone(),
+            preview: preview.is_some(),
+            transport: preview.unwrap_or_else(|| place.plugged.transport.clone()),
             site: place.site.clone(),
         };
         let provider = place.connection.provider.as_str();
@@ -382,6 +388,9 @@ impl Inner {
         let before = self.clock.now().minus(self.settings.retention);
         let all = u64::from(PRUNED_AT_ONCE);
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        if let Some(most) = self.settings.inbox_bytes_max {
+            while self.store.prune_inbox(most, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        }
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         // What is over holds nobody back: there is nothing to keep it for.
@@ -410,7 +419,7 @@ impl Finish {
 }
 
 /// Groups an event's changes by stream, in order.
-fn by_stream(connection: &ConnectionId, changes: Vec<Change>) -> Vec<Merge> {
+pub(super) fn by_stream(connection: &ConnectionId, changes: Vec<Change>) -> Vec<Merge> {
     let mut merges: Vec<Merge> = Vec::new();
     for change in changes {
         let key = stream_key(connection, change.stream.as_str());

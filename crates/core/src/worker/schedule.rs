@@ -18,6 +18,8 @@ const CHORE_ATTEMPTS_MAX: u32 = 20;
 const SECOND_LOOK: Duration = Duration::from_secs(10);
 /// Time from one removal of old rows to the next.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
+/// The same where the inbox's bytes are bounded: what comes meanwhile is beyond the bound.
+const BYTES_EVERY: Duration = Duration::from_secs(60);
 /// Connections read at once when schedules are looked over.
 const CONNECTIONS_AT_ONCE: u32 = 500;
 /// Runs looked through for one that waits for review.
@@ -89,7 +91,7 @@ impl Inner {
             unique: Some("retention".to_owned()),
             // Rows that are too old hurt nobody: every sync goes first.
             priority: -1,
-            run_at: self.clock.now().plus(RETENTION_EVERY),
+            run_at: self.clock.now().plus(self.settings.inbox_bytes_max.map_or(RETENTION_EVERY, |_| BYTES_EVERY)),
             attempts_max: CHORE_ATTEMPTS_MAX,
         }
     }

@@ -178,7 +178,7 @@ async fn existing_store(path: PathBuf) -> Result<SqliteStore, Failure> {
              then try again"
         )));
     }
-    open_store(path).await
+    open_store(path, palisade_store::FREE_BYTES_MIN).await
 }
 
 fn store_failure(error: &Error) -> Failure {

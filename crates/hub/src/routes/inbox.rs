@@ -264,9 +264,9 @@ impl FilterIn {
     fn read(self) -> Result<ReplayFilter, Problem> {
         let moment = |text: Option<String>| match text {
             None => Ok(None),
-            Some(text) => time::parse(&text).map(Some).ok_or_else(|| {
-                Problem::invalid("from and to are moments", "write them as 2026-11-22T15:00:00Z")
-            }),
+            Some(text) => time::parse(&text)
+                .map(Some)
+                .ok_or_else(|| Problem::invalid("from and to are moments", "write them as 2026-11-22T15:00:00Z")),
         };
         if matches!(self.state, Some(EventState::Pending | EventState::Ignored)) {
             return Err(Problem::invalid("only dead and done events can be replayed", "give state dead or done"));
@@ -285,7 +285,8 @@ impl FilterIn {
 
 /// Replays what meets a filter, as a job; or counts it.
 pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
-    let wanted = "send {\"filter\":{…},\"dry_run\":true}; a filter has state, provider, connection, type, reason, from, to";
+    let wanted =
+        "send {\"filter\":{…},\"dry_run\":true}; a filter has state, provider, connection, type, reason, from, to";
     let ReplayIn { filter, dry_run } = read(&body, wanted)?;
     let filter = filter.read()?;
     if dry_run {
@@ -303,7 +304,8 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
 pub(crate) async fn replay_progress(Of(shared): Of<Arc<Shared>>, key: Result<Path<String>, PathRejection>) -> Answer {
     let Path(key) = key.map_err(|_| Problem::unreadable_address())?;
     let progress = shared.worker.replay_progress(&key).await?;
-    let progress = progress.ok_or_else(|| Problem::missing("no such replay is under way: it has ended, or never was"))?;
+    let progress =
+        progress.ok_or_else(|| Problem::missing("no such replay is under way: it has ended, or never was"))?;
     Ok(json(&json!({ "replay": key, "replayed": progress.replayed, "after_row": progress.after })))
 }
 
@@ -332,8 +334,7 @@ impl<'a> RecordOut<'a> {
 pub(crate) async fn preview(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
     let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
     let preview = shared.worker.preview(EventRow(row)).await?;
-    let Preview { records, effects, refusal } =
-        preview.ok_or_else(|| Problem::missing("there is no such event"))?;
+    let Preview { records, effects, refusal } = preview.ok_or_else(|| Problem::missing("there is no such event"))?;
     let records: Vec<_> = records.iter().map(RecordOut::of).collect();
     Ok(json(&json!({ "row": row, "records": records, "effects": effects, "refusal": refusal })))
 }

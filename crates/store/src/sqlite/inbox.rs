@@ -50,6 +50,9 @@ pub(super) fn bytes(deliveries: &[NewDelivery]) -> usize {
 }
 
 pub(super) fn append(tx: &mut Tx<'_>, deliveries: &[NewDelivery]) -> Result<Vec<Vec<Appended>>, Fault> {
+    if !deliveries.is_empty() {
+        tx.has_room()?;
+    }
     deliveries.iter().map(|delivery| append_one(tx, delivery)).collect()
 }
 

@@ -409,7 +409,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
             match serde_json::from_str(&work).map_err(|_| unreadable("job"))? {
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
                 Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
-                Work::Event { .. } | Work::Watch { .. } | Work::Retention | _ => {}
+                Work::Event { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } | _ => {}
             }
         }
     }

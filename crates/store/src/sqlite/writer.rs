@@ -6,6 +6,7 @@
 //! that fails) fails every command of the commit: nobody is told "stored" who is not.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,8 @@ const BATCH_COMMANDS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// What a refused caller is told to wait: several commits go by in it.
 const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// What is told to wait whoever is refused because the disk is nearly full: somebody must make room.
+const SHORT_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Most workers woken by one commit.
 const WAKE_MAX: u32 = 64;
 
@@ -263,6 +266,8 @@ pub(super) struct Tx<'c> {
     heard: Vec<(String, String, i64)>,
     /// Statements every delivery runs, kept at hand.
     hot: Vec<(&'static str, CachedStatement<'c>)>,
+    /// The disk is nearly full.
+    short: bool,
 }
 
 /// How many pairs of endpoint and type one transaction keeps in mind.
@@ -285,6 +290,15 @@ impl<'c> Tx<'c> {
             }
         };
         self.hot.get_mut(at).map(|(_, statement)| statement).ok_or(rusqlite::Error::InvalidQuery)
+    }
+
+    /// Refuses what would let the file grow while the disk is nearly full, so that what is kept can still be worked off.
+    pub(super) fn has_room(&self) -> std::result::Result<(), Fault> {
+        if !self.short {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Overloaded, "the disk is nearly full: nothing was stored, make room");
+        Err(error.with_retry_after(Some(SHORT_RETRY_AFTER)).into())
     }
 
     pub(super) fn connection(&self) -> &'c Connection {
@@ -399,6 +413,31 @@ pub(super) struct Writer {
     pub(super) bells: Arc<Bells>,
     pub(super) tail: Tail,
     pub(super) turns: Turns,
+    pub(super) disk: Disk,
+}
+
+/// The disk the file is on.
+pub(super) struct Disk {
+    pub(super) path: PathBuf,
+    pub(super) free_bytes_min: u64,
+}
+
+impl Disk {
+    /// Tells whether less is free than must stay so. A disk that cannot be asked has room.
+    fn is_short(&self) -> bool {
+        self.free_bytes_min > 0 && free_bytes(&self.path).is_some_and(|free| free < self.free_bytes_min)
+    }
+}
+
+#[cfg(unix)]
+fn free_bytes(path: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
 }
 
 enum Stop {
@@ -496,6 +535,7 @@ impl Writer {
             ready: [0; Queue::ALL.len()],
             heard: Vec::new(),
             hot: Vec::new(),
+            short: self.disk.is_short(),
         };
         for (number, command) in batch.iter_mut().enumerate() {
             command.run(&mut tx).map_err(|error| {

@@ -5,7 +5,7 @@ use palisade_core::Result;
 use palisade_core::webhook::{Event, unreadable};
 use palisade_core::worker::Typed;
 
-use super::{Charge, CheckoutSession, Dispute, Invoice, PaymentIntent, Subscription, TypedEvent};
+use super::{Charge, CheckoutSession, Customer, Dispute, Invoice, PaymentIntent, Subscription, TypedEvent};
 
 const PROVIDER: &str = "stripe";
 
@@ -54,6 +54,23 @@ impl Typed for CheckoutSessionCompleted {
 
     fn parse(event: &Event) -> Result<Self> {
         let TypedEvent::CheckoutSessionCompleted(it) = TypedEvent::parse(event)? else {
+            return Err(unreadable(PROVIDER, "the event is of another type"));
+        };
+        Ok(Self(it))
+    }
+}
+
+/// `customer.created`.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::exhaustive_structs, reason = "a name for what it holds")]
+pub struct CustomerCreated(pub Customer);
+
+impl Typed for CustomerCreated {
+    const PROVIDER: &'static str = PROVIDER;
+    const KIND: &'static str = "customer.created";
+
+    fn parse(event: &Event) -> Result<Self> {
+        let TypedEvent::CustomerCreated(it) = TypedEvent::parse(event)? else {
             return Err(unreadable(PROVIDER, "the event is of another type"));
         };
         Ok(Self(it))

@@ -336,7 +336,7 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
-            Work::Watch { .. } | Work::Retention => None,
+            Work::Watch { .. } | Work::Retention | Work::Replay { .. } => None,
         }
     }
 
