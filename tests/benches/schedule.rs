@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use palisade_core::clock::SystemClock;
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{
-    Claim, Connection, ConnectionState, Connections, Jobs, NewJob, Queue, RunMode, Schedules, StreamKey, Work,
+    Claim, Connection, ConnectionState, Connections, Jobs, NewJob, Queue, Room, RunMode, Schedules, StreamKey, Work,
 };
 use palisade_core::worker::{Worker, WorkerSettings};
 use palisade_core::{Clock, Timestamp, Transport};
@@ -203,7 +203,13 @@ async fn rest(worker: &Worker) -> f64 {
 async fn claim(store: &SqliteStore) -> f64 {
     let mut took = Vec::new();
     for _ in 0..200 {
-        let claim = Claim { now: SystemClock.now(), hold: Duration::from_secs(60), max: 64, queue: Queue::Background };
+        let claim = Claim {
+            now: SystemClock.now(),
+            hold: Duration::from_secs(60),
+            max: 64,
+            queue: Queue::Background,
+            room: Room::default(),
+        };
         let begun = Instant::now();
         assert!(store.claim(claim).await.expect("an answer").len() <= 1, "nothing but a chore is due");
         took.push(begun.elapsed().as_secs_f64() * 1e6);

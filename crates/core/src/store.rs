@@ -66,14 +66,14 @@ pub use grants::{
 #[cfg(feature = "mock")]
 pub use inbox::MockInbox;
 pub use inbox::{
-    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, Inbox, NewDelivery,
-    NewEvent, StoredEvent,
+    Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
+    HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, ReplayFilter, ReplayStep, StoredEvent,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
 pub use jobs::{
-    Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, NewJob, Queue, Settled, Settlement, WORKER_LOST,
-    Work,
+    Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue, Room, Settled,
+    Settlement, WORKER_LOST, Work,
 };
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 pub use layered::{LayeredStore, StoreLayer};

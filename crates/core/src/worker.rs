@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
@@ -18,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::schedule::Schedule;
-use crate::store::{Connection, Queue, RunMode, Store};
+use crate::store::{Connection, NewJob, Queue, RunMode, Store, StoredEvent};
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
@@ -28,7 +29,9 @@ mod forward;
 mod handler;
 mod job;
 mod metrics;
+mod replaying;
 mod schedule;
+mod typed;
 mod watching;
 
 use chores::{Beat, Chore};
@@ -37,7 +40,9 @@ use schedule::When;
 
 pub use chores::ChoreStatus;
 pub use handler::{Context, Handled, Handler, handler};
+pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress};
 pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
+pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;
 
 /// How a worker works. The defaults suit a small hub.
@@ -50,6 +55,11 @@ pub struct WorkerSettings {
     pub batch: u32,
     /// Jobs under way at once per [`Worker::run`].
     pub concurrency: u32,
+    /// Jobs of one group under way at once per [`Worker::run`]: of one provider's events or syncs, of one destination.
+    /// So a provider whose handlers hang never holds all places. `None` is half of `concurrency`.
+    pub group_concurrency: Option<u32>,
+    /// The same for groups that are named: a provider's events and syncs by the provider's name.
+    pub group_overrides: BTreeMap<String, u32>,
     /// Time one handler may take for one event.
     pub handler_timeout: Duration,
     /// Attempts of an event before it is dead; at most what its job has.
@@ -78,6 +88,9 @@ pub struct WorkerSettings {
     /// How long deletions stay in the change feed: a consumer that reads it less often is told to begin anew. At least
     /// [`FEED_HORIZON_MIN`](crate::store::FEED_HORIZON_MIN).
     pub feed_horizon: Duration,
+    /// How many bytes the inbox may keep ([`crate::store::Inbox::inbox_bytes`]): beyond it handled and ignored events go
+    /// before their time, those received first before others. Looked at every minute. `None` sets no bound.
+    pub inbox_bytes_max: Option<u64>,
 }
 
 impl Default for WorkerSettings {
@@ -86,6 +99,8 @@ impl Default for WorkerSettings {
             hold: Duration::from_secs(60),
             batch: 64,
             concurrency: 64,
+            group_concurrency: None,
+            group_overrides: BTreeMap::new(),
             handler_timeout: Duration::from_secs(30),
             attempts_max: crate::store::EVENT_ATTEMPTS_MAX,
             retry_base: Duration::from_secs(5),
@@ -99,6 +114,7 @@ impl Default for WorkerSettings {
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
             feed_horizon: Duration::from_secs(30 * 86_400),
+            inbox_bytes_max: None,
         }
     }
 }
@@ -263,6 +279,15 @@ impl WorkerBuilder {
         self
     }
 
+    /// Registers a handler for one type of event, which it is given as a type of its own; see [`typed`].
+    #[must_use]
+    pub fn on_typed<E: Typed>(
+        self,
+        handler: impl for<'a> Fn(E, &'a StoredEvent, &'a mut Context) -> BoxFuture<'a, Handled> + Send + Sync + 'static,
+    ) -> Self {
+        self.on(E::PROVIDER, E::KIND, typed(handler))
+    }
+
     /// Sets how the worker works.
     #[must_use]
     pub fn settings(mut self, settings: WorkerSettings) -> Self {
@@ -341,6 +366,13 @@ impl WorkerBuilder {
 }
 
 impl WorkerSettings {
+    /// Returns how many jobs of a group may be under way at once.
+    #[must_use]
+    pub fn concurrency_of(&self, group: &str) -> u32 {
+        let each = self.group_concurrency.unwrap_or_else(|| self.concurrency.div_ceil(2));
+        self.group_overrides.get(group).copied().unwrap_or(each)
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config, what));
         let none = Duration::ZERO;
@@ -349,6 +381,9 @@ impl WorkerSettings {
         }
         if self.batch == 0 || self.concurrency == 0 || self.attempts_max == 0 || self.page_size == 0 {
             return wrong("batch, concurrency, attempts_max and page_size must be at least 1");
+        }
+        if self.group_concurrency == Some(0) || self.group_overrides.values().any(|most| *most == 0) {
+            return wrong("the concurrency of a group must be at least 1: pause a provider to stop its events");
         }
         if self.handler_timeout == none || self.poll == none || self.retry_base == none {
             return wrong("handler_timeout, poll and retry_base must be more than nothing");
@@ -416,7 +451,7 @@ impl Worker {
             let row = inner.scheduled(connection).await?;
             let mut jobs = inner.connection_jobs(source, &row, true);
             jobs.extend(inner.watch_jobs(connection, true).await?);
-            inner.store.enqueue(jobs).await?;
+            inner.store.enqueue(schedule::owned(jobs, connection)).await?;
         }
         Ok(())
     }
@@ -435,8 +470,7 @@ impl Worker {
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
-        self.inner.store.enqueue(vec![self.inner.sync_job(&key, mode, When::Now)]).await?;
-        Ok(())
+        self.inner.enqueue_of(connection, self.inner.sync_job(&key, mode, When::Now)).await
     }
 
     /// Approves the deletions of a stream's run that waits for review: a full run is enqueued that may delete whatever
@@ -446,8 +480,7 @@ impl Worker {
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn approve(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
-        self.inner.store.enqueue(vec![self.inner.approved_job(key)]).await?;
-        Ok(())
+        self.inner.enqueue_of(connection, self.inner.approved_job(key)).await
     }
 
     /// Reads how often the runs of a connection's streams come, and when the next ones do.
@@ -496,6 +529,16 @@ impl Inner {
             || self.forwarder.as_ref().is_some_and(|forwarder| forwarder.wants(provider, kind))
             || provider_of.and_then(|one| one.source()).is_some_and(|source| source.concerns(kind))
             || provider_of.and_then(|one| one.webhook()).is_some_and(|webhook| webhook.may_end_grant(kind))
+    }
+
+    /// Enqueues a job of a connection; one that is not known gets its job all the same, which says so.
+    async fn enqueue_of(&self, connection: &ConnectionId, job: NewJob) -> Result<()> {
+        let jobs = match self.store.connection(connection.clone()).await? {
+            Some(connection) => schedule::owned([job], &connection),
+            None => vec![job],
+        };
+        self.store.enqueue(jobs).await?;
+        Ok(())
     }
 
     fn note_progress(&self, queue: Queue) {

@@ -123,6 +123,10 @@ pub struct StoreAt {
     pub retention: Duration,
     /// How long deletions stay in the change feed.
     pub feed_horizon: Duration,
+    /// How many bytes the inbox may keep; beyond it handled events go before their time.
+    pub inbox_bytes_max: Option<u64>,
+    /// How many bytes must stay free on the disk; below it deliveries are answered 503.
+    pub free_bytes_min: u64,
 }
 
 /// What is logged and how.
@@ -153,6 +157,8 @@ pub struct Workers {
     pub background: usize,
     /// Jobs under way at once per task.
     pub concurrency: u32,
+    /// Jobs of one provider or destination under way at once per task; half of `concurrency` otherwise.
+    pub group_concurrency: Option<u32>,
     /// Attempts of an event before it is dead.
     pub attempts_max: u32,
     /// Time one handler may take for one event.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, DisabledBy, EventState, Heard, JobCounts, Run, RunMode, RunState,
-    StoredDestination, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, Connection, DeadLetters, DisabledBy, EventState, Halt, Heard, JobCounts, Run, RunMode,
+    RunState, StoredDestination, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
@@ -37,6 +37,10 @@ pub(crate) struct Overview {
     pub(crate) events: EventCounts,
     pub(crate) jobs: JobCounts,
     pub(crate) dead: Vec<StoredEvent>,
+    /// Dead letters by cause.
+    pub(crate) causes: Vec<DeadLetters>,
+    /// Whose events are paused.
+    pub(crate) halts: Vec<(Halt, Timestamp)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) calls: Vec<CallRecord>,
     /// What the hub does for itself, and when.
@@ -143,6 +147,8 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         events,
         jobs: store.job_counts().await?,
         dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?,
+        causes: store.dead_letters(ROWS_SHOWN).await?,
+        halts: store.halts(ROWS_SHOWN).await?,
         runs: store.runs(None, ROWS_SHOWN).await?,
         calls: store.calls(None, ROWS_SHOWN).await?,
         chores: shared.worker.chores().await?,

@@ -19,6 +19,7 @@ pub(crate) mod admin;
 pub(crate) mod api;
 pub(crate) mod connect;
 pub(crate) mod destinations;
+pub(crate) mod inbox;
 pub(crate) mod pages;
 pub(crate) mod records;
 pub(crate) mod schedules;
@@ -40,6 +41,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/", get(pages::operations))
         .route("/actions/events/{row}/replay", post(pages::replay))
         .route("/actions/connections/{id}/sync", post(pages::sync))
+        .route("/actions/connections/{id}/turn/{word}", post(inbox::turn_from_page))
+        .route("/actions/inbox/{word}", post(inbox::halt_from_page))
         .route("/actions/connections/{id}/streams/{stream}/approve", post(pages::approve))
         .route("/connections/{id}/reconnect", post(connect::reconnect))
         .route("/connections/{id}", delete(connect::disconnect))
@@ -49,6 +52,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/connections", get(api::connections))
         .route("/api/v1/connections/{id}", get(api::connection))
         .route("/api/v1/connections/{id}/sync", post(api::sync))
+        .route("/api/v1/connections/{id}/pause", post(inbox::pause_connection))
+        .route("/api/v1/connections/{id}/resume", post(inbox::resume_connection))
         .route("/api/v1/connections/{id}/streams/{stream}/approve", post(api::approve))
         .route("/api/v1/connections/{id}/streams/{stream}/schedule", put(schedules::put).delete(schedules::delete))
         .route("/api/v1/connections/{id}/call-days", get(schedules::call_days))
@@ -65,8 +70,15 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/destinations/{name}/rotate", post(destinations::rotate))
         .route("/api/v1/destinations/{name}/replay", post(destinations::replay))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/events/replay", post(inbox::replay))
         .route("/api/v1/events/{row}", get(api::event))
         .route("/api/v1/events/{row}/replay", post(api::replay))
+        .route("/api/v1/events/{row}/preview", post(inbox::preview))
+        .route("/api/v1/replays/{key}", get(inbox::replay_progress))
+        .route("/api/v1/inbox", get(inbox::inbox))
+        .route("/api/v1/inbox/pause", post(inbox::pause))
+        .route("/api/v1/inbox/resume", post(inbox::resume))
+        .route("/api/v1/dead-letters", get(inbox::dead_letters))
         .route("/api/v1/runs", get(api::runs))
         .route("/api/v1/jobs", get(api::jobs))
         .route("/api/v1/calls", get(api::calls))

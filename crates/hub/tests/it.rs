@@ -36,6 +36,8 @@ mod feed;
 mod flows;
 #[path = "it/growth.rs"]
 mod growth;
+#[path = "it/inbox.rs"]
+mod inbox;
 #[path = "it/keys.rs"]
 mod keys;
 #[path = "it/killed_demo.rs"]

@@ -15,6 +15,10 @@ use serde_json::{Map, Value};
 use crate::client::REFERENCE;
 use crate::webhook::INBOUND;
 
+mod typed;
+
+pub use typed::{MailBounced, MailDelivered, MailDropped, MailReceived, SpamReported};
+
 /// SendGrid's own fields of an event; every other is a custom argument.
 const OWN_FIELDS: [&str; 30] = [
     "email",

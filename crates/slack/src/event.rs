@@ -14,6 +14,10 @@ use slack_morphism::events::{SlackInteractionEvent, SlackPushEvent};
 use crate::json::{id, text};
 use crate::webhook::Envelope;
 
+mod typed;
+
+pub use typed::{AppMention, MemberJoined, MessagePosted, ReactionAdded, TeamJoined};
+
 /// An event, by its type.
 #[derive(Clone, Debug)]
 #[non_exhaustive]

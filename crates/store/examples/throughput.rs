@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Claim, Inbox, Jobs, NewDelivery, NewEvent, NewJob, PageCommit, Queue, Records, RunMode, StreamKey, Work,
+    Claim, Inbox, Jobs, NewDelivery, NewEvent, NewJob, PageCommit, Queue, Records, Room, RunMode, StreamKey, Work,
 };
 use palisade_core::sync::{Change, Span, State};
 use palisade_store::{SqliteConfig, SqliteStore};
@@ -225,7 +225,7 @@ async fn pages(per_page: usize) -> Vec<Measured> {
     };
     store.enqueue(vec![job]).await.unwrap();
     let hold = Duration::from_secs(1_000);
-    let claim = Claim { now: Timestamp(0), hold, max: 1, queue: Queue::Background };
+    let claim = Claim { now: Timestamp(0), hold, max: 1, queue: Queue::Background, room: Room::default() };
     let lease = store.claim(claim).await.unwrap()[0].lease;
     let run = store.start_run(lease, key.clone(), RunMode::Full, Timestamp(0)).await.unwrap();
     let mut measured = Vec::new();

@@ -30,4 +30,4 @@
 mod sqlite;
 
 #[cfg(feature = "sqlite")]
-pub use sqlite::{Examined, SqliteConfig, SqliteStore};
+pub use sqlite::{Examined, FREE_BYTES_MIN, SqliteConfig, SqliteStore};

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` `destinations` | the statements of the traits |
+//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` `destinations` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -22,12 +22,13 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallDay, CallLog, CallRecord, ChoreReport, Claim, Claimed,
-    Connection as Account, Connections, Destinations, Disabled, Effect, EndReason, EventRow, EventState, FeedBells,
-    FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, Keys,
-    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens,
-    Noted, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation,
-    Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store,
-    StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    Connection as Account, Connections, DeadLetters, Destinations, Disabled, Effect, EndReason, EventRow, EventState,
+    FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts,
+    JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant,
+    NewJob, NewTokens, Noted, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records,
+    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules,
+    SealedCredential, SessionRow, Settled, Settlement, Store, StoredDestination, StoredEvent, StoredGrant, StreamKey,
+    StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -37,15 +38,18 @@ use tokio::sync::oneshot;
 
 use lanes::Tail;
 use readers::Readers;
-use writer::{Bells, Inlet, Writer};
+use turns::Turns;
+use writer::{Bells, Disk, Inlet, Writer};
 
 mod authorizations;
 mod calls;
+mod causes;
 mod connections;
 mod destinations;
 mod error;
 mod feed;
 mod grants;
+mod halts;
 mod heard;
 mod inbox;
 mod jobs;
@@ -58,6 +62,7 @@ mod records;
 mod runs;
 mod schedules;
 mod schema;
+mod turns;
 mod writer;
 
 /// How to open a [`SqliteStore`].
@@ -77,11 +82,18 @@ pub struct SqliteConfig {
     /// The size in bytes the database file may grow to (the WAL beside it not counted); writes beyond it fail as on
     /// a full disk. `None` sets no limit.
     pub size_bytes_max: Option<u64>,
+    /// How many bytes must stay free on the file's disk: below it deliveries are refused with
+    /// [`ErrorKind::Overloaded`] and the store is not ready, while jobs are still settled and old rows removed. Looked
+    /// at once a commit, where the system tells it (Unix); 0 does not look.
+    pub free_bytes_min: u64,
 }
+
+/// The default of [`SqliteConfig::free_bytes_min`]: several times what the log beside the file takes.
+pub const FREE_BYTES_MIN: u64 = 128 << 20;
 
 impl SqliteConfig {
     /// Returns the defaults for a file: 4 readers, 5 s for another process, 4,096 commands or 64 MiB queued, no size
-    /// limit.
+    /// limit, [`FREE_BYTES_MIN`] left free.
     #[must_use]
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
@@ -91,6 +103,7 @@ impl SqliteConfig {
             queue_max: 4_096,
             queue_bytes_max: 64 << 20,
             size_bytes_max: None,
+            free_bytes_min: FREE_BYTES_MIN,
         }
     }
 }
@@ -157,7 +170,15 @@ impl SqliteStore {
         let bells = Arc::new(Bells::default());
         let readers = Arc::new(Readers::new(config.path.clone(), config.busy_timeout, config.readers));
         let (ended, closed) = oneshot::channel();
-        let writer = Writer { connection, product, inlet: inlet.clone(), bells: bells.clone(), tail: Tail::default() };
+        let writer = Writer {
+            connection,
+            product,
+            inlet: inlet.clone(),
+            bells: bells.clone(),
+            tail: Tail::default(),
+            turns: Turns::default(),
+            disk: Disk { path: config.path.clone(), free_bytes_min: config.free_bytes_min },
+        };
         std::thread::Builder::new()
             .name("palisade-writer".to_owned())
             .spawn(move || writer.run(ended))
@@ -281,6 +302,34 @@ impl Inbox for SqliteStore {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::replay(tx, row.0, now)).await
     }
 
+    async fn replay_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let run = move |tx: &mut writer::Tx<'_>| inbox::replay_some(tx, &filter, after, looked, dry_run, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| halts::add(tx, &halt, now)).await
+    }
+
+    async fn resume(&self, halt: Halt) -> Result<bool> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| halts::remove(tx, &halt)).await
+    }
+
+    async fn halts(&self, limit: u32) -> Result<Vec<(Halt, Timestamp)>> {
+        self.inner.readers.read(move |reader| halts::list(reader, limit)).await
+    }
+
+    async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetters>> {
+        self.inner.readers.read(move |reader| causes::list(reader, limit)).await
+    }
+
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
         self.inner.readers.read(inbox::counts).await
     }
@@ -295,6 +344,14 @@ impl Inbox for SqliteStore {
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, limit)).await
+    }
+
+    async fn inbox_bytes(&self) -> Result<u64> {
+        self.inner.readers.read(inbox::kept_bytes).await
+    }
+
+    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune_to(tx, bytes_max, limit)).await
     }
 }
 
@@ -704,6 +761,7 @@ const PROBE_BYTES: i32 = 64 * 1024;
 impl Store for SqliteStore {
     async fn probe(&self, now: Timestamp) -> Result<()> {
         let write = self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| {
+            tx.has_room()?;
             tx.prepare("INSERT INTO palisade_probe (at, room) VALUES (?1, zeroblob(?2))")?
                 .execute((now.millis(), PROBE_BYTES))?;
             tx.prepare("DELETE FROM palisade_probe")?.execute(())?;

@@ -18,6 +18,13 @@ use crate::id::{
 use crate::json;
 use crate::webhook::Envelope;
 
+mod typed;
+
+pub use typed::{
+    ChargeRefunded, CheckoutSessionCompleted, CustomerCreated, DisputeCreated, InvoicePaid, InvoicePaymentFailed,
+    PaymentFailed, PaymentSucceeded, SubscriptionCreated, SubscriptionEnded, SubscriptionUpdated,
+};
+
 /// An event, by its type.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -36,15 +36,17 @@ pub use grants::{
 };
 pub use inbox::{
     a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
-    an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_connection, events_are_listed_newest_first,
-    only_finished_events_are_pruned, what_is_heard_is_noted_by_type,
+    an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause, dead_events_are_counted_by_connection,
+    events_are_listed_newest_first, events_are_replayed_by_filter, only_finished_events_are_pruned,
+    the_inbox_is_pruned_to_its_bytes, what_is_heard_is_noted_by_type,
 };
 pub use jobs::{
-    a_claim_gives_the_most_urgent_due_jobs, a_dead_sync_fails_its_run, a_failed_effect_undoes_its_settlement_alone,
-    a_late_worker_is_refused, a_live_job_is_read_by_its_key, a_lost_worker_costs_one_attempt,
-    a_unique_key_is_one_job_and_is_pulled_forward, enqueued_work_wakes_a_waiter, finished_jobs_are_pruned,
-    jobs_of_a_lane_run_one_by_one_in_order, the_oldest_due_job_is_told, the_state_of_an_event_follows_its_job,
-    two_claims_never_hold_the_same_job,
+    a_claim_gives_the_most_urgent_due_jobs, a_crowd_enters_the_line_in_steps, a_dead_sync_fails_its_run,
+    a_failed_effect_undoes_its_settlement_alone, a_group_without_room_holds_up_no_other, a_late_worker_is_refused,
+    a_live_job_is_read_by_its_key, a_lost_worker_costs_one_attempt, a_unique_key_is_one_job_and_is_pulled_forward,
+    enqueued_work_wakes_a_waiter, finished_jobs_are_pruned, halted_events_wait_and_go_on_in_order,
+    jobs_of_a_lane_run_one_by_one_in_order, tenants_take_turns, the_oldest_due_job_is_told,
+    the_state_of_an_event_follows_its_job, two_claims_never_hold_the_same_job,
 };
 pub use keys::{
     a_master_key_is_retired_when_nothing_needs_it, data_keys_left_are_walked_in_order,
@@ -106,9 +108,16 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         events_are_listed_newest_first,
         a_replayed_event_gets_a_fresh_job,
         dead_events_are_counted_by_connection,
+        dead_events_are_counted_by_cause,
+        events_are_replayed_by_filter,
+        the_inbox_is_pruned_to_its_bytes,
         only_finished_events_are_pruned,
         what_is_heard_is_noted_by_type,
         a_claim_gives_the_most_urgent_due_jobs,
+        tenants_take_turns,
+        a_group_without_room_holds_up_no_other,
+        a_crowd_enters_the_line_in_steps,
+        halted_events_wait_and_go_on_in_order,
         the_oldest_due_job_is_told,
         a_live_job_is_read_by_its_key,
         a_lost_worker_costs_one_attempt,

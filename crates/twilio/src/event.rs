@@ -10,6 +10,10 @@ use crate::sid::{CallSid, MessageSid, RecordingSid, ServiceSid};
 use crate::status::MessageStatus;
 use crate::webhook::MESSAGE_RECEIVED;
 
+mod typed;
+
+pub use typed::{CallProgressed, MessageReceived, OptedOut, RecordingProgressed};
+
 /// The most media of one inbound message that are read (Twilio's own limit is ten).
 const MEDIA_MAX: usize = 100;
 

@@ -9,9 +9,20 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, EndpointId, EventId};
+use crate::webhook::Event;
 
 /// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
 pub const EVENT_ATTEMPTS_MAX: u32 = 20;
+
+/// What an event's row with its job and their places in the indexes is counted as in [`Inbox::inbox_bytes`], besides
+/// its bodies: what was measured of small events, rounded up.
+pub const EVENT_BYTES: u64 = 768;
+
+/// How many causes of dead letters are counted apart; what comes beyond them counts as [`OTHER_CAUSES`].
+pub const CAUSES_MAX: usize = 500;
+
+/// The reason under which dead letters count whose cause found no room of its own; without provider and kind.
+pub const OTHER_CAUSES: &str = "other causes";
 
 /// Identifies a stored event (not the provider's id).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -96,7 +107,7 @@ pub struct StoredEvent {
     /// The provider.
     pub provider: String,
     /// The event.
-    pub event: crate::webhook::Event,
+    pub event: Event,
     /// When it arrived.
     pub received_at: Timestamp,
     /// Its state.
@@ -121,6 +132,84 @@ pub struct Heard {
     pub found_to: Option<Timestamp>,
 }
 
+/// Whose events are not handled for now. They are accepted and kept all the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: stores decide on each")]
+pub enum Halt {
+    /// Everybody's.
+    All,
+    /// A provider's.
+    Provider(String),
+    /// A connection's.
+    Connection(ConnectionId),
+}
+
+/// Dead events with one cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct DeadLetters {
+    /// The provider.
+    pub provider: String,
+    /// The provider's type.
+    pub kind: String,
+    /// Why they are dead.
+    pub reason: String,
+    /// How many there are.
+    pub events: u64,
+    /// When the first of them died; of those replayed since too.
+    pub first_at: Timestamp,
+    /// When the last one died.
+    pub last_at: Timestamp,
+}
+
+/// Which events to replay: those that meet all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct ReplayFilter {
+    /// Their state: [`EventState::Dead`] or [`EventState::Done`]; both without it.
+    pub state: Option<EventState>,
+    /// The provider.
+    pub provider: Option<String>,
+    /// The connection.
+    pub connection: Option<ConnectionId>,
+    /// The provider's type.
+    pub kind: Option<String>,
+    /// Why they are dead, or were last retried.
+    pub reason: Option<String>,
+    /// Received at or after this moment.
+    pub from: Option<Timestamp>,
+    /// Received before this moment.
+    pub to: Option<Timestamp>,
+}
+
+impl ReplayFilter {
+    /// Tells whether an event may be replayed and meets the filter.
+    #[must_use]
+    pub fn meets(&self, event: &StoredEvent) -> bool {
+        let same = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        matches!(event.state, EventState::Dead | EventState::Done)
+            && self.state.is_none_or(|state| state == event.state)
+            && same(&self.provider, &event.provider)
+            && same(&self.kind, &event.event.kind)
+            && self.connection.as_ref().is_none_or(|wanted| *wanted == event.connection)
+            && self.reason.as_ref().is_none_or(|wanted| event.reason.as_ref() == Some(wanted))
+            && self.from.is_none_or(|from| event.received_at >= from)
+            && self.to.is_none_or(|to| event.received_at < to)
+    }
+}
+
+/// One step of a replay by filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct ReplayStep {
+    /// How many met the filter.
+    pub met: u64,
+    /// The last row looked at; `None` when there is none left.
+    pub next: Option<EventRow>,
+}
+
 /// How seldom [`Heard::heard_at`] is moved on, in milliseconds: a busy endpoint does not pay for it.
 pub const HEARD_EVERY_MS: i64 = 60_000;
 
@@ -136,7 +225,9 @@ pub trait Inbox: Send + Sync {
     /// one entry per delivery and event, in order.
     ///
     /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an
-    /// ordering key, no unique key, priority 0, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    /// ordering key, the provider as its group, the connection as its tenant (it stands in the delivery; the
+    /// connection's tenant would have to be read for every one), no unique key, priority 0, due at `received_at`,
+    /// [`EVENT_ATTEMPTS_MAX`] attempts.
     ///
     /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
     /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or
@@ -145,7 +236,8 @@ pub trait Inbox: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded) when the queue to the writer is full: nothing is stored,
-    /// answer 503. [`ErrorKind::Store`](crate::ErrorKind::Store) when the commit failed: nothing is stored.
+    /// answer 503; also when the disk is nearly full. [`ErrorKind::Store`](crate::ErrorKind::Store) when the commit
+    /// failed: nothing is stored.
     async fn append(&self, deliveries: Vec<NewDelivery>) -> Result<Vec<Vec<Appended>>>;
 
     /// Reads one event.
@@ -168,6 +260,46 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool>;
+
+    /// Replays as [`Inbox::replay`] what meets a filter, of the `looked` rows after `after` that may be replayed,
+    /// lowest first; with `dry_run` it only counts.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn replay_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep>;
+
+    /// Halts events: they are accepted and kept, and their jobs wait, until they are resumed, in every process. What
+    /// is under way goes on to its end. `false` when they were halted already.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool>;
+
+    /// Ends a halt. Events of a lane go on in their order. `false` when there was none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn resume(&self, halt: Halt) -> Result<bool>;
+
+    /// Lists up to `limit` halts in order, with when they began.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn halts(&self, limit: u32) -> Result<Vec<(Halt, Timestamp)>>;
+
+    /// Counts dead events by cause, up to `limit` causes, those with the most events first, then in order of provider,
+    /// type and reason. Kept as counters, no more than [`CAUSES_MAX`] and one of all others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetters>>;
 
     /// Counts events per state. Kept as counters: costs the same for any number of events.
     ///
@@ -198,4 +330,18 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Tells how many bytes the inbox keeps: bodies, payloads of their own, headers (as JSON) and [`EVENT_BYTES`] for
+    /// each event. Kept as a counter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn inbox_bytes(&self) -> Result<u64>;
+
+    /// Removes up to `limit` handled and ignored events as [`Inbox::prune_events`], those received first before others,
+    /// as long as the inbox keeps more than `bytes_max`. Returns how many went.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64>;
 }

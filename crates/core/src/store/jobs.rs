@@ -1,12 +1,13 @@
 //! The one table of all work: claimed with a lease and a fencing number, settled with everything that must happen if
 //! and only if the settling happens.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, EventRow, Merge, MergeCounts, RunMode, StreamKey};
+use super::{Effect, EventRow, Merge, MergeCounts, ReplayFilter, RunMode, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{RecordId, TenantId};
@@ -14,6 +15,10 @@ use crate::sync::watch::Watch;
 
 /// Why a job is dead whose last attempt's worker never came back.
 pub const WORKER_LOST: &str = "the worker was lost in the last attempt";
+
+/// How many jobs a claim lets into line at most, each of those that became due and of those whose connection was
+/// resumed: bounds how long it takes.
+pub const LINED_UP_MAX: u32 = 1_000;
 
 /// Identifies a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -70,6 +75,15 @@ pub enum Work {
         /// The stream.
         key: StreamKey,
     },
+    /// Replays events by filter, step by step.
+    Replay {
+        /// Which events.
+        filter: ReplayFilter,
+        /// The last row looked at.
+        after: EventRow,
+        /// How many were replayed so far.
+        replayed: u64,
+    },
 }
 
 /// A job to add.
@@ -87,7 +101,7 @@ pub struct NewJob {
     pub tenant: Option<TenantId>,
     /// While a job with this key is waiting or running, another is not added.
     pub unique: Option<String>,
-    /// Higher goes first.
+    /// Higher goes first: however many there are, none of a lower one is claimed before it.
     pub priority: i32,
     /// Not before this moment.
     pub run_at: Timestamp,
@@ -117,12 +131,45 @@ pub struct Claimed {
     pub attempts_max: u32,
     /// What to do.
     pub work: Work,
+    /// The group it counts in.
+    pub group: Option<String>,
     /// Until when it is held.
     pub until: Timestamp,
 }
 
+/// How many jobs of each group a claim may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Room {
+    /// Of a group that is not named.
+    pub each: u32,
+    /// Of those that are.
+    pub of: BTreeMap<String, u32>,
+    /// Of the jobs that have no group.
+    pub others: u32,
+}
+
+impl Default for Room {
+    /// Room for all there are.
+    fn default() -> Self {
+        Self { each: u32::MAX, of: BTreeMap::new(), others: u32::MAX }
+    }
+}
+
+impl Room {
+    /// Returns how many jobs of a group may be taken; the empty name stands for no group.
+    #[must_use]
+    pub fn of(&self, group: &str) -> u32 {
+        match self.of.get(group) {
+            Some(room) => *room,
+            None if group.is_empty() => self.others,
+            None => self.each,
+        }
+    }
+}
+
 /// What to claim.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Claim {
     /// The present moment.
@@ -133,6 +180,8 @@ pub struct Claim {
     pub max: u32,
     /// Which kinds of work.
     pub queue: Queue,
+    /// How many of each group.
+    pub room: Room,
 }
 
 /// Which kinds of work a claim takes. They are claimed apart, so that a long run or a slow receiver holds up nobody else.
@@ -177,6 +226,7 @@ impl Work {
             | Self::Watch { .. }
             | Self::Retention
             | Self::Chore { .. }
+            | Self::Replay { .. }
             | Self::Reschedule { .. } => Queue::Background,
         }
     }
@@ -242,20 +292,39 @@ pub enum Settled {
 #[async_trait]
 pub trait Jobs: Send + Sync {
     /// Adds jobs. A unique key already waiting or running gives the existing job; a waiting one is pulled forward to
-    /// the earlier of the two moments. (Unique keys and lanes are shared by all queues.)
+    /// the earlier of the two moments. (Unique keys and lanes are shared by all queues.) A job stands in line from
+    /// the claim on that finds it due; see [`Jobs::claim`].
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>>;
 
-    /// Claims jobs that are due (`run_at <= now`): ready ones and those whose lease ran out (`until <= now`); by
-    /// priority (highest first), then due time, then number.
+    /// Claims jobs that stand in line and those whose lease ran out (`until <= now`): by priority (highest first),
+    /// then turn, then number, no more of a group than there is room for.
     ///
-    /// - A lane is blocked while one of its jobs is held, and by a job of it with a lower number that is due or that
-    ///   waits for another attempt. A job never tried that waits for a later moment (a schedule) blocks nothing. A
-    ///   claim takes at most one job of a lane.
+    /// - **Turns.** Whoever enters the line gets the turn `max(passed, last) + 1`: `passed` is the highest turn claimed
+    ///   so far of its queue and priority, `last` the turn given last to its tenant in its group, queue and priority.
+    ///   (One without a tenant shares its turns with all such of the group.) So a tenant with a hundred times the work
+    ///   delays nobody else's by more than one of its jobs per turn, and rest gives no credit. A turn is kept until the
+    ///   job enters the line again.
+    /// - **Into line** comes an event's job when it is appended or replayed; one that follows a settlement or waits for
+    ///   another attempt at once if it is due at that moment; any other job by the claim that finds it due
+    ///   (`run_at <= now`): at most [`LINED_UP_MAX`] a claim, by due time, then number. Who stands in line stays there,
+    ///   also when the clock is set back. A job given back has its old turn. A claim with `max` 0 moves nobody.
+    /// - **Lanes.** A lane is blocked while one of its jobs is held, and by a job of it with a lower number that stands
+    ///   in line, is due, or waits for another attempt. A job never tried that waits for a later moment (a schedule)
+    ///   blocks nothing. A claim takes at most one job of a lane. One whose lane is certain to be blocked when it is
+    ///   added (the lowest job of the lane waits for another attempt or is due no later) waits outside the line; when
+    ///   a job of the lane ends, the then lowest and those due before it enter the line if due.
+    /// - **Halts** ([`Inbox::halt`](super::Inbox::halt)). While all events are halted none is claimed, and of a halted
+    ///   provider none of the group of its name. A job of a halted connection's event that a claim comes by leaves the
+    ///   line, at most [`LINED_UP_MAX`] a claim, and no attempt is counted; once the connection is resumed claims let
+    ///   them in again, by connection, then number.
     /// - A job whose attempts are used up when its lease runs out becomes dead instead, all of them in the queue,
     ///   whatever `max` says, and before anything is claimed: [`Jobs::settle`] says what follows.
+    ///
+    /// Several processes on one store know each other's `passed`, and each other's `last` for what was appended.
+    ///
     /// - The attempt counts from the claim on; `fence` grows by one with every claim, from 1; `until` is
     ///   `now + hold`.
     ///
@@ -296,7 +365,8 @@ pub trait Jobs: Send + Sync {
     async fn job_counts(&self) -> Result<JobCounts>;
 
     /// Tells since when the waiting job of a queue has been due that has waited longest; `None` when none is due at
-    /// `now`. A job that waits behind another of its lane may be left out. Costs the same for any number of jobs.
+    /// `now`. Looked at are the first in line of each group and priority and the earliest of those that wait for their
+    /// moment, so that it costs the same for any number of jobs.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

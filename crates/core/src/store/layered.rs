@@ -63,10 +63,17 @@ delegate!(Inbox {
     fn event(row: EventRow) -> Option<StoredEvent>;
     fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
     fn replay(row: EventRow, now: Timestamp) -> bool;
+    fn replay_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;
+    fn halt(halt: Halt, now: Timestamp) -> bool;
+    fn resume(halt: Halt) -> bool;
+    fn halts(limit: u32) -> Vec<(Halt, Timestamp)>;
+    fn dead_letters(limit: u32) -> Vec<DeadLetters>;
     fn event_counts() -> BTreeMap<EventState, u64>;
     fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
     fn heard(endpoint: EndpointId) -> Vec<Heard>;
     fn prune_events(before: Timestamp, limit: u32) -> u64;
+    fn inbox_bytes() -> u64;
+    fn prune_inbox(bytes_max: u64, limit: u32) -> u64;
 });
 delegate!(Jobs {
     fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;

@@ -3,7 +3,7 @@
 //! It is the store of tests and of products that keep nothing. Effects are not executed: it keeps the committed ones
 //! ([`MemoryStore::effects`]), and a test may let one fail ([`MemoryStore::fail_effects`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,9 +14,10 @@ use tokio::sync::Notify;
 
 use super::{
     Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections,
-    Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease,
-    LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, Run, RunEnd,
-    RunMode, SealedCredential, Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus, counts_as_error,
+    DeadLetters, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd,
+    JobId, Jobs, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record,
+    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store, StoredEvent,
+    StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -73,6 +74,7 @@ struct Model {
     pauses: PausesModel,
     schedules: SchedulesModel,
     destinations: DestinationsModel,
+    halts: BTreeMap<Halt, Timestamp>,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;
@@ -147,9 +149,10 @@ impl Model {
         deliveries
             .into_iter()
             .map(|delivery| {
+                let now = delivery.received_at;
                 let (appended, jobs) = self.inbox.append(delivery);
                 for job in jobs {
-                    self.jobs.enqueue(job);
+                    self.jobs.enqueue(job, Some(now));
                 }
                 appended
             })
@@ -160,7 +163,7 @@ impl Model {
     fn follow(&mut self, ended: Vec<jobs::Followed>, now: Timestamp) {
         for one in ended {
             match one {
-                jobs::Followed::Event { row, state, reason } => self.inbox.set_state(row, state, reason),
+                jobs::Followed::Event { row, state, reason } => self.inbox.set_state(row, state, reason, now),
                 jobs::Followed::DeadSync { key, mode, reason } => self.records.fail_run(&key, mode, reason, now),
             }
         }
@@ -185,9 +188,24 @@ impl Model {
         let ended = self.jobs.end(lease, end, now);
         self.follow(ended.into_iter().collect(), now);
         for job in follow {
-            self.jobs.enqueue(job);
+            self.jobs.enqueue(job, Some(now));
         }
         Settled::Committed(counts)
+    }
+
+    fn claim(&mut self, claim: &Claim) -> Vec<Claimed> {
+        let halts: BTreeSet<Halt> = self.halts.keys().cloned().collect();
+        let Self { inbox, jobs, .. } = self;
+        let (claimed, dead) = jobs.claim(claim, &halts, |row| inbox.connection(row));
+        self.follow(dead, claim.now);
+        claimed
+    }
+
+    fn replay(&mut self, row: EventRow, now: Timestamp) -> bool {
+        let Some(job) = self.inbox.replay(row, now) else { return false };
+        self.jobs.seen_to(row);
+        self.jobs.enqueue(job, Some(now));
+        true
     }
 }
 
@@ -213,16 +231,51 @@ impl Inbox for MemoryStore {
     }
 
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {
-        let job = {
+        let replayed = self.lock().replay(row, now);
+        self.wake(Queue::Events).notify_one();
+        Ok(replayed)
+    }
+
+    async fn replay_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let step = {
             let mut model = self.lock();
-            let job = model.inbox.replay(row, now);
-            job.map(|job| {
-                model.jobs.seen_to(row);
-                model.jobs.enqueue(job)
-            })
+            let (rows, next) = model.inbox.replayable(&filter, after, looked);
+            let met = rows.len() as u64;
+            for row in rows.into_iter().filter(|_| !dry_run) {
+                model.replay(row, now);
+            }
+            ReplayStep { met, next }
         };
         self.wake(Queue::Events).notify_one();
-        Ok(job.is_some())
+        Ok(step)
+    }
+
+    async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {
+        let mut model = self.lock();
+        let new = !model.halts.contains_key(&halt);
+        model.halts.entry(halt).or_insert(now);
+        Ok(new)
+    }
+
+    async fn resume(&self, halt: Halt) -> Result<bool> {
+        let ended = self.lock().halts.remove(&halt).is_some();
+        self.wake(Queue::Events).notify_one();
+        Ok(ended)
+    }
+
+    async fn halts(&self, limit: u32) -> Result<Vec<(Halt, Timestamp)>> {
+        Ok(self.lock().halts.iter().take(limit as usize).map(|(halt, at)| (halt.clone(), *at)).collect())
+    }
+
+    async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetters>> {
+        Ok(self.lock().inbox.dead_letters(limit))
     }
 
     async fn event_counts(&self) -> Result<BTreeMap<EventState, u64>> {
@@ -240,6 +293,14 @@ impl Inbox for MemoryStore {
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
         Ok(self.lock().inbox.prune(before, limit))
     }
+
+    async fn inbox_bytes(&self) -> Result<u64> {
+        Ok(self.lock().inbox.bytes())
+    }
+
+    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
+        Ok(self.lock().inbox.prune_to(bytes_max, limit))
+    }
 }
 
 #[async_trait]
@@ -247,17 +308,14 @@ impl Jobs for MemoryStore {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
         let ids = {
             let mut model = self.lock();
-            jobs.into_iter().map(|job| model.jobs.enqueue(job)).collect()
+            jobs.into_iter().map(|job| model.jobs.enqueue(job, None)).collect()
         };
         self.wake_all();
         Ok(ids)
     }
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
-        let mut model = self.lock();
-        let (claimed, dead) = model.jobs.claim(claim);
-        model.follow(dead, claim.now);
-        Ok(claimed)
+        Ok(self.lock().claim(&claim))
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
@@ -281,7 +339,7 @@ impl Jobs for MemoryStore {
 
     async fn live_jobs(&self, unique: Vec<String>) -> Result<Vec<Option<LiveJob>>> {
         let model = self.lock();
-        Ok(unique.iter().map(|key| model.jobs.live(key)).collect())
+        Ok(unique.iter().map(|key| model.jobs.live_of(key)).collect())
     }
 
     async fn job_counts(&self) -> Result<JobCounts> {
@@ -361,7 +419,7 @@ impl Records for MemoryStore {
             let ended = model.jobs.end(lease, JobEnd::Done, now);
             model.follow(ended.into_iter().collect(), now);
             for job in follow {
-                model.jobs.enqueue(job);
+                model.jobs.enqueue(job, Some(now));
             }
             run
         };

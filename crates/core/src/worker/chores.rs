@@ -29,6 +29,8 @@ const LOOK_NOW: &str = "schedules-now";
 
 /// Time from one removal of old rows to the next.
 const RETENTION_EVERY: Duration = Duration::from_secs(3_600);
+/// The same where the inbox's bytes are bounded: what comes meanwhile is beyond the bound.
+const BYTES_EVERY: Duration = Duration::from_secs(60);
 /// Time from one rolling up to the next.
 const ROLL_UP_EVERY: Duration = Duration::from_secs(3_600);
 /// How long hours of calls are told apart: longer than any window of a rate.
@@ -152,10 +154,14 @@ impl Inner {
     }
 
     pub(super) fn retention_job(&self) -> NewJob {
-        let at = self.clock.now().plus(RETENTION_EVERY);
+        let at = self.clock.now().plus(self.retention_every());
         let unique = Some(RETENTION.to_owned());
         // Rows that are too old hurt nobody: every sync goes first.
         NewJob { work: Work::Retention, unique, priority: -1, ..self.chore_job(RETENTION, None, at) }
+    }
+
+    fn retention_every(&self) -> Duration {
+        self.settings.inbox_bytes_max.map_or(RETENTION_EVERY, |_| BYTES_EVERY)
     }
 
     fn next_chore(&self, name: &str, schedule: &Schedule) -> NewJob {
@@ -263,7 +269,7 @@ impl Inner {
 
     /// Reads how the chores stand.
     pub(super) async fn chore_statuses(&self) -> Result<Vec<ChoreStatus>> {
-        let retention = (RETENTION, Schedule::every(RETENTION_EVERY));
+        let retention = (RETENTION, Schedule::every(self.retention_every()));
         let chores: Vec<_> = self.schedules_of_chores().chain([retention]).collect();
         let key = |name: &str| if name == RETENTION { RETENTION.to_owned() } else { unique(name) };
         let live = self.store.live_jobs(chores.iter().map(|(name, _)| key(name)).collect()).await?;

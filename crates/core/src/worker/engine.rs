@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::error::{Error, Result};
 use crate::id::RecordId;
-use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Settled, Settlement, StreamKey};
+use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey};
 use crate::sync::driver::FETCH_ROUNDS_MAX;
 
 use super::Inner;
@@ -45,6 +45,7 @@ enum Step {
 struct Held {
     lease: Lease,
     attempt: Attempt,
+    group: Option<String>,
     abort: AbortHandle,
     rounds: u32,
 }
@@ -199,8 +200,23 @@ impl<'a> Engine<'a> {
         self.claiming = true;
         let (worker, queue) = (self.worker, self.queue);
         let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
-        let claim = Claim { now: worker.clock.now(), hold: worker.settings.hold, max, queue };
+        let claim = Claim { now: worker.clock.now(), hold: worker.settings.hold, max, queue, room: self.room() };
         self.steps.push(async move { Step::Claimed(max, worker.store.claim(claim).await) }.boxed());
+    }
+
+    /// Returns how many more of each group may be under way.
+    fn room(&self) -> Room {
+        let settings = &self.worker.settings;
+        let mut of = settings.group_overrides.clone();
+        for group in self.held.values().filter_map(|held| held.group.as_ref()) {
+            let room = of.entry(group.clone()).or_insert_with(|| settings.concurrency_of(group));
+            *room = room.saturating_sub(1);
+        }
+        Room {
+            each: settings.group_concurrency.unwrap_or_else(|| settings.concurrency.div_ceil(2)),
+            of,
+            others: u32::MAX,
+        }
     }
 
     fn begin_settle(&mut self) {
@@ -275,7 +291,7 @@ impl<'a> Engine<'a> {
                 // Claimed while the stop came: not started, so given back.
                 let (abort, _) = AbortHandle::new_pair();
                 let attempt = self.worker.attempt(&one);
-                let held = Held { lease: one.lease, attempt, abort, rounds: 0 };
+                let held = Held { lease: one.lease, attempt, group: one.group, abort, rounds: 0 };
                 self.held.insert(one.lease.job, held);
                 self.ready.push(self.worker.settlement(one.lease, JobEnd::Release));
             } else {
@@ -286,14 +302,21 @@ impl<'a> Engine<'a> {
 
     fn start(&mut self, claimed: Claimed) {
         let (worker, stop) = (self.worker, self.stop.clone());
-        let (lease, attempt) = (claimed.lease, worker.attempt(&claimed));
-        self.hold(lease, attempt, 0, async move { worker.work(claimed, attempt, stop).await }.boxed());
+        let (lease, attempt, group) = (claimed.lease, worker.attempt(&claimed), claimed.group.clone());
+        self.hold(lease, attempt, group, 0, async move { worker.work(claimed, attempt, stop).await }.boxed());
     }
 
     /// Puts a job's future into the set, so that it can be aborted by its job.
-    fn hold(&mut self, lease: Lease, attempt: Attempt, rounds: u32, job: BoxFuture<'a, Prepared>) {
+    fn hold(
+        &mut self,
+        lease: Lease,
+        attempt: Attempt,
+        group: Option<String>,
+        rounds: u32,
+        job: BoxFuture<'a, Prepared>,
+    ) {
         let (abort, registration) = AbortHandle::new_pair();
-        self.held.insert(lease.job, Held { lease, attempt, abort, rounds });
+        self.held.insert(lease.job, Held { lease, attempt, group, abort, rounds });
         let worker = self.worker;
         let job = Abortable::new(AssertUnwindSafe(job).catch_unwind(), registration).map(move |prepared| {
             let prepared = match prepared {
@@ -348,7 +371,7 @@ impl<'a> Engine<'a> {
     fn resolve(&mut self, settlement: Settlement, ids: Vec<(StreamKey, RecordId)>) {
         let lease = settlement.lease;
         let Some(held) = self.held.get(&lease.job) else { return };
-        let (attempt, rounds) = (held.attempt, held.rounds + 1);
+        let (attempt, group, rounds) = (held.attempt, held.group.clone(), held.rounds + 1);
         if rounds > FETCH_ROUNDS_MAX {
             let reason = "its records kept changing while they were fetched".to_owned();
             self.ready.push(self.worker.retry(lease, attempt, None, reason));
@@ -356,7 +379,7 @@ impl<'a> Engine<'a> {
         }
         let worker = self.worker;
         let fetch = async move { Prepared::Settle(Box::new(worker.resolve(settlement, attempt, ids).await)) };
-        self.hold(lease, attempt, rounds, fetch.boxed());
+        self.hold(lease, attempt, group, rounds, fetch.boxed());
     }
 
     fn take_extended(&mut self, leases: &[Lease], kept: Result<Vec<bool>>) {

@@ -84,6 +84,7 @@ pub struct Context {
     pub(super) attempt: u32,
     pub(super) key: String,
     pub(super) effects: Vec<Effect>,
+    pub(super) preview: bool,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) site: Site,
 }
@@ -116,6 +117,13 @@ impl Context {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    /// Tells whether this is a preview: effects are shown and not written, calls through [`Context::transport`] are
+    /// refused, and what else the handler does outside should be left out.
+    #[must_use]
+    pub fn is_preview(&self) -> bool {
+        self.preview
     }
 
     /// Returns the pipeline to the event's provider.

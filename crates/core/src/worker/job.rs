@@ -1,6 +1,7 @@
 //! What one job does, up to its settlement: an event through streams and handlers, a sync, the removal of old rows.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -15,9 +16,11 @@ use crate::store::{
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
+use crate::transport::Transport;
 
 use super::chores::RETENTION;
-use super::schedule::{When, stream_key};
+use super::replaying::ReplayProgress;
+use super::schedule::{When, owned, owned_one, stream_key};
 use super::{Context, Handled, Inner, Plugged};
 
 /// Rows removed in one commit.
@@ -46,7 +49,7 @@ pub(super) struct Attempt {
 pub(super) struct Place<'a> {
     pub(super) connection: Connection,
     pub(super) plugged: &'a Plugged,
-    source: Option<&'a dyn Source>,
+    pub(super) source: Option<&'a dyn Source>,
     pub(super) site: Site,
 }
 
@@ -65,7 +68,7 @@ impl From<Error> for Stop {
 }
 
 /// The phrase of an error that is kept with a job: what we say, without the provider's own text.
-fn phrase(error: &Error) -> String {
+pub(super) fn phrase(error: &Error) -> String {
     match error.operation() {
         Some(operation) => format!("{operation}: {} ({})", error.message(), error.kind().as_str()),
         None => format!("{} ({})", error.message(), error.kind().as_str()),
@@ -83,6 +86,9 @@ impl Inner {
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
             Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
+            Work::Replay { filter, after, replayed } => {
+                self.replay(filter, ReplayProgress { after, replayed }, &stop).await
+            }
             Work::Chore { name, at } => self.chore(&name, at, &stop).await,
             Work::Reschedule { key } => self.reschedule(&key).await,
         };
@@ -116,6 +122,7 @@ impl Inner {
             | Work::Watch { .. }
             | Work::Retention
             | Work::Chore { .. }
+            | Work::Replay { .. }
             | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
         };
         Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
@@ -167,19 +174,12 @@ impl Inner {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
         let place = self.place(&event.connection).await?;
-        let merges = match place.source {
-            Some(source) if source.concerns(&event.event.kind) => {
-                let changes = source
-                    .apply(&event.event)
-                    .map_err(|error| Stop::Dead(format!("the event cannot be read: {}", phrase(&error))))?;
-                by_stream(&event.connection, changes)
-            }
-            Some(_) | None => Vec::new(),
-        };
-        let effects = self.handlers(&event, &place, attempt).await?;
+        let merges = place.changes_of(&event)?;
+        let effects = self.handlers(&event, &place, attempt, None).await?;
         self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
-        let mut follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
+        let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
+        let mut follow = owned(follow, &place.connection);
         follow.extend(self.forwards(&event, &place).await?);
         Ok(Finish::Done { effects, merges, follow })
     }
@@ -216,13 +216,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Calls every handler that wants the event, in order; the first that does not finish decides.
-    async fn handlers(&self, event: &StoredEvent, place: &Place<'_>, attempt: u32) -> Result<Vec<Effect>, Stop> {
+    /// Calls every handler that wants the event, in order; the first that does not finish decides. For a preview their
+    /// calls go elsewhere.
+    pub(super) async fn handlers(
+        &self,
+        event: &StoredEvent,
+        place: &Place<'_>,
+        attempt: u32,
+        preview: Option<Arc<dyn Transport>>,
+    ) -> Result<Vec<Effect>, Stop> {
         let mut context = Context {
             attempt,
             key: format!("{}/{}/{}", event.provider, event.endpoint, event.event.id),
             effects: Vec::new(),
-            transport: place.plugged.transport.clone(),
+            preview: preview.is_some(),
+            transport: preview.unwrap_or_else(|| place.plugged.transport.clone()),
             site: place.site.clone(),
         };
         let provider = place.connection.provider.as_str();
@@ -324,12 +332,13 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                return Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))]));
+                let next = self.sync_job(key, mode, pace.next(mode));
+                return Ok(Finish::followed_by(owned([next], &place.connection)));
             }
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
         if let Some(next) = self.left_out(&pace, lease, mode).await? {
-            return Ok(next);
+            return Ok(Finish::followed_by(owned([next], &place.connection)));
         }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
@@ -345,6 +354,10 @@ impl Inner {
                 vec![self.sync_job(key, RunMode::Full, When::Now)]
             }
         };
+        let connection = &place.connection;
+        let (next, resync, again) = (owned(next, connection), owned(resync, connection), owned_one(again, connection));
+        let incremental = self.sync_job(key, RunMode::Incremental, pace.next(RunMode::Incremental));
+        let incremental = Some(owned_one(incremental, connection));
         let meters = self.metrics.run(provider, key.stream.as_str());
         let task = Task {
             lease,
@@ -355,7 +368,7 @@ impl Inner {
             endpoint: (self.endpoint_of)(&place.connection),
             wants: &|kind| self.wants(provider, kind),
             next,
-            incremental: Some(self.sync_job(key, RunMode::Incremental, pace.next(RunMode::Incremental))),
+            incremental,
             resync,
             again,
             allow_mass_delete,
@@ -392,6 +405,9 @@ impl Inner {
         let before = self.clock.now().minus(self.settings.retention);
         let all = u64::from(PRUNED_AT_ONCE);
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        if let Some(most) = self.settings.inbox_bytes_max {
+            while self.store.prune_inbox(most, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        }
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         let gone = self.clock.now().minus(self.settings.feed_horizon.max(FEED_HORIZON_MIN));
@@ -422,7 +438,7 @@ impl Finish {
 }
 
 /// Groups an event's changes by stream, in order.
-fn by_stream(connection: &ConnectionId, changes: Vec<Change>) -> Vec<Merge> {
+pub(super) fn by_stream(connection: &ConnectionId, changes: Vec<Change>) -> Vec<Merge> {
     let mut merges: Vec<Merge> = Vec::new();
     for change in changes {
         let key = stream_key(connection, change.stream.as_str());

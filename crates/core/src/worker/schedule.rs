@@ -327,7 +327,7 @@ impl Inner {
     }
 
     /// Returns what takes the place of a scheduled run that was missed and is to be left out: the next one.
-    pub(super) async fn left_out(&self, pace: &Pace, lease: Lease, mode: RunMode) -> Result<Option<Finish>, Stop> {
+    pub(super) async fn left_out(&self, pace: &Pace, lease: Lease, mode: RunMode) -> Result<Option<NewJob>, Stop> {
         let schedule = &pace.timing(mode).schedule;
         if schedule.catch_up == schedule::CatchUp::Once {
             return Ok(None);
@@ -338,7 +338,7 @@ impl Inner {
             return Ok(None);
         }
         tracing::info!(connection = %pace.key.connection, stream = %pace.key.stream, "a run that was missed is left out");
-        Ok(Some(Finish::followed_by(vec![self.sync_job(&pace.key, mode, pace.next(mode))])))
+        Ok(Some(self.sync_job(&pace.key, mode, pace.next(mode))))
     }
 
     /// Pulls the next run of a stream forward to its plain interval, if it had grown and this run found a change.
@@ -419,7 +419,7 @@ impl Inner {
                 unique: None,
                 ..self.sync_job(&key, mode, When::Now)
             };
-            self.store.enqueue(vec![job]).await?;
+            self.store.enqueue(vec![owned_one(job, connection)]).await?;
         }
         Ok(())
     }
@@ -467,8 +467,9 @@ impl Inner {
             let Connection { provider, state, .. } = &row.connection;
             let source = self.providers.get(provider.as_str()).and_then(|plugged| plugged.provider.source());
             let (Some(source), false) = (source, *state == ConnectionState::Disconnected) else { continue };
-            jobs.extend(self.connection_jobs(source, row, false));
-            jobs.extend(self.watch_jobs(&row.connection, false).await?);
+            let mut due = self.connection_jobs(source, row, false);
+            due.extend(self.watch_jobs(&row.connection, false).await?);
+            jobs.extend(owned(due, &row.connection));
         }
         let keys = jobs.iter().filter_map(|job| job.unique.clone()).collect();
         let live = self.store.live_jobs(keys).await?;
@@ -509,6 +510,16 @@ fn unique(key: &StreamKey, mode: RunMode) -> String {
         RunMode::Incremental => "incremental",
     };
     format!("sync/{name}/{}/{}", key.connection, key.stream)
+}
+
+/// Names the group and tenant of a connection's jobs: they share the provider's cap and take the tenant's turns.
+pub(super) fn owned(jobs: impl IntoIterator<Item = NewJob>, connection: &Connection) -> Vec<NewJob> {
+    jobs.into_iter().map(|job| owned_one(job, connection)).collect()
+}
+
+/// The same for one job.
+pub(super) fn owned_one(job: NewJob, connection: &Connection) -> NewJob {
+    NewJob { group: Some(connection.provider.clone()), tenant: Some(connection.tenant.clone()), ..job }
 }
 
 pub(super) fn stream_key(connection: &ConnectionId, stream: &str) -> StreamKey {

@@ -17,7 +17,7 @@ use crate::webhook::hmac::to_lower_hex;
 
 use super::Inner;
 use super::job::{Finish, Place, Stop};
-use super::schedule::{SYNC_ATTEMPTS_MAX, When, phase, stream_key};
+use super::schedule::{SYNC_ATTEMPTS_MAX, When, owned, phase, stream_key};
 
 /// The soonest renewal, for a provider that opens channels already over.
 const RENEWAL_WAIT_MIN: Duration = Duration::from_secs(60);
@@ -115,7 +115,7 @@ impl Inner {
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
                 let at = self.clock.now().plus(self.settings.incremental_every);
-                return Ok(Finish::followed_by(vec![self.watch_job(key, open, at)]));
+                return Ok(Finish::followed_by(owned([self.watch_job(key, open, at)], &place.connection)));
             }
             // Its credential is gone: nobody can end the channel before the provider does.
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
@@ -151,7 +151,7 @@ impl Inner {
         }
         let at = renewal(&next, watched.spec, asked_at, phase(&key.connection));
         follow.push(self.watch_job(key, Some(next), at));
-        Ok(Finish::followed_by(follow))
+        Ok(Finish::followed_by(owned(follow, &place.connection)))
     }
 
     async fn ask(&self, place: &Place<'_>, watched: &Watched<'_>) -> Result<Watch> {

@@ -59,7 +59,7 @@ pub(super) async fn existing_store(path: &Path) -> Result<SqliteStore, Failure> 
              then try again"
         )));
     }
-    open_store(path.to_owned()).await
+    open_store(path.to_owned(), palisade_store::FREE_BYTES_MIN).await
 }
 
 pub(super) fn store_failure(error: &Error) -> Failure {

@@ -247,8 +247,9 @@ pub(super) fn cannot_listen(address: SocketAddr, key: &str, error: &std::io::Err
 }
 
 /// Opens the store on a thread that may block.
-pub(super) async fn open_store(path: PathBuf) -> Result<SqliteStore, Failure> {
-    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(SqliteConfig::at(path))).await;
+pub(super) async fn open_store(path: PathBuf, free_bytes_min: u64) -> Result<SqliteStore, Failure> {
+    let config = SqliteConfig { free_bytes_min, ..SqliteConfig::at(path) };
+    let opened = tokio::task::spawn_blocking(move || SqliteStore::open(config)).await;
     match opened {
         Ok(Ok(store)) => Ok(store),
         Ok(Err(error)) => Err(Failure::machine(format!("the database: {}", error.message()))),
@@ -262,7 +263,7 @@ async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -
         .await
         .map_err(|error| cannot_listen(server.listen, "server.listen", &error))?;
     let address = listener.local_addr().map_err(|error| cannot_listen(server.listen, "server.listen", &error))?;
-    let store = open_store(folder.join(&config.store.path)).await?;
+    let store = open_store(folder.join(&config.store.path), config.store.free_bytes_min).await?;
     let hub = match assemble(config, secrets, &store) {
         Ok(hub) => hub,
         Err(failure) => {
@@ -464,6 +465,7 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
         background_workers: config.workers.background,
         worker: WorkerSettings {
             concurrency: config.workers.concurrency,
+            group_concurrency: config.workers.group_concurrency,
             attempts_max: config.workers.attempts_max,
             handler_timeout: config.workers.handler_timeout,
             full_every: interval(&config.sync.full, WorkerSettings::default().full_every),
@@ -474,6 +476,7 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
             grace: server.shutdown_grace,
             retention: config.store.retention,
             feed_horizon: config.store.feed_horizon,
+            inbox_bytes_max: config.store.inbox_bytes_max,
             ..WorkerSettings::default()
         },
         ..Settings::default()

@@ -174,8 +174,11 @@ fn read_store(mut section: Section<'_, '_>) -> Option<StoreAt> {
     let path = section.path("path").unwrap_or_else(|| PathBuf::from("palisade.db"));
     let retention = section.duration("retention", HOUR..=3_650 * DAY).unwrap_or(30 * DAY);
     let feed_horizon = section.duration("feed_horizon", FEED_HORIZON_MIN..=3_650 * DAY).unwrap_or(30 * DAY);
+    let inbox_bytes_max = section.number("inbox_bytes_max", 1_000_000..=u64::from(u32::MAX) * 1_000);
+    let free_bytes_min = section.number("free_bytes_min", 0..=u64::from(u32::MAX) * 1_000);
     section.finish();
-    Some(StoreAt { path, retention, feed_horizon })
+    let free_bytes_min = free_bytes_min.unwrap_or(palisade_store::FREE_BYTES_MIN);
+    Some(StoreAt { path, retention, feed_horizon, inbox_bytes_max, free_bytes_min })
 }
 
 fn read_vault(mut section: Section<'_, '_>) -> Option<SecretRef> {
@@ -209,10 +212,12 @@ fn read_workers(mut section: Section<'_, '_>) -> Workers {
     let events = count(section.number("events", 1..=64));
     let background = count(section.number("background", 1..=64));
     let concurrency = small(section.number("concurrency", 1..=1_024), 64);
+    let group = section.number("group_concurrency", 1..=1_024);
+    let group_concurrency = group.map(|number| small(Some(number), 1));
     let attempts_max = small(section.number("attempts_max", 1..=u64::from(EVENT_ATTEMPTS_MAX)), EVENT_ATTEMPTS_MAX);
     let handler_timeout = section.duration("handler_timeout", SECOND..=HOUR).unwrap_or(30 * SECOND);
     section.finish();
-    Workers { events, background, concurrency, attempts_max, handler_timeout }
+    Workers { events, background, concurrency, group_concurrency, attempts_max, handler_timeout }
 }
 
 fn read_sync(mut section: Section<'_, '_>) -> Sync {

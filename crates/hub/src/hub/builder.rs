@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
+use futures_util::future::BoxFuture;
 use palisade_core::auth::Audience;
 use palisade_core::auth::connect::{Connector, ReturnTargets};
 use palisade_core::auth::oauth2::{OAuth2Config, OAuth2Flow};
@@ -15,9 +16,9 @@ use palisade_core::clock::SystemClock;
 use palisade_core::forward::{Configured, ForwardSettings, Forwarder};
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
-use palisade_core::store::{Connection, FEED_HORIZON_MIN, Store};
+use palisade_core::store::{Connection, FEED_HORIZON_MIN, Store, StoredEvent};
 use palisade_core::transport::{GuardedTransport, SystemResolver};
-use palisade_core::worker::{Handler, Worker, WorkerBuilder};
+use palisade_core::worker::{Context, Handled, Handler, Typed, Worker, WorkerBuilder, typed};
 use palisade_core::{Clock, Environment, Provider, Random, Result, Transport};
 
 use super::{Access, ConnectionConfig, EndpointConfig, Hub, Settings, Shared, TOKEN_CHARS_MIN, wrong};
@@ -217,6 +218,17 @@ impl HubBuilder {
     pub fn on_provider(mut self, provider: impl Into<String>, kind: impl Into<String>, handler: impl Handler) -> Self {
         self.handlers.push((Some(provider.into()), kind.into(), Arc::new(handler)));
         self
+    }
+
+    /// Registers a handler for one type of event, which it is given as a type of its own:
+    /// `on_typed::<palisade_stripe::event::InvoicePaid>(…)`. See [`palisade_core::worker::typed`] for an event that
+    /// cannot be read.
+    #[must_use]
+    pub fn on_typed<E: Typed>(
+        self,
+        handler: impl for<'a> Fn(E, &'a StoredEvent, &'a mut Context) -> BoxFuture<'a, Handled> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_provider(E::PROVIDER, E::KIND, typed(handler))
     }
 
     /// Sets where the drivers' metrics are counted, to share them with the rest of the product.

@@ -32,8 +32,8 @@ pub(super) const LIMIT_MAX: u32 = 1_000;
 /// The most connections of a list: each is read with its streams and counts.
 const CONNECTIONS_MAX: u32 = 200;
 
-pub(super) type Answer = Result<Response, Problem>;
-pub(super) type Asked<T> = Result<Query<T>, QueryRejection>;
+pub(crate) type Answer = Result<Response, Problem>;
+pub(crate) type Asked<T> = Result<Query<T>, QueryRejection>;
 
 pub(super) fn query<T>(asked: Asked<T>) -> Result<T, Problem> {
     asked.map(|Query(query)| query).map_err(|_| Problem::unreadable_address())
@@ -61,6 +61,7 @@ pub(crate) async fn health(Of(shared): Of<Arc<Shared>>) -> Answer {
         "events": { "pending": counts.pending, "done": counts.done, "ignored": counts.ignored, "dead": counts.dead },
         "jobs": overview.jobs,
         "destinations": destinations,
+        "paused": overview.halts.iter().map(super::inbox::HaltOut::since).collect::<Vec<_>>(),
         "call_log_lost": shared.calls.dropped(),
     })))
 }
@@ -248,7 +249,7 @@ impl<'a> EventOut<'a> {
 
 /// Returns bytes as JSON to embed, if they are JSON. The check walks without recursion, so that no depth of nesting
 /// can hurt.
-pub(super) fn raw(bytes: &Bytes) -> Option<&RawValue> {
+pub(crate) fn raw(bytes: &Bytes) -> Option<&RawValue> {
     serde_json::from_slice(bytes).ok()
 }
 

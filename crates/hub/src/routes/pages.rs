@@ -11,7 +11,8 @@ use maud::{DOCTYPE, Markup, html};
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, State as Condition, Status};
 use palisade_core::store::{
-    CallRecord, ConnectionState, EventRow, NO_CONNECTION, Run, RunMode, RunState, StoredDestination, StoredEvent,
+    CallRecord, ConnectionState, DeadLetters, EventRow, Halt, NO_CONNECTION, Run, RunMode, RunState, StoredDestination,
+    StoredEvent,
 };
 use palisade_core::sync::StreamKind;
 use palisade_core::worker::{ChoreStatus, Timing};
@@ -246,6 +247,20 @@ fn connecting(base: &str, view: &ConnectionView) -> Markup {
     }
 }
 
+/// Pausing what is connected, and going on with it.
+fn pausing(base: &str, view: &ConnectionView) -> Markup {
+    let (word, shown) = match view.connection.state {
+        ConnectionState::Active => ("pause", "Pause"),
+        ConnectionState::Paused => ("resume", "Resume"),
+        ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected => return html! {},
+    };
+    html! {
+        form method="post" action={ (base) "/actions/connections/" (segment(view.connection.id.as_str())) "/turn/" (word) } {
+            button.quiet type="submit" { (shown) }
+        }
+    }
+}
+
 /// Returns the colour a state is shown in.
 fn tone(state: Condition) -> &'static str {
     match state {
@@ -322,6 +337,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                         button.quiet type="submit" { "Sync now" }
                     }
                 }
+                (pausing(base, view))
                 (connecting(base, view))
             }
         }
@@ -342,6 +358,14 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
                 (figure("jobs waiting", jobs.waiting, false))
                 (figure("jobs running", jobs.running, false))
                 (figure("jobs given up", jobs.dead, jobs.dead > 0))
+            }
+            (halts(base, &overview.halts, overview.now))
+            @if !overview.causes.is_empty() {
+                h3 { "Dead letters by cause" }
+                div.scroll { table {
+                    thead { tr { th { "Why" } th { "Type" } th { "Provider" } th.number { "Events" } th { "First" } th { "Last" } } }
+                    tbody { @for cause in &overview.causes { (cause_row(cause, overview.now)) } }
+                } }
             }
             @if !overview.dead.is_empty() {
                 h3 { "Dead letters" }
@@ -393,6 +417,38 @@ fn destination(base: &str, row: &StoredDestination, standing: Standing, now: Tim
             @if standing == Standing::Disabled { form method="post" action=(action("enable")) { button.quiet type="submit" { "Enable" } } }
             @else { form method="post" action=(action("disable")) { button.quiet type="submit" { "Disable" } } }
         }
+    } }
+}
+
+/// Whose events are paused, and the way to pause and resume them.
+fn halts(base: &str, halts: &[(Halt, Timestamp)], now: Timestamp) -> Markup {
+    let all = halts.iter().any(|(halt, _)| *halt == Halt::All);
+    html! {
+        @for (halt, since) in halts {
+            @let (words, query) = match halt {
+                Halt::All => ("All events are paused".to_owned(), String::new()),
+                Halt::Provider(name) => (format!("Events of {name} are paused"), format!("?provider={}", segment(name))),
+                Halt::Connection(id) => (format!("Events of connection {id} are paused"), format!("?connection={}", segment(id.as_str()))),
+            };
+            form.inline method="post" action={ (base) "/actions/inbox/resume" (query) } {
+                span.state.warn { (words) } " since " (ago(*since, now)) ", deliveries are kept "
+                button.quiet type="submit" { "Resume" }
+            }
+        }
+        @if !all {
+            form.inline method="post" action={ (base) "/actions/inbox/pause" } { button.quiet type="submit" { "Pause all events" } }
+        }
+    }
+}
+
+fn cause_row(cause: &DeadLetters, now: Timestamp) -> Markup {
+    html! { tr {
+        td.reason { (cause.reason) }
+        td { (cause.kind) }
+        td { (cause.provider) }
+        td.number data-label="events" { (grouped(cause.events)) }
+        td data-label="first" { (ago(cause.first_at, now)) }
+        td data-label="last" { (ago(cause.last_at, now)) }
     } }
 }
 

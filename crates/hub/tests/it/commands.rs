@@ -11,7 +11,7 @@ use palisade_core::clock::ManualClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::{
     Claim, Claimed, ConnectionState, Connections, EventRow, EventState, Inbox, Jobs, Merge, PageCommit, Queue, Records,
-    RunEnd, RunState, StreamKey, Work,
+    Room, RunEnd, RunState, StreamKey, Work,
 };
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::{ErrorKind, Random, Timestamp};
@@ -244,9 +244,10 @@ async fn events_are_replayed_one_by_one_and_by_filter() {
 
 /// Plays the part of a hub that serves: claims the next sync of customers, reads a record and ends the run.
 async fn work(store: &SqliteStore, record: &str, state: RunState) {
-    let claim = Claim { now: far(), hold: Duration::from_secs(60), max: 64, queue: Queue::Background };
+    let claim =
+        Claim { now: far(), hold: Duration::from_secs(60), max: 64, queue: Queue::Background, room: Room::default() };
     loop {
-        let claimed = store.claim(claim).await.unwrap();
+        let claimed = store.claim(claim.clone()).await.unwrap();
         let ours = |one: &&Claimed| matches!(&one.work, Work::Sync { key, .. } if key.stream.as_str() == "customers");
         if let Some(one) = claimed.iter().find(ours) {
             let Work::Sync { key, mode } = one.work.clone() else { unreachable!() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use palisade_core::Timestamp;
 use palisade_core::clock::ManualClock;
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{Claim, Jobs, NewJob, Queue, Records, RunMode, StreamKey, Work};
+use palisade_core::store::{Claim, Jobs, NewJob, Queue, Records, Room, RunMode, StreamKey, Work};
 use palisade_hub::Access;
 
 use crate::fixtures::{NOW, ask, builder, delivery, event, settings};
@@ -91,7 +91,8 @@ async fn what_waits_too_long_and_what_does_not_move_is_seen() {
     };
     let later = NOW.plus(Duration::from_secs(3_600));
     store.enqueue(vec![job("customers", NOW), job("invoices", NOW), job("prices", later)]).await.unwrap();
-    let claim = Claim { now: NOW, hold: Duration::from_secs(60), max: 1, queue: Queue::Background };
+    let claim =
+        Claim { now: NOW, hold: Duration::from_secs(60), max: 1, queue: Queue::Background, room: Room::default() };
     let held = store.claim(claim).await.unwrap().remove(0);
     store.start_run(held.lease, key("customers"), RunMode::Full, NOW).await.unwrap();
     clock.advance(Duration::from_secs(90));

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, NewDelivery, NewEvent, Queue, StoredEvent,
+    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, Queue, ReplayFilter,
+    ReplayStep, StoredEvent,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
@@ -12,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{heard, jobs};
+use super::{causes, heard, jobs};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -49,6 +50,9 @@ pub(super) fn bytes(deliveries: &[NewDelivery]) -> usize {
 }
 
 pub(super) fn append(tx: &mut Tx<'_>, deliveries: &[NewDelivery]) -> Result<Vec<Vec<Appended>>, Fault> {
+    if !deliveries.is_empty() {
+        tx.has_room()?;
+    }
     let mut appended = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
         appended.push(append_one(tx, delivery)?);
@@ -85,15 +89,26 @@ fn append_one(tx: &mut Tx<'_>, delivery: &NewDelivery) -> Result<Vec<Appended>, 
     tx.prepare("INSERT INTO palisade_delivery (headers, body) VALUES (?1, ?2)")?
         .execute(params![headers, &delivery.body[..]])?;
     let row = tx.last_rowid();
+    let bytes = size(Some(&delivery.body), headers.as_deref());
     for event in &delivery.events {
         let kept = Kept { delivery: Some(row), headers: None, payload: event.payload.as_deref() };
         appended.push(append_event(tx, delivery, event, &kept)?);
     }
     if appended.iter().all(|one| matches!(one, Appended::Duplicate(_))) {
         tx.prepare("DELETE FROM palisade_delivery WHERE id = ?1")?.execute([row])?;
+    } else {
+        tx.tally.inbox_bytes += bytes;
     }
     Ok(appended)
 }
+
+/// Bytes of a payload or body with its headers.
+fn size(payload: Option<&[u8]>, headers: Option<&str>) -> i64 {
+    let bytes = payload.map_or(0, <[u8]>::len) + headers.map_or(0, str::len);
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+const EVENT_SIZE: i64 = EVENT_BYTES.cast_signed();
 
 fn headers_json(headers: &[(String, String)]) -> Result<Option<String>, Error> {
     if headers.is_empty() {
@@ -137,19 +152,29 @@ fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept:
     }
     tx.tally.event_last = row;
     count(&mut tx.tally, state, 1);
+    tx.tally.inbox_bytes += EVENT_SIZE + size(kept.payload, kept.headers);
     if event.wanted {
-        add_job(tx, row, delivery.connection.as_str(), event.ordering_key.as_deref(), delivery.received_at)?;
+        let owner = Owner { provider: &delivery.provider, connection: delivery.connection.as_str() };
+        add_job(tx, row, owner, event.ordering_key.as_deref(), delivery.received_at)?;
     }
     Ok(Appended::New(EventRow(row)))
+}
+
+/// Whose an event is.
+#[derive(Clone, Copy)]
+struct Owner<'d> {
+    provider: &'d str,
+    connection: &'d str,
 }
 
 fn add_job(
     tx: &mut Tx<'_>,
     row: i64,
-    connection: &str,
+    owner: Owner<'_>,
     ordering_key: Option<&str>,
     run_at: Timestamp,
 ) -> Result<(), Fault> {
+    let Owner { provider, connection } = owner;
     let lane = ordering_key.map(|key| ["event/", connection, "/", key].concat());
     jobs::insert(
         tx,
@@ -158,11 +183,14 @@ fn add_job(
             event: Some(row),
             work: None,
             lane: lane.as_deref(),
+            group: provider,
+            tenant: connection,
             unique: None,
             priority: 0,
             run_at,
             attempts_max: EVENT_ATTEMPTS_MAX,
         },
+        Some(run_at),
     )?;
     Ok(())
 }
@@ -174,15 +202,29 @@ fn count(tally: &mut Tally, state: u8, by: i64) {
 }
 
 /// Moves an event to a state with its reason, if it is still there.
-pub(super) fn set_state(tx: &mut Tx<'_>, row: i64, to: EventState, reason: Option<&str>) -> Result<(), Fault> {
+pub(super) fn set_state(
+    tx: &mut Tx<'_>,
+    row: i64,
+    to: EventState,
+    reason: Option<&str>,
+    now: Timestamp,
+) -> Result<(), Fault> {
     let to = number(to);
-    let from: Option<u8> =
-        tx.prepare("SELECT state FROM palisade_event WHERE id = ?1")?.query_one([row], |row| row.get(0)).optional()?;
-    let Some(from) = from else { return Ok(()) };
+    let before = tx
+        .prepare("SELECT state, reason FROM palisade_event WHERE id = ?1")?
+        .query_one([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<String>>(1)?)))
+        .optional()?;
+    let Some((from, was)) = before else { return Ok(()) };
     tx.prepare("UPDATE palisade_event SET state = ?2, reason = ?3 WHERE id = ?1")?.execute(params![row, to, reason])?;
     count(&mut tx.tally, from, -1);
     count(&mut tx.tally, to, 1);
     let dead = number(EventState::Dead);
+    if from == dead {
+        causes::count(tx, row, was.as_deref().unwrap_or_default(), -1, now)?;
+    }
+    if to == dead {
+        causes::count(tx, row, reason.unwrap_or_default(), 1, now)?;
+    }
     match (from == dead, to == dead) {
         (false, true) => count_dead(tx, row, 1),
         (true, false) => count_dead(tx, row, -1),
@@ -202,19 +244,61 @@ fn count_dead(tx: &Tx<'_>, row: i64, by: i64) -> Result<(), Fault> {
 
 pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, Fault> {
     let found = tx
-        .prepare("SELECT connection, ordering_key, state FROM palisade_event WHERE id = ?1 AND state IN (1, 3)")?
-        .query_one([row], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?, row.get::<_, u8>(2)?)))
+        .prepare(
+            "SELECT connection, ordering_key, state, provider, reason FROM palisade_event \
+             WHERE id = ?1 AND state IN (1, 3)",
+        )?
+        .query_one([row], |row| {
+            let texts: (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(3)?);
+            Ok((texts, row.get::<_, u8>(2)?, row.get::<_, Option<String>>(4)?))
+        })
         .optional()?;
-    let Some((connection, ordering_key, from)) = found else { return Ok(false) };
+    let Some(((connection, ordering_key, provider), from, reason)) = found else { return Ok(false) };
     tx.prepare("UPDATE palisade_event SET state = 0 WHERE id = ?1")?.execute([row])?;
     count(&mut tx.tally, from, -1);
     count(&mut tx.tally, number(EventState::Pending), 1);
     if from == number(EventState::Dead) {
         count_dead(tx, row, -1)?;
+        causes::count(tx, row, reason.as_deref().unwrap_or_default(), -1, now)?;
         jobs::seen_to(tx, row)?;
     }
-    add_job(tx, row, &connection, ordering_key.as_deref(), now)?;
+    let owner = Owner { provider: &provider, connection: &connection };
+    add_job(tx, row, owner, ordering_key.as_deref(), now)?;
     Ok(true)
+}
+
+/// Replays what meets a filter among the next rows that may be.
+pub(super) fn replay_some(
+    tx: &mut Tx<'_>,
+    filter: &ReplayFilter,
+    after: EventRow,
+    looked: u32,
+    dry_run: bool,
+    now: Timestamp,
+) -> Result<ReplayStep, Fault> {
+    let sql = match filter.state {
+        // In the text, so that the partial index of dead events is used.
+        Some(EventState::Dead) => "SELECT id FROM palisade_event WHERE state = 3 AND id > ?1 ORDER BY id LIMIT ?2",
+        Some(EventState::Done) => {
+            "SELECT id FROM palisade_event NOT INDEXED WHERE state = 1 AND id > ?1 ORDER BY id LIMIT ?2"
+        }
+        None => "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 3) AND id > ?1 ORDER BY id LIMIT ?2",
+        Some(EventState::Pending | EventState::Ignored) => return Ok(ReplayStep { met: 0, next: None }),
+    };
+    let rows = tx
+        .prepare(sql)?
+        .query_map(params![after.0, looked], |row| row.get::<_, i64>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut met = 0;
+    for row in &rows {
+        if event(tx.connection(), EventRow(*row))?.is_some_and(|event| filter.meets(&event)) {
+            met += 1;
+            if !dry_run {
+                replay(tx, *row, now)?;
+            }
+        }
+    }
+    Ok(ReplayStep { met, next: rows.last().copied().map(EventRow) })
 }
 
 pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
@@ -227,19 +311,61 @@ pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u6
         limit,
     )?;
     for row in &rows {
-        let (state, delivery) = tx
-            .prepare("DELETE FROM palisade_event WHERE id = ?1 RETURNING state, delivery")?
-            .query_row([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?)))?;
-        count(&mut tx.tally, state, -1);
-        if let Some(delivery) = delivery {
-            tx.prepare(
-                "DELETE FROM palisade_delivery WHERE id = ?1 \
-                 AND NOT EXISTS (SELECT 1 FROM palisade_event WHERE delivery = ?1)",
-            )?
-            .execute([delivery])?;
-        }
+        remove(tx, *row)?;
     }
     Ok(rows.len() as u64)
+}
+
+/// Removes events, those received first before others, as long as the inbox keeps more than it may.
+pub(super) fn prune_to(tx: &mut Tx<'_>, bytes_max: u64, limit: u32) -> Result<u64, Fault> {
+    let most = i64::try_from(bytes_max).unwrap_or(i64::MAX);
+    if tx.tally.inbox_bytes <= most {
+        return Ok(0);
+    }
+    let rows = tx
+        .prepare(
+            "SELECT id FROM palisade_event INDEXED BY palisade_event_settled WHERE state IN (1, 2) \
+             ORDER BY received_at, id LIMIT ?1",
+        )?
+        .query_map([limit], |row| row.get::<_, i64>(0))?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut gone = 0;
+    for row in rows {
+        if tx.tally.inbox_bytes <= most {
+            break;
+        }
+        remove(tx, row)?;
+        gone += 1;
+    }
+    Ok(gone)
+}
+
+/// Removes an event, and its delivery when it was the last of it.
+fn remove(tx: &mut Tx<'_>, row: i64) -> Result<(), Fault> {
+    let (state, delivery, bytes) = tx
+        .prepare(
+            "DELETE FROM palisade_event WHERE id = ?1 \
+             RETURNING state, delivery, coalesce(length(payload), 0) + coalesce(octet_length(headers), 0)",
+        )?
+        .query_row([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, i64>(2)?)))?;
+    count(&mut tx.tally, state, -1);
+    tx.tally.inbox_bytes -= EVENT_SIZE + bytes;
+    let Some(delivery) = delivery else { return Ok(()) };
+    let bytes: Option<i64> = tx
+        .prepare(
+            "DELETE FROM palisade_delivery WHERE id = ?1 \
+             AND NOT EXISTS (SELECT 1 FROM palisade_event WHERE delivery = ?1) \
+             RETURNING length(body) + coalesce(octet_length(headers), 0)",
+        )?
+        .query_row([delivery], |row| row.get(0))
+        .optional()?;
+    tx.tally.inbox_bytes -= bytes.unwrap_or(0);
+    Ok(())
+}
+
+/// Tells what the inbox keeps.
+pub(super) fn kept_bytes(connection: &Connection) -> Result<u64, Fault> {
+    Ok(u64::try_from(Tally::read(connection)?.inbox_bytes).unwrap_or(0))
 }
 
 /// Finds up to `limit` rows to prune, lowest first. `by_time` finds all there are by an index when they are few (so

@@ -3,7 +3,8 @@
 //! A job of a lane that is certain to be blocked whenever it is due waits in a state of its own ([`BEHIND`]), so that
 //! a claim does not walk past it however long the lane is. It is certain when the lane's lowest unfinished job is due
 //! no later, or waits for another attempt: both last until that job ends, and then [`promote`] looks again. Any other
-//! job of a lane is ready, and the claim asks the lane itself ([`is_blocked`]).
+//! job of a lane stands in line, and the claim asks the lane itself ([`is_blocked`]). Who stands in line and whose turn
+//! it is: `turns`.
 
 use palisade_core::store::{
     Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode, Settled,
@@ -14,18 +15,25 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
+use super::halts::Halts;
 use super::records::Staged;
+use super::turns::{self, Due, Place};
 use super::writer::{Tally, Tx};
 use super::{inbox, lanes, product, records, runs};
 
-const READY: i64 = 0;
+/// Stands in line.
+pub(super) const READY: i64 = 0;
 const RUNNING: i64 = 1;
 const DONE: i64 = 2;
 const DEAD: i64 = 3;
 /// Waits behind the lowest job of its lane.
 const BEHIND: i64 = 4;
+/// Waits for its moment.
+pub(super) const LATER: i64 = 5;
+/// Waits for its event's connection to be resumed.
+pub(super) const PARKED: i64 = 6;
 
-fn queue_number(queue: Queue) -> i64 {
+pub(super) fn queue_number(queue: Queue) -> i64 {
     match queue {
         Queue::Events => 0,
         Queue::Background => 1,
@@ -56,6 +64,8 @@ pub(super) struct Insert<'j> {
     pub(super) event: Option<i64>,
     pub(super) work: Option<&'j str>,
     pub(super) lane: Option<&'j str>,
+    pub(super) group: &'j str,
+    pub(super) tenant: &'j str,
     pub(super) unique: Option<&'j str>,
     pub(super) priority: i32,
     pub(super) run_at: Timestamp,
@@ -63,20 +73,28 @@ pub(super) struct Insert<'j> {
 }
 
 const INSERT: &str = "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, event, lane, \
-     unique_key, work) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+     unique_key, work, grp, tenant, turn) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
 
-pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> {
+/// Adds a job; `now` lets it into line at once if it is due.
+pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>, now: Option<Timestamp>) -> Result<JobId, Fault> {
     let behind = match job.lane {
         None => false,
         Some(lane) => {
             lanes::lowest(tx, lane)?.is_some_and(|lowest| lowest.tried || lowest.run_at <= job.run_at.millis())
         }
     };
+    let queue = queue_number(job.queue);
+    let (state, turn) = if behind {
+        (BEHIND, 0)
+    } else {
+        let place = Place { queue, priority: job.priority.into(), group: job.group, tenant: job.tenant };
+        turns::enter(tx, place, job.run_at.millis(), now.map(Timestamp::millis))?
+    };
     let id = tx.tally.job_last + 1;
     tx.hot(INSERT)?.execute(params![
         id,
-        if behind { BEHIND } else { READY },
-        queue_number(job.queue),
+        state,
+        queue,
         job.priority,
         job.run_at.millis(),
         job.attempts_max,
@@ -84,9 +102,13 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
         job.lane,
         job.unique,
         job.work,
+        job.group,
+        job.tenant,
+        turn,
     ])?;
     tx.tally.job_last = id;
     tx.tail.add(id, job.lane);
+    tx.turns.added(id);
     tx.tally.jobs_waiting += 1;
     if !behind {
         tx.wake(job.queue);
@@ -95,11 +117,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>) -> Result<JobId, Fault> 
 }
 
 /// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
-pub(super) fn promote(tx: &mut Tx<'_>, lane: &str) -> Result<(), Fault> {
+pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, now: Timestamp) -> Result<(), Fault> {
     let Some(lowest) = lanes::lowest(tx, lane)? else { return Ok(()) };
-    tx.prepare("UPDATE palisade_job SET state = 0 WHERE id = ?1 AND state = 4")?.execute([lowest.id])?;
-    tx.prepare("UPDATE palisade_job SET state = 0 WHERE lane = ?1 AND state = 4 AND run_at < ?2")?
-        .execute(params![lane, lowest.run_at])?;
+    turns::promote(tx, lane, lowest.id, lowest.run_at, now.millis())?;
     tx.wake(queue_of(lowest.queue));
     Ok(())
 }
@@ -112,23 +132,17 @@ fn is_blocked(tx: &Tx<'_>, lane: &str, id: i64, now: Timestamp) -> Result<bool, 
     Ok(held || lanes::has_lower(tx, lane, id, now.millis())?)
 }
 
-/// Adds a job, or pulls the one with its unique key forward.
+/// Adds a job, or pulls the one with its unique key forward. It enters the line by the claim that finds it due.
 pub(super) fn enqueue(tx: &mut Tx<'_>, job: &NewJob) -> Result<JobId, Fault> {
-    if let Some(key) = &job.unique {
-        let there = tx
-            .prepare("SELECT id, state, run_at, queue FROM palisade_job WHERE unique_key = ?1 AND finished_at IS NULL")?
-            .query_one([key], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
-            })
-            .optional()?;
-        if let Some((id, state, run_at, queue)) = there {
-            if state != RUNNING && job.run_at.millis() < run_at {
-                tx.prepare("UPDATE palisade_job SET run_at = ?2, state = 0 WHERE id = ?1")?
-                    .execute(params![id, job.run_at.millis()])?;
-                tx.wake(queue_of(queue));
-            }
-            return Ok(JobId(id));
-        }
+    enqueue_at(tx, job, None)
+}
+
+/// Adds a job, or pulls the one with its unique key forward; it enters the line at once if it is due `now`.
+pub(super) fn enqueue_at(tx: &mut Tx<'_>, job: &NewJob, now: Option<Timestamp>) -> Result<JobId, Fault> {
+    if let Some(key) = &job.unique
+        && let Some(there) = pull_forward(tx, key, job.run_at, now)?
+    {
+        return Ok(there);
     }
     let (event, work) = if let Work::Event { row } = job.work {
         (Some(row.0), None)
@@ -145,33 +159,53 @@ pub(super) fn enqueue(tx: &mut Tx<'_>, job: &NewJob) -> Result<JobId, Fault> {
             event,
             work: work.as_deref(),
             lane: job.lane.as_deref(),
+            group: job.group.as_deref().unwrap_or_default(),
+            tenant: job.tenant.as_ref().map_or("", |tenant| tenant.as_str()),
             unique: job.unique.as_deref(),
             priority: job.priority,
             run_at: job.run_at,
             attempts_max: job.attempts_max,
         },
+        now,
     )
+}
+
+/// Finds the unfinished job of a unique key and lets it run earlier if it waits.
+fn pull_forward(tx: &mut Tx<'_>, key: &str, run_at: Timestamp, now: Option<Timestamp>) -> Result<Option<JobId>, Fault> {
+    let sql = format!("SELECT {HELD}, state, run_at FROM palisade_job WHERE unique_key = ?1 AND finished_at IS NULL");
+    let there = tx
+        .prepare(&sql)?
+        .query_one([key], |row| Ok((Held::read(row)?, row.get::<_, i64>("state")?, row.get::<_, i64>("run_at")?)))
+        .optional()?;
+    let Some((job, state, before)) = there else { return Ok(None) };
+    let run_at = run_at.millis();
+    if state != RUNNING && run_at < before {
+        let (state, turn) = match state {
+            LATER | BEHIND => {
+                let (state, turn) = turns::enter(tx, job.place(), run_at, now.map(Timestamp::millis))?;
+                (state, Some(turn))
+            }
+            in_line => (in_line, None),
+        };
+        tx.prepare("UPDATE palisade_job SET run_at = ?2, state = ?3, turn = coalesce(?4, turn) WHERE id = ?1")?
+            .execute(params![job.id, run_at, state, turn])?;
+        tx.wake(queue_of(job.queue));
+    }
+    Ok(Some(JobId(job.id)))
 }
 
 // -------------------------------------------------------------------------------------------------------- claim
 
-#[derive(Clone, Copy)]
-struct Due {
-    priority: i64,
-    run_at: i64,
-    id: i64,
-    expired: bool,
-}
-
 pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Fault> {
     let queue = queue_number(claim.queue);
     bury_expired(tx, queue, claim.now)?;
-    let mut due = Vec::new();
-    expired(tx, queue, claim, &mut due)?;
-    ready(tx, queue, claim, &mut due)?;
-    due.sort_by_key(|job| (std::cmp::Reverse(job.priority), job.run_at, job.id));
-    due.truncate(usize::try_from(claim.max).unwrap_or(usize::MAX));
-    due.into_iter().map(|job| take(tx, job, claim)).collect()
+    let halts = if claim.queue == Queue::Events { Halts::read(tx)? } else { Halts::default() };
+    if claim.max == 0 || halts.all {
+        return Ok(Vec::new());
+    }
+    turns::gather(tx, claim.queue, claim.now.millis(), &halts)?;
+    let chosen = turns::choose(tx, claim, &halts)?;
+    chosen.into_iter().map(|job| take(tx, &job, claim)).collect()
 }
 
 /// Buries jobs whose lease ran out in their last attempt.
@@ -189,66 +223,19 @@ fn bury_expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<(), Fault
     Ok(())
 }
 
-/// Finds jobs whose lease ran out, the most urgent first.
-fn expired(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(), Fault> {
-    let mut statement = tx.prepare(
-        "SELECT priority, run_at, id, lane FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
-         ORDER BY priority DESC, run_at, id",
-    )?;
-    let mut rows = statement.query(params![queue, claim.now.millis()])?;
-    let mut left = claim.max;
-    while left > 0
-        && let Some(row) = rows.next()?
-    {
-        let job = Due { priority: row.get(0)?, run_at: row.get(1)?, id: row.get(2)?, expired: true };
-        if is_free(tx, row.get_ref(3)?, job.id, claim.now)? {
-            due.push(job);
-            left -= 1;
-        }
-    }
-    Ok(())
-}
-
-/// Finds ready jobs that are due, priority by priority, so that jobs of a later time are never walked.
-fn ready(tx: &Tx<'_>, queue: i64, claim: &Claim, due: &mut Vec<Due>) -> Result<(), Fault> {
-    let mut above = i64::MAX;
-    let mut left = claim.max;
-    while left > 0 {
-        let priority: Option<i64> = tx
-            .prepare("SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2")?
-            .query_one(params![queue, above], |row| row.get(0))?;
-        let Some(priority) = priority else { return Ok(()) };
-        above = priority;
-        let mut statement = tx.prepare(
-            "SELECT run_at, id, lane FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 \
-             AND run_at <= ?3 ORDER BY run_at, id",
-        )?;
-        let mut rows = statement.query(params![queue, priority, claim.now.millis()])?;
-        while left > 0
-            && let Some(row) = rows.next()?
-        {
-            let job = Due { priority, run_at: row.get(0)?, id: row.get(1)?, expired: false };
-            if is_free(tx, row.get_ref(2)?, job.id, claim.now)? {
-                due.push(job);
-                left -= 1;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn is_free(tx: &Tx<'_>, lane: ValueRef<'_>, id: i64, now: Timestamp) -> Result<bool, Fault> {
-    match lane.as_str_or_null().map_err(|_| unreadable("lane"))? {
+/// Tells whether a job's lane lets it run.
+pub(super) fn is_free(tx: &Tx<'_>, lane: Option<&str>, id: i64, now: Timestamp) -> Result<bool, Fault> {
+    match lane {
         Some(lane) => Ok(!is_blocked(tx, lane, id, now)?),
         None => Ok(true),
     }
 }
 
-fn take(tx: &mut Tx<'_>, job: Due, claim: &Claim) -> Result<Claimed, Fault> {
+fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Claimed, Fault> {
     let until = claim.now.plus(claim.hold);
     let mut statement = tx.prepare(
         "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
-         WHERE id = ?1 RETURNING fence, attempt, attempts_max, event, work",
+         WHERE id = ?1 RETURNING fence, attempt, attempts_max, event, work, grp",
     )?;
     let claimed = {
         let mut rows = statement.query(params![job.id, until.millis()])?;
@@ -259,6 +246,7 @@ fn take(tx: &mut Tx<'_>, job: Due, claim: &Claim) -> Result<Claimed, Fault> {
             attempt: row.get(1)?,
             attempts_max: row.get(2)?,
             work,
+            group: row.get::<_, Option<String>>(5)?.filter(|group| !group.is_empty()),
             until,
         }
     };
@@ -290,10 +278,13 @@ struct Held {
     attempt: i64,
     attempts_max: i64,
     queue: i64,
+    priority: i64,
+    group: String,
+    tenant: String,
 }
 
 /// The columns of [`Held::read`].
-const HELD: &str = "id, lane, event, attempt, attempts_max, queue";
+const HELD: &str = "id, lane, event, attempt, attempts_max, queue, priority, grp, tenant";
 
 impl Held {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
@@ -304,7 +295,14 @@ impl Held {
             attempt: row.get(3)?,
             attempts_max: row.get(4)?,
             queue: row.get(5)?,
+            priority: row.get(6)?,
+            group: row.get(7)?,
+            tenant: row.get(8)?,
         })
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place { queue: self.queue, priority: self.priority, group: &self.group, tenant: &self.tenant }
     }
 }
 
@@ -344,7 +342,7 @@ pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled
         }
         end(tx, &job, &settlement.end, settlement.now)?;
         for follow in &settlement.follow {
-            enqueue(tx, follow)?;
+            enqueue_at(tx, follow, Some(settlement.now))?;
         }
         Ok(Settled::Committed(counts))
     };
@@ -370,12 +368,14 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
         JobEnd::Retry { at, reason } => {
             if let Some(event) = job.event {
-                inbox::set_state(tx, event, EventState::Pending, Some(reason))?;
+                inbox::set_state(tx, event, EventState::Pending, Some(reason), now)?;
             }
+            let (state, turn) = turns::enter(tx, job.place(), at.millis(), Some(now.millis()))?;
             tx.prepare(
-                "UPDATE palisade_job SET state = 0, lease_until = NULL, run_at = ?2, reason = ?3 WHERE id = ?1",
+                "UPDATE palisade_job SET state = ?4, turn = ?5, lease_until = NULL, run_at = ?2, reason = ?3 \
+                 WHERE id = ?1",
             )?
-            .execute(params![job.id, at.millis(), reason])?;
+            .execute(params![job.id, at.millis(), reason, state, turn])?;
             waits_again(tx, job);
             Ok(())
         }
@@ -409,7 +409,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
             match serde_json::from_str(&work).map_err(|_| unreadable("job"))? {
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
                 Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
-                Work::Event { .. } | Work::Watch { .. } | Work::Retention | _ => {}
+                Work::Event { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } | _ => {}
             }
         }
     }
@@ -417,11 +417,11 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
         tx.prepare("INSERT OR REPLACE INTO palisade_dead_letter VALUES (?1, ?2)")?.execute([event, job.id])?;
     }
     if let Some(event) = job.event {
-        inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead)?;
+        inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead, now)?;
     }
     let Some(lane) = &job.lane else { return Ok(()) };
     lanes::finished(tx, lane, job.id)?;
-    promote(tx, lane)
+    promote(tx, lane, now)
 }
 
 /// Counts the job an event died with as done.
@@ -466,25 +466,17 @@ pub(super) fn events_at_work(connection: &Connection) -> Result<Vec<i64>, Fault>
     let mut statement = connection.prepare_cached(
         "SELECT event FROM palisade_job WHERE queue = 0 AND state = 0 AND event IS NOT NULL \
          UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 1 AND event IS NOT NULL \
+         UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 5 AND event IS NOT NULL \
+         UNION ALL SELECT event FROM palisade_job WHERE state = 6 AND event IS NOT NULL \
          UNION ALL SELECT event FROM palisade_job WHERE state = 4 AND event IS NOT NULL",
     )?;
     let found = statement.query_map([], |row| row.get(0))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Finds the earliest due moment of the ready jobs, by one look into the index per priority.
+/// Finds since when the job has been due that has waited longest.
 pub(super) fn oldest_due(connection: &Connection, queue: Queue, now: Timestamp) -> Result<Option<Timestamp>, Fault> {
-    let queue = queue_number(queue);
-    let mut lower = connection
-        .prepare_cached("SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2")?;
-    let mut first = connection
-        .prepare_cached("SELECT min(run_at) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2")?;
-    let (mut above, mut oldest) = (i64::MAX, None);
-    while let Some(priority) = lower.query_row(params![queue, above], |row| row.get::<_, Option<i64>>(0))? {
-        let run_at: Option<i64> = first.query_row(params![queue, priority], |row| row.get(0))?;
-        oldest = oldest.into_iter().chain(run_at).min();
-        above = priority;
-    }
+    let oldest = turns::oldest(connection, queue_number(queue))?;
     Ok(oldest.map(Timestamp).filter(|run_at| *run_at <= now))
 }
 

@@ -167,13 +167,15 @@ pub(super) fn lowest(tx: &mut Tx<'_>, lane: &str) -> Result<Option<Lowest>, Faul
     Ok(None)
 }
 
-/// Tells whether a lower unfinished job of the lane is running, due at `now`, or waits for another attempt.
+/// Tells whether a lower unfinished job of the lane is running, in line, halted, due at `now`, or waits for another
+/// attempt.
 pub(super) fn has_lower(tx: &Tx<'_>, lane: &str, id: i64, now: i64) -> Result<bool, Fault> {
     if tx.tally.lane_jobs > 0
         && tx
             .prepare(
                 "SELECT 1 FROM palisade_lane l CROSS JOIN palisade_job j ON j.id = l.job \
-                 WHERE l.lane = ?1 AND l.job < ?2 AND (j.state = 1 OR j.run_at <= ?3 OR j.attempt > 0) LIMIT 1",
+                 WHERE l.lane = ?1 AND l.job < ?2 AND (j.state IN (0, 1, 6) OR j.run_at <= ?3 OR j.attempt > 0) \
+                 LIMIT 1",
             )?
             .exists(params![lane, id, now])?
     {
@@ -183,7 +185,7 @@ pub(super) fn has_lower(tx: &Tx<'_>, lane: &str, id: i64, now: i64) -> Result<bo
         let holds = tx
             .prepare(
                 "SELECT 1 FROM palisade_job WHERE id = ?1 AND finished_at IS NULL \
-                 AND (state = 1 OR run_at <= ?2 OR attempt > 0)",
+                 AND (state IN (0, 1, 6) OR run_at <= ?2 OR attempt > 0)",
             )?
             .exists(params![job, now])?;
         if holds {

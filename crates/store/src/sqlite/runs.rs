@@ -186,7 +186,7 @@ pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
         .execute(params![end.run.0, state_json(&state)?, end.now.millis(), deleted.cast_signed()])?;
     jobs::done(tx, end.lease, end.now)?;
     for follow in &end.follow {
-        jobs::enqueue(tx, follow)?;
+        jobs::enqueue_at(tx, follow, Some(end.now))?;
     }
     read_run(tx, end.run.0)
 }

@@ -66,8 +66,8 @@ pub(super) fn set(tx: &Tx<'_>, key: &StreamKey, mode: RunMode, schedule: Option<
 pub(super) fn move_job(tx: &mut Tx<'_>, unique: &str, to: Timestamp, now: Timestamp) -> Result<Moved, Fault> {
     let moved: Option<(Option<String>, i64)> = tx
         .prepare(
-            "UPDATE palisade_job SET run_at = ?2, state = 0 WHERE unique_key = ?1 AND finished_at IS NULL \
-             AND state IN (0, 4) AND attempt = 0 AND run_at > ?3 RETURNING lane, queue",
+            "UPDATE palisade_job SET run_at = ?2, state = 5 WHERE unique_key = ?1 AND finished_at IS NULL \
+             AND state IN (0, 4, 5) AND attempt = 0 AND run_at > ?3 RETURNING lane, queue",
         )?
         .query_row(params![unique, to.millis(), now.millis()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
@@ -78,7 +78,7 @@ pub(super) fn move_job(tx: &mut Tx<'_>, unique: &str, to: Timestamp, now: Timest
     };
     // Those behind it may be due before it now.
     if let Some(lane) = lane {
-        jobs::promote(tx, &lane)?;
+        jobs::promote(tx, &lane, now)?;
     }
     tx.wake(jobs::queue_of(queue));
     Ok(Moved::Moved)

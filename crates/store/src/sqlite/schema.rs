@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
     Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
+    Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql") },
     Migration { name: "0011_destination", sql: include_str!("migrations/0011_destination.sql") },
     Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
@@ -437,5 +438,55 @@ mod tests {
         assert_eq!(letters, [("1".to_owned(), 1), ("2".to_owned(), 3), ("3".to_owned(), 4)]);
         let dead = pairs("SELECT 'dead', jobs_dead FROM palisade_tally");
         assert_eq!(dead, [("dead".to_owned(), 4)], "three events' and the one that is nobody's");
+    }
+
+    /// Fails when a job that waited at the upgrade loses its place, its group or its owner, or what is kept is not
+    /// counted.
+    #[test]
+    fn waiting_jobs_causes_and_bytes_are_taken_over_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let event = |id: i64, state: i64, reason: &str| {
+            format!(
+                "INSERT INTO palisade_event (id, state, received_at, endpoint, event_id, connection, provider, kind, \
+                 reason, headers, payload) VALUES ({id}, {state}, {id}, 'hook', 'e{id}', 'conn', 'stripe', 'x', \
+                 {reason}, 'é', x'0102');"
+            )
+        };
+        let job = |id: i64, state: i64, event: &str, work: &str| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, event, work) \
+                 VALUES ({id}, {state}, 0, 0, 1, 20, {event}, {work});"
+            )
+        };
+        let sync = "'{\"kind\":\"sync\",\"key\":{\"connection\":\"conn\",\"stream\":\"s\"},\"mode\":\"full\"}'";
+        let rows = [
+            "INSERT INTO palisade_connection (id, tenant, provider, state, created_at) \
+             VALUES ('conn', 'acme', 'slack', '{\"state\":\"active\"}', 1);"
+                .to_owned(),
+            event(1, 0, "NULL"),
+            event(2, 3, "'no'"),
+            event(3, 3, "'no'"),
+            "INSERT INTO palisade_delivery (id, body) VALUES (1, x'010203');".to_owned(),
+            job(1, 0, "1", "NULL"),
+            job(2, 1, "NULL", sync),
+            job(3, 4, "NULL", "'{\"kind\":\"retention\"}'"),
+        ];
+        file_of(&path, 8, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let texts = |sql: &str| -> Vec<String> {
+            let mut statement = connection.prepare(sql).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let jobs = texts("SELECT state || ' ' || grp || ' ' || tenant || ' ' || turn FROM palisade_job ORDER BY id");
+        assert_eq!(jobs, ["5 stripe conn 0", "1 slack acme 0", "4   0"]);
+        let causes = texts(
+            "SELECT provider || ' ' || kind || ' ' || reason || ' ' || events || ' ' || first_at || ' ' || last_at \
+             FROM palisade_dead_cause",
+        );
+        assert_eq!(causes, ["stripe x no 2 2 3"]);
+        let bytes = texts("SELECT CAST(inbox_bytes AS TEXT) FROM palisade_tally");
+        assert_eq!(bytes, [(3 * (palisade_core::store::EVENT_BYTES + 2 + 2) + 3).to_string()]);
     }
 }

@@ -6,6 +6,7 @@
 //! that fails) fails every command of the commit: nobody is told "stored" who is not.
 
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::error::{Failure, Fault, failure, is_environment};
 use super::lanes::{self, Tail};
+use super::turns::Turns;
 
 /// Most commands in one commit: bounds how long the first of them waits for the last.
 const BATCH_COMMANDS_MAX: usize = 512;
@@ -24,6 +26,8 @@ const BATCH_COMMANDS_MAX: usize = 512;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// What a refused caller is told to wait: several commits go by in it.
 const OVERLOADED_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// What is told to wait whoever is refused because the disk is nearly full: somebody must make room.
+const SHORT_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Most workers woken by one commit.
 const WAKE_MAX: u32 = 64;
 
@@ -197,13 +201,16 @@ pub(super) struct Tally {
     pub(super) lane_to: i64,
     /// How many are.
     pub(super) lane_jobs: i64,
+    /// What the inbox keeps.
+    pub(super) inbox_bytes: i64,
 }
 
 const TALLY_READ: &str = "SELECT event_last, job_last, events_pending, events_done, events_ignored, events_dead, \
-     jobs_waiting, jobs_running, jobs_dead, lane_to, lane_jobs FROM palisade_tally WHERE id = 1";
+     jobs_waiting, jobs_running, jobs_dead, lane_to, lane_jobs, inbox_bytes FROM palisade_tally \
+     WHERE id = 1";
 const TALLY_WRITE: &str = "UPDATE palisade_tally SET event_last = ?1, job_last = ?2, events_pending = ?3, \
      events_done = ?4, events_ignored = ?5, events_dead = ?6, jobs_waiting = ?7, jobs_running = ?8, jobs_dead = ?9, \
-     lane_to = ?10, lane_jobs = ?11 WHERE id = 1";
+     lane_to = ?10, lane_jobs = ?11, inbox_bytes = ?12 WHERE id = 1";
 
 impl Tally {
     pub(super) fn read(connection: &Connection) -> rusqlite::Result<Self> {
@@ -217,6 +224,7 @@ impl Tally {
                 jobs_dead: row.get(8)?,
                 lane_to: row.get(9)?,
                 lane_jobs: row.get(10)?,
+                inbox_bytes: row.get(11)?,
             })
         })
     }
@@ -240,6 +248,7 @@ impl Tally {
             self.jobs_dead,
             self.lane_to,
             self.lane_jobs,
+            self.inbox_bytes,
         ])?;
         Ok(())
     }
@@ -251,12 +260,17 @@ pub(super) struct Tx<'c> {
     product: &'c AtomicBool,
     pub(super) tally: Tally,
     pub(super) tail: &'c mut Tail,
+    pub(super) turns: &'c mut Turns,
+    /// The highest turns claimed, by queue and priority, as far as they were asked for.
+    pub(super) passed: Vec<(i64, i64, i64)>,
     /// Jobs that became ready, per queue: workers to wake after the commit.
     ready: [u32; Queue::ALL.len()],
     /// Which types of events were heard at which endpoints in this transaction, and when.
     heard: Vec<(String, String, i64)>,
     /// Statements every delivery runs, kept at hand.
     hot: Vec<(&'static str, CachedStatement<'c>)>,
+    /// The disk is nearly full.
+    short: bool,
 }
 
 /// How many pairs of endpoint and type one transaction keeps in mind.
@@ -279,6 +293,15 @@ impl<'c> Tx<'c> {
             }
         };
         self.hot.get_mut(at).map(|(_, statement)| statement).ok_or(rusqlite::Error::InvalidQuery)
+    }
+
+    /// Refuses what would let the file grow while the disk is nearly full, so that what is kept can still be worked off.
+    pub(super) fn has_room(&self) -> std::result::Result<(), Fault> {
+        if !self.short {
+            return Ok(());
+        }
+        let error = Error::new(ErrorKind::Overloaded, "the disk is nearly full: nothing was stored, make room");
+        Err(error.with_retry_after(Some(SHORT_RETRY_AFTER)).into())
     }
 
     pub(super) fn connection(&self) -> &'c Connection {
@@ -338,7 +361,7 @@ impl<'c> Tx<'c> {
         body: impl FnOnce(&mut Self) -> std::result::Result<T, Fault>,
         keep: impl FnOnce(&T) -> bool,
     ) -> std::result::Result<T, Fault> {
-        let (tally, ready, tail) = (self.tally, self.ready, self.tail.mark());
+        let (tally, ready, tail, turns) = (self.tally, self.ready, self.tail.mark(), self.turns.mark());
         self.prepare("SAVEPOINT palisade")?.execute([])?;
         let answer = match body(self) {
             Err(Fault::Sql(error)) => return Err(Fault::Sql(error)),
@@ -348,6 +371,7 @@ impl<'c> Tx<'c> {
             self.prepare("ROLLBACK TO palisade")?.execute([])?;
             (self.tally, self.ready) = (tally, ready);
             self.tail.back_to(tail, tally.job_last);
+            self.turns.back_to(turns, tally.job_last);
             self.unhear();
         }
         self.prepare("RELEASE palisade")?.execute([])?;
@@ -391,6 +415,32 @@ pub(super) struct Writer {
     pub(super) inlet: Arc<Inlet>,
     pub(super) bells: Arc<Bells>,
     pub(super) tail: Tail,
+    pub(super) turns: Turns,
+    pub(super) disk: Disk,
+}
+
+/// The disk the file is on.
+pub(super) struct Disk {
+    pub(super) path: PathBuf,
+    pub(super) free_bytes_min: u64,
+}
+
+impl Disk {
+    /// Tells whether less is free than must stay so. A disk that cannot be asked has room.
+    fn is_short(&self) -> bool {
+        self.free_bytes_min > 0 && free_bytes(&self.path).is_some_and(|free| free < self.free_bytes_min)
+    }
+}
+
+#[cfg(unix)]
+fn free_bytes(path: &Path) -> Option<u64> {
+    let disk = rustix::fs::statvfs(path).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
+#[cfg(not(unix))]
+fn free_bytes(_: &Path) -> Option<u64> {
+    None
 }
 
 enum Stop {
@@ -455,8 +505,10 @@ impl Writer {
         let ran = self.transact(batch);
         if ran.is_ok() {
             self.tail.committed();
+            self.turns.committed();
         } else {
             self.tail = Tail::default();
+            self.turns.failed();
         }
         if ran.is_err() && !self.connection.is_autocommit() {
             // SQLite has already rolled back by itself after some errors; a rollback that fails leaves a transaction
@@ -475,14 +527,18 @@ impl Writer {
         run("BEGIN IMMEDIATE").map_err(all)?;
         let before = Tally::read(connection).map_err(all)?;
         self.tail.catch_up(connection, &before).map_err(all)?;
+        self.turns.catch_up(connection, &before).map_err(all)?;
         let mut tx = Tx {
             connection,
             product: &self.product,
             tally: before,
             tail: &mut self.tail,
+            turns: &mut self.turns,
+            passed: Vec::new(),
             ready: [0; Queue::ALL.len()],
             heard: Vec::new(),
             hot: Vec::new(),
+            short: self.disk.is_short(),
         };
         for (number, command) in batch.iter_mut().enumerate() {
             command.run(&mut tx).map_err(|error| {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
-use palisade_core::store::{Appended, Claim, Inbox, Jobs, Queue};
+use palisade_core::store::{Appended, Claim, Effect, Inbox, JobEnd, Jobs, Lease, Queue, Room, Settled, Settlement};
 
 use crate::subject::{delivery, open};
 use crate::suite::variable;
@@ -23,6 +23,7 @@ pub(crate) fn start(what: &str, path: &Path, prefix: &str) -> Child {
         .args(["-c", &script])
         .arg(std::env::current_exe().unwrap())
         .env(VARIABLE, format!("{what}:{}", path.display()))
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -42,6 +43,7 @@ async fn works_when_told() {
     match what {
         "append" => append(Path::new(path)).await,
         "claim" => claim(Path::new(path)).await,
+        "stall" => stall(Path::new(path)).await,
         other => panic!("unknown task {other}"),
     }
 }
@@ -82,14 +84,54 @@ async fn append(path: &Path) {
 /// Claims until nothing is left; prints the jobs it was given.
 async fn claim(path: &Path) {
     let store = open(path);
-    let claim = Claim { now: Timestamp(0), hold: Duration::from_secs(60), max: 3, queue: Queue::Background };
+    let claim = Claim {
+        now: Timestamp(0),
+        hold: Duration::from_secs(60),
+        max: 3,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
     loop {
-        let claimed = store.claim(claim).await.unwrap();
+        let claimed = store.claim(claim.clone()).await.unwrap();
         if claimed.is_empty() {
             return store.close().await.unwrap();
         }
         for one in claimed {
             tell(one.lease.job.0);
         }
+    }
+}
+
+/// Claims some jobs and prints them, then -1; when it is told to go on, settles them with an effect each and prints 1 for
+/// what was committed and 0 for what was refused.
+async fn stall(path: &Path) {
+    let store = open(path);
+    let (hold, room) = (Duration::from_secs(1), Room::default());
+    let claim = Claim { now: Timestamp(0), hold, max: 3, queue: Queue::Background, room };
+    let claimed = store.claim(claim).await.unwrap();
+    for one in &claimed {
+        tell(one.lease.job.0);
+    }
+    tell(-1);
+    std::io::stdin().read_line(&mut String::new()).expect("the parent tells");
+    let leases: Vec<Lease> = claimed.iter().map(|one| one.lease).collect();
+    let extended = store.extend(leases.clone(), Timestamp(9_000)).await.unwrap();
+    for (lease, extended) in leases.into_iter().zip(extended) {
+        let settled = store.settle(vec![done(lease, "child")]).await.unwrap();
+        tell(i64::from(extended || !matches!(settled[..], [Settled::LeaseLost])));
+    }
+    store.close().await.unwrap();
+}
+
+/// A settlement that notes who did a job.
+pub(crate) fn done(lease: Lease, by: &str) -> Settlement {
+    let sql = "INSERT INTO done (job, by) VALUES (?1, ?2)".to_owned();
+    Settlement {
+        lease,
+        end: JobEnd::Done,
+        now: Timestamp(1_500),
+        effects: vec![Effect { sql, values: vec![lease.job.0.into(), by.into()] }],
+        merges: Vec::new(),
+        follow: Vec::new(),
     }
 }

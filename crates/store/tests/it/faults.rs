@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_core::store::{Appended, EventRow, Inbox, Jobs};
-use palisade_core::{Error, ErrorKind};
+use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Room, Settled, Settlement, Store};
+use palisade_core::{Error, ErrorKind, Timestamp};
 use palisade_store::{Examined, SqliteConfig, SqliteStore};
 
 use crate::child;
@@ -268,4 +269,37 @@ async fn a_full_queue_refuses_at_once_and_a_closed_store_for_good() {
     assert_eq!((write.kind(), read.kind()), (ErrorKind::Store, ErrorKind::Store));
     assert!(write.message().contains("closed") && read.message().contains("closed"));
     assert!(!path.with_extension("db-wal").exists(), "the WAL was moved into the database");
+}
+
+/// Fails when deliveries are taken while the disk is nearly full, or what is kept cannot be worked off then.
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_refuses_deliveries_and_lets_work_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("short.db");
+    let config = SqliteConfig { free_bytes_min: 0, ..SqliteConfig::at(&path) };
+    let store = SqliteStore::open(config.clone()).unwrap();
+    store.append(vec![delivery("early", Bytes::new())]).await.unwrap();
+    store.close().await.unwrap();
+
+    // No disk has so much.
+    let store = SqliteStore::open(SqliteConfig { free_bytes_min: u64::MAX, ..config }).unwrap();
+    let refused = store.append(vec![delivery("late", Bytes::new())]).await.expect_err("refused");
+    assert_eq!(refused.kind(), ErrorKind::Overloaded, "{refused}");
+    assert!(refused.retry_after().is_some(), "with a time to come again");
+    assert!(refused.message().contains("disk"), "{refused}");
+    assert!(store.probe(Timestamp(0)).await.is_err(), "nor is it ready");
+    let now = Timestamp(i64::MAX);
+    let claim = Claim { now, hold: Duration::ZERO, max: 9, queue: Queue::Events, room: Room::default() };
+    let claimed = store.claim(claim).await.unwrap();
+    let end = Settlement {
+        lease: claimed[0].lease,
+        end: JobEnd::Done,
+        now,
+        effects: Vec::new(),
+        merges: Vec::new(),
+        follow: Vec::new(),
+    };
+    assert!(matches!(store.settle(vec![end]).await.unwrap()[..], [Settled::Committed(_)]));
+    assert_eq!(store.prune_inbox(0, 9).await.unwrap(), 1, "room is made");
+    store.close().await.unwrap();
 }

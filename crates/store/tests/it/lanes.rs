@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use palisade_core::Timestamp;
-use palisade_core::store::{Claim, Claimed, JobEnd, JobId, Jobs, NewJob, Queue, Settlement};
+use palisade_core::store::{Claim, Claimed, JobEnd, JobId, Jobs, NewJob, Queue, Room, Settlement};
 use palisade_store::SqliteStore;
 
 use crate::subject::{job, open};
@@ -15,7 +15,13 @@ fn of(lane: impl Into<String>) -> NewJob {
 }
 
 async fn claim(store: &SqliteStore) -> Vec<Claimed> {
-    let claim = Claim { now: Timestamp(1_000), hold: Duration::from_secs(60), max: 100, queue: Queue::Background };
+    let claim = Claim {
+        now: Timestamp(1_000),
+        hold: Duration::from_secs(60),
+        max: 100,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
     store.claim(claim).await.unwrap()
 }
 
@@ -57,7 +63,13 @@ async fn only_jobs_that_stay_are_entered() {
         end(&store, &claimed, || JobEnd::Done).await;
     }
     assert_eq!(entered(&path), (1, 1), "the one that waits");
-    let last = Claim { now: Timestamp(9_000), hold: Duration::from_secs(60), max: 9, queue: Queue::Background };
+    let last = Claim {
+        now: Timestamp(9_000),
+        hold: Duration::from_secs(60),
+        max: 9,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
     let claimed = store.claim(last).await.unwrap();
     assert_eq!(ids(&claimed), stays);
     end(&store, &claimed, || JobEnd::Done).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
-use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Settled, Settlement};
+use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Room, Settled, Settlement};
 use palisade_store::SqliteStore;
 
 use crate::child;
@@ -34,8 +34,125 @@ async fn two_processes_never_hold_the_same_job() {
 }
 
 async fn claim(store: &SqliteStore, now: i64) -> Vec<palisade_core::store::Lease> {
-    let claim = Claim { now: Timestamp(now), hold: Duration::from_secs(1), max: 9, queue: Queue::Background };
+    let claim = Claim {
+        now: Timestamp(now),
+        hold: Duration::from_secs(1),
+        max: 9,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
     store.claim(claim).await.unwrap().iter().map(|one| one.lease).collect()
+}
+
+/// Reads a child's numbers up to one that ends them.
+fn numbers(lines: &mut impl Iterator<Item = std::io::Result<String>>, count: usize) -> Vec<i64> {
+    lines.map_while(Result::ok).filter_map(|line| child::number(&line)).take(count).collect()
+}
+
+/// Workers that are stopped (SIGSTOP) while they hold jobs and wake after their leases: what they did is refused, and
+/// each job is done once.
+///
+/// Fails when the fence is left out of a settlement's or an extension's condition.
+#[cfg(unix)]
+async fn stopped_workers_are_refused_when_they_wake(workers: usize) {
+    use rustix::process::{Pid, Signal, kill_process};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let store = open(&path);
+    let effect = |sql: &str| palisade_core::store::Effect { sql: sql.to_owned(), values: Vec::new() };
+    store.execute(effect("CREATE TABLE done (job INTEGER, by TEXT)")).await.unwrap();
+    let stopped = workers - 1;
+    store.enqueue((0..3 * stopped).map(|_| job()).collect()).await.unwrap();
+    let mut children = Vec::new();
+    for _ in 0..stopped {
+        let mut child = child::start("stall", &path, "");
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let held = numbers(&mut lines, 4);
+        assert_eq!((held.len(), held.last()), (4, Some(&-1)), "it holds three jobs");
+        let id = Pid::from_child(&child);
+        kill_process(id, Signal::STOP).unwrap();
+        children.push((child, lines, id));
+    }
+    assert_eq!(claim(&store, 999).await, [], "all are held");
+    let mut taken = Vec::new();
+    while let leases = claim(&store, 1_000).await
+        && !leases.is_empty()
+    {
+        taken.extend(leases);
+    }
+    assert_eq!(taken.len(), 3 * stopped, "their leases have run out");
+    let settled = store.settle(taken.into_iter().map(|lease| child::done(lease, "parent")).collect()).await.unwrap();
+    assert!(settled.iter().all(|one| matches!(one, Settled::Committed(_))), "{settled:?}");
+    for (mut child, mut lines, id) in children {
+        drop(child.stdin.take());
+        kill_process(id, Signal::CONT).unwrap();
+        assert_eq!(numbers(&mut lines, 3), [0, 0, 0], "what comes late is refused");
+        // To its end, so that it is not cut off while it prints.
+        lines.for_each(drop);
+        assert!(child.wait().unwrap().success());
+    }
+    let rows = store.query("SELECT count(*), count(DISTINCT job), min(by) FROM done", Vec::new()).await.unwrap();
+    let all = i64::try_from(3 * stopped).unwrap();
+    assert_eq!(rows, [vec![all.into(), all.into(), "parent".into()]], "each effect happened once");
+    store.close().await.unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn of_two_workers_one_that_was_stopped_is_refused_when_it_wakes() {
+    stopped_workers_are_refused_when_they_wake(2).await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn of_eight_workers_seven_that_were_stopped_are_refused_when_they_wake() {
+    stopped_workers_are_refused_when_they_wake(8).await;
+}
+
+/// Processes that append and one that claims: turns hold across them, also in a new process.
+///
+/// Fails when a process forgets at its start who stands in line.
+#[tokio::test]
+async fn turns_are_taken_across_processes_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let of = |connection: &str, ids: std::ops::Range<u32>| {
+        let one = |n: u32| palisade_core::store::NewDelivery {
+            connection: connection.into(),
+            ..delivery(&format!("{connection} {n}"), Bytes::new())
+        };
+        ids.map(one).collect::<Vec<_>>()
+    };
+    let first = open(&path);
+    first.append(of("many", 0..50)).await.unwrap();
+    first.close().await.unwrap();
+    let (one, two) = (open(&path), open(&path));
+    one.append(of("many", 50..60)).await.unwrap();
+    two.append(of("few", 0..2)).await.unwrap();
+    two.append(of("many", 60..61)).await.unwrap();
+    let claim = |max: u32| Claim {
+        now: Timestamp(0),
+        hold: Duration::from_secs(60),
+        max,
+        queue: Queue::Events,
+        room: Room::default(),
+    };
+    let rows = async |store: &SqliteStore, max: u32| {
+        let claimed = store.claim(claim(max)).await.unwrap();
+        let row = |work: &palisade_core::store::Work| match work {
+            palisade_core::store::Work::Event { row } => row.0,
+            other => panic!("{other:?}"),
+        };
+        claimed.iter().map(|one| row(&one.work)).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(&one, 4).await, [1, 61, 2, 62], "one of each in turn");
+    assert_eq!(rows(&two, 99).await, (3..=60).chain([63]).collect::<Vec<_>>(), "the last came last");
+    one.append(of("late", 0..1)).await.unwrap();
+    one.append(of("many", 70..72)).await.unwrap();
+    assert_eq!(rows(&two, 99).await, [64, 65, 66], "nobody has credit");
+    one.close().await.unwrap();
+    two.close().await.unwrap();
 }
 
 #[tokio::test]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, Claim, EVENT_ATTEMPTS_MAX, EventRow, EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, JobCounts, JobEnd,
-    NewDelivery, NewEvent, Queue, Settled, Settlement, Store, Work,
+    Appended, CAUSES_MAX, Claim, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
+    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, OTHER_CAUSES, Queue, ReplayFilter, Room, Settled,
+    Settlement, Store, Work,
 };
 
 use super::jobs::{claim, end};
@@ -177,8 +178,8 @@ pub async fn a_replayed_event_gets_a_fresh_job(store: &dyn Store) {
     }
     same(ok(store.event_counts().await), [(EventState::Pending, 2)].into(), "both wait again");
     same(ok(store.job_counts().await), JobCounts { waiting: 2, running: 0, dead: 0 }, "nothing is dead any more");
-    same(claim(store, Queue::Events, 19).await.len(), 0, "not before the replay");
-    let again = claim(store, Queue::Events, 20).await;
+    // Also with a clock that was set back.
+    let again = claim(store, Queue::Events, 19).await;
     same(
         again.iter().map(|one| (one.attempt, one.work.clone())).collect(),
         vec![(1, Work::Event { row: EventRow(1) }), (1, Work::Event { row: EventRow(2) })],
@@ -251,6 +252,108 @@ pub async fn only_finished_events_are_pruned(store: &dyn Store) {
     same(shared, Some(Bytes::from_static(b"{\"whole\":true}")), "a shared body lives as long as one of its events");
 }
 
+/// Dead events are counted by cause; causes without end are counted together, and what is replayed counts no more.
+pub async fn dead_events_are_counted_by_cause(store: &dyn Store) {
+    let kinds = ["x", "x", "y"];
+    let events = (0..).zip(kinds).map(|(n, kind)| NewEvent { kind: kind.to_owned(), ..event(&format!("e{n}")) });
+    ok(store.append(vec![delivery(0, events.collect())]).await);
+    let kill = async |reasons: &mut dyn Iterator<Item = String>, now: i64| {
+        let held = Claim { max: u32::MAX, ..claim_of(Queue::Events, now) };
+        for (job, reason) in ok(store.claim(held).await).into_iter().zip(reasons) {
+            end(store, job.lease, JobEnd::Dead { reason }, now).await;
+        }
+    };
+    let counted = async |limit: u32| {
+        let letters = ok(store.dead_letters(limit).await);
+        letters
+            .into_iter()
+            .map(|one| (one.kind, one.reason, one.events, one.first_at.0, one.last_at.0))
+            .collect::<Vec<_>>()
+    };
+    same(counted(9).await, Vec::new(), "none is dead yet");
+    kill(&mut std::iter::repeat("no".to_owned()), 20).await;
+    let of = |kind: &str, reason: &str, events, first, last| (kind.to_owned(), reason.to_owned(), events, first, last);
+    same(counted(9).await, vec![of("x", "no", 2, 20, 20), of("y", "no", 1, 20, 20)], "those with the most first");
+    same(counted(1).await.len(), 1, "as many as asked for");
+    assert!(ok(store.replay(EventRow(1), Timestamp(25)).await), "one is replayed");
+    same(counted(9).await, vec![of("x", "no", 1, 20, 20), of("y", "no", 1, 20, 20)], "and counts no more");
+    kill(&mut ["never".to_owned()].into_iter(), 30).await;
+    same(counted(1).await, vec![of("x", "never", 1, 30, 30)], "it died of another cause");
+
+    let more = (0..2 * CAUSES_MAX).map(|n| event(&format!("m{n}"))).collect();
+    ok(store.append(vec![delivery(40, more)]).await);
+    kill(&mut (0..).map(|n| format!("cause {n}")), 50).await;
+    let letters = ok(store.dead_letters(u32::MAX).await);
+    same(letters.len(), CAUSES_MAX + 1, "causes without end");
+    let other = letters.first().map(|one| (one.reason.clone(), one.events));
+    same(other, Some((OTHER_CAUSES.to_owned(), CAUSES_MAX as u64 + 3)), "the others are counted together");
+    same(letters.iter().map(|one| one.events).sum(), 2 * CAUSES_MAX as u64 + 3, "none is forgotten");
+}
+
+/// Events are replayed by what they are, in bounded steps; a dry run only counts.
+pub async fn events_are_replayed_by_filter(store: &dyn Store) {
+    let kinds = ["x", "y", "x", "x", "x"];
+    let events = (0..).zip(kinds).map(|(n, kind)| NewEvent { kind: kind.to_owned(), ..event(&format!("e{n}")) });
+    ok(store.append(vec![delivery(0, events.collect()), delivery(100, vec![event("late")])]).await);
+    for job in claim(store, Queue::Events, 100).await {
+        let dead = job.work != Work::Event { row: EventRow(4) };
+        let how = if dead { JobEnd::Dead { reason: "no".to_owned() } } else { JobEnd::Done };
+        end(store, job.lease, how, 101).await;
+    }
+    let x = || ReplayFilter { kind: Some("x".to_owned()), ..ReplayFilter::default() };
+    let dead = || ReplayFilter { state: Some(EventState::Dead), ..x() };
+    let step = async |filter: ReplayFilter, after: i64, looked: u32, dry_run: bool| {
+        let step = ok(store.replay_some(filter, EventRow(after), looked, dry_run, Timestamp(200)).await);
+        (step.met, step.next.map(|row| row.0))
+    };
+    same(step(x(), 0, 9, true).await, (4, Some(6)), "dead and handled ones");
+    same(step(dead(), 0, 2, true).await, (1, Some(2)), "of those looked at");
+    same(step(dead(), 2, 9, true).await, (2, Some(6)), "then the others");
+    let none = |filter| async move { step(filter, 0, 9, true).await.0 };
+    same(none(ReplayFilter { provider: Some("slack".to_owned()), ..x() }).await, 0, "another provider");
+    same(none(ReplayFilter { connection: Some("beta".into()), ..x() }).await, 0, "another connection");
+    same(none(ReplayFilter { reason: Some("maybe".to_owned()), ..x() }).await, 0, "another reason");
+    same(none(ReplayFilter { state: Some(EventState::Pending), ..x() }).await, 0, "what waits is not replayed");
+    let span = |from, to| ReplayFilter { from: Some(Timestamp(from)), to: Some(Timestamp(to)), ..Default::default() };
+    same((none(span(0, 100)).await, none(span(100, 101)).await), (5, 1), "from a moment on, up to another");
+    same(ok(store.event_counts().await).get(&EventState::Pending).copied(), None, "a dry run changes nothing");
+    same(step(dead(), 0, 9, false).await, (3, Some(6)), "replayed");
+    same(step(dead(), 0, 9, false).await, (0, Some(6)), "once");
+    same(step(dead(), 6, 9, false).await, (0, None), "to the end");
+    let again = claim(store, Queue::Events, 200).await;
+    let wanted = [1, 3, 5].map(|row| Work::Event { row: EventRow(row) });
+    same(again.iter().map(|one| one.work.clone()).collect(), wanted.to_vec(), "each has a fresh job");
+}
+
+/// What the inbox keeps is counted in bytes, and the events received first go until it is no more than it may be.
+pub async fn the_inbox_is_pruned_to_its_bytes(store: &dyn Store) {
+    same(ok(store.inbox_bytes().await), 0, "empty");
+    let of = |at: i64, id: &str, bytes: usize| NewDelivery {
+        body: Bytes::from(vec![b'x'; bytes]),
+        headers: Vec::new(),
+        ..delivery(at, vec![event(id)])
+    };
+    ok(store.append(vec![of(30, "a", 1_000), of(10, "b", 2_000), of(20, "c", 4_000), of(5, "waits", 8_000)]).await);
+    let own = NewEvent { payload: Some(Bytes::from_static(b"own")), wanted: false, ..event("own") };
+    let two = NewDelivery { body: Bytes::from_static(b"shared"), ..delivery(40, vec![own, event("d")]) };
+    ok(store.append(vec![two.clone(), two]).await);
+    let headers = serde_json::to_string(&delivery(0, Vec::new()).headers).map_or(0, |json| json.len() as u64);
+    let all = 15_000 + 6 * EVENT_BYTES + 9 + headers;
+    same(ok(store.inbox_bytes().await), all, "bodies, own payloads and headers, once");
+    for job in claim(store, Queue::Events, 40).await {
+        let waits = job.work == Work::Event { row: EventRow(4) };
+        end(store, job.lease, if waits { JobEnd::Release } else { JobEnd::Done }, 41).await;
+    }
+    same(ok(store.prune_inbox(all, 9).await), 0, "no more than it may be");
+    same(ok(store.prune_inbox(all - 1, 9).await), 1, "as few as will do");
+    assert!(ok(store.event(EventRow(2)).await).is_none(), "received first");
+    same(ok(store.prune_inbox(0, 1).await), 1, "in bounded steps");
+    assert!(ok(store.event(EventRow(3)).await).is_none(), "received next");
+    same(ok(store.prune_inbox(0, 9).await), 3, "all that are handled or ignored");
+    same(ok(store.inbox_bytes().await), 8_000 + EVENT_BYTES, "what waits stays");
+    same(ok(store.event_counts().await), [(EventState::Pending, 1)].into(), "and is counted");
+}
+
 /// Settles one lease as done, at once.
 pub(super) async fn settle_done(store: &dyn Store, settlement: Settlement) -> Settled {
     let settled = ok(store.settle(vec![settlement]).await);
@@ -259,5 +362,5 @@ pub(super) async fn settle_done(store: &dyn Store, settlement: Settlement) -> Se
 
 /// A claim that holds for a second.
 pub(super) fn claim_of(queue: Queue, now: i64) -> Claim {
-    Claim { now: Timestamp(now), hold: Duration::from_secs(1), max: 100, queue }
+    Claim { now: Timestamp(now), hold: Duration::from_secs(1), max: 100, queue, room: Room::default() }
 }

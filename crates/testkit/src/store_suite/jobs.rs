@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::store::{
-    Claimed, Effect, EventRow, EventState, JobCounts, JobEnd, Lease, LiveJob, Merge, NewJob, Queue, RunMode, RunState,
-    Settled, Settlement, Store, StreamKey, Value, WORKER_LOST, Work,
+    Claim, Claimed, Effect, EventRow, EventState, Halt, JobCounts, JobEnd, LINED_UP_MAX, Lease, LiveJob, Merge,
+    NewDelivery, NewEvent, NewJob, Queue, Room, RunMode, RunState, Settled, Settlement, Store, StreamKey, Value,
+    WORKER_LOST, Work,
 };
 use palisade_core::sync::watch::Watch;
 use palisade_core::sync::{Change, Span, State};
@@ -124,28 +125,154 @@ pub async fn a_claim_gives_the_most_urgent_due_jobs(store: &dyn Store) {
     let number = |claimed: &[Claimed]| -> Vec<usize> {
         claimed.iter().filter_map(|one| ids.iter().position(|id| *id == one.lease.job)).collect()
     };
-    let two = ok(store.claim(palisade_core::store::Claim { max: 2, ..claim_of(Queue::Background, 40) }).await);
+    let two = ok(store.claim(Claim { max: 2, ..claim_of(Queue::Background, 40) }).await);
     same(number(&two), vec![2, 1], "the two most urgent");
     same(two.iter().map(|one| one.until.0).collect(), vec![1_040, 1_040], "held until now and the hold");
     same(number(&claim(store, Queue::Background, 40).await), vec![3, 0, 4], "then the others that are due");
     same(claim(store, Queue::Background, 40).await.len(), 0, "what is held is not given again");
     same(ok(store.job_counts().await), counts(2, 5, 0), "counts");
-    let none = ok(store.claim(palisade_core::store::Claim { max: 0, ..claim_of(Queue::Background, 99) }).await);
+    let none = ok(store.claim(Claim { max: 0, ..claim_of(Queue::Background, 99) }).await);
     same(none.len(), 0, "a claim of nothing");
+}
+
+/// A tenant with a hundred times the work delays another's by one of its jobs a turn; rest gives no credit, and each
+/// group and priority has its own turns.
+///
+/// Fails when jobs are claimed in the order they came.
+pub async fn tenants_take_turns(store: &dyn Store) {
+    let of = |tenant: &str, count: usize| {
+        let one = NewJob { group: Some("g".to_owned()), tenant: Some(tenant.into()), ..job(0) };
+        vec![one; count]
+    };
+    let many = ok(store.enqueue(of("many", 300)).await);
+    // Of the first claim on, the jobs stand in line.
+    let take = async |max: u32| {
+        let claimed = ok(store.claim(Claim { max, ..claim_of(Queue::Background, 0) }).await);
+        claimed.iter().map(|one| one.lease.job).collect::<Vec<_>>()
+    };
+    same(take(100).await, many.get(..100).unwrap_or_default().to_vec(), "alone, in order");
+    let few = ok(store.enqueue(of("few", 3)).await);
+    let claimed = take(10).await;
+    let places: Vec<_> = few.iter().map(|job| claimed.iter().position(|one| one == job)).collect();
+    same(places, vec![Some(1), Some(3), Some(5)], "one of each in turn");
+    same(take(100).await.len(), 100, "the rest is alone again");
+    let late = ok(store.enqueue(of("late", 200)).await);
+    let claimed = take(8).await;
+    same(claimed.iter().filter(|one| late.contains(one)).count(), 4, "whoever rested has no credit");
+
+    let events = |connection: &str, from: usize, count: usize| {
+        let events = (from..from + count).map(|n| event(&format!("{connection} {n}"))).collect();
+        NewDelivery { connection: connection.into(), ..delivery(5, events) }
+    };
+    ok(store.append(vec![events("many", 0, 200), events("few", 0, 2)]).await);
+    let claimed = ok(store.claim(Claim { max: 4, ..claim_of(Queue::Events, 5) }).await);
+    let rows: Vec<_> = claimed.iter().map(|one| one.work.clone()).collect();
+    let wanted = [1, 201, 2, 202].map(|row| Work::Event { row: EventRow(row) });
+    same(rows, wanted.to_vec(), "connections take turns with their events");
+    same(claimed.iter().all(|one| one.group.as_deref() == Some("stripe")), true, "whose group is the provider");
+}
+
+/// No more jobs of a group are claimed than there is room for, and a group without room holds up no other.
+///
+/// Fails when a claim ends at a group without room.
+pub async fn a_group_without_room_holds_up_no_other(store: &dyn Store) {
+    let of = |group: Option<&str>, priority| NewJob { group: group.map(str::to_owned), priority, ..job(0) };
+    let mut jobs = vec![of(Some("full"), 9); 50];
+    jobs.extend([of(Some("half"), 0), of(Some("half"), 0), of(Some("half"), 0), of(None, 0), of(Some(""), -1)]);
+    ok(store.enqueue(jobs).await);
+    let room = Room { each: 2, of: [("full".to_owned(), 0)].into(), others: 1 };
+    let take = async |room: Room| {
+        let claimed = ok(store.claim(Claim { room, ..claim_of(Queue::Background, 0) }).await);
+        claimed.into_iter().map(|one| one.group.unwrap_or_default()).collect::<Vec<_>>()
+    };
+    let wanted = |groups: &[&str]| groups.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+    same(take(room.clone()).await, wanted(&["", "half", "half"]), "what there is room for");
+    same(
+        take(Room { of: [("full".to_owned(), 1)].into(), ..room }).await,
+        wanted(&["full", "half", ""]),
+        "then the rest",
+    );
+    same(take(Room { each: 0, ..Room::default() }).await, wanted(&[]), "no room at all");
+    same(take(Room::default()).await.len(), 49, "room for all");
+}
+
+/// More jobs than a claim lets into line come with the next claims.
+pub async fn a_crowd_enters_the_line_in_steps(store: &dyn Store) {
+    let crowd = i64::from(LINED_UP_MAX) + 10;
+    ok(store.enqueue((0..crowd).map(job).collect()).await);
+    let all = async || {
+        let claim = Claim { max: u32::MAX, ..claim_of(Queue::Background, crowd) };
+        ok(store.claim(claim).await).len()
+    };
+    same((all().await, all().await, all().await), (LINED_UP_MAX as usize, 10, 0), "in steps");
+}
+
+/// Halted events wait without losing their order or an attempt; what is under way ends; others go on; resumed, all come.
+///
+/// Fails when a halt is not heeded by a claim, or when jobs of its lane overtake those that wait.
+pub async fn halted_events_wait_and_go_on_in_order(store: &dyn Store) {
+    let keyed = |id: &str| NewEvent { ordering_key: Some("k".to_owned()), ..event(id) };
+    let of = |provider: &str, connection: &str, ids: &[&str]| NewDelivery {
+        provider: provider.to_owned(),
+        connection: connection.into(),
+        ..delivery(0, ids.iter().map(|id| keyed(id)).collect())
+    };
+    let rows = async |now: i64| {
+        let claimed = claim(store, Queue::Events, now).await;
+        for one in &claimed {
+            same(one.attempt, 1, "a halt costs no attempt");
+        }
+        let row = |one: &Claimed| if let Work::Event { row } = one.work { row.0 } else { 0 };
+        claimed.iter().map(|one| (row(one), one.lease)).collect::<Vec<_>>()
+    };
+    let done = async |held: &[(i64, Lease)]| {
+        for (_, lease) in held {
+            end(store, *lease, JobEnd::Done, 5).await;
+        }
+        held.iter().map(|(row, _)| *row).collect::<Vec<_>>()
+    };
+    let acme = || Halt::Connection("acme".into());
+    ok(store.append(vec![of("stripe", "acme", &["a", "b"]), of("stripe", "beta", &["c"])]).await);
+    same(ok(store.halt(acme(), Timestamp(7)).await), true, "halted");
+    same(ok(store.halt(acme(), Timestamp(8)).await), false, "once");
+    same(ok(store.halts(9).await), vec![(acme(), Timestamp(7))], "since when");
+    ok(store.append(vec![of("stripe", "acme", &["d"]), of("slack", "gamma", &["e"])]).await);
+    let others = rows(10).await;
+    same(done(&others).await, vec![3, 5], "the others' are handled");
+    same(rows(11).await.len(), 0, "the halted one's wait");
+    same(ok(store.job_counts().await), counts(3, 0, 0), "and are kept");
+    same(ok(store.resume(acme()).await), true, "resumed");
+    same(ok(store.resume(acme()).await), false, "once");
+    for row in [1, 2, 4] {
+        let next = rows(12).await;
+        same(done(&next).await, vec![row], "in order, one by one");
+    }
+
+    ok(store.append(vec![of("stripe", "acme", &["f"]), of("slack", "gamma", &["g"])]).await);
+    ok(store.halt(Halt::Provider("stripe".to_owned()), Timestamp(20)).await);
+    same(done(&rows(21).await).await, vec![7], "a provider's");
+    ok(store.halt(Halt::All, Timestamp(22)).await);
+    ok(store.append(vec![of("slack", "gamma", &["h"])]).await);
+    same(rows(23).await.len(), 0, "everybody's");
+    let all = vec![(Halt::All, Timestamp(22)), (Halt::Provider("stripe".to_owned()), Timestamp(20))];
+    same(ok(store.halts(9).await), all, "all are listed, in order");
+    ok(store.resume(Halt::All).await);
+    ok(store.resume(Halt::Provider("stripe".to_owned())).await);
+    same(done(&rows(24).await).await, vec![8, 6], "then all go on");
 }
 
 /// A job whose worker went away is given again when its lease ran out, as another attempt; when its attempts are used
 /// up it is dead instead, and its event with it.
 pub async fn a_lost_worker_costs_one_attempt(store: &dyn Store) {
     ok(store.enqueue(vec![NewJob { work: Work::Event { row: EventRow(1) }, attempts_max: 2, ..job(0) }]).await);
-    ok(store.append(vec![delivery(i64::MAX, vec![event("a")])]).await);
     let first = claim(store, Queue::Events, 0).await;
+    ok(store.append(vec![delivery(0, vec![NewEvent { wanted: false, ..event("a") }])]).await);
     same(claim(store, Queue::Events, 999).await.len(), 0, "still held");
     let second = claim(store, Queue::Events, 1_000).await;
     let seen = |claimed: &[Claimed]| claimed.iter().map(|one| (one.attempt, one.lease.fence)).collect::<Vec<_>>();
     same((seen(&first), seen(&second)), (vec![(1, 1)], vec![(2, 2)]), "attempt and fence grow with each claim");
     same(claim(store, Queue::Events, 2_000).await.len(), 0, "the attempts are used up");
-    same(ok(store.job_counts().await), counts(1, 0, 1), "the job is dead");
+    same(ok(store.job_counts().await), counts(0, 0, 1), "the job is dead");
     let stored = ok(store.event(EventRow(1)).await);
     same(
         stored.map(|stored| (stored.state, stored.reason)),
@@ -225,7 +352,7 @@ pub async fn jobs_of_a_lane_run_one_by_one_in_order(store: &dyn Store) {
     same(given(&next), wanted(2), "then each is due as if it stood alone");
     end(store, lease(&next), JobEnd::Done, 30_001).await;
 
-    let keyed = |id: &str| palisade_core::store::NewEvent { ordering_key: Some("sub_1".to_owned()), ..event(id) };
+    let keyed = |id: &str| NewEvent { ordering_key: Some("sub_1".to_owned()), ..event(id) };
     let mut other = delivery(0, vec![keyed("c")]);
     other.connection = "beta".into();
     ok(store.append(vec![delivery(0, vec![keyed("a"), keyed("b")]), other]).await);
@@ -373,7 +500,7 @@ pub async fn two_claims_never_hold_the_same_job(store: Arc<dyn Store>) {
         workers.push(tokio::spawn(async move {
             let mut held = Vec::new();
             loop {
-                let claim = palisade_core::store::Claim { max: 7, ..claim_of(Queue::Background, 0) };
+                let claim = Claim { max: 7, ..claim_of(Queue::Background, 0) };
                 let claimed = ok(store.claim(claim).await);
                 if claimed.is_empty() {
                     return held;

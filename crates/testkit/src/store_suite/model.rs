@@ -9,9 +9,9 @@ use bytes::Bytes;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
-    CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, GrantLease, JobEnd, Lease, Merge,
-    NewDelivery, NewEvent, NewJob, PageCommit, Pause, Queue, RunEnd, RunId, RunMode, RunState, SealedCredential,
-    Settled, Settlement, Store, StreamKey, Value, Work,
+    CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, GrantLease, Halt, JobEnd, Lease,
+    Merge, NewDelivery, NewEvent, NewJob, PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode,
+    RunState, SealedCredential, Settled, Settlement, Store, StreamKey, Value, Work,
 };
 use palisade_core::sync::{Change, Cursor, Span, State};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -169,7 +169,7 @@ impl Model {
         NewDelivery {
             endpoint: self.pick(&["e1", "e2"]).unwrap_or_default().into(),
             connection: self.pick(&CONNECTIONS).unwrap_or_default().into(),
-            provider: "stripe".to_owned(),
+            provider: self.pick(&["stripe", "slack"]).unwrap_or_default().to_owned(),
             events: events.collect(),
             received_at: self.near(),
             headers: if self.one_in(2) { vec![("x".to_owned(), "y".to_owned())] } else { Vec::new() },
@@ -192,8 +192,8 @@ impl Model {
                 ])
                 .unwrap_or(Work::Retention),
             lane: self.pick(&[None, Some("l1".to_owned()), Some("event/acme/k1".to_owned())]).flatten(),
-            group: None,
-            tenant: None,
+            group: self.pick(&[None, Some(String::new()), Some("g1".to_owned()), Some("stripe".to_owned())]).flatten(),
+            tenant: self.pick(&[None, Some("t1".into()), Some("t2".into())]).flatten(),
             unique: self.pick(&[None, None, Some("u1".to_owned()), Some("u2".to_owned())]).flatten(),
             priority: self.pick(&[0, 0, 1, -1]).unwrap_or(0),
             run_at: self.near(),
@@ -233,7 +233,9 @@ impl Model {
             61..=78 => self.runs().await,
             79..=83 => self.merges().await,
             84..=86 => self.prune().await,
-            87..=88 => self.extend_or_replay().await,
+            87 => self.extend_or_replay().await,
+            88 if self.one_in(2) => self.replay_some().await,
+            88 => self.halts().await,
             89..=91 => self.accounts().await,
             92..=95 => super::secrets::step(self).await,
             96 => self.calls().await,
@@ -270,13 +272,49 @@ impl Model {
             hold: Duration::from_millis(self.below(200)),
             max: u32::try_from(self.below(5)).unwrap_or(0),
             queue: if self.one_in(2) { Queue::Events } else { Queue::Background },
+            room: self.room(),
         };
-        let (wanted, found) = both!(self, store => store.claim(claim).await);
+        let (wanted, found) = both!(self, store => store.claim(claim.clone()).await);
         if let Ok(claimed) = &found {
             self.leases.extend(claimed.iter().map(|one| one.lease));
             self.held.extend(claimed.iter().map(|one| one.lease));
         }
         self.note(format!("{claim:?}"), (told(&wanted), told(&found)))
+    }
+
+    fn room(&self) -> Room {
+        if self.one_in(2) {
+            return Room::default();
+        }
+        let some = || u32::try_from(self.below(3)).unwrap_or(0);
+        Room { each: some(), of: [("stripe".to_owned(), some())].into(), others: some() }
+    }
+
+    async fn halts(&mut self) -> Option<(String, String)> {
+        let connection = self.pick(&CONNECTIONS).unwrap_or_default();
+        let halts = [Halt::All, Halt::Provider("stripe".to_owned()), Halt::Connection(connection.into())];
+        let halt = self.pick(&halts).unwrap_or(Halt::All);
+        // Resumed more often than halted: otherwise nothing is ever claimed.
+        if self.below(5) < 3 {
+            let answers = both!(self, store => told(&store.resume(halt.clone()).await));
+            return self.note(format!("resume {halt:?}"), answers);
+        }
+        let now = self.now();
+        let answers = both!(self, store => told(&store.halt(halt.clone(), now).await));
+        self.note(format!("halt {halt:?}"), answers)
+    }
+
+    async fn replay_some(&mut self) -> Option<(String, String)> {
+        let filter = ReplayFilter {
+            state: self.pick(&[None, Some(EventState::Dead), Some(EventState::Done)]).flatten(),
+            provider: self.one_in(3).then(|| "stripe".to_owned()),
+            from: self.one_in(3).then(|| self.near()),
+            ..ReplayFilter::default()
+        };
+        let (after, looked) = (EventRow(i64::try_from(self.below(8)).unwrap_or(0)), 1 + self.below(3));
+        let (looked, dry_run, now) = (u32::try_from(looked).unwrap_or(1), self.one_in(2), self.now());
+        let answers = both!(self, store => told(&store.replay_some(filter.clone(), after, looked, dry_run, now).await));
+        self.note(format!("replay_some {filter:?} {after:?} {looked} {dry_run}"), answers)
     }
 
     async fn settle(&mut self) -> Option<(String, String)> {
@@ -396,9 +434,13 @@ impl Model {
             let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
             return self.note(format!("compact_feed {before:?} {limit}"), answers);
         }
-        let (what, answers) = match self.below(6) {
+        let (what, answers) = match self.below(7) {
             4 => ("roll_up_calls", both!(self, store => told(&store.roll_up_calls(before, limit).await))),
             5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),
+            6 => {
+                let most = self.below(20_000);
+                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, limit).await)))
+            }
             0 => ("prune_events", both!(self, store => told(&store.prune_events(before, limit).await))),
             1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
             2 => ("prune_pauses", both!(self, store => told(&store.prune_pauses(before, limit).await))),
@@ -503,6 +545,11 @@ impl Model {
         };
         let all = u32::MAX;
         put("event counts", told(&store.event_counts().await));
+        put("inbox bytes", told(&store.inbox_bytes().await));
+        put("dead letters", told(&store.dead_letters(all).await));
+        put("halts", told(&store.halts(all).await));
+        put("oldest", told(&store.oldest_due(Queue::Events, self.now()).await));
+        put("oldest of others", told(&store.oldest_due(Queue::Background, self.now()).await));
         put("job counts", told(&store.job_counts().await));
         put("live jobs", told(&store.live_jobs(["u1", "u2"].map(str::to_owned).to_vec()).await));
         put("dead counts", told(&store.dead_counts(CONNECTIONS.map(Into::into).to_vec()).await));

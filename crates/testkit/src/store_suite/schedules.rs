@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    ChoreReport, Claim, Connection, ConnectionState, HeldJob, JobEnd, Lease, Merge, Moved, NewJob, Queue, RunMode,
-    Scheduled, SetSchedule, Settlement, Store, StreamKey, Work,
+    ChoreReport, Claim, Connection, ConnectionState, HeldJob, JobEnd, Lease, Merge, Moved, NewJob, Queue, Room,
+    RunMode, Scheduled, SetSchedule, Settlement, Store, StreamKey, Work,
 };
 use palisade_core::sync::{Change, Span, State};
 
@@ -91,7 +91,13 @@ fn job(work: Work, unique: &str, lane: Option<&str>, run_at: i64) -> NewJob {
 /// moment, and jobs of a lane that waited behind one that moved away are claimed before it.
 pub async fn only_a_job_that_waits_for_its_moment_is_moved(store: &dyn Store) {
     let claim = async |now| {
-        let claim = Claim { now: Timestamp(now), hold: Duration::from_secs(60), max: 9, queue: Queue::Background };
+        let claim = Claim {
+            now: Timestamp(now),
+            hold: Duration::from_secs(60),
+            max: 9,
+            queue: Queue::Background,
+            room: Room::default(),
+        };
         ok(store.claim(claim).await)
     };
     let run_at =

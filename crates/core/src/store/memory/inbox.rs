@@ -7,8 +7,8 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EventRow, EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent,
-    NewJob, StoredEvent, Work,
+    Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
+    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, ReplayFilter, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -21,6 +21,7 @@ pub(super) struct InboxModel {
     events_stored: i64,
     keys: HashMap<(EndpointId, EventId), EventRow>,
     heard: BTreeMap<EndpointId, BTreeMap<String, Heard>>,
+    causes: BTreeMap<(String, String, String), DeadLetters>,
 }
 
 struct Kept {
@@ -29,6 +30,7 @@ struct Kept {
     provider: String,
     received_at: Timestamp,
     body: Bytes,
+    headers_bytes: u64,
     events: u64,
 }
 
@@ -62,7 +64,8 @@ impl InboxModel {
             let row = EventRow(self.events_stored);
             let state = if event.wanted { EventState::Pending } else { EventState::Ignored };
             if event.wanted {
-                jobs.push(event_job(row, &delivery.connection, event.ordering_key.as_deref(), delivery.received_at));
+                let key = event.ordering_key.as_deref();
+                jobs.push(event_job(row, &delivery.provider, &delivery.connection, key, delivery.received_at));
             }
             self.keys.insert(key, row);
             self.events.insert(row, Row { delivery: number, event, state, reason: None });
@@ -71,8 +74,11 @@ impl InboxModel {
         }
         if new > 0 {
             self.deliveries_stored = number;
-            let NewDelivery { endpoint, connection, provider, received_at, body, .. } = delivery;
-            let kept = Kept { endpoint, connection, provider, received_at, body, events: new };
+            let NewDelivery { endpoint, connection, provider, received_at, body, headers, .. } = delivery;
+            let json =
+                if headers.is_empty() { String::new() } else { serde_json::to_string(&headers).unwrap_or_default() };
+            let headers_bytes = json.len() as u64;
+            let kept = Kept { endpoint, connection, provider, received_at, body, headers_bytes, events: new };
             self.deliveries.insert(number, kept);
         }
         (appended, jobs)
@@ -145,19 +151,106 @@ impl InboxModel {
 
     pub(super) fn replay(&mut self, row: EventRow, now: Timestamp) -> Option<NewJob> {
         let stored = self.events.get_mut(&row)?;
-        match stored.state {
+        let was = stored.state;
+        match was {
             EventState::Done | EventState::Dead => stored.state = EventState::Pending,
             EventState::Pending | EventState::Ignored => return None,
         }
         let delivery = self.deliveries.get(&stored.delivery)?;
-        Some(event_job(row, &delivery.connection, stored.event.ordering_key.as_deref(), now))
+        let job = event_job(row, &delivery.provider, &delivery.connection, stored.event.ordering_key.as_deref(), now);
+        if was == EventState::Dead {
+            let cause =
+                (delivery.provider.clone(), stored.event.kind.clone(), stored.reason.clone().unwrap_or_default());
+            self.count_cause(cause, -1, now);
+        }
+        Some(job)
     }
 
-    pub(super) fn set_state(&mut self, row: EventRow, state: EventState, reason: Option<String>) {
-        if let Some(stored) = self.events.get_mut(&row) {
-            stored.state = state;
-            stored.reason = reason;
+    /// Finds what meets a filter among the `looked` rows after `after` that may be replayed, and the last of these.
+    pub(super) fn replayable(
+        &self,
+        filter: &ReplayFilter,
+        after: EventRow,
+        looked: u32,
+    ) -> (Vec<EventRow>, Option<EventRow>) {
+        let of_state = |state: EventState| match filter.state {
+            Some(wanted) => state == wanted && matches!(wanted, EventState::Dead | EventState::Done),
+            None => matches!(state, EventState::Dead | EventState::Done),
+        };
+        let rows = self.events.iter().filter(|(row, stored)| **row > after && of_state(stored.state));
+        let rows: Vec<EventRow> = rows.map(|(row, _)| *row).take(looked as usize).collect();
+        let next = rows.last().copied();
+        let meets = |row: &EventRow| self.event(*row).is_some_and(|event| filter.meets(&event));
+        (rows.into_iter().filter(meets).collect(), next)
+    }
+
+    /// Returns the connection of an event.
+    pub(super) fn connection(&self, row: EventRow) -> Option<ConnectionId> {
+        let stored = self.events.get(&row)?;
+        Some(self.deliveries.get(&stored.delivery)?.connection.clone())
+    }
+
+    pub(super) fn set_state(&mut self, row: EventRow, state: EventState, reason: Option<String>, now: Timestamp) {
+        let Some(stored) = self.events.get_mut(&row) else { return };
+        let (was, before) = (stored.state, stored.reason.clone().unwrap_or_default());
+        (stored.state, stored.reason) = (state, reason.clone());
+        let Some(delivery) = self.deliveries.get(&stored.delivery) else { return };
+        let cause = |reason: String| (delivery.provider.clone(), stored.event.kind.clone(), reason);
+        let (old, new) = (cause(before), cause(reason.unwrap_or_default()));
+        if was == EventState::Dead {
+            self.count_cause(old, -1, now);
         }
+        if state == EventState::Dead {
+            self.count_cause(new, 1, now);
+        }
+    }
+
+    /// Counts a dead event under its cause, or no more; without room for the cause under that of all others.
+    fn count_cause(&mut self, cause: (String, String, String), by: i64, now: Timestamp) {
+        let other = (String::new(), String::new(), OTHER_CAUSES.to_owned());
+        let known = self.causes.contains_key(&cause);
+        let apart = self.causes.len() - usize::from(self.causes.contains_key(&other));
+        let key = if known || (by > 0 && apart < CAUSES_MAX) { cause } else { other };
+        let (provider, kind, reason) = key.clone();
+        let new = DeadLetters { provider, kind, reason, events: 0, first_at: now, last_at: now };
+        let counted = self.causes.entry(key.clone()).or_insert(new);
+        counted.events = counted.events.saturating_add_signed(by);
+        if by > 0 {
+            counted.last_at = now;
+        }
+        if counted.events == 0 {
+            self.causes.remove(&key);
+        }
+    }
+
+    pub(super) fn dead_letters(&self, limit: u32) -> Vec<DeadLetters> {
+        let mut causes: Vec<DeadLetters> = self.causes.values().cloned().collect();
+        causes.sort_by_key(|one| std::cmp::Reverse(one.events));
+        causes.truncate(limit as usize);
+        causes
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        let deliveries: u64 = self.deliveries.values().map(|kept| kept.body.len() as u64 + kept.headers_bytes).sum();
+        let own = |stored: &Row| EVENT_BYTES + stored.event.payload.as_ref().map_or(0, Bytes::len) as u64;
+        deliveries + self.events.values().map(own).sum::<u64>()
+    }
+
+    pub(super) fn prune_to(&mut self, bytes_max: u64, limit: u32) -> u64 {
+        let finished = |stored: &Row| matches!(stored.state, EventState::Done | EventState::Ignored);
+        let received = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
+        let mut oldest: Vec<_> =
+            self.events.iter().filter(|(_, one)| finished(one)).map(|(row, one)| (received(one), *row)).collect();
+        oldest.sort_unstable();
+        let mut gone = 0;
+        for (_, row) in oldest.into_iter().take(limit as usize) {
+            if self.bytes() <= bytes_max {
+                break;
+            }
+            self.remove(row);
+            gone += 1;
+        }
+        gone
     }
 
     pub(super) fn counts(&self) -> BTreeMap<EventState, u64> {
@@ -187,24 +280,34 @@ impl InboxModel {
         let gone: Vec<EventRow> =
             self.events.iter().filter(|(_, stored)| old(stored)).map(|(row, _)| *row).take(limit as usize).collect();
         for row in &gone {
-            let Some(stored) = self.events.remove(row) else { continue };
-            let Some(delivery) = self.deliveries.get_mut(&stored.delivery) else { continue };
-            self.keys.remove(&(delivery.endpoint.clone(), stored.event.id));
-            delivery.events -= 1;
-            if delivery.events == 0 {
-                self.deliveries.remove(&stored.delivery);
-            }
+            self.remove(*row);
         }
         gone.len() as u64
     }
+
+    fn remove(&mut self, row: EventRow) {
+        let Some(stored) = self.events.remove(&row) else { return };
+        let Some(delivery) = self.deliveries.get_mut(&stored.delivery) else { return };
+        self.keys.remove(&(delivery.endpoint.clone(), stored.event.id));
+        delivery.events -= 1;
+        if delivery.events == 0 {
+            self.deliveries.remove(&stored.delivery);
+        }
+    }
 }
 
-fn event_job(row: EventRow, connection: &ConnectionId, ordering_key: Option<&str>, run_at: Timestamp) -> NewJob {
+fn event_job(
+    row: EventRow,
+    provider: &str,
+    connection: &ConnectionId,
+    ordering_key: Option<&str>,
+    run_at: Timestamp,
+) -> NewJob {
     NewJob {
         work: Work::Event { row },
         lane: ordering_key.map(|key| format!("event/{connection}/{key}")),
-        group: None,
-        tenant: None,
+        group: Some(provider.to_owned()),
+        tenant: Some(connection.as_str().into()),
         unique: None,
         priority: 0,
         run_at,

@@ -1,12 +1,14 @@
-//! The jobs of the model: claims with lease and fence, lanes, unique keys, ends.
+//! The jobs of the model: turns, claims with lease and fence, lanes, unique keys, ends.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
+use crate::id::ConnectionId;
+use crate::store::inbox::Halt;
 use crate::store::{
-    Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, Lease, LiveJob, Moved, NewJob, Queue,
-    RunMode, StreamKey, WORKER_LOST, Work,
+    Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, LINED_UP_MAX, Lease, LiveJob, Moved,
+    NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work,
 };
 
 /// All jobs, with the live ones found quickly: a model that is slow in tests is not used.
@@ -16,6 +18,11 @@ pub(super) struct JobsModel {
     stored: i64,
     live: BTreeSet<JobId>,
     unique: HashMap<String, JobId>,
+    lanes: HashMap<String, BTreeSet<JobId>>,
+    /// The highest turn claimed, by queue and priority.
+    passed: HashMap<(Queue, i32), i64>,
+    /// The turn given last, by queue, priority, group and tenant.
+    last: HashMap<(Queue, i32, String, String), i64>,
 }
 
 /// What stands in a lane.
@@ -23,7 +30,7 @@ pub(super) struct JobsModel {
 struct Lane {
     /// A job is held, and its lease has not run out.
     held: bool,
-    /// The lowest number that is due or waits for another attempt.
+    /// The lowest number that stands in line, is due or waits for another attempt.
     head: Option<JobId>,
 }
 
@@ -32,16 +39,30 @@ struct Job {
     state: State,
     attempts: u32,
     fence: i64,
+    turn: i64,
     /// Why it comes again.
     reason: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Waiting,
-    Held { until: Timestamp },
-    Done { at: Timestamp },
-    Dead { at: Timestamp },
+    /// Stands in line.
+    Ready,
+    /// Waits for its moment.
+    Later,
+    /// Waits behind the lowest job of its lane.
+    Behind,
+    /// Its event's connection is halted.
+    Parked(ConnectionId),
+    Held {
+        until: Timestamp,
+    },
+    Done {
+        at: Timestamp,
+    },
+    Dead {
+        at: Timestamp,
+    },
 }
 
 /// What follows the end of a job elsewhere in the store.
@@ -55,19 +76,39 @@ impl Job {
         matches!(self.state, State::Held { until } if until <= now)
     }
 
-    /// Whether it may be claimed, lanes aside.
-    fn is_due(&self, now: Timestamp) -> bool {
-        self.is_expired(now) || (self.state == State::Waiting && self.new.run_at <= now)
+    fn is_waiting(&self) -> bool {
+        match self.state {
+            State::Ready | State::Later | State::Behind | State::Parked(_) => true,
+            State::Held { .. } | State::Done { .. } | State::Dead { .. } => false,
+        }
+    }
+
+    /// Whether it waits for another attempt.
+    fn is_tried(&self) -> bool {
+        self.is_waiting() && self.attempts > 0
+    }
+
+    /// Whether it holds the later ones of its lane up.
+    fn is_first(&self, now: Timestamp) -> bool {
+        let in_line = matches!(self.state, State::Ready | State::Parked(_));
+        in_line || self.is_expired(now) || self.is_tried() || (self.is_waiting() && self.new.run_at <= now)
+    }
+
+    fn group(&self) -> &str {
+        self.new.group.as_deref().unwrap_or_default()
+    }
+
+    fn queue(&self) -> Queue {
+        self.new.work.queue()
     }
 }
 
 impl JobsModel {
-    pub(super) fn enqueue(&mut self, new: NewJob) -> JobId {
+    /// Adds a job; `now` lets it into line at once if it is due.
+    pub(super) fn enqueue(&mut self, new: NewJob, now: Option<Timestamp>) -> JobId {
         let same = new.unique.as_ref().and_then(|key| self.unique.get(key)).copied();
-        if let Some((id, job)) = same.and_then(|id| Some((id, self.jobs.get_mut(&id)?))) {
-            if job.state == State::Waiting {
-                job.new.run_at = job.new.run_at.min(new.run_at);
-            }
+        if let Some(id) = same {
+            self.pull_forward(id, new.run_at, now);
             return id;
         }
         self.stored += 1;
@@ -75,62 +116,187 @@ impl JobsModel {
         if let Some(key) = &new.unique {
             self.unique.insert(key.clone(), id);
         }
+        let lowest = new.lane.as_ref().and_then(|lane| self.lowest(lane));
+        let behind = lowest.is_some_and(|lowest| lowest.is_tried() || lowest.new.run_at <= new.run_at);
+        if let Some(lane) = &new.lane {
+            self.lanes.entry(lane.clone()).or_default().insert(id);
+        }
         self.live.insert(id);
-        self.jobs.insert(id, Job { new, state: State::Waiting, attempts: 0, fence: 0, reason: None });
+        let state = if behind { State::Behind } else { State::Later };
+        self.jobs.insert(id, Job { new, state, attempts: 0, fence: 0, turn: 0, reason: None });
+        if !behind {
+            self.line_up(id, now);
+        }
         id
     }
 
-    pub(super) fn claim(&mut self, claim: Claim) -> (Vec<Claimed>, Vec<Followed>) {
-        let Claim { now, hold, max, queue } = claim;
+    fn pull_forward(&mut self, id: JobId, run_at: Timestamp, now: Option<Timestamp>) {
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.is_waiting() && run_at < job.new.run_at) else {
+            return;
+        };
+        job.new.run_at = run_at;
+        if matches!(job.state, State::Later | State::Behind) {
+            self.line_up(id, now);
+        }
+    }
+
+    fn lowest(&self, lane: &str) -> Option<&Job> {
+        self.jobs.get(self.lanes.get(lane)?.first()?)
+    }
+
+    /// Lets a job into line if it is due at `now`; else it waits for its moment.
+    fn line_up(&mut self, id: JobId, now: Option<Timestamp>) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if now.is_none_or(|now| job.new.run_at > now) {
+            job.state = State::Later;
+            return;
+        }
+        let (queue, priority, group) = (job.queue(), job.new.priority, job.group().to_owned());
+        let tenant = job.new.tenant.as_ref().map_or_else(String::new, |tenant| tenant.as_str().to_owned());
+        let passed = self.passed.get(&(queue, priority)).copied().unwrap_or(0);
+        let last = self.last.entry((queue, priority, group, tenant)).or_insert(0);
+        *last = passed.max(*last) + 1;
+        (job.state, job.turn) = (State::Ready, *last);
+    }
+
+    /// Claims jobs; `halts` concern events, whose connection `connection_of` tells.
+    pub(super) fn claim(
+        &mut self,
+        claim: &Claim,
+        halts: &BTreeSet<Halt>,
+        connection_of: impl Fn(EventRow) -> Option<ConnectionId>,
+    ) -> (Vec<Claimed>, Vec<Followed>) {
+        let Claim { now, max, queue, .. } = *claim;
         let mut followed = Vec::new();
         for id in self.used_up(queue, now) {
             followed.extend(self.kill(id, WORKER_LOST.to_owned(), now));
         }
-        let lanes = self.lanes(now);
-        let free = |id: JobId, job: &Job| {
-            let lane = job.new.lane.as_ref().and_then(|lane| lanes.get(lane.as_str()));
-            lane.is_none_or(|lane| !lane.held && lane.head == Some(id))
-        };
-        let due = self.live.iter().filter_map(|id| Some((*id, self.jobs.get(id)?)));
-        let mut due: Vec<_> = due
-            .filter(|(id, job)| job.new.work.queue() == queue && job.is_due(now) && free(*id, job))
-            .map(|(id, job)| (Reverse(job.new.priority), job.new.run_at, id))
-            .collect();
-        due.sort_unstable();
-        due.truncate(max as usize);
-        let until = now.plus(hold);
-        let claimed = due.into_iter().filter_map(|(_, _, id)| {
+        let events = queue == Queue::Events;
+        if max == 0 || (events && halts.contains(&Halt::All)) {
+            return (Vec::new(), followed);
+        }
+        if events {
+            self.unpark(halts, now);
+        }
+        self.line_up_due(queue, now);
+        let chosen = self.choose(
+            claim,
+            |job| {
+                let Work::Event { row } = job.new.work else { return None };
+                connection_of(row).filter(|one| halts.contains(&Halt::Connection(one.clone())))
+            },
+            |group| events && halts.contains(&Halt::Provider(group.to_owned())),
+        );
+        let until = now.plus(claim.hold);
+        let claimed = chosen.into_iter().filter_map(|id| {
             let job = self.jobs.get_mut(&id)?;
             job.state = State::Held { until };
             job.attempts += 1;
             job.fence += 1;
+            let passed = self.passed.entry((queue, job.new.priority)).or_insert(0);
+            *passed = job.turn.max(*passed);
             Some(Claimed {
                 lease: Lease { job: id, fence: job.fence },
                 attempt: job.attempts,
                 attempts_max: job.new.attempts_max,
                 work: job.new.work.clone(),
+                group: job.new.group.clone().filter(|group| !group.is_empty()),
                 until,
             })
         });
         (claimed.collect(), followed)
     }
 
+    fn unpark(&mut self, halts: &BTreeSet<Halt>, now: Timestamp) {
+        let mut resumed: Vec<_> = self
+            .live()
+            .filter_map(|(id, job)| {
+                let State::Parked(one) = &job.state else { return None };
+                (!halts.contains(&Halt::Connection(one.clone()))).then(|| (one.clone(), id))
+            })
+            .collect();
+        resumed.sort_unstable();
+        for (_, id) in resumed.into_iter().take(LINED_UP_MAX as usize) {
+            // It stood in line before, whatever the clock says by now.
+            let run_at = self.jobs.get(&id).map_or(now, |job| job.new.run_at);
+            self.line_up(id, Some(run_at));
+        }
+    }
+
+    fn line_up_due(&mut self, queue: Queue, now: Timestamp) {
+        let later = self.live().filter(|(_, job)| job.state == State::Later && job.queue() == queue);
+        let mut due: Vec<_> =
+            later.filter(|(_, job)| job.new.run_at <= now).map(|(id, job)| (job.new.run_at, id)).collect();
+        due.sort_unstable();
+        for (_, id) in due.into_iter().take(LINED_UP_MAX as usize) {
+            self.line_up(id, Some(now));
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = (JobId, &Job)> {
+        self.live.iter().filter_map(|id| Some((*id, self.jobs.get(id)?)))
+    }
+
+    /// Walks the line, parks what is halted on the way, and returns what is free.
+    fn choose(
+        &mut self,
+        claim: &Claim,
+        halted: impl Fn(&Job) -> Option<ConnectionId>,
+        halted_group: impl Fn(&str) -> bool,
+    ) -> Vec<JobId> {
+        let Claim { now, max, queue, .. } = *claim;
+        let lanes = self.lane_heads(now);
+        let takes = |job: &Job| job.queue() == queue && (job.state == State::Ready || job.is_expired(now));
+        let mut line: Vec<_> = self
+            .live()
+            .filter(|(_, job)| takes(job))
+            .map(|(id, job)| (Reverse(job.new.priority), job.turn, id))
+            .collect();
+        line.sort_unstable();
+        let (mut chosen, mut park) = (Vec::new(), Vec::new());
+        let mut taken: HashMap<&str, u32> = HashMap::new();
+        for (_, _, id) in line {
+            if chosen.len() >= max as usize || park.len() >= LINED_UP_MAX as usize {
+                break;
+            }
+            let Some(job) = self.jobs.get(&id) else { continue };
+            let group = job.group();
+            if halted_group(group) || taken.get(group).copied().unwrap_or(0) >= claim.room.of(group) {
+                continue;
+            }
+            if let Some(connection) = halted(job) {
+                park.push((id, connection));
+                continue;
+            }
+            let lane = job.new.lane.as_ref().and_then(|lane| lanes.get(lane.as_str()));
+            if lane.is_none_or(|lane| !lane.held && lane.head == Some(id)) {
+                chosen.push(id);
+                *taken.entry(group).or_default() += 1;
+            }
+        }
+        for (id, connection) in park {
+            if let Some(job) = self.jobs.get_mut(&id) {
+                job.state = State::Parked(connection);
+            }
+        }
+        chosen
+    }
+
     /// Returns the jobs whose lease ran out in their last attempt.
     fn used_up(&self, queue: Queue, now: Timestamp) -> Vec<JobId> {
-        let live = self.live.iter().filter_map(|id| Some((*id, self.jobs.get(id)?)));
-        live.filter(|(_, job)| job.new.work.queue() == queue && job.is_expired(now))
+        self.live()
+            .filter(|(_, job)| job.queue() == queue && job.is_expired(now))
             .filter(|(_, job)| job.attempts >= job.new.attempts_max)
             .map(|(id, _)| id)
             .collect()
     }
 
-    fn lanes(&self, now: Timestamp) -> HashMap<&str, Lane> {
-        let mut lanes: HashMap<&str, Lane> = HashMap::new();
-        for (id, job) in self.live.iter().filter_map(|id| Some((*id, self.jobs.get(id)?))) {
+    fn lane_heads(&self, now: Timestamp) -> HashMap<String, Lane> {
+        let mut lanes: HashMap<String, Lane> = HashMap::new();
+        for (id, job) in self.live() {
             let Some(name) = &job.new.lane else { continue };
-            let lane = lanes.entry(name).or_default();
-            let tried = job.state == State::Waiting && job.attempts > 0;
-            if job.is_due(now) || tried {
+            let lane = lanes.entry(name.clone()).or_default();
+            if job.is_first(now) {
                 lane.head.get_or_insert(id);
             } else if matches!(job.state, State::Held { .. }) {
                 lane.held = true;
@@ -140,18 +306,39 @@ impl JobsModel {
     }
 
     /// Takes a job out of the live ones.
-    fn finish(&mut self, id: JobId, state: State) -> Option<&Job> {
-        let job = self.jobs.get_mut(&id)?;
+    fn finish(&mut self, id: JobId, state: State, now: Timestamp) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
         job.state = state;
         self.live.remove(&id);
         if let Some(key) = &job.new.unique {
             self.unique.remove(key);
         }
-        Some(job)
+        let Some(lane) = job.new.lane.clone() else { return };
+        let Some(left) = self.lanes.get_mut(&lane) else { return };
+        left.remove(&id);
+        if left.is_empty() {
+            self.lanes.remove(&lane);
+            return;
+        }
+        self.promote(&lane, now);
+    }
+
+    /// Lets jobs of a lane go on: the lowest, and those due before it.
+    fn promote(&mut self, lane: &str, now: Timestamp) {
+        let left: Vec<JobId> = self.lanes.get(lane).into_iter().flatten().copied().collect();
+        let Some(lowest) = left.first().copied() else { return };
+        let due = self.jobs.get(&lowest).map_or(Timestamp(i64::MIN), |job| job.new.run_at);
+        for id in left {
+            let moves = |job: &Job| job.state == State::Behind && (id == lowest || job.new.run_at < due);
+            if self.jobs.get(&id).is_some_and(moves) {
+                self.line_up(id, Some(now));
+            }
+        }
     }
 
     fn kill(&mut self, id: JobId, reason: String, at: Timestamp) -> Option<Followed> {
-        match &self.finish(id, State::Dead { at })?.new.work {
+        self.finish(id, State::Dead { at }, at);
+        match &self.jobs.get(&id)?.new.work {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
@@ -159,6 +346,7 @@ impl JobsModel {
             | Work::Forward { .. }
             | Work::Retention
             | Work::Chore { .. }
+            | Work::Replay { .. }
             | Work::Reschedule { .. } => None,
         }
     }
@@ -190,29 +378,20 @@ impl JobsModel {
     /// Ends a held job.
     pub(super) fn end(&mut self, lease: Lease, end: JobEnd, now: Timestamp) -> Option<Followed> {
         let job = self.jobs.get_mut(&lease.job)?;
-        let row = match job.new.work {
-            Work::Event { row } => Some(row),
-            Work::Sync { .. }
-            | Work::Approved { .. }
-            | Work::Watch { .. }
-            | Work::Forward { .. }
-            | Work::Retention
-            | Work::Chore { .. }
-            | Work::Reschedule { .. } => None,
-        };
+        let row = if let Work::Event { row } = job.new.work { Some(row) } else { None };
         match end {
             JobEnd::Done => {
-                self.finish(lease.job, State::Done { at: now });
+                self.finish(lease.job, State::Done { at: now }, now);
                 row.map(|row| Followed::Event { row, state: EventState::Done, reason: None })
             }
             JobEnd::Retry { at, reason } if job.attempts < job.new.attempts_max => {
-                job.state = State::Waiting;
                 job.new.run_at = at;
                 job.reason = Some(reason.clone());
+                self.line_up(lease.job, Some(now));
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
             }
             JobEnd::Release => {
-                job.state = State::Waiting;
+                job.state = State::Ready;
                 job.attempts -= 1;
                 None
             }
@@ -221,18 +400,32 @@ impl JobsModel {
     }
 
     pub(super) fn oldest_due(&self, queue: Queue, now: Timestamp) -> Option<Timestamp> {
-        let live = self.live.iter().filter_map(|id| self.jobs.get(id));
-        let waiting = live.filter(|job| job.state == State::Waiting && job.new.work.queue() == queue);
-        waiting.map(|job| job.new.run_at).min().filter(|run_at| *run_at <= now)
+        let mut first: BTreeMap<(i32, &str), (i64, JobId, Timestamp)> = BTreeMap::new();
+        let mut oldest: Option<Timestamp> = None;
+        for (id, job) in self.live().filter(|(_, job)| job.queue() == queue) {
+            let run_at = job.new.run_at;
+            if job.state == State::Ready {
+                let of = first.entry((job.new.priority, job.group())).or_insert((job.turn, id, run_at));
+                *of = (*of).min((job.turn, id, run_at));
+            } else if job.state == State::Later {
+                oldest = Some(oldest.map_or(run_at, |oldest| oldest.min(run_at)));
+            }
+        }
+        let in_line = first.into_values().map(|(_, _, run_at)| run_at);
+        in_line.chain(oldest).min().filter(|run_at| *run_at <= now)
     }
 
     /// Moves a job that was never tried and is not due.
     pub(super) fn move_to(&mut self, unique: &str, to: Timestamp, now: Timestamp) -> Moved {
         let Some(job) = self.unique.get(unique).and_then(|id| self.jobs.get_mut(id)) else { return Moved::Missing };
-        if job.state != State::Waiting || job.attempts > 0 || job.new.run_at <= now {
+        let waits = matches!(job.state, State::Ready | State::Later | State::Behind);
+        if !waits || job.attempts > 0 || job.new.run_at <= now {
             return Moved::Busy;
         }
-        job.new.run_at = to;
+        (job.new.run_at, job.state) = (to, State::Later);
+        if let Some(lane) = job.new.lane.clone() {
+            self.promote(&lane, now);
+        }
         Moved::Moved
     }
 
@@ -241,7 +434,7 @@ impl JobsModel {
         Some(HeldJob { unique: job.new.unique.clone(), run_at: job.new.run_at, attempt: job.attempts })
     }
 
-    pub(super) fn live(&self, unique: &str) -> Option<LiveJob> {
+    pub(super) fn live_of(&self, unique: &str) -> Option<LiveJob> {
         let job = self.jobs.get(self.unique.get(unique)?)?;
         Some(LiveJob { work: job.new.work.clone(), run_at: job.new.run_at, reason: job.reason.clone() })
     }
@@ -250,7 +443,7 @@ impl JobsModel {
         let mut counts = JobCounts::default();
         for job in self.jobs.values() {
             match job.state {
-                State::Waiting => counts.waiting += 1,
+                State::Ready | State::Later | State::Behind | State::Parked(_) => counts.waiting += 1,
                 State::Held { .. } => counts.running += 1,
                 State::Dead { .. } => counts.dead += 1,
                 State::Done { .. } => {}
@@ -262,7 +455,7 @@ impl JobsModel {
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
         let ended = |job: &Job| match job.state {
             State::Done { at } | State::Dead { at } => at < before,
-            State::Waiting | State::Held { .. } => false,
+            State::Ready | State::Later | State::Behind | State::Parked(_) | State::Held { .. } => false,
         };
         let gone: Vec<JobId> =
             self.jobs.iter().filter(|(_, job)| ended(job)).map(|(id, _)| *id).take(limit as usize).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
-use crate::store::{EVENT_ATTEMPTS_MAX, JobEnd, NewEvent, RunState, Work};
+use crate::store::{EVENT_ATTEMPTS_MAX, JobEnd, NewEvent, Room, RunState, Work};
 use crate::sync::{Change, Span, State};
 
 const HOLD: Duration = Duration::from_secs(60);
@@ -33,7 +33,7 @@ fn sync(lane: Option<&str>, run_at: Timestamp, attempts_max: u32) -> NewJob {
 }
 
 async fn claim(store: &MemoryStore, now: Timestamp) -> Vec<Claimed> {
-    store.claim(Claim { now, hold: HOLD, max: 10, queue: Queue::Background }).await.unwrap()
+    store.claim(Claim { now, hold: HOLD, max: 10, queue: Queue::Background, room: Room::default() }).await.unwrap()
 }
 
 async fn settle(store: &MemoryStore, lease: Lease, end: JobEnd, now: Timestamp) -> Settled {
@@ -148,7 +148,11 @@ async fn an_event_has_a_job_of_its_own_and_follows_it() {
     let row = EventRow(1);
     assert_eq!(appended[0], [Appended::New(row), Appended::Duplicate(row)]);
     assert_eq!(appended[1], [Appended::Duplicate(row), Appended::Duplicate(row)]);
-    let claimed = store.claim(Claim { now: at(5), hold: HOLD, max: 9, queue: Queue::Events }).await.unwrap().remove(0);
+    let claimed = store
+        .claim(Claim { now: at(5), hold: HOLD, max: 9, queue: Queue::Events, room: Room::default() })
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!((claimed.attempt, claimed.attempts_max), (1, EVENT_ATTEMPTS_MAX));
     settle(&store, claimed.lease, JobEnd::Dead { reason: "no".to_owned() }, at(6)).await;
     let stored = store.event(row).await.unwrap().unwrap();

@@ -414,3 +414,73 @@ async fn an_event_that_tells_less_than_happened_has_its_streams_read_anew() {
     world.quiet().await;
     world.check_equal(&world.held().await);
 }
+
+/// A delivery of a provider's events, each of a type, that belong to the world's connection.
+fn of_provider(world: &World, provider: &str, kinds: &[&str]) -> NewDelivery {
+    let events = (0..).zip(kinds).map(|(n, kind)| NewEvent {
+        id: format!("{provider} {n}").into(),
+        kind: (*kind).to_owned(),
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: None,
+        wanted: true,
+    });
+    NewDelivery {
+        endpoint: "conn".into(),
+        connection: "conn".into(),
+        provider: provider.to_owned(),
+        received_at: world.clock.now(),
+        headers: Vec::new(),
+        body: Bytes::from_static(b"{}"),
+        events: events.collect(),
+    }
+}
+
+/// Fails when one group's handlers that hang take every place.
+#[tokio::test(start_paused = true)]
+async fn handlers_that_hang_leave_places_to_other_groups() {
+    static UNDER_WAY: AtomicU32 = AtomicU32::new(0);
+    let hangs = handler(|_, _| {
+        Box::pin(async {
+            UNDER_WAY.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().await
+        })
+    });
+    let settings = WorkerSettings { concurrency: 4, ..settings() };
+    assert_eq!((settings.concurrency_of("hung"), settings.concurrency_of("")), (2, 2));
+    let world = World::with(settings, |b| b.on("fake", "slow", hangs).on("fake", "quick", writes())).await;
+    let hung = of_provider(&world, "hung", &["slow"; 20]);
+    let other = of_provider(&world, "other", &["quick"; 20]);
+    world.store.inner.append(vec![hung, other]).await.unwrap();
+    let (stop, stopped) = watch::channel(false);
+    tokio::join!(world.worker.run(Queue::Events, stopped), async {
+        world.wait(Duration::from_secs(5)).await;
+        assert_eq!(UNDER_WAY.load(Ordering::SeqCst), 2, "half of the places");
+        assert_eq!(written(&world).len(), 20, "the others are handled meanwhile");
+        stop.send(true).unwrap();
+    });
+    let named = WorkerSettings { group_overrides: [("one".to_owned(), 7)].into(), ..WorkerSettings::default() };
+    assert_eq!((named.concurrency_of("one"), named.concurrency_of("two")), (7, 32));
+    let none = WorkerSettings { group_concurrency: Some(0), ..WorkerSettings::default() };
+    assert_eq!(none.check().unwrap_err().kind(), ErrorKind::Config);
+}
+
+/// Fails when the inbox grows beyond its bytes, or what is not handled goes.
+#[tokio::test(start_paused = true)]
+async fn the_inbox_keeps_to_its_bytes() {
+    let most = 3 * (EVENT_BYTES + 100);
+    let settings = WorkerSettings { inbox_bytes_max: Some(most), ..settings() };
+    let world = World::with(settings, |b| b.on("fake", "quick", writes())).await;
+    world.store.inner.append(vec![of_provider(&world, "fake", &["quick"; 20])]).await.unwrap();
+    world.quiet().await;
+    world.store.inner.append(vec![of_provider(&world, "more", &["quick"])]).await.unwrap();
+    assert!(world.store.inbox_bytes().await.unwrap() > most);
+    world.store.enqueue(vec![world.worker.inner.retention_job()]).await.unwrap();
+    world.wait(Duration::from_secs(61)).await;
+    assert_eq!(world.worker.step(Queue::Background).await.unwrap(), 1, "it is looked at every minute");
+    assert!(world.store.inbox_bytes().await.unwrap() <= most);
+    let counts = world.store.event_counts().await.unwrap();
+    assert_eq!(counts.get(&EventState::Pending), Some(&1), "{counts:?}");
+    assert!(counts.get(&EventState::Done).is_some_and(|done| *done > 0), "no more than is needed: {counts:?}");
+}

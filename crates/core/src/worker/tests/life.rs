@@ -55,7 +55,8 @@ async fn a_stop_gives_back_what_does_not_finish_in_the_grace() {
         });
         assert_eq!(world.store.inner.job_counts().await.unwrap(), JobCounts { waiting: 6, running: 0, dead: 0 });
     }
-    let claim = Claim { now: world.clock.now(), hold: settings.hold, max: 10, queue: Queue::Events };
+    let claim =
+        Claim { now: world.clock.now(), hold: settings.hold, max: 10, queue: Queue::Events, room: Room::default() };
     let claimed = world.store.inner.claim(claim).await.unwrap();
     assert_eq!(claimed.iter().map(|one| one.attempt).collect::<Vec<_>>(), [1; 6], "no attempt was used up by stops");
 }

@@ -343,8 +343,14 @@ async fn lost_schedules_come_back() {
     world.quiet().await;
     // Somebody empties the job table.
     world.wait(Duration::from_secs(14 * 86_400)).await;
-    let claim = Claim { now: world.clock.now(), hold: Duration::from_secs(60), max: 10, queue: Queue::Background };
-    for claimed in world.store.inner.claim(claim).await.unwrap() {
+    let claim = Claim {
+        now: world.clock.now(),
+        hold: Duration::from_secs(60),
+        max: 10,
+        queue: Queue::Background,
+        room: Room::default(),
+    };
+    for claimed in world.store.inner.claim(claim.clone()).await.unwrap() {
         let end = JobEnd::Dead { reason: "lost".to_owned() };
         let (effects, merges, follow) = (Vec::new(), Vec::new(), Vec::new());
         let settlement = Settlement { lease: claimed.lease, end, now: claim.now, effects, merges, follow };

@@ -1,0 +1,340 @@
+//! What an operator does to the inbox: pause and resume, dead letters by cause, replays by filter and their previews.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{OriginalUri, Path, Query, State as Of};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use palisade_core::ConnectionId;
+use palisade_core::store::{Connection, ConnectionState, DeadLetters, EventRow, EventState, Halt, ReplayFilter};
+use palisade_core::worker::{Preview, PreviewChange, RecordPreview};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::admin::redirect;
+use super::api::{Answer, Asked, raw};
+use super::{Problem, json, pages};
+use crate::hub::Shared;
+use crate::time::{self, rfc3339};
+
+/// Causes and halts of an answer.
+pub(crate) const CAUSES_SHOWN: u32 = 100;
+/// Rows a dry run looks at: a second or two of reading.
+const COUNTED_MAX: u64 = 100_000;
+
+/// What is paused or resumed: a provider's events, a connection's, or all when neither is named.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Scope {
+    provider: Option<String>,
+    connection: Option<String>,
+}
+
+/// Reads a body of ours; an empty one says nothing.
+fn read<T: Default + for<'de> Deserialize<'de>>(body: &Bytes, wanted: &'static str) -> Result<T, Problem> {
+    if body.is_empty() {
+        return Ok(T::default());
+    }
+    serde_json::from_slice(body).map_err(|_| Problem::invalid("the body cannot be read", wanted))
+}
+
+fn halt_of(shared: &Shared, body: &Bytes) -> Result<Halt, Problem> {
+    let wanted = "send {\"provider\":…}, {\"connection\":…}, or nothing for all events";
+    match read(body, wanted)? {
+        Scope { provider: None, connection: None } => Ok(Halt::All),
+        Scope { provider: Some(name), connection: None } if shared.providers.contains_key(name.as_str()) => {
+            Ok(Halt::Provider(name))
+        }
+        Scope { provider: Some(_), connection: None } => Err(Problem::missing("the hub has no such provider")),
+        Scope { provider: None, connection: Some(id) } => Ok(Halt::Connection(id.into())),
+        Scope { .. } => Err(Problem::invalid("the body names both a provider and a connection", wanted)),
+    }
+}
+
+/// Pauses the handling of events.
+pub(crate) async fn pause(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
+    let halt = halt_of(&shared, &body)?;
+    let changed = shared.store.halt(halt.clone(), shared.clock.now()).await?;
+    tracing::warn!(?halt, "the handling of events is paused; deliveries are kept");
+    Ok(json(&json!({ "paused": HaltOut::of(&halt), "changed": changed })))
+}
+
+/// Resumes the handling of events.
+pub(crate) async fn resume(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
+    let halt = halt_of(&shared, &body)?;
+    let changed = shared.store.resume(halt.clone()).await?;
+    tracing::info!(?halt, "the handling of events is resumed");
+    Ok(json(&json!({ "resumed": HaltOut::of(&halt), "changed": changed })))
+}
+
+/// What is paused, as it is told.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct HaltOut<'a> {
+    scope: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+impl<'a> HaltOut<'a> {
+    fn of(halt: &'a Halt) -> Self {
+        match halt {
+            Halt::All => Self { scope: "all", ..Self::default() },
+            Halt::Provider(name) => Self { scope: "provider", provider: Some(name), ..Self::default() },
+            Halt::Connection(id) => Self { scope: "connection", connection: Some(id.as_str()), ..Self::default() },
+        }
+    }
+
+    /// Tells it with its beginning.
+    pub(crate) fn since((halt, at): &'a (Halt, palisade_core::Timestamp)) -> Self {
+        Self { since: Some(rfc3339(*at)), ..Self::of(halt) }
+    }
+}
+
+/// Tells what the inbox keeps and what of it is paused.
+pub(crate) async fn inbox(Of(shared): Of<Arc<Shared>>) -> Answer {
+    let halts = shared.store.halts(CAUSES_SHOWN).await?;
+    let halts: Vec<_> = halts.iter().map(HaltOut::since).collect();
+    let counts = shared.store.event_counts().await?;
+    Ok(json(&json!({ "paused": halts, "events": counts, "bytes": shared.store.inbox_bytes().await? })))
+}
+
+// ------------------------------------------------------------------------------------------------ connections
+
+/// Pauses or resumes a connection: its syncs and calls of its own, and the handling of its events.
+async fn turn(shared: &Shared, id: &str, pause: bool) -> Result<Connection, Problem> {
+    let id = ConnectionId::from(id);
+    let found = shared.store.connection(id.clone()).await?;
+    let mut connection = found.ok_or_else(|| Problem::missing("there is no such connection"))?;
+    let halt = Halt::Connection(id);
+    match (&connection.state, pause) {
+        (ConnectionState::Active, true) => {
+            // Events first: what is under way when it is paused has begun before.
+            shared.store.halt(halt, shared.clock.now()).await?;
+            connection.state = ConnectionState::Paused;
+            shared.store.put_connection(connection.clone()).await?;
+        }
+        (ConnectionState::Paused, false) => {
+            connection.state = ConnectionState::Active;
+            shared.store.put_connection(connection.clone()).await?;
+            shared.store.resume(halt).await?;
+            shared.worker.connect(&connection).await?;
+        }
+        // Its events may have been paused by themselves; and what was begun and broke off is ended.
+        (ConnectionState::Active, false) => drop(shared.store.resume(halt).await?),
+        (ConnectionState::Paused, true) => drop(shared.store.halt(halt, shared.clock.now()).await?),
+        (ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected, _) => {
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                "not_connected",
+                "the connection is not connected",
+                "reconnect it first",
+            ));
+        }
+    }
+    tracing::info!(connection = %connection.id, paused = pause, "a connection was paused or resumed");
+    Ok(connection)
+}
+
+/// Pauses a connection.
+pub(crate) async fn pause_connection(Of(shared): Of<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Answer {
+    let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
+    let connection = turn(&shared, &id, true).await?;
+    Ok(json(&json!({ "id": connection.id, "state": connection.state })))
+}
+
+/// Resumes a connection.
+pub(crate) async fn resume_connection(Of(shared): Of<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Answer {
+    let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
+    let connection = turn(&shared, &id, false).await?;
+    Ok(json(&json!({ "id": connection.id, "state": connection.state })))
+}
+
+/// Pauses or resumes a connection from the page, and returns to it.
+pub(crate) async fn turn_from_page(
+    Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
+) -> Response {
+    let Ok(Path((id, word))) = path else { return Problem::unreadable_address().into_response() };
+    match (turn(&shared, &id, word == "pause").await, word.as_str()) {
+        (Ok(_), "pause" | "resume") => redirect(&format!("{}/", pages::base(&original, &uri))),
+        (Err(problem), _) => problem.into_response(),
+        (Ok(_), _) => Problem::unreadable_address().into_response(),
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct ScopeQuery {
+    provider: Option<String>,
+    connection: Option<String>,
+}
+
+/// Pauses or resumes events from the page, and returns to it.
+pub(crate) async fn halt_from_page(
+    Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    word: Result<Path<String>, PathRejection>,
+    asked: Asked<ScopeQuery>,
+    uri: Uri,
+) -> Response {
+    let (Ok(Path(word)), Ok(Query(scope))) = (word, asked) else {
+        return Problem::unreadable_address().into_response();
+    };
+    let halt = match scope {
+        ScopeQuery { provider: Some(name), .. } => Halt::Provider(name),
+        ScopeQuery { connection: Some(id), .. } => Halt::Connection(id.into()),
+        ScopeQuery { provider: None, connection: None } => Halt::All,
+    };
+    let changed = match word.as_str() {
+        "pause" => shared.store.halt(halt, shared.clock.now()).await,
+        "resume" => shared.store.resume(halt).await,
+        _ => return Problem::unreadable_address().into_response(),
+    };
+    match changed {
+        Ok(_) => redirect(&format!("{}/", pages::base(&original, &uri))),
+        Err(error) => Problem::store(&error).into_response(),
+    }
+}
+
+// ------------------------------------------------------------------------------------------------ dead letters
+
+#[derive(Serialize)]
+struct CauseOut<'a> {
+    provider: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    reason: &'a str,
+    events: u64,
+    first_at: String,
+    last_at: String,
+}
+
+impl<'a> CauseOut<'a> {
+    fn of(letters: &'a DeadLetters) -> Self {
+        Self {
+            provider: &letters.provider,
+            kind: &letters.kind,
+            reason: &letters.reason,
+            events: letters.events,
+            first_at: rfc3339(letters.first_at),
+            last_at: rfc3339(letters.last_at),
+        }
+    }
+}
+
+/// Counts dead letters by cause.
+pub(crate) async fn dead_letters(Of(shared): Of<Arc<Shared>>) -> Answer {
+    let letters = shared.store.dead_letters(CAUSES_SHOWN).await?;
+    let counts = shared.store.event_counts().await?;
+    let causes: Vec<_> = letters.iter().map(CauseOut::of).collect();
+    Ok(json(&json!({ "events": counts.get(&EventState::Dead).copied().unwrap_or(0), "causes": causes })))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplayIn {
+    #[serde(default)]
+    filter: FilterIn,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct FilterIn {
+    state: Option<EventState>,
+    provider: Option<String>,
+    connection: Option<String>,
+    #[serde(rename = "type", alias = "kind")]
+    kind: Option<String>,
+    reason: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+}
+
+impl FilterIn {
+    fn read(self) -> Result<ReplayFilter, Problem> {
+        let moment = |text: Option<String>| match text {
+            None => Ok(None),
+            Some(text) => time::parse_rfc3339(&text)
+                .map(Some)
+                .ok_or_else(|| Problem::invalid("from and to are moments", "write them as 2026-11-22T15:00:00Z")),
+        };
+        if matches!(self.state, Some(EventState::Pending | EventState::Ignored)) {
+            return Err(Problem::invalid("only dead and done events can be replayed", "give state dead or done"));
+        }
+        Ok(ReplayFilter {
+            state: self.state,
+            provider: self.provider,
+            connection: self.connection.map(ConnectionId::from),
+            kind: self.kind,
+            reason: self.reason,
+            from: moment(self.from)?,
+            to: moment(self.to)?,
+        })
+    }
+}
+
+/// Replays what meets a filter, as a job; or counts it.
+pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
+    let wanted =
+        "send {\"filter\":{…},\"dry_run\":true}; a filter has state, provider, connection, type, reason, from, to";
+    let ReplayIn { filter, dry_run } = read(&body, wanted)?;
+    let filter = filter.read()?;
+    if dry_run {
+        let counted = shared.worker.count_replay(&filter, COUNTED_MAX).await?;
+        return Ok(json(&json!({ "dry_run": true, "events": counted.events, "complete": counted.complete })));
+    }
+    if filter == ReplayFilter::default() {
+        return Err(Problem::invalid("an empty filter would replay everything there is", wanted));
+    }
+    let key = shared.worker.replay(filter).await?;
+    Ok((StatusCode::ACCEPTED, json(&json!({ "replay": key }))).into_response())
+}
+
+/// Tells how a replay stands.
+pub(crate) async fn replay_progress(Of(shared): Of<Arc<Shared>>, key: Result<Path<String>, PathRejection>) -> Answer {
+    let Path(key) = key.map_err(|_| Problem::unreadable_address())?;
+    let progress = shared.worker.replay_progress(&key).await?;
+    let progress =
+        progress.ok_or_else(|| Problem::missing("no such replay is under way: it has ended, or never was"))?;
+    Ok(json(&json!({ "replay": key, "replayed": progress.replayed, "after_row": progress.after })))
+}
+
+#[derive(Serialize)]
+struct RecordOut<'a> {
+    stream: &'a str,
+    id: &'a str,
+    change: PreviewChange,
+    before: Option<&'a RawValue>,
+    after: Option<&'a RawValue>,
+}
+
+impl<'a> RecordOut<'a> {
+    fn of(record: &'a RecordPreview) -> Self {
+        Self {
+            stream: record.stream.as_str(),
+            id: record.id.as_str(),
+            change: record.change,
+            before: record.before.as_ref().and_then(raw),
+            after: record.after.as_ref().and_then(raw),
+        }
+    }
+}
+
+/// Shows what a replay of an event would do, without doing it.
+pub(crate) async fn preview(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
+    let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
+    let preview = shared.worker.preview(EventRow(row)).await?;
+    let Preview { records, effects, refusal } = preview.ok_or_else(|| Problem::missing("there is no such event"))?;
+    let records: Vec<_> = records.iter().map(RecordOut::of).collect();
+    Ok(json(&json!({ "row": row, "records": records, "effects": effects, "refusal": refusal })))
+}

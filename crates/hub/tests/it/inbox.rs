@@ -1,0 +1,202 @@
+//! What an operator does to the inbox: pausing, dead letters by cause, replays by filter, previews.
+
+use axum::body::Body;
+use http::Request;
+use palisade_core::store::{Connections, EventState, Halt, Inbox, Merge, Queue, Records, StreamKey};
+use palisade_core::sync::{Change, Span, State};
+use palisade_core::worker::{Handled, handler};
+use palisade_hub::{Access, Hub};
+use palisade_stripe::event::{CustomerCreated, InvoicePaid};
+use serde_json::{Value, json};
+
+use crate::fixtures::{Answer, Fixture, NOW, builder, event, fixture, settings};
+
+async fn post(fixture: &Fixture, path: &str, body: &Value) -> Answer {
+    fixture.ask(Request::post(path).body(Body::from(body.to_string())).unwrap()).await
+}
+
+async fn work(hub: &Hub) -> usize {
+    hub.worker().step(Queue::Events).await.unwrap()
+}
+
+/// A hub whose handler of customers rejects, until `mended`.
+async fn broken(mended: bool) -> Fixture {
+    let fixture = fixture().with_connection().await;
+    rebuilt(fixture, mended)
+}
+
+fn rebuilt(fixture: Fixture, mended: bool) -> Fixture {
+    let rejects = handler(move |_, context| {
+        Box::pin(async move {
+            context.effect("INSERT INTO seen VALUES (1)", Vec::new());
+            if mended { Handled::Done } else { Handled::Reject { reason: "no such plan".to_owned() } }
+        })
+    });
+    let hub = builder(fixture.store.clone(), fixture.clock.clone())
+        .on("customer.created", rejects)
+        .settings(settings(Access::Trusted))
+        .build()
+        .unwrap();
+    Fixture { router: hub.router(), hub, ..fixture }
+}
+
+// Fails when a paused provider's, connection's or hub's events are handled, or deliveries are refused meanwhile.
+#[tokio::test]
+async fn events_are_kept_and_not_handled_while_they_are_paused() {
+    let fixture = broken(true).await;
+    for (body, wrong) in [
+        (json!({ "provider": "nobody" }), (404, "not_found")),
+        (json!({ "provider": "stripe", "connection": "acme-stripe" }), (400, "invalid")),
+        (json!({ "tenant": "acme" }), (400, "invalid")),
+    ] {
+        post(&fixture, "/api/v1/inbox/pause", &body).await.is_error(wrong.0, wrong.1);
+    }
+    for (n, scope) in
+        [json!({ "provider": "stripe" }), json!({ "connection": "acme-stripe" }), json!({})].iter().enumerate()
+    {
+        let paused = post(&fixture, "/api/v1/inbox/pause", scope).await.json();
+        assert_eq!(paused["changed"], true, "{scope}");
+        assert_eq!(post(&fixture, "/api/v1/inbox/pause", scope).await.json()["changed"], false, "once");
+        assert_eq!(fixture.deliver(event(&format!("evt_{n}"), "customer.created")).await.status, 200);
+        assert_eq!(work(&fixture.hub).await, 0, "{scope}");
+        let told = fixture.get("/api/v1/health").await.json()["paused"].clone();
+        assert_eq!(told, fixture.get("/api/v1/inbox").await.json()["paused"]);
+        assert_eq!(told[0]["since"], "2026-01-01T00:00:00Z", "{told}");
+        assert!(fixture.get("/").await.text().contains("deliveries are kept"));
+        assert_eq!(post(&fixture, "/api/v1/inbox/resume", scope).await.json()["changed"], true);
+        assert_eq!(work(&fixture.hub).await, 1, "{scope}");
+    }
+    let counts = fixture.get("/api/v1/inbox").await.json();
+    assert_eq!((&counts["events"]["done"], &counts["paused"]), (&json!(3), &json!([])));
+    assert!(counts["bytes"].as_u64().unwrap() > 0);
+}
+
+// Fails when a paused connection is called or its events are handled, or a resumed one is not brought up to date.
+#[tokio::test]
+async fn a_connection_is_paused_and_resumed_with_its_events() {
+    let fixture = broken(true).await;
+    let path = "/api/v1/connections/acme-stripe";
+    fixture.post("/api/v1/connections/nobody/pause").await.is_error(404, "not_found");
+    assert_eq!(fixture.post(&format!("{path}/pause")).await.json()["state"], json!({ "state": "paused" }));
+    assert_eq!(fixture.get(path).await.json()["health"]["state"], "paused");
+    assert_eq!(fixture.deliver(event("evt_1", "customer.created")).await.status, 200);
+    assert_eq!(work(&fixture.hub).await, 0);
+    let page = fixture.get("/").await.text();
+    assert!(page.contains("/actions/connections/acme-stripe/turn/resume"), "{page}");
+    let resumed = fixture.post("/actions/connections/acme-stripe/turn/resume").await;
+    assert_eq!(resumed.status, 303);
+    assert_eq!(fixture.get(path).await.json()["health"]["state"].as_str(), Some("catching_up"), "its syncs are due");
+    assert_eq!(work(&fixture.hub).await, 1);
+    assert_eq!(fixture.store.halts(9).await.unwrap(), [], "nothing is left of it");
+    fixture.post("/actions/connections/acme-stripe/turn/over").await.is_error(400, "invalid");
+    let mut connection = fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap();
+    connection.state = palisade_core::store::ConnectionState::Disconnected;
+    fixture.store.put_connection(connection).await.unwrap();
+    fixture.post(&format!("{path}/pause")).await.is_error(409, "not_connected");
+    assert_eq!(fixture.store.halts(9).await.unwrap(), Vec::<(Halt, _)>::new());
+}
+
+// Fails when dead letters are not counted by cause, a dry run replays, or a replay takes what the filter leaves out.
+#[tokio::test]
+async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
+    let fixture = broken(false).await;
+    for n in 0..3 {
+        fixture.deliver(event(&format!("evt_{n}"), "customer.created")).await;
+    }
+    work(&fixture.hub).await;
+    let letters = fixture.get("/api/v1/dead-letters").await.json();
+    assert_eq!(letters["events"], 3);
+    assert_eq!(letters["causes"][0]["reason"], "no such plan");
+    assert_eq!(
+        (&letters["causes"][0]["events"], &letters["causes"][0]["type"]),
+        (&json!(3), &json!("customer.created"))
+    );
+    assert!(fixture.get("/").await.text().contains("Dead letters by cause"));
+
+    let path = "/api/v1/events/replay";
+    let filter = json!({ "state": "dead", "type": "customer.created", "from": "2026-01-01T00:00:00Z" });
+    let counted = post(&fixture, path, &json!({ "filter": filter, "dry_run": true })).await.json();
+    assert_eq!((&counted["events"], &counted["complete"]), (&json!(3), &json!(true)));
+    let later = json!({ "state": "dead", "from": "2026-01-01T00:00:01Z" });
+    assert_eq!(post(&fixture, path, &json!({ "filter": later, "dry_run": true })).await.json()["events"], 0);
+    for wrong in [
+        json!({}),
+        json!({ "filter": {} }),
+        json!({ "filter": { "state": "pending" } }),
+        json!({ "filter": { "from": "now" } }),
+        json!({ "filter": { "who": 1 } }),
+    ] {
+        post(&fixture, path, &wrong).await.is_error(400, "invalid");
+    }
+
+    // The handler is mended and the hub started again.
+    let fixture = rebuilt(fixture, true);
+    let begun = post(&fixture, path, &json!({ "filter": filter })).await;
+    assert_eq!(begun.status, 202);
+    let key = begun.json()["replay"].as_str().unwrap().to_owned();
+    let progress = fixture.get(&format!("/api/v1/replays/{key}")).await.json();
+    assert_eq!(progress["replayed"], 0);
+    assert_eq!(post(&fixture, path, &json!({ "filter": filter })).await.json()["replay"], key.as_str(), "the same one");
+    fixture.hub.worker().step(Queue::Background).await.unwrap();
+    fixture.get(&format!("/api/v1/replays/{key}")).await.is_error(404, "not_found");
+    assert_eq!(work(&fixture.hub).await, 3);
+    assert_eq!(fixture.store.event_counts().await.unwrap(), [(EventState::Done, 3)].into());
+    assert_eq!(fixture.get("/api/v1/dead-letters").await.json()["causes"], json!([]));
+}
+
+// Fails when a preview writes anything, or does not run the handler of this program.
+#[tokio::test]
+async fn a_preview_shows_what_a_newer_handler_would_do_and_does_nothing() {
+    let fixture = broken(false).await;
+    fixture.deliver(event("evt_1", "customer.created")).await;
+    work(&fixture.hub).await;
+    let path = "/api/v1/events/1/preview";
+    let old = fixture.post(path).await.json();
+    assert_eq!(old["refusal"], "it would be dead: no such plan");
+    let fixture = rebuilt(fixture, true);
+    let new = fixture.post(path).await.json();
+    assert_eq!((&new["refusal"], &new["effects"]), (&Value::Null, &json!(["INSERT INTO seen VALUES (1)"])));
+    let record = &new["records"][0];
+    assert_eq!((&record["id"], &record["change"], &record["before"]), (&json!("cus_1"), &json!("added"), &Value::Null));
+    assert_eq!(record["after"]["email"], "a@example.com");
+    assert_eq!(fixture.store.effects().len(), 0, "nothing is written");
+    let key = StreamKey { connection: "acme-stripe".into(), stream: "customers".into() };
+    assert!(fixture.store.record(key.clone(), "cus_1".into()).await.unwrap().is_none());
+    assert_eq!(fixture.store.event_counts().await.unwrap(), [(EventState::Dead, 1)].into());
+
+    let state = State::Present(r#"{"id":"cus_1","email":"old@example.com"}"#.into());
+    let change = Change { stream: key.stream.clone(), id: "cus_1".into(), span: Span::exact(1), state };
+    fixture.store.merge(vec![Merge { key, read_since: None, changes: vec![change] }], NOW).await.unwrap();
+    let record = fixture.post(path).await.json()["records"][0].clone();
+    assert_eq!((&record["change"], &record["before"]["email"]), (&json!("updated"), &json!("old@example.com")));
+    fixture.post("/api/v1/events/99/preview").await.is_error(404, "not_found");
+}
+
+// Fails when a typed handler is given another event, or one that cannot be read is not a dead letter.
+#[tokio::test]
+async fn a_typed_handler_is_given_its_event_or_the_event_is_a_dead_letter() {
+    let fixture = fixture().with_connection().await;
+    let hub = builder(fixture.store.clone(), fixture.clock.clone())
+        .on_typed::<CustomerCreated>(|CustomerCreated(customer), event, context| {
+            Box::pin(async move {
+                let values = vec![event.event.id.as_str().into(), customer.customer.as_str().into()];
+                context.effect("INSERT INTO seen VALUES (?1, ?2)", values);
+                Handled::Done
+            })
+        })
+        .on_typed::<InvoicePaid>(|_, _, _| Box::pin(async { panic!("an event that cannot be read") }))
+        .settings(settings(Access::Trusted))
+        .build()
+        .unwrap();
+    let fixture = Fixture { router: hub.router(), hub, ..fixture };
+    fixture.deliver(event("evt_1", "customer.created")).await;
+    // Its object is a customer.
+    fixture.deliver(event("evt_2", "invoice.paid")).await;
+    work(&fixture.hub).await;
+    let effects = fixture.store.effects();
+    assert_eq!(effects.len(), 1);
+    assert_eq!(effects[0].values, vec!["evt_1".into(), "cus_1".into()]);
+    let dead = fixture.store.events(Some(EventState::Dead), None, 9).await.unwrap();
+    assert_eq!(dead[0].event.id.as_str(), "evt_2");
+    assert!(dead[0].reason.as_deref().unwrap().contains("cannot be read"), "{:?}", dead[0].reason);
+}
