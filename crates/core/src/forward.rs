@@ -222,6 +222,12 @@ impl Forwarder {
         self.inner.list().await.map(drop)
     }
 
+    /// Tells whether the destinations were read within [`KNOWN_FOR`], so that there is no need to look.
+    #[must_use]
+    pub fn is_up_to_date(&self) -> bool {
+        self.inner.known.load().as_ref().is_some_and(|known| known.at.elapsed() < KNOWN_FOR)
+    }
+
     /// Tells whether a destination may want events of this type.
     #[must_use]
     pub fn wants(&self, provider: &str, kind: &str) -> bool {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::http::HeaderMap;
+use futures_util::future::BoxFuture;
 use palisade_core::auth::connect::Connector;
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::client::{Accounts, Client};
@@ -322,6 +323,12 @@ impl Hub {
 }
 
 impl Shared {
+    /// What is to be awaited before it can be told who wants an event; most often nothing.
+    pub(crate) fn unknown_destinations(&self) -> Option<BoxFuture<'_, Result<()>>> {
+        let known = self.placed.initialized() && self.forwarder.is_up_to_date();
+        (!known).then(|| Box::pin(self.know_destinations()) as BoxFuture<'_, Result<()>>)
+    }
+
     /// Sees to it that the destinations are known, those of the configuration too.
     pub(crate) async fn know_destinations(&self) -> Result<()> {
         self.placed.get_or_try_init(|| self.forwarder.configure(&self.destinations)).await?;

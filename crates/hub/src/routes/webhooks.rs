@@ -239,8 +239,11 @@ async fn deliver(shared: &Shared, endpoint: &Endpoint, request: &mut Request, bo
         Verifying::Done(verified) => verified,
         Verifying::WithPublishedKeys(verifying) => verifying.await,
     };
-    // Who wants an event is asked below, of what is known of destinations.
-    if let Err(error) = shared.know_destinations().await {
+    // Who wants an event is asked below, of what is known of destinations. Nobody else makes the store be read.
+    if verified.is_ok()
+        && let Some(learning) = shared.unknown_destinations()
+        && let Err(error) = learning.await
+    {
         return Ended::new(Delivered::Unstored, Problem::store(&error));
     }
     let Split { result, reply, unrouted } = match split(shared, endpoint, webhook, verified) {
