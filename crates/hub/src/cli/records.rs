@@ -47,11 +47,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 async fn list(opened: &Opened, arguments: &Arguments, cursor: Option<FeedCursor>) -> Result<(), Failure> {
     let key = opened.stream(&arguments.connection, &arguments.stream).await?;
-    let read = feed::read(&opened.store, &key, cursor, arguments.limit).await.map_err(|error| match error.kind() {
-        ErrorKind::Invalid | ErrorKind::CursorExpired => {
-            Failure::usage(format!("{}: leave --cursor out to begin anew", error.message()))
+    let read = feed::read(&opened.store, &key, cursor, arguments.limit).await.map_err(|error| {
+        if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::CursorExpired) {
+            return Failure::usage(format!("{}: leave --cursor out to begin anew", error.message()));
         }
-        _ => store_failure(&error),
+        store_failure(&error)
     })?;
     if arguments.json {
         let list: Vec<_> = read.entries.iter().map(RecordOut::of).collect();

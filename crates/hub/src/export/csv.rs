@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use csv::{Terminator, Writer, WriterBuilder};
+use csv::{ErrorKind, Terminator, Writer, WriterBuilder};
 use palisade_core::store::FeedEntry;
 
 use super::path::Cell;
@@ -20,8 +20,16 @@ impl<W: Write> Csv<W> {
         let mut out = WriterBuilder::new().terminator(Terminator::CRLF).from_writer(out);
         let guard = options.guard_formulas;
         let headings = BASE.iter().copied().chain(options.columns.iter().map(Column::name));
-        out.write_record(headings.map(|heading| guarded(heading.to_owned(), guard)))?;
+        out.write_record(headings.map(|heading| guarded(heading.to_owned(), guard))).map_err(failed)?;
         Ok(Self { out, columns: options.columns.clone(), guard })
+    }
+}
+
+/// Tells what the target said, so that a pipe that closed can be told apart.
+fn failed(error: csv::Error) -> io::Error {
+    match error.into_kind() {
+        ErrorKind::Io(error) => error,
+        other => io::Error::other(format!("a row cannot be written as CSV: {other:?}")),
     }
 }
 
@@ -36,20 +44,21 @@ impl<W: Write + Send> Sheet<W> for Csv<W> {
             let record = &entry.record;
             let text = text_of(entry);
             let guard = self.guard;
-            self.out.write_field(guarded(record.id.to_string(), guard))?;
-            self.out.write_field(record.seq.to_string())?;
-            self.out.write_field(rfc3339(record.changed_at))?;
-            self.out.write_field(if record.data.is_none() { "true" } else { "false" })?;
-            self.out.write_field(guarded(text.clone().unwrap_or_default(), guard))?;
+            self.out.write_field(guarded(record.id.to_string(), guard)).map_err(failed)?;
+            self.out.write_field(record.seq.to_string()).map_err(failed)?;
+            self.out.write_field(rfc3339(record.changed_at)).map_err(failed)?;
+            self.out.write_field(if record.data.is_none() { "true" } else { "false" }).map_err(failed)?;
+            self.out.write_field(guarded(text.clone().unwrap_or_default(), guard)).map_err(failed)?;
             for column in &self.columns {
                 let cell = text.as_deref().map_or(Cell::Empty, |text| column.pick(text));
-                self.out.write_field(match cell {
+                let cell = match cell {
                     Cell::Empty => String::new(),
                     Cell::Text(text) => guarded(text, guard),
                     Cell::Literal(text) => text,
-                })?;
+                };
+                self.out.write_field(cell).map_err(failed)?;
             }
-            self.out.write_record(None::<&[u8]>)?;
+            self.out.write_record(None::<&[u8]>).map_err(failed)?;
         }
         Ok(())
     }

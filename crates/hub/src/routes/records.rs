@@ -110,21 +110,21 @@ pub(crate) async fn record(
 
 /// Makes the answer to an error of the feed.
 fn of_feed(error: Error) -> Problem {
-    let message = error.message().to_owned();
-    match error.kind() {
-        ErrorKind::Invalid => Problem::invalid(message, "begin without a cursor, or use the last one given"),
-        ErrorKind::CursorExpired => Problem::new(
-            StatusCode::GONE,
-            "cursor_expired",
-            message,
-            "begin without a cursor and replace your copy by what you read then: what is not in it is gone",
-        ),
-        ErrorKind::NotFound => Problem::new(StatusCode::NOT_FOUND, "not_found", message, "check the identifier"),
-        ErrorKind::Overloaded => {
-            let after = error.retry_after().map_or(1, |after| after.as_secs().max(1));
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message, "ask again, or without wait")
-                .retry_after(after)
-        }
-        _ => Problem::store(&error),
+    let (kind, message) = (error.kind(), error.message().to_owned());
+    if kind == ErrorKind::Invalid {
+        return Problem::invalid(message, "begin without a cursor, or use the last one given");
     }
+    if kind == ErrorKind::CursorExpired {
+        let next = "begin without a cursor and replace your copy by what you read then: what is not in it is gone";
+        return Problem::new(StatusCode::GONE, "cursor_expired", message, next);
+    }
+    if kind == ErrorKind::NotFound {
+        return Problem::new(StatusCode::NOT_FOUND, "not_found", message, "check the identifier");
+    }
+    if kind == ErrorKind::Overloaded {
+        let after = error.retry_after().map_or(1, |after| after.as_secs().max(1));
+        let busy = StatusCode::SERVICE_UNAVAILABLE;
+        return Problem::new(busy, "overloaded", message, "ask again, or without wait").retry_after(after);
+    }
+    Problem::store(&error)
 }

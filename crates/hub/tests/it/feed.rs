@@ -47,7 +47,7 @@ async fn a_request_that_waits_is_answered_by_the_next_change_or_at_its_end() {
     let fixture = fixture().with_connection().await;
     let began = Instant::now();
     let page = fixture.get(&format!("{PATH}?wait=5s")).await.json();
-    assert_eq!((page["records"].as_array().unwrap().len(), began.elapsed()), (0, Duration::from_secs(5)));
+    assert_eq!((page["records"].as_array().unwrap().len(), began.elapsed().as_secs()), (0, 5));
     let cursor = page["next_cursor"].as_str().unwrap().to_owned();
 
     let began = Instant::now();
@@ -67,7 +67,7 @@ async fn a_request_that_waits_is_answered_by_the_next_change_or_at_its_end() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     let last = page["next_cursor"].as_str().unwrap();
     let answer = fixture.get(&format!("{PATH}?wait=1d&cursor={last}")).await;
-    assert_eq!((answer.status.as_u16(), began.elapsed()), (200, Duration::from_secs(29)));
+    assert_eq!((answer.status.as_u16(), began.elapsed().as_secs()), (200, 29));
     for wrong in ["30", "x", "-1s", ""] {
         fixture.get(&format!("{PATH}?wait={wrong}")).await.is_error(400, "invalid");
     }

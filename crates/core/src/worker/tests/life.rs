@@ -287,3 +287,39 @@ async fn a_long_life_ends_in_step() {
         life(seed).await;
     }
 }
+
+/// Fails when the retention does not remove old deletions from the feed, removes young ones, or keeps to a horizon that is
+/// shorter than what a provider may repeat.
+#[tokio::test(start_paused = true)]
+async fn old_deletions_leave_the_feed_and_never_before_a_week() {
+    let day = Duration::from_secs(86_400);
+    let settings = WorkerSettings { feed_horizon: day, ..settings() };
+    let world = World::with(settings, |builder| builder).await;
+    for id in ["stays", "goes"] {
+        world.fake.put(id, Some(1));
+    }
+    world.connect().await;
+    world.quiet().await;
+    let n = world.fake.put("goes", None);
+    world.deliver(&[n]).await;
+    world.quiet().await;
+    let key = schedule::stream_key(&"conn".into(), THINGS);
+    let retention = async || {
+        world
+            .store
+            .inner
+            .enqueue(vec![NewJob { run_at: world.clock.now(), ..world.worker.inner.retention_job() }])
+            .await
+            .unwrap();
+        world.quiet().await;
+        let page = world.store.inner.feed(key.clone(), 0, 10).await.unwrap();
+        let gone = page.entries.iter().filter(|entry| entry.kind == ChangeKind::Deleted).count();
+        (gone, page.entries.len(), page.horizon > 0)
+    };
+    assert_eq!(retention().await, (1, 2, false), "it was deleted just now");
+    world.wait(6 * day).await;
+    assert_eq!(retention().await, (1, 2, false), "a day is too short a horizon");
+    world.wait(2 * day).await;
+    assert_eq!(retention().await, (0, 1, true), "after a week it goes, and readers of before are told");
+    world.check_equal(&world.held().await);
+}
