@@ -348,7 +348,7 @@ impl Crowd {
 /// one by one.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_connections_due_at_once_make_no_stampede() {
-    let crowd = Crowd::new(1_000, 16, Duration::from_millis(100)).await;
+    let crowd = Crowd::new(1_000, 64, Duration::from_millis(100)).await;
     crowd.live(25 * MINUTE, async || {}).await;
     let ids: Vec<String> = (1..1_000).map(|n| format!("conn{n:04}")).collect();
     let before = crowd.runs_of(&ids[0]).await;
@@ -359,9 +359,9 @@ async fn a_thousand_connections_due_at_once_make_no_stampede() {
     for id in &ids {
         counts.push(crowd.runs_of(id).await);
     }
-    // Long enough for a thousand requests of two streams, 16 at a time, shorter than half an interval.
+    // Long enough for a thousand requests of two streams, 64 at a time, shorter than half an interval.
     crowd.live(2 * MINUTE, async || {}).await;
-    assert_eq!(crowd.most.load(Ordering::SeqCst), 16, "as many as may be, and no more");
+    assert_eq!(crowd.most.load(Ordering::SeqCst), 64, "as many as may be, and no more");
     assert_eq!(crowd.under_way.load(Ordering::SeqCst), 0);
     let mut tenths = [0_u32; 10];
     for (id, before) in ids.iter().zip(counts) {
@@ -402,8 +402,8 @@ async fn a_clock_that_is_set_stops_no_schedule_and_doubles_none() {
             assert!(longest <= 31, "after {step} ms no run for {longest} minutes");
             let runs = seen - before;
             assert!(
-                (14..=18).contains(&runs),
-                "after {step} ms {runs} runs in four hours of an interval of 15 minutes"
+                (10..=14).contains(&runs),
+                "after {step} ms {runs} runs in three hours, one is due every 15 minutes"
             );
         }
     }
