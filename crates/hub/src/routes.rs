@@ -21,6 +21,7 @@ pub(crate) mod connect;
 pub(crate) mod destinations;
 pub(crate) mod pages;
 pub(crate) mod records;
+pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod webhooks;
@@ -67,7 +68,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/events/{row}", get(api::event))
         .route("/api/v1/events/{row}/replay", post(api::replay))
-        .route("/api/v1/runs", get(api::runs))
+        .route("/actions/runs/{id}/dismiss", post(runs::dismiss_from_page))
+        .route("/api/v1/runs", get(runs::runs))
+        .route("/api/v1/runs/{id}", get(runs::run))
+        .route("/api/v1/runs/{id}/approve", post(runs::approve))
+        .route("/api/v1/runs/{id}/dismiss", post(runs::dismiss))
+        .route("/api/v1/connections/{id}/healings", get(runs::healings))
+        .route("/api/v1/connections/{id}/streams/{stream}/run", post(runs::run_stream))
+        .route("/api/v1/connections/{id}/streams/{stream}/pause", post(runs::pause))
+        .route("/api/v1/connections/{id}/streams/{stream}/resume", post(runs::resume))
+        .route("/api/v1/connections/{id}/streams/{stream}/reset", post(runs::reset))
+        .route("/api/v1/connections/{id}/streams/{stream}/unreadable", get(runs::unreadable))
         .route("/api/v1/jobs", get(api::jobs))
         .route("/api/v1/calls", get(api::calls))
         .route("/api/v1/records/{connection}/{stream}", get(records::records))
