@@ -185,7 +185,7 @@ impl SlackSource {
                 let mut list = List::read(body)?;
                 let mut threads = Vec::new();
                 read = bad::sorted(list.take(MESSAGES)?.into_iter().map(|message| {
-                    let ts = ts_of(&message)?.to_owned();
+                    let ts = ts_or_bad(&message)?.to_owned();
                     if begins_thread(&message, &ts, walk.since.as_deref()) {
                         threads.push(ts.clone());
                     }
@@ -199,7 +199,7 @@ impl SlackSource {
                 // The thread's first message stands on every page; it was read with the conversation.
                 let replies = messages.filter(|message| text(message, "ts") != Some(root));
                 read = bad::sorted(replies.map(|message| {
-                    let ts = ts_of(&message)?.to_owned();
+                    let ts = ts_or_bad(&message)?.to_owned();
                     Ok(message_change(conversation, &ts, message, span))
                 }));
                 walk.read_replies(list.behind())?;
@@ -277,7 +277,12 @@ impl List {
 }
 
 /// Returns the `ts` of a message.
-fn ts_of(message: &Value) -> Result<&str, BadRecord> {
+fn ts_of(message: &Value) -> Result<&str> {
+    ts_or_bad(message).map_err(|_| decode("a message has no ts"))
+}
+
+/// Returns the `ts` of a page's message, or what is set aside of one that has none.
+fn ts_or_bad(message: &Value) -> Result<&str, BadRecord> {
     let ts = text(message, "ts").filter(|ts| is_ts(ts));
     ts.ok_or_else(|| BadRecord::of_json(None, message, "a message has no ts"))
 }
