@@ -70,7 +70,12 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
             .target(Target::AtMost(1.5)),
         Row::new("schedule", "resident memory at its highest, 100,000 idle connections", Spread::of(peaks), "MiB")
             .target(Target::AtMost(143.0)),
-        Row::new("schedule", "CPU of four idle workers while the look is under way, 100,000 idle connections", Spread::of(idle), "ms/s"),
+        Row::new(
+            "schedule",
+            "CPU of four idle workers while the look is under way, 100,000 idle connections",
+            Spread::of(idle),
+            "ms/s",
+        ),
     ]
 }
 

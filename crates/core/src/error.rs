@@ -124,6 +124,7 @@ struct Inner {
     retryable: Option<bool>,
     credential_version: Option<u64>,
     user_message: Option<Cow<'static, str>>,
+    scope: Option<String>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -147,6 +148,7 @@ impl Error {
                 retryable: None,
                 credential_version: None,
                 user_message: None,
+                scope: None,
                 source: None,
             }),
         }
@@ -230,6 +232,13 @@ impl Error {
         self
     }
 
+    /// Names the scope or permission the credential lacks, as the provider calls it.
+    #[must_use]
+    pub fn with_scope(mut self, scope: impl Into<String>) -> Self {
+        self.inner.scope = Some(scope.into());
+        self
+    }
+
     /// Keeps the cause. It is reached through [`StdError::source`] and never printed in our own text.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -301,6 +310,12 @@ impl Error {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.inner.outcome
+    }
+
+    /// Returns the scope or permission the credential lacks, if the provider named it.
+    #[must_use]
+    pub fn scope(&self) -> Option<&str> {
+        self.inner.scope.as_deref()
     }
 
     /// Returns the version of the credential the provider refused ([`crate::auth::Credential::version`]), if it refused

@@ -40,6 +40,8 @@ pub struct Observations {
     pub runs_failed: u32,
     /// Runs that wait for somebody to look at their deletions.
     pub runs_in_review: u32,
+    /// Runs under way that make no progress.
+    pub runs_stalled: u32,
     /// Events given up.
     pub dead_letters: u64,
     /// How long its endpoints have been silent, where the provider's own list proves it ([`silence`]).
@@ -206,6 +208,10 @@ fn verdict(seen: &Observations, status: Status) -> (State, Actor, String) {
         let step = format!("The service asked us to wait. It goes on by itself in {}.", spoken(wait));
         return (State::Delayed, Actor::Provider, step);
     }
+    if seen.runs_stalled > 0 && status != Status::Down {
+        let runs = counted(u64::from(seen.runs_stalled), "sync makes", "syncs make");
+        return attention(format!("{runs} no progress. Look at the run: it says what it waits for."));
+    }
     if status == Status::Down {
         let step = "The service answers with errors. It goes on by itself when the service recovers.".to_owned();
         return (State::Delayed, Actor::Provider, step);
@@ -305,6 +311,7 @@ mod tests {
             streams: vec![stream(Some(minutes(5)), false), stream(Some(minutes(14)), false)],
             runs_failed: 0,
             runs_in_review: 0,
+            runs_stalled: 0,
             dead_letters: 0,
             endpoint_silent: None,
             held_until: None,
@@ -343,6 +350,9 @@ mod tests {
         check(|seen| seen.dead_letters = 7, NeedsAttention, Operator, "7 events were given up");
         check(|seen| seen.held_until = Some(NOW.plus(minutes(2))), Delayed, Provider, "in 2 minutes");
         check(|seen| seen.held_until = Some(NOW), Connected, Nobody, "in step");
+        check(|seen| seen.runs_stalled = 1, NeedsAttention, Operator, "1 sync makes no progress");
+        let down = |seen: &mut Observations| (seen.runs_stalled, seen.calls.errors) = (1, 100);
+        check(down, Delayed, Provider, "errors");
         check(|seen| seen.calls.errors = 100, Delayed, Provider, "errors");
         check(|seen| seen.calls.errors = 99, Connected, Nobody, "in step");
         check(|seen| seen.streams.push(stream(None, false)), CatchingUp, Nobody, "about to start");

@@ -13,9 +13,15 @@ use crate::error::Result;
 use crate::id::{ConnectionId, RecordId, StreamName, TenantId};
 use crate::webhook::Event;
 
+pub mod bad;
 pub mod driver;
+pub mod dry_run;
 pub mod merge;
+pub mod stop;
 pub mod watch;
+
+pub use bad::BadRecord;
+pub use stop::Stop;
 
 /// Describes one stream of a provider.
 #[derive(Clone, Debug)]
@@ -143,8 +149,38 @@ pub struct Page {
     pub changes: Vec<Change>,
     /// The events ([`StreamKind::Events`]), oldest first.
     pub events: Vec<Event>,
+    /// Records that could not be read. They are set aside and named, and the page goes on; [`bad::sorted`] sorts them
+    /// from the others. An answer that is no page at all is an error instead.
+    pub bad: Vec<BadRecord>,
+    /// How many records the whole list holds, where the provider tells it: progress is shown by it.
+    pub total: Option<u64>,
     /// Where to go on.
     pub next: Next,
+}
+
+impl Page {
+    /// Makes a page of changes.
+    #[must_use]
+    pub fn of_changes(changes: Vec<Change>, next: Next) -> Self {
+        Self { changes, events: Vec::new(), bad: Vec::new(), total: None, next }
+    }
+
+    /// Makes a page of records of which some may be unreadable ([`bad::sorted`]).
+    #[must_use]
+    pub fn of_records((changes, bad): (Vec<Change>, Vec<BadRecord>), next: Next) -> Self {
+        Self { changes, events: Vec::new(), bad, total: None, next }
+    }
+
+    /// Makes a page of events.
+    #[must_use]
+    pub fn of_events(events: Vec<Event>, next: Next) -> Self {
+        Self { changes: Vec::new(), events, bad: Vec::new(), total: None, next }
+    }
+
+    /// Tells whether it brings nothing but a position.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.events.is_empty() && self.bad.is_empty()
+    }
 }
 
 /// Where a run goes on after a page.
@@ -210,6 +246,13 @@ pub trait Source: Send + Sync {
     fn step_back(&self, stream: &StreamName, cursor: &Cursor) -> Option<Cursor> {
         let _ = (stream, cursor);
         None
+    }
+
+    /// Tells whether pages of a stream that bring nothing are usual: a walk over conversations most of which are quiet.
+    /// In any other stream a long row of empty pages is a run that makes no progress ([`Stop::Stalled`]).
+    fn is_sparse(&self, stream: &StreamName) -> bool {
+        let _ = stream;
+        false
     }
 
     /// Makes the request for one record.

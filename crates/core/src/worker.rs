@@ -19,7 +19,8 @@ use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::schedule::Schedule;
-use crate::store::{Connection, NewJob, Queue, RunMode, Store, StoredEvent};
+use crate::store::{Connection, NewJob, Queue, RunId, RunMode, RunState, Store, StoredEvent};
+use crate::sync::dry_run::DryRun;
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
@@ -44,6 +45,9 @@ pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgre
 pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
 pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;
+
+/// Runs of a connection looked through for one that is unfinished.
+const RUNS_LOOKED_AT: u32 = 100;
 
 /// How a worker works. The defaults suit a small hub.
 #[derive(Clone, Debug)]
@@ -81,6 +85,9 @@ pub struct WorkerSettings {
     pub schedules: Vec<ScheduleRule>,
     /// Records asked for per page.
     pub page_size: u32,
+    /// Whether the next page of a run is read while one commits, within the same rate budget. A worker that is killed
+    /// then asks for two pages again at most, instead of one.
+    pub read_ahead: bool,
     /// Time running jobs may take to finish after a stop, before they are given back.
     pub grace: Duration,
     /// How long handled events, finished jobs and calls are kept.
@@ -111,6 +118,7 @@ impl Default for WorkerSettings {
             idle_max: Duration::from_secs(3_600),
             schedules: Vec::new(),
             page_size: 100,
+            read_ahead: true,
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
             feed_horizon: Duration::from_secs(30 * 86_400),
@@ -513,6 +521,78 @@ impl Worker {
     /// [`ErrorKind::Store`].
     pub async fn chores(&self) -> Result<Vec<ChoreStatus>> {
         self.inner.chore_statuses().await
+    }
+
+    /// Pauses a stream: a run under way stops behind the page at hand and goes on there when it is resumed. Events are
+    /// merged all the same.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn pause_stream(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
+        let key = schedule::stream_key(connection, stream.as_str());
+        self.inner.store.pause_stream(key, Some(self.inner.clock.now())).await
+    }
+
+    /// Lets a paused stream run again, now: an unfinished run goes on where it stopped.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn resume_stream(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
+        let key = schedule::stream_key(connection, stream.as_str());
+        self.inner.store.pause_stream(key.clone(), None).await?;
+        let runs = self.inner.store.runs(Some(connection.clone()), RUNS_LOOKED_AT).await?;
+        let status = self.inner.store.stream(key.clone()).await?;
+        let unfinished = runs.into_iter().find(|run| run.key == key && run.state == RunState::Running);
+        let begin = if status.cursor.is_some() { RunMode::Incremental } else { RunMode::Full };
+        self.sync_now(connection, stream, unfinished.map_or(begin, |run| run.mode)).await
+    }
+
+    /// Resets a stream: its cursor, its unfinished run and what was set aside of it are forgotten, and everything is read
+    /// anew, beginning now. With `records` all its records become tombstones first, which the feed tells one by one.
+    /// Returns how many did.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: what was done so far stays done; reset it again.
+    pub async fn reset_stream(&self, connection: &ConnectionId, stream: &StreamName, records: bool) -> Result<u64> {
+        /// Tombstones of one commit.
+        const ERASED_AT_ONCE: u32 = 1_000;
+        let inner = &self.inner;
+        let key = schedule::stream_key(connection, stream.as_str());
+        inner.store.reset_stream(key.clone(), inner.clock.now()).await?;
+        let mut erased = 0;
+        let mut more = records;
+        while more {
+            let some = inner.store.erase_records(key.clone(), ERASED_AT_ONCE, inner.clock.now()).await?;
+            erased += some;
+            more = some == u64::from(ERASED_AT_ONCE);
+        }
+        tracing::warn!(connection = %connection, stream = %stream, erased, "the stream was reset");
+        self.sync_now(connection, stream, RunMode::Full).await?;
+        Ok(erased)
+    }
+
+    /// Tells what a run of a stream would do now, by its first pages and without writing anything.
+    ///
+    /// # Errors
+    /// Those of the reading; [`ErrorKind::Invalid`] for a connection that is not known, [`ErrorKind::NotFound`] for a
+    /// stream that is not.
+    pub async fn dry_run(
+        &self,
+        connection: &ConnectionId,
+        stream: &StreamName,
+        mode: RunMode,
+        pages_max: u32,
+    ) -> Result<DryRun> {
+        self.inner.dry_run(&schedule::stream_key(connection, stream.as_str()), mode, pages_max).await
+    }
+
+    /// Dismisses the deletions of a run that waits for review: its records stay, and the next full run looks anew.
+    /// Returns whether one waited.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn dismiss(&self, run: RunId) -> Result<bool> {
+        self.inner.store.dismiss_run(run, self.inner.clock.now()).await
     }
 
     /// Tells when each queue last made progress.

@@ -179,6 +179,8 @@ pub struct Sync {
     pub rules: Vec<ScheduleRule>,
     /// Records asked for per page.
     pub page_size: u32,
+    /// Whether the next page of a run is read while one commits.
+    pub read_ahead: bool,
 }
 
 /// A URL a provider posts to.

@@ -15,9 +15,6 @@ use crate::overview;
 
 /// Runs under way that are looked at; those first that have not moved for longest.
 const LIVE_RUNS_MAX: u32 = 1_000;
-/// A run that has committed no page for so many incremental intervals is stalled: the longest wait between two of its
-/// attempts is one.
-const STALLED_AFTER: u32 = 2;
 
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,8 +149,8 @@ impl HubMetrics {
             set("palisade_destination_disabled", help, "destination", &row.name, disabled);
         }
         let live = shared.store.live_runs(LIVE_RUNS_MAX).await?;
-        let patience = shared.settings.worker.incremental_every.saturating_mul(STALLED_AFTER);
-        let stalled = live.iter().filter(|run| now.since(run.progressed_at) > patience).count();
+        let patience = crate::routes::runs::patience(shared);
+        let stalled = live.iter().filter(|run| run.is_stalled(now, patience)).count();
         for (word, count) in [("moving", live.len() - stalled), ("stalled", stalled)] {
             set("palisade_runs_live", "Runs under way, by whether they move", "state", word, count as u64);
         }

@@ -14,6 +14,7 @@ use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
 use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
 
 use crate::hub::Shared;
+use crate::routes::runs::{healed, patience};
 use crate::routes::{Problem, status};
 
 /// Connections on the page.
@@ -42,6 +43,8 @@ pub(crate) struct Overview {
     /// Whose events are paused.
     pub(crate) halts: Vec<(Halt, Timestamp)>,
     pub(crate) runs: Vec<Run>,
+    /// How long a run may make no progress.
+    pub(crate) patience: Duration,
     pub(crate) calls: Vec<CallRecord>,
     /// What the hub does for itself, and when.
     pub(crate) chores: Vec<ChoreStatus>,
@@ -73,6 +76,8 @@ pub(crate) struct ConnectionView {
     pub(crate) calls: CallCounts,
     pub(crate) dead_letters: u64,
     pub(crate) streams: Vec<StreamView>,
+    /// What the newest walk that found events missing brought, in words.
+    pub(crate) healed: Option<String>,
     /// How it can be connected again.
     pub(crate) reconnect: Reconnect,
 }
@@ -150,6 +155,7 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         causes: store.dead_letters(ROWS_SHOWN).await?,
         halts: store.halts(ROWS_SHOWN).await?,
         runs: store.runs(None, ROWS_SHOWN).await?,
+        patience: patience(shared),
         calls: store.calls(None, ROWS_SHOWN).await?,
         chores: shared.worker.chores().await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),
@@ -213,15 +219,32 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
             |run| matches!(&run.state, RunState::Failed { kind, .. } if *kind != ErrorKind::Cancelled),
         ),
         runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
+        runs_stalled: counted_stalled(&runs, now, patience(shared)),
         dead_letters,
         endpoint_silent: silence(&heard(shared, &connection).await?, now),
         held_until,
         watch_failing: watch_failing(shared, &connection).await?,
     });
+    let healed = store.healings(id.clone(), 1).await?.first().map(healed);
     let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
     let reconnect = reconnect(shared, &connection);
-    Ok(ConnectionView { connection, title, health, held_until, fresh_at, calls, dead_letters, streams, reconnect })
+    Ok(ConnectionView {
+        connection,
+        title,
+        health,
+        held_until,
+        fresh_at,
+        calls,
+        dead_letters,
+        streams,
+        healed,
+        reconnect,
+    })
+}
+
+fn counted_stalled(runs: &[Run], now: Timestamp, patience: Duration) -> u32 {
+    u32::try_from(runs.iter().filter(|run| run.is_stalled(now, patience)).count()).unwrap_or(u32::MAX)
 }
 
 /// Says how a connection can be connected again. One of the configuration has its credential there.

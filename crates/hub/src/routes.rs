@@ -22,6 +22,7 @@ pub(crate) mod destinations;
 pub(crate) mod inbox;
 pub(crate) mod pages;
 pub(crate) mod records;
+pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod webhooks;
@@ -79,7 +80,17 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/inbox/pause", post(inbox::pause))
         .route("/api/v1/inbox/resume", post(inbox::resume))
         .route("/api/v1/dead-letters", get(inbox::dead_letters))
-        .route("/api/v1/runs", get(api::runs))
+        .route("/actions/runs/{id}/dismiss", post(runs::dismiss_from_page))
+        .route("/api/v1/runs", get(runs::runs))
+        .route("/api/v1/runs/{id}", get(runs::run))
+        .route("/api/v1/runs/{id}/approve", post(runs::approve))
+        .route("/api/v1/runs/{id}/dismiss", post(runs::dismiss))
+        .route("/api/v1/connections/{id}/healings", get(runs::healings))
+        .route("/api/v1/connections/{id}/streams/{stream}/run", post(runs::run_stream))
+        .route("/api/v1/connections/{id}/streams/{stream}/pause", post(runs::pause))
+        .route("/api/v1/connections/{id}/streams/{stream}/resume", post(runs::resume))
+        .route("/api/v1/connections/{id}/streams/{stream}/reset", post(runs::reset))
+        .route("/api/v1/connections/{id}/streams/{stream}/unreadable", get(runs::unreadable))
         .route("/api/v1/jobs", get(api::jobs))
         .route("/api/v1/calls", get(api::calls))
         .route("/api/v1/records/{connection}/{stream}", get(records::records))

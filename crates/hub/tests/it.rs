@@ -50,6 +50,8 @@ mod page;
 mod readiness;
 #[path = "it/running.rs"]
 mod running;
+#[path = "it/runs.rs"]
+mod runs;
 #[path = "it/schedules.rs"]
 mod schedules;
 #[path = "it/service_accounts.rs"]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use http::{Method, Request};
 use palisade_core::call::Call;
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
 use serde_json::Value;
@@ -74,15 +74,20 @@ fn get(site: &Site, operation: &'static Operation, path: &str) -> Result<Request
     request(&site.base_url, call, subuser.as_ref(), Method::GET, path, None)
 }
 
-/// Reads an answer's addresses, each once: of an address that stands twice the entry that was added last.
-fn entries(body: &Bytes) -> Result<Vec<(String, Value)>> {
+/// An entry with its address, or one that has none.
+type Entry = Result<(String, Value), BadRecord>;
+
+/// Reads an answer's entries.
+fn entries(body: &Bytes) -> Result<Vec<Entry>> {
     let list: Vec<Value> = serde_json::from_slice(body).map_err(|_| decode("the page is not a list of addresses"))?;
-    list.into_iter()
-        .map(|entry| {
-            let email = entry.get("email").and_then(Value::as_str).map(id).filter(|id| !id.is_empty());
-            Ok((email.ok_or_else(|| decode("an entry of the page has no address"))?, entry))
-        })
-        .collect()
+    let entry = |entry: Value| {
+        let email = entry.get("email").and_then(Value::as_str).map(id).filter(|id| !id.is_empty());
+        match email {
+            Some(email) => Ok((email, entry)),
+            None => Err(BadRecord::of_json(None, &entry, "an entry of the page has no address")),
+        }
+    };
+    Ok(list.into_iter().map(entry).collect())
 }
 
 fn added(entry: &Value) -> f64 {
@@ -116,17 +121,19 @@ impl Source for SendGridSource {
     ) -> Result<Page> {
         list_of(stream)?;
         let entries = entries(response.body())?;
-        let ids: Vec<String> = entries.iter().map(|(id, _)| id.clone()).collect();
+        // Pages are counted by their entries: one that has no address counts by what it is.
+        let name = |entry: &Entry| entry.as_ref().map_or_else(BadRecord::key, |(id, _)| id.clone());
+        let ids: Vec<String> = entries.iter().map(name).collect();
         let (known, step) = walk_of(cursor)?.advance(&ids, Some(Timestamp(span.latest).seconds()));
         let mut newest: HashMap<&str, &Value> = HashMap::new();
-        for (id, entry) in entries.iter().skip(known) {
+        for (id, entry) in entries.iter().skip(known).flatten() {
             let known = newest.entry(id).or_insert(entry);
             if added(entry) > added(known) {
                 *known = entry;
             }
         }
         let mut changes = Vec::with_capacity(newest.len());
-        for (id, _) in entries.iter().skip(known) {
+        for (id, _) in entries.iter().skip(known).flatten() {
             if let Some(entry) = newest.remove(id.as_str()) {
                 changes.push(change(stream, id.clone(), entry, span)?);
             }
@@ -138,7 +145,8 @@ impl Source for SendGridSource {
                 Next::Done { resume: Some(Cursor::new(format!("since:{since}"))) }
             }
         };
-        Ok(Page { changes, events: Vec::new(), next })
+        let bad = entries.iter().skip(known).filter_map(|entry| entry.as_ref().err().cloned()).collect();
+        Ok(Page::of_records((changes, bad), next))
     }
 
     fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<Request<Bytes>> {
@@ -159,7 +167,10 @@ impl Source for SendGridSource {
     ) -> Result<Change> {
         list_of(stream)?;
         let entries = entries(response.body())?;
-        let found = entries.into_iter().filter(|(email, _)| email == id.as_str());
+        if entries.iter().any(Result::is_err) {
+            return Err(decode("an entry of the answer has no address"));
+        }
+        let found = entries.into_iter().flatten().filter(|(email, _)| email == id.as_str());
         match found.max_by(|(_, a), (_, b)| added(a).total_cmp(&added(b))) {
             Some((email, entry)) => change(stream, email, &entry, span),
             None => Ok(Change { stream: stream.clone(), id: id.clone(), span, state: State::Deleted }),

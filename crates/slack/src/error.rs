@@ -237,6 +237,9 @@ impl Row {
         if let Some(message) = self.user_message {
             error = error.with_user_message(message);
         }
+        if !detail.needed.is_empty() {
+            error = error.with_scope(detail.needed.join(" or "));
+        }
         let error = error.with_source(detail);
         let failed = |error, repeat| Verdict::Failed { error, repeat };
         match self.how {

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http::Request;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use palisade_core::call::Call;
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::sync::{
+    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, bad,
+};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
 use serde::Deserialize;
@@ -169,7 +171,7 @@ impl SlackSource {
 
     /// Reads a page of the walk.
     fn walk_page(&self, mut walk: Walk, body: &Bytes, span: Span) -> Result<Page> {
-        let mut changes = Vec::new();
+        let mut read = (Vec::new(), Vec::new());
         match walk.reading() {
             Reading::Nothing => {}
             Reading::Conversations { .. } => {
@@ -182,29 +184,29 @@ impl SlackSource {
             Reading::History { conversation, .. } => {
                 let mut list = List::read(body)?;
                 let mut threads = Vec::new();
-                for message in list.take(MESSAGES)? {
-                    let ts = ts_of(&message)?.to_owned();
+                read = bad::sorted(list.take(MESSAGES)?.into_iter().map(|message| {
+                    let ts = ts_or_bad(&message)?.to_owned();
                     if begins_thread(&message, &ts, walk.since.as_deref()) {
                         threads.push(ts.clone());
                     }
-                    changes.push(message_change(conversation, &ts, message, span));
-                }
+                    Ok(message_change(conversation, &ts, message, span))
+                }));
                 walk.read_page(list.behind(), threads)?;
             }
             Reading::Thread { conversation, root, .. } => {
                 let mut list = List::read(body)?;
-                for message in list.take(MESSAGES)? {
-                    let ts = ts_of(&message)?.to_owned();
-                    // The thread's first message stands on every page; it was read with the conversation.
-                    if ts != root {
-                        changes.push(message_change(conversation, &ts, message, span));
-                    }
-                }
+                let messages = list.take(MESSAGES)?.into_iter();
+                // The thread's first message stands on every page; it was read with the conversation.
+                let replies = messages.filter(|message| text(message, "ts") != Some(root));
+                read = bad::sorted(replies.map(|message| {
+                    let ts = ts_or_bad(&message)?.to_owned();
+                    Ok(message_change(conversation, &ts, message, span))
+                }));
                 walk.read_replies(list.behind())?;
             }
         }
         let next = walk.next()?;
-        Ok(Page { changes, events: Vec::new(), next })
+        Ok(Page::of_records(read, next))
     }
 }
 
@@ -276,7 +278,13 @@ impl List {
 
 /// Returns the `ts` of a message.
 fn ts_of(message: &Value) -> Result<&str> {
-    text(message, "ts").filter(|ts| is_ts(ts)).ok_or_else(|| decode("a message has no ts"))
+    ts_or_bad(message).map_err(|_| decode("a message has no ts"))
+}
+
+/// Returns the `ts` of a page's message, or what is set aside of one that has none.
+fn ts_or_bad(message: &Value) -> Result<&str, BadRecord> {
+    let ts = text(message, "ts").filter(|ts| is_ts(ts));
+    ts.ok_or_else(|| BadRecord::of_json(None, message, "a message has no ts"))
 }
 
 /// Tells whether a thread begins with a message, and has replies the run is to read.
@@ -303,11 +311,11 @@ fn message_change(conversation: &str, ts: &str, message: Value, span: Span) -> C
 /// Reads a page of people or conversations.
 fn list_page(stream: &'static str, kind: Kind, cursor: Option<&Cursor>, body: &Bytes, span: Span) -> Result<Page> {
     let mut list = List::read(body)?;
-    let mut changes = Vec::new();
-    for object in list.take(stream)? {
-        let id = text(&object, "id").ok_or_else(|| decode("an object of the page has no id"))?.to_owned();
-        changes.push(change(stream, id, span, State::Present(json::record(kind, object))));
-    }
+    let read = bad::sorted(list.take(stream)?.into_iter().map(|object| {
+        let id = text(&object, "id").filter(|id| !id.is_empty()).map(str::to_owned);
+        let id = id.ok_or_else(|| BadRecord::of_json(None, &object, "an object of the page has no id"))?;
+        Ok(change(stream, id, span, State::Present(json::record(kind, object))))
+    }));
     let next = match list.cursor() {
         Some(next) => {
             let next = Cursor::new(format!("{PAGE}{next}"));
@@ -319,7 +327,7 @@ fn list_page(stream: &'static str, kind: Kind, cursor: Option<&Cursor>, body: &B
         // Nothing but the list itself tells what has changed in it.
         None => Next::Done { resume: Some(Cursor::new(AGAIN)) },
     };
-    Ok(Page { changes, events: Vec::new(), next })
+    Ok(Page::of_records(read, next))
 }
 
 fn list_cursor(cursor: Option<&Cursor>) -> Result<Option<&str>> {
@@ -371,6 +379,11 @@ impl Source for SlackSource {
             MESSAGES => self.walk_page(self.walk(cursor)?, body, span),
             _ => Err(config("Slack has no stream of this name here")),
         }
+    }
+
+    /// Of a workspace's conversations most are quiet: their pages bring nothing.
+    fn is_sparse(&self, stream: &StreamName) -> bool {
+        stream.as_str() == MESSAGES
     }
 
     fn step_back(&self, stream: &StreamName, cursor: &Cursor) -> Option<Cursor> {

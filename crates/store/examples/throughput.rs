@@ -232,6 +232,10 @@ async fn pages(per_page: usize) -> Vec<Measured> {
     for (round, filler) in [(1, b'x'), (2, b'x'), (3, b'y')] {
         let batches: Vec<PageCommit> = (0..RECORDS / per_page)
             .map(|page| PageCommit {
+                missed_before: Timestamp(0),
+                bad: Vec::new(),
+                fetched: Default::default(),
+                total: None,
                 lease,
                 run: run.id,
                 read_since: u64::MAX >> 1,

@@ -26,10 +26,12 @@ use palisade_core::store::{
     FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts,
     JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant,
     NewJob, NewTokens, Noted, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records,
-    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules,
-    SealedCredential, SessionRow, Settled, Settlement, Store, StoredDestination, StoredEvent, StoredGrant, StreamKey,
-    StreamStatus, TokenHash, Value, WrappedKey,
+    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunId, RunMode, Scheduled, Schedules,
+    SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent, StoredGrant,
+    StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
 };
+use palisade_core::sync::Stop;
+use palisade_core::sync::merge::Stored;
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
 };
@@ -420,7 +422,8 @@ impl Records for SqliteStore {
     }
 
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
-        let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries);
+        let aside: usize = page.bad.iter().map(|one| one.raw.len() + inbox::COMMAND_BYTES).sum();
+        let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries) + aside;
         let run = move |tx: &mut writer::Tx<'_>| {
             let committed = runs::commit_page(tx, &page)?;
             let changed = feed::changed_by(tx, page.run, &committed.counts)?;
@@ -451,6 +454,49 @@ impl Records for SqliteStore {
 
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {
         self.inner.readers.read(move |reader| runs::live(reader, limit)).await
+    }
+
+    async fn run(&self, run: RunId) -> Result<Option<Run>> {
+        self.inner.readers.read(move |reader| runs::one(reader, run)).await
+    }
+
+    async fn hold_run(&self, lease: Lease, run: RunId, stop: Stop) -> Result<()> {
+        self.write(move |tx| runs::hold(tx, lease, run, &stop)).await
+    }
+
+    async fn unseen(&self, run: RunId, after: Option<RecordId>, limit: u32) -> Result<Vec<Record>> {
+        self.inner.readers.read(move |reader| runs::unseen_records(reader, run, after.as_ref(), limit)).await
+    }
+
+    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| runs::dismiss(tx, run, now)).await
+    }
+
+    async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>> {
+        self.inner.readers.read(move |reader| runs::healings(reader, &connection, limit)).await
+    }
+
+    async fn bad_records(&self, key: StreamKey, limit: u32) -> Result<Vec<StoredBad>> {
+        self.inner.readers.read(move |reader| records::bad_records(reader, &key, limit)).await
+    }
+
+    async fn pause_stream(&self, key: StreamKey, since: Option<Timestamp>) -> Result<()> {
+        self.write(move |tx| records::pause(tx, &key, since)).await
+    }
+
+    async fn reset_stream(&self, key: StreamKey, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| runs::reset(tx, &key, now)).await
+    }
+
+    async fn erase_records(&self, key: StreamKey, limit: u32, now: Timestamp) -> Result<u64> {
+        let of = key.clone();
+        let erased = self.write(move |tx| runs::erase(tx, &of, limit, now)).await?;
+        self.inner.feed_bells.ring(&key);
+        Ok(erased)
+    }
+
+    async fn stored(&self, key: StreamKey, ids: Vec<RecordId>) -> Result<Vec<Option<Stored>>> {
+        self.inner.readers.read(move |reader| records::stored_of(reader, &key, &ids)).await
     }
 
     async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {

@@ -9,7 +9,9 @@ use bytes::Bytes;
 use http::Request;
 use http::header::{HeaderName, HeaderValue};
 use palisade_core::call::Call;
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::sync::{
+    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, bad,
+};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, RecordId, Result, StreamName, Timestamp};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -286,19 +288,20 @@ fn behind(changes: &[Change]) -> Cursor {
 }
 
 fn records(stream: &StreamName, body: &Bytes, list: &List<'_>, span: Span) -> Result<Page> {
-    let mut changes = Vec::with_capacity(list.data.len());
-    for raw in &list.data {
+    let read = bad::sorted(list.data.iter().map(|raw| {
         let seen = json::glance(raw);
-        let id = seen.id.filter(|id| !id.is_empty()).ok_or_else(|| decode("an object of the page has no id"))?;
+        let id = seen.id.filter(|id| !id.is_empty());
+        let id = id.ok_or_else(|| BadRecord::new(None, raw.get().as_bytes(), "an object of the page has no id"))?;
         let state = if seen.deleted { State::Deleted } else { State::Present(json::compact(raw, seen.compact, body)) };
-        changes.push(Change { stream: stream.clone(), id: RecordId::new(&*id), span, state });
-    }
-    let next = match changes.last() {
-        Some(_) if list.has_more => Next::More(behind(&changes)),
-        None if list.has_more => return Err(decode("an empty page says that more objects follow")),
+        Ok(Change { stream: stream.clone(), id: RecordId::new(&*id), span, state })
+    }));
+    // The page goes on behind the last object that has a name.
+    let next = match read.0.last() {
+        Some(_) if list.has_more => Next::More(behind(&read.0)),
+        None if list.has_more => return Err(decode("a page without an object to go on behind says that more follow")),
         Some(_) | None => Next::Done { resume: None },
     };
-    Ok(Page { changes, events: Vec::new(), next })
+    Ok(Page::of_records(read, next))
 }
 
 fn events(cursor: Option<&Cursor>, body: &Bytes, list: &List<'_>, span: Span) -> Result<Page> {
@@ -315,5 +318,5 @@ fn events(cursor: Option<&Cursor>, body: &Bytes, list: &List<'_>, span: Span) ->
     if !walk.shows() {
         events.clear();
     }
-    Ok(Page { changes: Vec::new(), events, next })
+    Ok(Page::of_events(events, next))
 }

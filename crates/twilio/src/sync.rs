@@ -11,7 +11,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request};
 use palisade_core::call::Call;
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::sync::{
+    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, bad,
+};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
 use serde::Deserialize;
@@ -154,7 +156,9 @@ impl Source for TwilioSource {
             Position::Within { begun, .. } => begun,
             Position::Beginning | Position::Window(_) => Timestamp(span.earliest).seconds(),
         };
-        let changes = list.messages.iter().map(|message| change(stream, message, span)).collect::<Result<_>>()?;
+        let read = bad::sorted(list.messages.iter().map(|message| {
+            change(stream, message, span).map_err(|error| BadRecord::of_json(None, message, error.message()))
+        }));
         let next = match list.next_page_uri.as_deref().filter(|next| !next.is_empty()) {
             Some(next) => {
                 // Which account it is stands in the path, and the request of the next page names it anew.
@@ -168,7 +172,7 @@ impl Source for TwilioSource {
                 Next::Done { resume: Some(Cursor::new(format!("since:{}", begun.saturating_sub(window)))) }
             }
         };
-        Ok(Page { changes, events: Vec::new(), next })
+        Ok(Page::of_records(read, next))
     }
 
     fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<Request<Bytes>> {

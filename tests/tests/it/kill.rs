@@ -266,7 +266,8 @@ async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>)
         let requests = ledger.requests_by_route.get(&route).copied().unwrap_or(0);
         let again = requests - pages - faults;
         println!("{stream}: {requests} requests for {pages} pages, {faults} faults, taken up {resumed} times");
-        assert!(again <= u64::from(resumed), "{stream}: {again} pages read again, taken up {resumed} times");
+        // Killed while a page commits: that one, and the one that was read ahead of it.
+        assert!(again <= 2 * u64::from(resumed), "{stream}: {again} pages read again, taken up {resumed} times");
         assert_eq!(full.len(), 1, "{stream} was listed wholly more than once within its week: {full:?}");
         if *stream == "customers" {
             // Were a run taken up at its beginning, every page before would be committed again.

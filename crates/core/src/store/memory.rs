@@ -16,12 +16,14 @@ use super::{
     Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections,
     DeadLetters, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd,
     JobId, Jobs, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record,
-    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store, StoredEvent,
-    StreamKey, StreamStatus, counts_as_error,
+    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store,
+    StoredBad, StoredEvent, StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
+use crate::sync::Stop;
+use crate::sync::merge::Stored;
 
 mod authorizations;
 mod destinations;
@@ -371,26 +373,31 @@ impl Records for MemoryStore {
         Ok(model.records.start_run(key, mode, now))
     }
 
-    async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
+    async fn commit_page(&self, mut page: PageCommit) -> Result<PageCommitted> {
         let committed = {
             let mut model = self.lock();
             model.check_lease(page.lease)?;
             let key = model.records.running(page.run)?;
-            let merge = Merge { key, read_since: Some(page.read_since), changes: page.changes };
-            let staged = model.records.stage(&[merge], page.now);
+            let changes = std::mem::take(&mut page.changes);
+            let staged = model.records.stage(&[Merge { key, read_since: Some(page.read_since), changes }], page.now);
             if !staged.fetch.is_empty() {
                 let fetch = staged.fetch.into_iter().map(|(_, id)| id).collect();
                 return Ok(PageCommitted { fetch, ..PageCommitted::default() });
             }
             let counts = model.records.commit(staged);
-            let (mut events_new, mut events_duplicate) = (0, 0);
-            for appended in model.append(page.deliveries).into_iter().flatten() {
+            let deliveries = std::mem::take(&mut page.deliveries);
+            let created: Vec<_> = deliveries.iter().flat_map(|one| &one.events).map(|event| event.created).collect();
+            let (mut events_new, mut events_duplicate, mut missed): (_, _, Vec<Timestamp>) = (0, 0, Vec::new());
+            for (appended, created) in model.append(deliveries).into_iter().flatten().zip(created) {
                 match appended {
-                    Appended::New(_) => events_new += 1,
+                    Appended::New(_) => {
+                        events_new += 1;
+                        missed.extend(created.filter(|at| *at <= page.missed_before));
+                    }
                     Appended::Duplicate(_) => events_duplicate += 1,
                 }
             }
-            model.records.progress(page.run, page.next, counts, page.now);
+            model.records.progress(&page, counts, &missed);
             PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate }
         };
         self.wake(Queue::Events).notify_one();
@@ -434,6 +441,53 @@ impl Records for MemoryStore {
 
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {
         Ok(self.lock().records.live_runs(limit))
+    }
+
+    async fn run(&self, run: RunId) -> Result<Option<Run>> {
+        Ok(self.lock().records.run(run))
+    }
+
+    async fn hold_run(&self, lease: Lease, run: RunId, stop: Stop) -> Result<()> {
+        let mut model = self.lock();
+        model.check_lease(lease)?;
+        model.records.running(run)?;
+        model.records.hold(run, stop);
+        Ok(())
+    }
+
+    async fn unseen(&self, run: RunId, after: Option<RecordId>, limit: u32) -> Result<Vec<Record>> {
+        Ok(self.lock().records.unseen(run, after.as_ref(), limit))
+    }
+
+    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool> {
+        Ok(self.lock().records.dismiss(run, now))
+    }
+
+    async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>> {
+        Ok(self.lock().records.healings(&connection, limit))
+    }
+
+    async fn bad_records(&self, key: StreamKey, limit: u32) -> Result<Vec<StoredBad>> {
+        Ok(self.lock().records.bad_records(&key, limit))
+    }
+
+    async fn pause_stream(&self, key: StreamKey, since: Option<Timestamp>) -> Result<()> {
+        self.lock().records.pause(key, since);
+        Ok(())
+    }
+
+    async fn reset_stream(&self, key: StreamKey, now: Timestamp) -> Result<bool> {
+        Ok(self.lock().records.reset(&key, now))
+    }
+
+    async fn erase_records(&self, key: StreamKey, limit: u32, now: Timestamp) -> Result<u64> {
+        let erased = self.lock().records.erase(&key, limit, now);
+        self.bells.ring_all();
+        Ok(erased)
+    }
+
+    async fn stored(&self, key: StreamKey, ids: Vec<RecordId>) -> Result<Vec<Option<Stored>>> {
+        Ok(self.lock().records.stored(&key, &ids))
     }
 
     async fn record(&self, key: StreamKey, id: RecordId) -> Result<Option<Record>> {

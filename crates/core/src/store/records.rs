@@ -5,11 +5,12 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::{FeedPage, Lease, PageCommit, PageCommitted, Run, RunEnd, RunMode};
+use super::{FeedPage, Lease, PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, StoredBad};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, RecordId, StreamName};
-use crate::sync::{Change, Cursor};
+use crate::sync::merge::Stored;
+use crate::sync::{Change, Cursor, Stop};
 
 /// Names a stream of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -75,6 +76,10 @@ pub struct StreamStatus {
     pub full_at: Option<Timestamp>,
     /// When the last run of any mode ended well.
     pub fresh_at: Option<Timestamp>,
+    /// Records set aside because they could not be read.
+    pub bad: u64,
+    /// Since when no run of it is to work, because somebody said so. Events are merged all the same.
+    pub paused_at: Option<Timestamp>,
 }
 
 /// A stored record.
@@ -186,6 +191,73 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>>;
+
+    /// Reads one run.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn run(&self, run: RunId) -> Result<Option<Run>>;
+
+    /// Notes why a run waits ([`Run::stop`]). The next page committed forgets it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is lost or the run is not running;
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn hold_run(&self, lease: Lease, run: RunId, stop: Stop) -> Result<()>;
+
+    /// Lists, by id and behind `after`, the live records a full run did not see and nothing has written or confirmed
+    /// since it began: what its end deletes, or would delete. Records it set aside by their names are not among them.
+    /// Empty for an incremental run and for one that is not known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn unseen(&self, run: RunId, after: Option<RecordId>, limit: u32) -> Result<Vec<Record>>;
+
+    /// Ends a run that waits for review without its deletions: it is failed with
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and [`Stop::Superseded`]. Returns whether one waited.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool>;
+
+    /// Lists runs of a connection that found events missing ([`Run::missed`]), newest first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>>;
+
+    /// Lists what is set aside of a stream, that first that was met longest ago.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn bad_records(&self, key: StreamKey, limit: u32) -> Result<Vec<StoredBad>>;
+
+    /// Sets since when a stream is paused; `None` lets its runs work again. The stream need not be known yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn pause_stream(&self, key: StreamKey, since: Option<Timestamp>) -> Result<()>;
+
+    /// Forgets a stream's cursor, that it was ever complete, and what is set aside of it; its unfinished run is failed
+    /// with [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and [`Stop::Superseded`]. Records and feed stay.
+    /// Returns whether the stream was known.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn reset_stream(&self, key: StreamKey, now: Timestamp) -> Result<bool>;
+
+    /// Turns up to `limit` live records of a stream into tombstones, by id; the feed tells each. Returns how many there
+    /// were. Their spans stay: a read that starts later brings them back.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn erase_records(&self, key: StreamKey, limit: u32, now: Timestamp) -> Result<u64>;
+
+    /// Reads what the merge rule needs of records, in the order asked for.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn stored(&self, key: StreamKey, ids: Vec<RecordId>) -> Result<Vec<Option<Stored>>>;
 
     /// Reads one record, tombstones included.
     ///

@@ -1,4 +1,12 @@
 //! Runs: executions of a sync, committed page by page, taken up where a lost worker left them.
+//!
+//! A full run is a *generation* of its stream. It notes the stream's commit counter when it is first started
+//! ([`Run::began`]); every write or confirmation of a record carries the counter of its commit. So a record was seen in
+//! this generation if its counter is greater than `began`, and in an earlier one if it is not: the counter is the
+//! generation number, finer than one a run would give, so that what events and fetches saw meanwhile counts too, and no
+//! record is written only to move it from one generation to the next.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -6,7 +14,7 @@ use super::{Lease, MergeCounts, NewDelivery, NewJob, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::ErrorKind;
 use crate::id::RecordId;
-use crate::sync::{Change, Cursor, Span};
+use crate::sync::{BadRecord, Change, Cursor, Span, Stop};
 
 /// Identifies a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -73,6 +81,81 @@ pub struct Run {
     pub progressed_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// Why it ended before its end, or why it waits; told anew by each attempt, forgotten with the next page.
+    pub stop: Option<Stop>,
+    /// The stream's commit counter when it was first started: what it and others have seen since has a greater one.
+    pub began: u64,
+    /// Records it could not read and set aside.
+    pub bad: u64,
+    /// How many records the provider says the list holds.
+    pub total: Option<u64>,
+    /// The feed's newest number when it was first started, and when it ended: its changes lie between them (with
+    /// those that events brought meanwhile). `None` for runs of before this was noted.
+    pub feed_from: Option<u64>,
+    /// The feed's newest number when it ended.
+    pub feed_to: Option<u64>,
+    /// Events of the provider's list that should have come by then and had not.
+    pub missed: Missed,
+}
+
+/// Events a walk over the provider's list found missing here, and brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Missed {
+    /// How many.
+    pub events: u64,
+    /// When the first of them happened.
+    pub from: Option<Timestamp>,
+    /// When the last of them happened.
+    pub to: Option<Timestamp>,
+}
+
+impl Missed {
+    /// Counts one more event.
+    pub fn add(&mut self, created: Timestamp) {
+        self.events += 1;
+        self.from = Some(self.from.map_or(created, |from| from.min(created)));
+        self.to = self.to.max(Some(created));
+    }
+}
+
+impl Run {
+    /// Tells whether the run is under way and has made no progress for longer than patience allows. What it waits for
+    /// by the provider's own word does not count before that time has come.
+    #[must_use]
+    pub fn is_stalled(&self, now: Timestamp, patience: Duration) -> bool {
+        let until = self.stop.as_ref().and_then(Stop::until);
+        let due = until.map_or(self.progressed_at, |until| until.max(self.progressed_at));
+        self.state == RunState::Running && self.stop != Some(Stop::Paused) && now.since(due) > patience
+    }
+
+    /// Returns how many records its pages have held.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        let MergeCounts { added, updated, unchanged, older, deleted: _ } = self.counts;
+        added + updated + unchanged + older + self.bad
+    }
+
+    /// Returns how long it has been at work: to its end, or to its last page.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.finished_at.unwrap_or(self.progressed_at).since(self.started_at)
+    }
+
+    /// Returns the records a second it has read so far, waits included; `None` before its first second.
+    #[must_use]
+    pub fn per_second(&self) -> Option<f64> {
+        let seconds = self.progressed_at.since(self.started_at).as_secs_f64();
+        (seconds >= 1.0).then(|| self.seen() as f64 / seconds)
+    }
+
+    /// Returns how long the rest will take at the pace so far, where the provider tells how much there is.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        let left = self.total?.saturating_sub(self.seen()) as f64;
+        let pace = self.per_second().filter(|pace| *pace > 0.0)?;
+        (self.state == RunState::Running).then(|| Duration::try_from_secs_f64(left / pace).unwrap_or(Duration::MAX))
+    }
 }
 
 /// One page of a run to commit: records, events, cursor, feed and progress in one transaction.
@@ -89,6 +172,15 @@ pub struct PageCommit {
     pub changes: Vec<Change>,
     /// The page's events, as deliveries to append in the same commit.
     pub deliveries: Vec<NewDelivery>,
+    /// Events created no later than this that are new here were missed: younger ones may be on their way, and of one
+    /// that does not say when it was created nobody can tell.
+    pub missed_before: Timestamp,
+    /// Records of the page that could not be read, to set aside.
+    pub bad: Vec<BadRecord>,
+    /// What fetching the page's records has done already, to count into the run.
+    pub fetched: MergeCounts,
+    /// How many records the whole list holds, where the provider tells it.
+    pub total: Option<u64>,
     /// Where a resumed run goes on. For the last page it is the page's own cursor, so that a worker lost before
     /// [`Records::end_run`](super::Records::end_run) costs the reading of one page and never the position behind it.
     pub next: Option<Cursor>,
@@ -112,6 +204,22 @@ pub struct PageCommitted {
     pub events_duplicate: u64,
 }
 
+/// A record that could not be read, as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct StoredBad {
+    /// The record as it came, and what is wrong with it.
+    pub record: BadRecord,
+    /// The run that met it last.
+    pub run: RunId,
+    /// How many pages it has stood on.
+    pub times: u64,
+    /// When it was first met.
+    pub first_seen: Timestamp,
+    /// When it was last met.
+    pub last_seen: Timestamp,
+}
+
 /// How a run ends.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -121,10 +229,14 @@ pub struct RunEnd {
     /// The run.
     pub run: RunId,
     /// `Done` or `Failed`. `Done` of a full run deletes every live record whose `observed` is not greater than the
-    /// stream's commit counter when the run was first started: everything a page, an event or a fetch wrote or
-    /// confirmed since then has a greater one. `Failed` with [`ErrorKind::CursorExpired`] forgets the stream's
+    /// stream's commit counter when the run was first started ([`Run::began`]): everything a page, an event or a fetch
+    /// wrote or confirmed since then has a greater one. What the run set aside by its name is not deleted either, and
+    /// records it set aside without a name make it wait for a review, since any of the others may be one of them.
+    /// A full run that is done forgets what was set aside and that it did not meet. `Failed` with [`ErrorKind::CursorExpired`] forgets the stream's
     /// cursor.
     pub state: RunState,
+    /// Why, for one that failed.
+    pub stop: Option<Stop>,
     /// When the run's last page was read, by the provider's clock. A tombstone of a record the run did not see spans
     /// from the record's own earliest moment to the latest of this one: it was deleted somewhere in between.
     pub span: Option<Span>,
@@ -137,4 +249,45 @@ pub struct RunEnd {
     pub allow_mass_delete: bool,
     /// When.
     pub now: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a rest is told without a total, of a run that is over, or by a pace that counts nothing.
+    #[test]
+    fn a_run_tells_its_pace_and_its_rest() {
+        let run = |state: RunState, seconds: i64, counts: MergeCounts, total: Option<u64>| Run {
+            id: RunId(1),
+            key: StreamKey { connection: "c".into(), stream: "s".into() },
+            mode: RunMode::Full,
+            state,
+            cursor: None,
+            pages: 1,
+            counts,
+            resumed: 0,
+            started_at: Timestamp(0),
+            progressed_at: Timestamp(seconds * 1_000),
+            finished_at: None,
+            stop: None,
+            began: 0,
+            bad: 10,
+            total,
+            feed_from: None,
+            feed_to: None,
+            missed: Missed::default(),
+        };
+        let counts = MergeCounts { added: 50, updated: 20, unchanged: 19, older: 1, deleted: 7 };
+        let minute = run(RunState::Running, 60, counts, Some(1_000));
+        assert_eq!((minute.seen(), minute.elapsed()), (100, Duration::from_secs(60)));
+        assert_eq!(minute.remaining(), Some(Duration::from_secs(540)));
+        assert_eq!(run(RunState::Running, 60, counts, Some(7)).remaining(), Some(Duration::ZERO), "more than was told");
+        assert_eq!(run(RunState::Running, 60, counts, None).remaining(), None);
+        assert_eq!(run(RunState::Done, 60, counts, Some(1_000)).remaining(), None);
+        assert_eq!(run(RunState::Running, 0, counts, Some(1_000)).per_second(), None);
+        assert_eq!(run(RunState::Running, -5, counts, Some(1_000)).per_second(), None, "the clock went back");
+        let huge = MergeCounts { added: u64::MAX / 2, ..MergeCounts::default() };
+        assert!(run(RunState::Running, 60, huge, Some(u64::MAX)).remaining().is_some());
+    }
 }

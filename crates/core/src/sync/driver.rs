@@ -1,31 +1,55 @@
 //! Runs one sync: pages from the source, each merged and committed in one transaction with cursor and feed.
 //!
-//! The driver keeps nothing of its own: whoever takes the job up after it goes on at the run's cursor, so a process
-//! lost anywhere costs at most the reading of one page. It never guesses: an answer that is not a page stops the run,
-//! it is never read as "everything was deleted".
+//! The driver keeps nothing of its own: whoever takes the job up after it goes on at the run's cursor. A process lost
+//! anywhere costs the work of one page at most: pages are committed one after another, so only one is read and not
+//! committed; while that commits, the next one is read ahead, and its one request is sent again too. It never guesses:
+//! an answer that is not a page stops the run, it is never read as "everything was deleted".
+//!
+//! **Why reading ahead is safe.** A page read ahead notes the stream's commit counter before its request leaves, as any
+//! read does; the page before it is committed later and gives its records a greater counter. So the causal order is lost
+//! for records that stand on both pages, and for those only: they are ordered by their spans, as a fetch and an event
+//! are that overlap, and fetched where the spans cannot tell. No other record carries that counter. (The search in
+//! `merge/tests.rs` has reads that leave before another's commit and are merged behind it.)
 
 use std::fmt;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{Either, select};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use super::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind};
-use crate::call::{Call, Priority};
+use super::{Cursor, Next, Page, Site, Source, Span, State, Stop, StreamKind};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{EndpointId, RecordId};
+use crate::id::EndpointId;
 use crate::store::{
-    Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode, RunState, Store,
-    StreamKey,
+    Lease, MergeCounts, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode, RunState, Store,
+    StreamKey, StreamStatus,
 };
 use crate::transport::Transport;
 use crate::webhook::Event;
 
+mod read;
+
+use read::Committed;
+
 /// Pages of one run before it is taken for one that never ends: ten million records at 100 a page.
 pub const PAGES_MAX: u64 = 100_000;
+
+/// Pages in a row that bring nothing before a run is taken for one that makes no progress. Not counted where such pages
+/// are usual ([`Source::is_sparse`]).
+pub const EMPTY_PAGES_MAX: u64 = 1_000;
+
+/// Records of one run that may be set aside before it is the stream that cannot be read.
+pub const BAD_RECORDS_MAX: u64 = 1_000;
+
+/// Unreadable records that fail a page of which nothing else could be read.
+const BAD_PAGE: usize = 10;
+
+/// How old an event must be to be called missed when a walk finds it new: a delivery may be on its way, and is repeated
+/// for the first time within a minute by every provider here.
+const MISSED_AFTER: Duration = Duration::from_secs(120);
 
 /// Records fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
@@ -89,6 +113,8 @@ pub struct Task<'a> {
     /// Told what the run did to the records as soon as it is committed: one page and its counts, and at the end no page
     /// with what the end deleted.
     pub committed: &'a (dyn Fn(u64, MergeCounts) + Sync),
+    /// Whether the next page is read while one commits.
+    pub read_ahead: bool,
     /// Asks the run to stop after the page at hand.
     pub stop: watch::Receiver<bool>,
 }
@@ -105,6 +131,8 @@ pub enum Ended {
     Later(Error),
     /// It was asked to stop. The run goes on with the job's next claim.
     Stopped,
+    /// The stream is paused. The run goes on with a later job.
+    Paused,
     /// Another worker has the job.
     LeaseLost,
 }
@@ -112,13 +140,26 @@ pub enum Ended {
 /// Why the pages stopped before the last.
 enum Halt {
     Asked,
+    Paused,
     Error(Error),
+    /// For a cause that is not the error's own.
+    Stopped(Error, Stop),
 }
 
 impl From<Error> for Halt {
     fn from(error: Error) -> Self {
         Self::Error(error)
     }
+}
+
+/// A page as it was read.
+pub(super) struct Read {
+    /// The stream before the request left.
+    pub(super) status: StreamStatus,
+    /// The cursor it was read at.
+    pub(super) cursor: Option<Cursor>,
+    pub(super) page: Page,
+    pub(super) span: Span,
 }
 
 /// What the last page told.
@@ -157,6 +198,7 @@ impl Driver<'_> {
                     lease: task.lease,
                     run: id,
                     state: RunState::Done,
+                    stop: None,
                     span: Some(last.span),
                     follow,
                     resume: last.resume,
@@ -165,8 +207,21 @@ impl Driver<'_> {
                 }
             }
             Err(Halt::Asked) => return Ended::Stopped,
-            Err(Halt::Error(error)) if passes(error.kind()) => return passing(error),
-            Err(Halt::Error(error)) => return self.fail(task, mode, id, error).await,
+            Err(Halt::Paused) => {
+                self.hold(task, id, Stop::Paused).await;
+                return Ended::Paused;
+            }
+            Err(Halt::Error(error)) if passes(error.kind()) => {
+                if error.kind() != ErrorKind::LeaseLost && error.kind() != ErrorKind::Store {
+                    self.hold(task, id, Stop::of(&error, &task.key.stream, self.clock.now())).await;
+                }
+                return passing(error);
+            }
+            Err(Halt::Error(error)) => {
+                let stop = Stop::of(&error, &task.key.stream, self.clock.now());
+                return self.fail(task, mode, id, error, stop).await;
+            }
+            Err(Halt::Stopped(error, stop)) => return self.fail(task, mode, id, error, stop).await,
         };
         match self.store.end_run(end).await {
             Ok(run) => {
@@ -178,7 +233,14 @@ impl Driver<'_> {
         }
     }
 
-    async fn fail(&self, task: &Task<'_>, mode: RunMode, run: RunId, error: Error) -> Ended {
+    /// Notes why a run waits. It is for people to read: a store that cannot take it stops nothing.
+    async fn hold(&self, task: &Task<'_>, run: RunId, stop: Stop) {
+        if let Err(error) = self.store.hold_run(task.lease, run, stop).await {
+            tracing::debug!(%error, "why the run waits could not be noted");
+        }
+    }
+
+    async fn fail(&self, task: &Task<'_>, mode: RunMode, run: RunId, error: Error, stop: Stop) -> Ended {
         let follow = match (error.kind(), task.kind, mode) {
             // The position is read anew before the full runs, so that nothing falls between the two.
             (ErrorKind::CursorExpired, StreamKind::Events, _) => vec![task.again.clone()],
@@ -190,6 +252,7 @@ impl Driver<'_> {
             lease: task.lease,
             run,
             state: RunState::Failed { kind: error.kind(), reason: error.message().to_owned() },
+            stop: Some(stop),
             span: None,
             follow,
             resume: None,
@@ -204,42 +267,31 @@ impl Driver<'_> {
 
     /// Commits pages until the last; `deleted` counts what the run has deleted so far.
     async fn pages(&self, task: &Task<'_>, kind: StreamKind, run: Run, deleted: &mut u64) -> Result<Last, Halt> {
-        let mut cursor = run.cursor;
-        let mut pages = run.pages;
-        let mut cycle = Cycle::default();
+        let mut at = run.cursor.clone();
+        let mut ahead: Option<Result<Read>> = None;
+        let mut walk = Walk { pages: run.pages, bad: run.bad, ..Walk::default() };
+        let listens = self.listens(task, kind).await?;
         loop {
-            if *task.stop.borrow() {
+            // A page that was read ahead is at hand: were it dropped, it would be read again.
+            if ahead.is_none() && *task.stop.borrow() {
                 return Err(Halt::Asked);
             }
-            if pages >= PAGES_MAX {
-                return Err(decode(format!("the stream did not end within {PAGES_MAX} pages")).into());
-            }
-            let status = self.store.stream(task.key.clone()).await?;
-            let request = self.source.request(self.site, &task.key.stream, cursor.as_ref())?;
-            let (response, span) = match self.send(request).await {
-                Ok(answered) => answered,
-                Err(error) if error.kind() == ErrorKind::CursorExpired => {
-                    let back = cursor.as_ref().and_then(|at| self.source.step_back(&task.key.stream, at));
-                    cursor = Some(back.ok_or(error)?);
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
+            let read = match ahead.take() {
+                Some(read) => read?,
+                None => self.read(&task.key, at).await?,
             };
-            let Page { changes, events, next } =
-                self.source.page(&task.key.stream, cursor.as_ref(), &response, span)?;
-            drop(response);
-            if changes.iter().any(|change| change.stream != task.key.stream) {
-                return Err(decode("the page holds records of another stream").into());
+            if read.status.paused_at.is_some() {
+                return Err(Halt::Paused);
             }
+            let Read { status, cursor, page, span } = read;
+            walk.look(self.source, &task.key, cursor.as_ref(), &page)?;
+            let Page { changes, events, bad, total, next } = page;
             let (next, resume) = match next {
-                Next::More(next) => {
-                    if cursor.as_ref() == Some(&next) || cycle.meets(&next) {
-                        return Err(decode(format!("the cursor {:?} does not advance", brief(&next))).into());
-                    }
-                    (Some(next), None)
-                }
+                Next::More(next) => (Some(next), None),
                 Next::Done { resume } => (None, Some(resume)),
             };
+            // Of what must be fetched first the commit is long, and all of it would be asked for again.
+            let plain = !changes.iter().any(|change| change.state == State::Unclear);
             let now = self.clock.now();
             let commit = PageCommit {
                 lease: task.lease,
@@ -247,88 +299,100 @@ impl Driver<'_> {
                 read_since: status.commits,
                 changes,
                 deliveries: deliveries(task, kind, events, now),
+                missed_before: if listens { now.minus(MISSED_AFTER) } else { Timestamp(i64::MIN) },
+                bad,
+                fetched: MergeCounts::default(),
+                total,
                 next: next.clone().or_else(|| cursor.clone()),
                 now,
             };
-            let counts = self.commit(&task.key, commit).await?;
+            let onward = next.clone().filter(|_| plain && task.read_ahead && !*task.stop.borrow());
+            let (committed, read) = self.commit_and_read(task, commit, onward).await;
+            let Committed { counts, bad } = committed?;
+            ahead = read;
             *deleted += counts.deleted;
+            walk.bad += bad;
             (task.committed)(1, counts);
             if let Some(resume) = resume {
+                if status.bad > 0 {
+                    let counts = self.retry_bad(task, run.id).await?;
+                    *deleted += counts.deleted;
+                    (task.committed)(0, counts);
+                }
                 return Ok(Last { resume, span, had_cursor: status.cursor.is_some() });
             }
-            cursor = next;
-            pages += 1;
+            at = next;
         }
     }
 
-    /// Commits a page and returns what it did; records that cannot be ordered are fetched, which orders them.
-    async fn commit(&self, key: &StreamKey, mut page: PageCommit) -> Result<MergeCounts> {
-        for _ in 0..=FETCH_ROUNDS_MAX {
-            let committed = self.store.commit_page(page.clone()).await?;
-            if committed.fetch.is_empty() {
-                return Ok(committed.counts);
-            }
-            let mut open: Vec<_> = committed.fetch.into_iter().map(|id| (key.clone(), id)).collect();
-            page.changes.retain(|change| !open.iter().any(|(_, id)| *id == change.id));
-            for _ in 0..=FETCH_ROUNDS_MAX {
-                let merges = self.fetch(&open).await?;
-                (_, open) = self.store.merge(merges, self.clock.now()).await?;
-                if open.is_empty() {
-                    break;
-                }
-            }
-            if !open.is_empty() {
-                break;
-            }
-            page.now = self.clock.now();
+    /// Tells whether deliveries have ever come where a stream's events are delivered: where none does, every event comes
+    /// by the provider's list, and none is missed.
+    async fn listens(&self, task: &Task<'_>, kind: StreamKind) -> Result<bool> {
+        if kind == StreamKind::Records {
+            return Ok(false);
         }
-        Err(Error::new(ErrorKind::Conflict, "records kept changing while they were fetched"))
+        Ok(self.store.heard(task.endpoint.clone()).await?.iter().any(|one| one.heard_at.is_some()))
     }
 
-    /// Fetches records, each as a merge that knows when its read started. What the provider no longer has is
-    /// deleted.
-    pub(crate) async fn fetch(&self, ids: &[(StreamKey, RecordId)]) -> Result<Vec<Merge>> {
-        let mut merges = Vec::with_capacity(ids.len());
-        for some in ids.chunks(FETCHES_AT_ONCE) {
-            for merge in join_all(some.iter().map(|(key, id)| self.fetch_one(key, id))).await {
-                merges.push(merge?);
+    /// Commits a page and reads the one at `onward` meanwhile. A commit that fails waits for no reading.
+    async fn commit_and_read(
+        &self,
+        task: &Task<'_>,
+        commit: PageCommit,
+        onward: Option<Cursor>,
+    ) -> (Result<Committed>, Option<Result<Read>>) {
+        let commit = self.commit(&task.key, commit);
+        let Some(onward) = onward else { return (commit.await, None) };
+        let (mut commit, mut reading) = (pin!(commit), pin!(self.read(&task.key, Some(onward))));
+        // The commit goes first: it is with the store before the next request leaves.
+        match select(&mut commit, &mut reading).await {
+            Either::Left((committed, _)) => {
+                let read = if committed.is_ok() { Some(reading.await) } else { None };
+                (committed, read)
             }
+            Either::Right((read, _)) => (commit.await, Some(read)),
         }
-        Ok(merges)
     }
+}
 
-    async fn fetch_one(&self, key: &StreamKey, id: &RecordId) -> Result<Merge> {
-        let read_since = Some(self.store.stream(key.clone()).await?.commits);
-        let request = self.source.fetch(self.site, &key.stream, id)?;
-        let change = match self.send(request).await {
-            Ok((response, span)) => self.source.fetched(&key.stream, id, &response, span)?,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                let span = unsure_span(self.clock.now());
-                Change { stream: key.stream.clone(), id: id.clone(), span, state: State::Deleted }
-            }
-            Err(error) => return Err(error),
-        };
-        if change.id != *id || change.stream != key.stream || change.state == State::Unclear {
-            return Err(decode("the fetched record is not the one asked for"));
-        }
-        Ok(Merge { key: key.clone(), read_since, changes: vec![change] })
-    }
+/// What is noted of a run's pages to see that it goes on.
+#[derive(Default)]
+struct Walk {
+    pages: u64,
+    empty: u64,
+    bad: u64,
+    cycle: Cycle,
+}
 
-    async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
-        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-            call.priority = Priority::Background;
+impl Walk {
+    /// Looks at a page before it is committed: whether the run goes on by it.
+    fn look(&mut self, source: &dyn Source, key: &StreamKey, cursor: Option<&Cursor>, page: &Page) -> Result<(), Halt> {
+        if self.pages >= PAGES_MAX {
+            return Err(stalled(format!("the stream did not end within {PAGES_MAX} pages")));
         }
-        let sent = Instant::now();
-        let response = self.transport.send(request).await?;
-        let status = response.status();
-        if !status.is_success() {
-            // The pipeline makes errors of these; this is for a bare transport.
-            let kind = if status == http::StatusCode::NOT_FOUND { ErrorKind::NotFound } else { ErrorKind::Provider };
-            return Err(Error::new(kind, "the provider answered with an error status").with_status(status.as_u16()));
+        self.pages += 1;
+        let many = self.bad.saturating_add(page.bad.len() as u64) > BAD_RECORDS_MAX;
+        let nothing_else = page.bad.len() >= BAD_PAGE && page.changes.is_empty() && page.events.is_empty();
+        if let Some(first) = page.bad.first().filter(|_| many || nothing_else) {
+            let (stream, record, why) = (key.stream.clone(), first.id.clone(), first.why.clone());
+            let error = decode(format!("too many records cannot be read: {why}"));
+            return Err(Halt::Stopped(error, Stop::BadData { stream, record, why }));
         }
-        let span = read_span(&response, sent.elapsed(), self.clock.now());
-        Ok((response, span))
+        self.empty = if page.is_empty() { self.empty + 1 } else { 0 };
+        let Next::More(next) = &page.next else { return Ok(()) };
+        if cursor == Some(next) || self.cycle.meets(next) {
+            return Err(stalled(format!("the cursor {:?} does not advance", brief(next))));
+        }
+        if self.empty >= EMPTY_PAGES_MAX && !source.is_sparse(&key.stream) {
+            return Err(stalled(format!("{EMPTY_PAGES_MAX} pages in a row brought nothing")));
+        }
+        Ok(())
     }
+}
+
+/// Makes the end of a run that does not come on.
+fn stalled(why: String) -> Halt {
+    Halt::Stopped(decode(why.clone()), Stop::Stalled { why })
 }
 
 impl fmt::Debug for Driver<'_> {
@@ -344,15 +408,6 @@ impl fmt::Debug for Task<'_> {
             .field("key", &self.key)
             .field("mode", &self.mode)
             .finish_non_exhaustive()
-    }
-}
-
-/// Tells when the states of an answer were true: by its `Date`, or by our clock where it has none.
-fn read_span(response: &http::Response<Bytes>, took: Duration, now: Timestamp) -> Span {
-    let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
-    match date.and_then(|date| httpdate::parse_http_date(date).ok()) {
-        Some(date) => Span::read(date.into(), took).widened(PROVIDER_SKEW_MAX),
-        None => unsure_span(now.minus(took)),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::store::{
     NewJob, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
+use crate::sync::dry_run::DryRun;
 use crate::sync::{Change, Site, Source, StreamKind};
 use crate::transport::Transport;
 
@@ -340,6 +341,9 @@ impl Inner {
         if let Some(next) = self.left_out(&pace, lease, mode).await? {
             return Ok(Finish::followed_by(owned([next], &place.connection)));
         }
+        if self.store.stream(key.clone()).await?.paused_at.is_some() {
+            return Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))]));
+        }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
         let mut again = self.sync_job(key, mode, When::Now);
@@ -373,6 +377,7 @@ impl Inner {
             again,
             allow_mass_delete,
             committed: &|pages, counts| meters.committed(pages, &counts),
+            read_ahead: self.settings.read_ahead,
             stop,
         };
         match self.driver(&place, source).run(&task).await {
@@ -395,8 +400,28 @@ impl Inner {
                 Err(Stop::Retry { after, reason: phrase(&error) })
             }
             Ended::Stopped => Ok(Finish::Stopped),
+            Ended::Paused => Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))])),
             Ended::LeaseLost => Ok(Finish::Lost),
         }
+    }
+
+    /// Tells what a run of a stream would do now, without writing anything.
+    pub(super) async fn dry_run(&self, key: &StreamKey, mode: RunMode, pages_max: u32) -> Result<DryRun> {
+        let place = self.place(&key.connection).await.map_err(|stop| match stop {
+            Stop::Dead(reason) => Error::new(ErrorKind::Invalid, reason),
+            Stop::Retry { reason, after } => Error::new(ErrorKind::Store, reason).with_retry_after(after),
+        })?;
+        let streams = place.source.map(|source| (source, source.streams()));
+        let spec = streams.and_then(|(source, specs)| {
+            Some((source, specs.iter().find(|spec| spec.name == key.stream.as_str())?.kind))
+        });
+        let Some((source, kind)) = spec else {
+            return Err(Error::new(ErrorKind::NotFound, "the provider has no such stream"));
+        };
+        if place.connection.state == ConnectionState::Disconnected {
+            return Err(Error::new(ErrorKind::Auth, "the account is disconnected"));
+        }
+        self.driver(&place, source).dry_run(key, kind, mode, pages_max).await
     }
 
     // ---------------------------------------------------------------------------------------------- chores

@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use http::Request;
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Span, State};
+use palisade_core::sync::{BadRecord, Change, Cursor, Next, Page, Site, Span, State, bad};
 use palisade_core::{RecordId, Result, StreamName};
 use serde_json::Value;
 
@@ -48,11 +48,11 @@ pub(super) fn page(stream: &StreamName, at: Option<&Cursor>, value: &Value, span
     let Some(items) = value.get("items").and_then(Value::as_array) else {
         return Err(decode("the page is not a list of events"));
     };
-    let mut changes = Vec::with_capacity(items.len());
-    for item in items {
-        let id = text(item, "id").ok_or_else(|| decode("an event of the page has no id"))?;
-        changes.push(Change { stream: stream.clone(), id: RecordId::new(id), span, state: state(item) });
-    }
+    let read = bad::sorted(items.iter().map(|item| {
+        let id = text(item, "id");
+        let id = id.ok_or_else(|| BadRecord::of_json(None, item, "an event of the page has no id"))?;
+        Ok(Change { stream: stream.clone(), id: RecordId::new(id), span, state: state(item) })
+    }));
     let sync = match at.map(cursor::read).transpose()? {
         Some(("sync", [sync, _])) => Some(sync),
         Some(_) | None => None,
@@ -64,7 +64,7 @@ pub(super) fn page(stream: &StreamName, at: Option<&Cursor>, value: &Value, span
         // Only the last page has a sync token, and it always has one: without it this is no page.
         (None, None, _) => return Err(decode("the page has neither a next page nor a sync token")),
     };
-    Ok(Page { changes, events: Vec::new(), next })
+    Ok(Page::of_records(read, next))
 }
 
 pub(super) fn fetch(site: &Site, id: &RecordId) -> Result<Request<Bytes>> {

@@ -9,7 +9,7 @@
 
 use bytes::Bytes;
 use http::Request;
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Span, State};
+use palisade_core::sync::{BadRecord, Change, Cursor, Next, Page, Site, Span, State, bad};
 use palisade_core::{RecordId, Result, StreamName};
 use serde_json::Value;
 
@@ -48,11 +48,14 @@ pub(super) fn page(stream: &StreamName, at: Option<&Cursor>, value: &Value, span
     let Some(at) = at else {
         let newest = history_id(value).ok_or_else(|| decode("the profile has no history id"))?;
         let next = Next::More(cursor::write("list", &[&newest.to_string(), ""]));
-        return Ok(Page { changes: Vec::new(), events: Vec::new(), next });
+        // Gmail API reference, users.getProfile: "The total number of messages in the mailbox". The list's own
+        // `resultSizeEstimate` is an estimate that is often far off.
+        let total = value.get("messagesTotal").and_then(Value::as_u64);
+        return Ok(Page { total, ..Page::of_changes(Vec::new(), next) });
     };
     let (word, [history, _]) = cursor::read(at)?;
     let token = text(value, "nextPageToken");
-    let (changes, newest) = match word {
+    let (read, newest) = match word {
         "list" => (listed(stream, value, span)?, history.clone()),
         "history" => {
             let start: u64 = history.parse().map_err(|_| decode("the cursor's history id is not a number"))?;
@@ -66,7 +69,7 @@ pub(super) fn page(stream: &StreamName, at: Option<&Cursor>, value: &Value, span
         Some(token) => Next::More(cursor::write(word, &[&history, token])),
         None => Next::Done { resume: Some(cursor::write("history", &[&newest, ""])) },
     };
-    Ok(Page { changes, events: Vec::new(), next })
+    Ok(Page::of_records(read, next))
 }
 
 pub(super) fn fetch(site: &Site, id: &RecordId, depth: MailDepth) -> Result<Request<Bytes>> {
@@ -96,32 +99,37 @@ pub(super) fn steady(value: &Value) -> Value {
     }
 }
 
-fn listed(stream: &StreamName, value: &Value, span: Span) -> Result<Vec<Change>> {
+fn listed(stream: &StreamName, value: &Value, span: Span) -> Result<(Vec<Change>, Vec<BadRecord>)> {
     let messages = match value.get("messages") {
         Some(Value::Array(messages)) => messages.as_slice(),
         // An empty page has no `messages`; what is no page of messages at all must not look like one.
         None if value.get("resultSizeEstimate").is_some() || value.get("nextPageToken").is_some() => &[],
         Some(_) | None => return Err(decode("the page is not a list of messages")),
     };
-    messages.iter().map(|message| Ok(change(stream, id_of(message)?, span, State::Unclear))).collect()
+    Ok(bad::sorted(messages.iter().map(|message| Ok(change(stream, id_of(message)?, span, State::Unclear)))))
 }
 
 /// Reads what happened, a message named once: deleted if it ever was, else to be fetched.
-fn happened(stream: &StreamName, value: &Value, span: Span) -> Result<Vec<Change>> {
+fn happened(stream: &StreamName, value: &Value, span: Span) -> Result<(Vec<Change>, Vec<BadRecord>)> {
     let records = match value.get("history") {
         Some(Value::Array(records)) => records.as_slice(),
         None => &[],
         Some(_) => return Err(decode("the page is not a list of history")),
     };
-    let mut changes: Vec<Change> = Vec::new();
+    let (mut changes, mut unnamed): (Vec<Change>, Vec<BadRecord>) = (Vec::new(), Vec::new());
     let mut places = std::collections::HashMap::new();
     for record in records {
         for (name, deletes) in
             [("messagesAdded", false), ("labelsAdded", false), ("labelsRemoved", false), ("messagesDeleted", true)]
         {
             for entry in record.get(name).and_then(Value::as_array).into_iter().flatten() {
-                let message = entry.get("message").ok_or_else(|| decode("a record of history names no message"))?;
-                let id = id_of(message)?;
+                let id = match entry.get("message").map_or_else(|| id_of(entry), id_of) {
+                    Ok(id) => id,
+                    Err(bad) => {
+                        unnamed.push(bad);
+                        continue;
+                    }
+                };
                 let place = *places.entry(id).or_insert_with(|| {
                     changes.push(change(stream, id, span, State::Unclear));
                     changes.len() - 1
@@ -132,11 +140,11 @@ fn happened(stream: &StreamName, value: &Value, span: Span) -> Result<Vec<Change
             }
         }
     }
-    Ok(changes)
+    Ok((changes, unnamed))
 }
 
-fn id_of(message: &Value) -> Result<&str> {
-    text(message, "id").ok_or_else(|| decode("a message has no id"))
+fn id_of(message: &Value) -> Result<&str, BadRecord> {
+    text(message, "id").ok_or_else(|| BadRecord::of_json(None, message, "a message has no id"))
 }
 
 fn history_id(value: &Value) -> Option<u64> {

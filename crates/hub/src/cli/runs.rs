@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Failure;
 use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
 use super::place::{Opened, Place, store_failure, with_store};
-use crate::routes::api::RunOut;
+use crate::routes::runs::RunOut;
 use crate::time::rfc3339;
 
 /// Runs looked through for those that a filter names, newest first.

@@ -473,6 +473,7 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
             idle_max: config.sync.idle_max,
             schedules: rules(config),
             page_size: config.sync.page_size,
+            read_ahead: config.sync.read_ahead,
             grace: server.shutdown_grace,
             retention: config.store.retention,
             feed_horizon: config.store.feed_horizon,

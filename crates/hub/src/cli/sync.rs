@@ -19,7 +19,7 @@ use super::out::{age, bar, document};
 use super::place::{Opened, Place, specs, store_failure, with_store};
 use super::runs::{did, state};
 use super::{Failure, say};
-use crate::routes::api::RunOut;
+use crate::routes::runs::RunOut;
 
 /// How often the runs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

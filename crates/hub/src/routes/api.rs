@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use palisade_core::health::{Actor, State, Status};
-use palisade_core::store::{CallRecord, EventRow, EventState, NO_CONNECTION, Run, RunMode, RunState, StoredEvent};
+use palisade_core::store::{CallRecord, EventRow, EventState, NO_CONNECTION, RunMode, StoredEvent};
 use palisade_core::{ConnectionId, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -87,6 +87,8 @@ struct ConnectionOut<'a> {
     errors_24h: u64,
     dead_letters: u64,
     streams: Vec<StreamOut<'a>>,
+    /// The newest healing, in words.
+    healed: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -109,6 +111,9 @@ struct StreamOut<'a> {
     /// How often its runs come, and when next.
     incremental: Option<TimingOut<'a>>,
     full: Option<TimingOut<'a>>,
+    /// Records that could not be read and are set aside.
+    unreadable: u64,
+    paused_at: Option<String>,
 }
 
 impl<'a> ConnectionOut<'a> {
@@ -122,6 +127,8 @@ impl<'a> ConnectionOut<'a> {
             full_at: stream.status.full_at.map(rfc3339),
             incremental: stream.timings.as_ref().and_then(|one| one.incremental.as_ref()).map(TimingOut::of),
             full: stream.timings.as_ref().and_then(|one| one.full.as_ref()).map(TimingOut::of),
+            unreadable: stream.status.bad,
+            paused_at: stream.status.paused_at.map(rfc3339),
         };
         Self {
             id: connection.id.as_str(),
@@ -143,6 +150,7 @@ impl<'a> ConnectionOut<'a> {
             errors_24h: view.calls.errors,
             dead_letters: view.dead_letters,
             streams: view.streams.iter().map(stream).collect(),
+            healed: view.healed.as_deref(),
         }
     }
 }
@@ -284,49 +292,6 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, P
 pub(crate) struct OfConnection {
     connection: Option<String>,
     limit: Option<u32>,
-}
-
-#[derive(Serialize)]
-pub(crate) struct RunOut<'a> {
-    id: i64,
-    connection: &'a str,
-    stream: &'a str,
-    mode: RunMode,
-    #[serde(flatten)]
-    state: &'a RunState,
-    pages: u64,
-    counts: palisade_core::store::MergeCounts,
-    resumed: u32,
-    started_at: String,
-    progressed_at: String,
-    finished_at: Option<String>,
-}
-
-impl<'a> RunOut<'a> {
-    pub(crate) fn of(run: &'a Run) -> Self {
-        Self {
-            id: run.id.0,
-            connection: run.key.connection.as_str(),
-            stream: run.key.stream.as_str(),
-            mode: run.mode,
-            state: &run.state,
-            pages: run.pages,
-            counts: run.counts,
-            resumed: run.resumed,
-            started_at: rfc3339(run.started_at),
-            progressed_at: rfc3339(run.progressed_at),
-            finished_at: run.finished_at.map(rfc3339),
-        }
-    }
-}
-
-/// Lists runs, newest first.
-pub(crate) async fn runs(Of(shared): Of<Arc<Shared>>, asked: Asked<OfConnection>) -> Answer {
-    let asked = query(asked)?;
-    let limit = limit(asked.limit, LIMIT_MAX)?;
-    let list = shared.store.runs(asked.connection.map(ConnectionId::from), limit).await?;
-    let list: Vec<_> = list.iter().map(RunOut::of).collect();
-    Ok(json(&json!({ "runs": list })))
 }
 
 /// Counts jobs.

@@ -153,7 +153,7 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
             (connections(base, overview))
             (inbox(base, overview))
             (destinations(base, overview))
-            (runs(base, &overview.runs, now))
+            (runs(base, overview, now))
             (calls(&overview.calls, now))
             (chores(&overview.chores, now))
         }
@@ -317,13 +317,17 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                 @if let Some(until) = view.held_until { dt { "Held until" } dd { (ago(until, now)) } }
                 dt { "Fresh" } dd { (moment(view.fresh_at, now, "not complete yet")) }
                 dt { "Calls" } dd { (calls_in_words(view)) }
+                @if let Some(healed) = &view.healed { dt { "Gaps" } dd { (healed) } }
                 @if view.dead_letters > 0 { dt { "Dead letters" } dd { strong.bad { (grouped(view.dead_letters)) } } }
             }
             @if !view.streams.is_empty() {
                 table {
                     thead { tr { th { "Stream" } th.number { "Records" } th.number { "Last run" } th.number { "Next run" } } }
                     tbody { @for stream in &view.streams { tr {
-                        td { (stream.name) }
+                        td { (stream.name)
+                            @if stream.status.paused_at.is_some() { span.state.warn { "paused" } }
+                            @if stream.status.bad > 0 { span.muted { " " (grouped(stream.status.bad)) " unreadable" } }
+                        }
                         td.number { @if stream.kind == StreamKind::Records { (grouped(stream.status.records)) } @else { "–" } }
                         td.number { (moment(stream.status.fresh_at, now, "–")) }
                         td.number title=(often(stream)) { (moment(next_of(stream.timings.as_ref()), now, "–")) }
@@ -463,7 +467,8 @@ fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
     } }
 }
 
-fn runs(base: &str, runs: &[Run], now: Timestamp) -> Markup {
+fn runs(base: &str, overview: &Overview, now: Timestamp) -> Markup {
+    let runs = &overview.runs;
     html! {
         section {
             h2 { "Runs" }
@@ -472,7 +477,7 @@ fn runs(base: &str, runs: &[Run], now: Timestamp) -> Markup {
                 thead { tr { th { "Stream" } th { "State" } th { "Connection" } th { "Mode" } th.number { "Pages" } th.number { "Added" } th.number { "Changed" } th.number { "Deleted" } th { "Began" } th { "Progress" } } }
                 tbody { @for run in runs { tr {
                     td.first { (run.key.stream) }
-                    td.reason { (run_state(base, run)) }
+                    td.reason { (run_state(base, run, run.is_stalled(now, overview.patience))) }
                     (name(&run.key.connection))
                     td { (match run.mode { RunMode::Full => "full", RunMode::Incremental => "incremental" }) }
                     td.number data-label="pages" { (grouped(run.pages)) }
@@ -480,15 +485,29 @@ fn runs(base: &str, runs: &[Run], now: Timestamp) -> Markup {
                     td.number data-label="changed" { (grouped(run.counts.updated)) }
                     td.number data-label="deleted" { (grouped(run.counts.deleted)) }
                     td data-label="began" { (ago(run.started_at, now)) }
-                    td data-label="progress" { (ago(run.progressed_at, now)) }
+                    td data-label="progress" { (progress(run, now)) }
                 } } }
             } } }
         }
     }
 }
 
-fn run_state(base: &str, run: &Run) -> Markup {
+/// How far a run has come: its pace while it works, and the rest where the provider tells how much there is.
+fn progress(run: &Run, now: Timestamp) -> Markup {
+    let pace = run.per_second().filter(|_| run.state == RunState::Running);
+    html! {
+        (ago(run.progressed_at, now))
+        @if let Some(pace) = pace { span.muted { " · " (format!("{pace:.0}")) " records/s" } }
+        @if let Some(total) = run.total { span.muted { " · " (grouped(run.seen())) " of " (grouped(total)) } }
+        @if let Some(left) = run.remaining() {
+            span.muted { " · " (time::took(u64::try_from(left.as_micros()).unwrap_or(u64::MAX))) " left" }
+        }
+    }
+}
+
+fn run_state(base: &str, run: &Run, stalled: bool) -> Markup {
     let (tone, word) = match &run.state {
+        RunState::Running if stalled => ("bad", "stalled"),
         RunState::Running => ("", "running"),
         RunState::Done => ("good", "done"),
         RunState::Review { .. } => ("warn", "review"),
@@ -497,15 +516,27 @@ fn run_state(base: &str, run: &Run) -> Markup {
     html! {
         span.state.(tone) { (word) }
         @if run.resumed > 0 { span.muted { " resumed " (run.resumed) "×" } }
+        @if run.bad > 0 {
+            " " a href={ (base) "/api/v1/connections/" (segment(run.key.connection.as_str())) "/streams/" (run.key.stream) "/unreadable" } {
+                (grouped(run.bad)) " unreadable"
+            }
+        }
+        @if run.missed.events > 0 { " " (super::runs::healed(run)) }
         @match &run.state {
             RunState::Running | RunState::Done => {},
             RunState::Review { deletions } => {
-                " would delete " (grouped(*deletions)) " records "
+                " would delete " a href={ (base) "/api/v1/runs/" (run.id.0) } { (grouped(*deletions)) " records" } " "
                 form.inline method="post" action={ (base) "/actions/connections/" (run.key.connection) "/streams/" (run.key.stream) "/approve" } {
                     button.quiet type="submit" { "Approve" }
                 }
+                form.inline method="post" action={ (base) "/actions/runs/" (run.id.0) "/dismiss" } {
+                    button.quiet type="submit" { "Dismiss" }
+                }
             },
             RunState::Failed { kind, reason } => { " " (kind.as_str()) ": " (reason) },
+        }
+        @if let Some(stop) = &run.stop {
+            span.muted { " " (stop.sentence()) " " (actor(stop.who_acts())) " must act." }
         }
     }
 }

@@ -261,6 +261,10 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 read_since: u64::MAX,
                 changes,
                 deliveries: Vec::new(),
+                missed_before: NOW,
+                bad: Vec::new(),
+                fetched: Default::default(),
+                total: None,
                 next: None,
                 now: NOW,
             };
@@ -273,6 +277,7 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 follow: Vec::new(),
                 resume: None,
                 allow_mass_delete: true,
+                stop: None,
                 now: NOW,
             };
             store.end_run(end).await.unwrap();

@@ -92,9 +92,14 @@ fn of_an_address_that_stands_twice_the_newer_entry_counts() {
 
 #[test]
 fn pages_that_are_none_are_decode_errors() {
-    for bad in ["", "null", "{}", "[7]", "[{}]", r#"[{"email":""}]"#, r#"[{"email":7}]"#, "<html>", r#"{"errors":[]}"#]
-    {
+    for bad in ["", "null", "{}", "7", "<html>", r#"{"errors":[]}"#] {
         assert_eq!(page(None, bad).unwrap_err().kind(), ErrorKind::Decode, "{bad}");
+    }
+    // An entry without an address is set aside, and the page goes on.
+    for bad in ["7", "{}", r#"{"email":""}"#, r#"{"email":7}"#] {
+        let page = page(None, &format!(r#"[{bad},{{"created":1,"email":"a@x"}}]"#)).unwrap();
+        assert_eq!((page.changes.len(), page.bad.len()), (1, 1), "{bad}");
+        assert_eq!(&page.bad[0].raw[..], bad.as_bytes());
     }
 }
 

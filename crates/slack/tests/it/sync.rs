@@ -217,18 +217,26 @@ fn a_page_that_is_none_is_never_read_as_empty() {
     for (stream, cursor, body) in [
         ("users", None, json!({"ok": true})),
         ("users", None, json!({"ok": true, "members": {}})),
-        ("users", None, json!({"ok": true, "members": [{"name": "no id"}]})),
         ("users", None, json!([])),
         ("users", Some("page:x"), json!({"members": [], "response_metadata": {"next_cursor": "x"}})),
         ("conversations", None, json!({"ok": true, "members": []})),
         ("messages", None, json!({"channels": [{"name": "no id"}]})),
         ("messages", Some(walk), json!({"ok": true})),
-        ("messages", Some(walk), json!({"messages": [{"text": "no ts"}]})),
-        ("messages", Some(walk), json!({"messages": [{"ts": "1.0&x=y"}]})),
         ("messages", Some(walk), json!({"messages": [], "has_more": true})),
         ("messages", Some(walk), json!({"messages": [], "response_metadata": {"next_cursor": "x"}})),
     ] {
         assert_eq!(page(stream, cursor, &body).unwrap_err().kind(), ErrorKind::Decode, "{stream} {body}");
+    }
+    // What has no name is set aside, and the page goes on.
+    for (stream, cursor, body) in [
+        ("users", None, json!({"ok": true, "members": [{"name": "no id"}, {"id": "U1"}]})),
+        ("conversations", None, json!({"ok": true, "channels": [{"id": "C1"}, {"id": ""}]})),
+        ("messages", Some(walk), json!({"messages": [{"ts": "1.000001"}, {"text": "no ts"}]})),
+        ("messages", Some(walk), json!({"messages": [{"ts": "1.0&x=y"}, {"ts": "1.000001"}]})),
+    ] {
+        let page = page(stream, cursor, &body).unwrap();
+        assert_eq!((page.changes.len(), page.bad.len()), (1, 1), "{stream} {body}");
+        assert!(matches!(page.next, Next::Done { .. }));
     }
     let end = page("messages", Some(walk), &json!({"messages": []})).unwrap();
     assert_eq!(end.next, Next::Done { resume: Some(Cursor::new("from:5")) });

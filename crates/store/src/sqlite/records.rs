@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, StreamKey, StreamStatus};
+use palisade_core::store::{
+    FeedEntry, Merge, MergeCounts, PageCommit, Record, RunId, StoredBad, StreamKey, StreamStatus,
+};
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
-use palisade_core::sync::{Change, Cursor, Span, State};
+use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -42,6 +44,8 @@ struct StagedStream<'m> {
     commits: u64,
     head: u64,
     live: i64,
+    /// Records set aside because they could not be read.
+    bad: i64,
     rows: Vec<StagedRow<'m>>,
     /// Where a record stands in `rows`.
     places: HashMap<&'m str, usize>,
@@ -169,18 +173,19 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
 impl<'m> StagedStream<'m> {
     fn load(tx: &Tx<'_>, key: &'m StreamKey, changes: usize) -> Result<Self, Fault> {
         let found = tx
-            .prepare("SELECT id, commits, head FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+            .prepare("SELECT id, commits, head, bad FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
             .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+                Ok((Some(row.get::<_, i64>(0)?), row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
             })
             .optional()?;
-        let (id, commits, head) = found.map_or((None, 0, 0), |(id, commits, head)| (Some(id), commits, head));
+        let (id, commits, head, bad) = found.unwrap_or_default();
         Ok(Self {
             key,
             id,
             commits: commits.cast_unsigned() + 1,
             head: head.cast_unsigned(),
             live: 0,
+            bad,
             rows: Vec::with_capacity(changes),
             places: HashMap::with_capacity(changes),
         })
@@ -286,10 +291,111 @@ impl<'m> StagedStream<'m> {
                 (None, None) => 0,
             };
         }
+        if self.bad > 0 {
+            self.read_after_all(tx, stream)?;
+        }
         tx.prepare("UPDATE palisade_stream SET commits = ?2, head = ?3, records = records + ?4 WHERE id = ?1")?
             .execute(params![stream, self.commits.cast_signed(), self.head.cast_signed(), self.live])?;
         Ok(())
     }
+}
+
+impl StagedStream<'_> {
+    /// Forgets that records were set aside that could be read by now.
+    fn read_after_all(&self, tx: &Tx<'_>, stream: i64) -> Result<(), Fault> {
+        let mut forget = tx.prepare("DELETE FROM palisade_bad_record WHERE stream = ?1 AND key = '=' || ?2")?;
+        let mut forgotten = 0;
+        for row in &self.rows {
+            forgotten += forget.execute(params![stream, row.record.as_str()])?;
+        }
+        if forgotten > 0 {
+            count_bad(tx, stream)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counts what is set aside of a stream anew. There is little of it, by its bound.
+pub(super) fn count_bad(tx: &Tx<'_>, stream: i64) -> Result<(), Fault> {
+    tx.prepare(
+        "UPDATE palisade_stream SET bad = (SELECT count(*) FROM palisade_bad_record WHERE stream = ?1) WHERE id = ?1",
+    )?
+    .execute([stream])?;
+    Ok(())
+}
+
+/// Sets aside the records of a page that could not be read.
+pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, page: &PageCommit) -> Result<(), Fault> {
+    if page.bad.is_empty() {
+        return Ok(());
+    }
+    let mut put = tx.prepare(
+        "INSERT INTO palisade_bad_record (stream, run, times, first_seen, last_seen, bytes, key, ext_id, why, raw) \
+         VALUES (?1, ?2, 1, ?3, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (stream, key) DO UPDATE SET run = ?2, \
+         times = times + 1, last_seen = ?3, bytes = ?4, ext_id = ?6, why = ?7, raw = ?8",
+    )?;
+    for one in &page.bad {
+        put.execute(params![
+            stream,
+            page.run.0,
+            page.now.millis(),
+            one.bytes.cast_signed(),
+            one.key(),
+            one.id.as_ref().map(RecordId::as_str),
+            one.why,
+            &one.raw[..],
+        ])?;
+    }
+    count_bad(tx, stream)
+}
+
+pub(super) fn bad_records(connection: &Connection, key: &StreamKey, limit: u32) -> Result<Vec<StoredBad>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT b.run, b.times, b.first_seen, b.last_seen, b.bytes, b.ext_id, b.why, b.raw FROM palisade_stream s \
+         JOIN palisade_bad_record b ON b.stream = s.id WHERE s.connection = ?1 AND s.name = ?2 \
+         ORDER BY b.last_seen, b.key LIMIT ?3",
+    )?;
+    let found = statement.query_map(params![key.connection.as_str(), key.stream.as_str(), limit], |row| {
+        let record = BadRecord {
+            id: row.get::<_, Option<String>>(5)?.map(Into::into),
+            raw: row.get::<_, Vec<u8>>(7)?.into(),
+            bytes: row.get::<_, i64>(4)?.cast_unsigned(),
+            why: row.get(6)?,
+        };
+        Ok(StoredBad {
+            record,
+            run: RunId(row.get(0)?),
+            times: row.get::<_, i64>(1)?.cast_unsigned(),
+            first_seen: Timestamp(row.get(2)?),
+            last_seen: Timestamp(row.get(3)?),
+        })
+    })?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+pub(super) fn pause(tx: &Tx<'_>, key: &StreamKey, since: Option<Timestamp>) -> Result<(), Fault> {
+    let stream = stream_row(tx, key)?;
+    tx.prepare("UPDATE palisade_stream SET paused_at = ?2 WHERE id = ?1")?
+        .execute(params![stream, since.map(Timestamp::millis)])?;
+    Ok(())
+}
+
+/// Reads what the merge rule needs of records.
+pub(super) fn stored_of(
+    connection: &Connection,
+    key: &StreamKey,
+    ids: &[RecordId],
+) -> Result<Vec<Option<Stored>>, Fault> {
+    let mut find = connection.prepare_cached(
+        "SELECT r.id, r.observed, r.earliest, r.latest, r.hash, r.deleted FROM palisade_stream s \
+         JOIN palisade_record r ON r.stream = s.id WHERE s.connection = ?1 AND s.name = ?2 AND r.ext_id = ?3",
+    )?;
+    let (connection, stream) = (key.connection.as_str(), key.stream.as_str());
+    let mut one = |id: &RecordId| -> Result<Option<Stored>, Fault> {
+        let found = find.query_one(params![connection, stream, id.as_str()], stored).optional()?;
+        Ok(found.map(|(_, stored)| stored))
+    };
+    ids.iter().map(&mut one).collect()
 }
 
 /// Returns the stream's row, making it when the stream is new.
@@ -318,7 +424,7 @@ pub(super) fn merge_outside(
 // ------------------------------------------------------------------------------------------------------ reading
 
 /// The columns of [`status`].
-const STATUS: &str = "cursor, commits, head, records, full_at, fresh_at, name";
+const STATUS: &str = "cursor, commits, head, records, full_at, fresh_at, name, bad, paused_at";
 
 fn status(row: &Row<'_>) -> rusqlite::Result<StreamStatus> {
     Ok(StreamStatus {
@@ -328,6 +434,8 @@ fn status(row: &Row<'_>) -> rusqlite::Result<StreamStatus> {
         records: row.get::<_, i64>(3)?.cast_unsigned(),
         full_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
         fresh_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
+        bad: row.get::<_, i64>(7)?.cast_unsigned(),
+        paused_at: row.get::<_, Option<i64>>(8)?.map(Timestamp),
     })
 }
 

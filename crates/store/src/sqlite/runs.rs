@@ -1,14 +1,15 @@
 //! Runs of syncs: their pages, and what the end of a full run deletes.
 
 use palisade_core::store::{
-    Appended, Lease, MergeCounts, PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState, StreamKey,
+    Appended, Lease, MergeCounts, Missed, PageCommit, PageCommitted, Record, Run, RunEnd, RunId, RunMode, RunState,
+    StreamKey,
 };
-use palisade_core::sync::Cursor;
-use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
+use palisade_core::sync::{Cursor, Stop};
+use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
-use super::records::{Staged, stream_row};
+use super::records::{self, RECORD, Staged, record_of, stream_row};
 use super::writer::Tx;
 use super::{inbox, jobs};
 
@@ -19,7 +20,8 @@ const GUARD_SHARE: u64 = 5;
 
 /// The columns of [`run`].
 const RUN: &str = "id, connection, name, mode, state, cursor, pages, added, updated, deleted, unchanged, older, \
-     resumed, started_at, progressed_at, finished_at";
+     resumed, started_at, progressed_at, finished_at, stop, began, bad, total, feed_from, feed_to, missed, missed_from, \
+     missed_to";
 
 pub(super) fn mode_number(mode: RunMode) -> i64 {
     match mode {
@@ -33,9 +35,17 @@ fn state_json(state: &RunState) -> Result<String, Error> {
         .map_err(|error| Error::new(ErrorKind::Store, "a run's state cannot be written as JSON").with_source(error))
 }
 
+fn stop_json(stop: &Stop) -> Result<String, Error> {
+    serde_json::to_string(stop)
+        .map_err(|error| Error::new(ErrorKind::Store, "a run's stop cannot be written as JSON").with_source(error))
+}
+
 fn run(row: &Row<'_>) -> Result<Run, Fault> {
     let text = |column: usize| row.get::<_, String>(column);
     let count = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
+    let number = |column: usize| Ok::<_, Fault>(row.get::<_, Option<i64>>(column)?.map(i64::cast_unsigned));
+    let time = |column: usize| Ok::<_, Fault>(row.get::<_, Option<i64>>(column)?.map(Timestamp));
+    let stop: Option<String> = row.get(16)?;
     Ok(Run {
         id: RunId(row.get(0)?),
         key: StreamKey { connection: text(1)?.into(), stream: text(2)?.into() },
@@ -53,7 +63,14 @@ fn run(row: &Row<'_>) -> Result<Run, Fault> {
         resumed: row.get(12)?,
         started_at: Timestamp(row.get(13)?),
         progressed_at: Timestamp(row.get(14)?),
-        finished_at: row.get::<_, Option<i64>>(15)?.map(Timestamp),
+        finished_at: time(15)?,
+        stop: stop.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| unreadable("run's stop"))?,
+        began: count(17)?,
+        bad: count(18)?,
+        total: number(19)?,
+        feed_from: number(20)?,
+        feed_to: number(21)?,
+        missed: Missed { events: count(22)?, from: time(23)?, to: time(24)? },
     })
 }
 
@@ -100,24 +117,26 @@ pub(super) fn start_run(
             tx.prepare("UPDATE palisade_run SET resumed = resumed + 1 WHERE id = ?1")?.execute([id])?;
             return read_run(tx, id);
         }
-        cancel(tx, id, "a run of the other mode took its place", now)?;
+        cancel(tx, id, "a run of the other mode took its place", Some(&Stop::Superseded), now)?;
     }
     tx.prepare(
-        "INSERT INTO palisade_run (stream, connection, name, mode, state, cursor, started_at, progressed_at, began) \
-         SELECT id, connection, name, ?2, ?3, CASE WHEN ?2 = 1 THEN cursor END, ?4, ?4, commits \
+        "INSERT INTO palisade_run (stream, connection, name, mode, state, cursor, started_at, progressed_at, began, \
+         feed_from) SELECT id, connection, name, ?2, ?3, CASE WHEN ?2 = 1 THEN cursor END, ?4, ?4, commits, head \
          FROM palisade_stream WHERE id = ?1",
     )?
     .execute(params![stream, mode_number(mode), state_json(&RunState::Running)?, now.millis()])?;
     read_run(tx, tx.last_rowid())
 }
 
-fn cancel(tx: &Tx<'_>, run: i64, reason: &str, now: Timestamp) -> Result<(), Fault> {
+/// Fails a run; without a cause the one it waited for stays.
+fn cancel(tx: &Tx<'_>, run: i64, reason: &str, stop: Option<&Stop>, now: Timestamp) -> Result<(), Fault> {
     let state = state_json(&RunState::Failed { kind: ErrorKind::Cancelled, reason: reason.to_owned() })?;
-    tx.prepare("UPDATE palisade_run SET state = ?2, finished_at = ?3 WHERE id = ?1")?.execute(params![
-        run,
-        state,
-        now.millis()
-    ])?;
+    let stop = stop.map(stop_json).transpose()?;
+    tx.prepare(
+        "UPDATE palisade_run SET state = ?2, finished_at = ?3, stop = coalesce(?4, stop), \
+         feed_to = (SELECT head FROM palisade_stream WHERE id = stream) WHERE id = ?1",
+    )?
+    .execute(params![run, state, now.millis(), stop])?;
     Ok(())
 }
 
@@ -130,7 +149,7 @@ pub(super) fn fail_run(tx: &Tx<'_>, key: &StreamKey, mode: RunMode, reason: &str
         )?
         .query_one(params![key.connection.as_str(), key.stream.as_str(), mode_number(mode)], |row| row.get(0))
         .optional()?;
-    live.map_or(Ok(()), |run| cancel(tx, run, reason, now))
+    live.map_or(Ok(()), |run| cancel(tx, run, reason, None, now))
 }
 
 pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageCommitted, Fault> {
@@ -142,17 +161,27 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
         return Ok(PageCommitted { fetch, ..PageCommitted::default() });
     }
     let counts = staged.commit(tx)?;
-    let (mut events_new, mut events_duplicate) = (0, 0);
-    for appended in inbox::append(tx, &page.deliveries)?.into_iter().flatten() {
+    records::set_aside(tx, run.stream, page)?;
+    let created = page.deliveries.iter().flat_map(|one| &one.events).map(|event| event.created);
+    let (mut events_new, mut events_duplicate, mut missed) = (0, 0, Missed::default());
+    for (appended, created) in inbox::append(tx, &page.deliveries)?.into_iter().flatten().zip(created) {
         match appended {
-            Appended::New(_) => events_new += 1,
+            Appended::New(_) => {
+                events_new += 1;
+                if let Some(created) = created.filter(|at| *at <= page.missed_before) {
+                    missed.add(created);
+                }
+            }
             Appended::Duplicate(_) => events_duplicate += 1,
         }
     }
-    let MergeCounts { added, updated, deleted, unchanged, older } = counts;
+    let mut sum = counts;
+    sum += page.fetched;
+    let MergeCounts { added, updated, deleted, unchanged, older } = sum;
     tx.prepare(
         "UPDATE palisade_run SET cursor = ?2, pages = pages + 1, progressed_at = ?3, added = added + ?4, \
-         updated = updated + ?5, deleted = deleted + ?6, unchanged = unchanged + ?7, older = older + ?8 WHERE id = ?1",
+         updated = updated + ?5, deleted = deleted + ?6, unchanged = unchanged + ?7, older = older + ?8, stop = NULL, \
+         bad = bad + ?9, total = coalesce(?10, total) WHERE id = ?1",
     )?
     .execute(params![
         page.run.0,
@@ -163,8 +192,84 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
         deleted.cast_signed(),
         unchanged.cast_signed(),
         older.cast_signed(),
+        i64::try_from(page.bad.len()).unwrap_or(i64::MAX),
+        page.total.map(u64::cast_signed),
     ])?;
+    if missed.events > 0 {
+        note_missed(tx, page.run, missed)?;
+    }
     Ok(PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate })
+}
+
+fn note_missed(tx: &Tx<'_>, run: RunId, missed: Missed) -> Result<(), Fault> {
+    tx.prepare(
+        "UPDATE palisade_run SET missed = missed + ?2, \
+         missed_from = min(coalesce(missed_from, ?3), coalesce(?3, missed_from)), \
+         missed_to = max(coalesce(missed_to, ?4), coalesce(?4, missed_to)) WHERE id = ?1",
+    )?
+    .execute(params![
+        run.0,
+        missed.events.cast_signed(),
+        missed.from.map(Timestamp::millis),
+        missed.to.map(Timestamp::millis),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn hold(tx: &Tx<'_>, lease: Lease, run: RunId, stop: &Stop) -> Result<(), Fault> {
+    jobs::require(tx, lease)?;
+    running(tx, run)?;
+    tx.prepare("UPDATE palisade_run SET stop = ?2 WHERE id = ?1")?.execute(params![run.0, stop_json(stop)?])?;
+    Ok(())
+}
+
+pub(super) fn dismiss(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool, Fault> {
+    let state: Option<String> =
+        tx.prepare("SELECT state FROM palisade_run WHERE id = ?1")?.query_one([run.0], |row| row.get(0)).optional()?;
+    let state = state.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| unreadable("run state"))?;
+    if !matches!(state, Some(RunState::Review { .. })) {
+        return Ok(false);
+    }
+    cancel(tx, run.0, "its deletions were dismissed", Some(&Stop::Superseded), now)?;
+    Ok(true)
+}
+
+pub(super) fn reset(tx: &Tx<'_>, key: &StreamKey, now: Timestamp) -> Result<bool, Fault> {
+    let names = params![key.connection.as_str(), key.stream.as_str()];
+    let stream: Option<i64> = tx
+        .prepare("SELECT id FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+        .query_one(names, |row| row.get(0))
+        .optional()?;
+    let Some(stream) = stream else { return Ok(false) };
+    let live = tx
+        .prepare("SELECT id FROM palisade_run WHERE stream = ?1 AND finished_at IS NULL")?
+        .query_one([stream], |row| row.get(0))
+        .optional()?;
+    if let Some(run) = live {
+        cancel(tx, run, "the stream was reset", Some(&Stop::Superseded), now)?;
+    }
+    tx.prepare("DELETE FROM palisade_bad_record WHERE stream = ?1")?.execute([stream])?;
+    tx.prepare("UPDATE palisade_stream SET cursor = NULL, full_at = NULL, fresh_at = NULL, bad = 0 WHERE id = ?1")?
+        .execute([stream])?;
+    Ok(true)
+}
+
+pub(super) fn erase(tx: &Tx<'_>, key: &StreamKey, limit: u32, now: Timestamp) -> Result<u64, Fault> {
+    let names = params![key.connection.as_str(), key.stream.as_str()];
+    let stream: Option<i64> = tx
+        .prepare("SELECT id FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+        .query_one(names, |row| row.get(0))
+        .optional()?;
+    let Some(stream) = stream else { return Ok(0) };
+    let live = {
+        let mut statement = tx.prepare(
+            "SELECT id, latest FROM palisade_record WHERE stream = ?1 AND deleted = 0 ORDER BY ext_id LIMIT ?2",
+        )?;
+        let found = statement.query_map(params![stream, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        found.collect::<rusqlite::Result<Vec<_>>>()?
+    };
+    delete(tx, stream, &live, None, now)?;
+    Ok(live.len() as u64)
 }
 
 pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
@@ -182,8 +287,13 @@ pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
         }
         RunState::Done => finish_run(tx, end, &run)?,
     };
-    tx.prepare("UPDATE palisade_run SET state = ?2, finished_at = ?3, deleted = deleted + ?4 WHERE id = ?1")?
-        .execute(params![end.run.0, state_json(&state)?, end.now.millis(), deleted.cast_signed()])?;
+    let failed = matches!(state, RunState::Failed { .. });
+    let stop = end.stop.as_ref().filter(|_| failed).map(stop_json).transpose()?;
+    tx.prepare(
+        "UPDATE palisade_run SET state = ?2, finished_at = ?3, deleted = deleted + ?4, stop = ?5, \
+         feed_to = (SELECT head FROM palisade_stream WHERE id = stream) WHERE id = ?1",
+    )?
+    .execute(params![end.run.0, state_json(&state)?, end.now.millis(), deleted.cast_signed(), stop])?;
     jobs::done(tx, end.lease, end.now)?;
     for follow in &end.follow {
         jobs::enqueue_at(tx, follow, Some(end.now))?;
@@ -193,15 +303,25 @@ pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
 
 /// Deletes what a full run did not see, unless that is too much, and moves the stream on.
 fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64), Fault> {
-    let unseen = if run.full { unseen(tx, run)? } else { Vec::new() };
+    let unseen = if run.full { unseen(tx, end.run, run)? } else { Vec::new() };
     let deletions = unseen.len() as u64;
     let records: i64 =
         tx.prepare("SELECT records FROM palisade_stream WHERE id = ?1")?.query_one([run.stream], |row| row.get(0))?;
     let many = deletions > GUARD_ROWS && deletions.saturating_mul(GUARD_SHARE) > records.cast_unsigned();
-    if many && !end.allow_mass_delete {
+    // Any of the others may be one of those without a name.
+    let unsure = deletions > 0
+        && tx
+            .prepare("SELECT 1 FROM palisade_bad_record WHERE stream = ?1 AND run = ?2 AND ext_id IS NULL")?
+            .exists([run.stream, end.run.0])?;
+    if (many || unsure) && !end.allow_mass_delete {
         return Ok((RunState::Review { deletions }, 0));
     }
-    delete(tx, run.stream, &unseen, end)?;
+    delete(tx, run.stream, &unseen, end.span.map(|span| span.latest), end.now)?;
+    if run.full {
+        tx.prepare("DELETE FROM palisade_bad_record WHERE stream = ?1 AND run <> ?2")?
+            .execute([run.stream, end.run.0])?;
+        records::count_bad(tx, run.stream)?;
+    }
     tx.prepare(
         "UPDATE palisade_stream SET fresh_at = ?2, full_at = CASE WHEN ?3 THEN ?2 ELSE full_at END, \
          cursor = coalesce(?4, cursor) WHERE id = ?1",
@@ -210,19 +330,24 @@ fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64
     Ok((RunState::Done, deletions))
 }
 
-/// Returns the live records that nothing wrote or confirmed since the run was first started, by record id, each with
-/// the end of its span.
-fn unseen(tx: &Tx<'_>, run: &Running) -> Result<Vec<(i64, i64)>, Fault> {
+/// Leaves out of `palisade_record` what the run `?3` set aside by its name.
+const NOT_ASIDE: &str = "NOT EXISTS (SELECT 1 FROM palisade_bad_record b WHERE b.stream = ?1 AND b.run = ?3 \
+     AND b.key = '=' || r.ext_id)";
+
+/// Returns the live records that nothing wrote or confirmed since the run was first started and that it did not set
+/// aside, by record id, each with the end of its span.
+fn unseen(tx: &Tx<'_>, id: RunId, run: &Running) -> Result<Vec<(i64, i64)>, Fault> {
     // By the feed's index the rows are met about in the order they lie in the file.
-    let mut statement = tx.prepare(
-        "SELECT id, latest FROM palisade_record INDEXED BY palisade_record_seq \
-         WHERE stream = ?1 AND deleted = 0 AND observed <= ?2 ORDER BY ext_id",
-    )?;
-    let found = statement.query_map(params![run.stream, run.began], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut statement = tx.prepare(&format!(
+        "SELECT id, latest FROM palisade_record r INDEXED BY palisade_record_seq \
+         WHERE stream = ?1 AND deleted = 0 AND observed <= ?2 AND {NOT_ASIDE} ORDER BY ext_id"
+    ))?;
+    let found = statement.query_map(params![run.stream, run.began, id.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], end: &RunEnd) -> Result<(), Fault> {
+/// Writes tombstones of live records; `read` is the end of the span in which they were found missing.
+fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], read: Option<i64>, now: Timestamp) -> Result<(), Fault> {
     if unseen.is_empty() {
         return Ok(());
     }
@@ -238,8 +363,8 @@ fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], end: &RunEnd) -> Resu
          changed_at = ?5 WHERE id = ?1",
     )?;
     for (seq, (id, latest)) in (head - count + 1..).zip(unseen) {
-        let latest = end.span.map_or(*latest, |read| read.latest.max(*latest));
-        tombstone.execute(params![id, seq, observed, latest, end.now.millis()])?;
+        let latest = read.map_or(*latest, |read| read.max(*latest));
+        tombstone.execute(params![id, seq, observed, latest, now.millis()])?;
     }
     Ok(())
 }
@@ -267,4 +392,44 @@ pub(super) fn list(connection: &Connection, of: Option<&ConnectionId>, limit: u3
         found.push(run(row)?);
     }
     Ok(found)
+}
+
+pub(super) fn one(connection: &Connection, id: RunId) -> Result<Option<Run>, Fault> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {RUN} FROM palisade_run WHERE id = ?1"))?;
+    let mut rows = statement.query([id.0])?;
+    rows.next()?.map(run).transpose()
+}
+
+pub(super) fn healings(connection: &Connection, of: &ConnectionId, limit: u32) -> Result<Vec<Run>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {RUN} FROM palisade_run INDEXED BY palisade_run_missed WHERE connection = ?1 AND missed > 0 \
+         ORDER BY id DESC LIMIT ?2"
+    ))?;
+    let mut rows = statement.query(params![of.as_str(), limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(run(row)?);
+    }
+    Ok(found)
+}
+
+/// Lists, by id, what a full run did not see, as its end finds it ([`unseen`]).
+pub(super) fn unseen_records(
+    connection: &Connection,
+    id: RunId,
+    after: Option<&RecordId>,
+    limit: u32,
+) -> Result<Vec<Record>, Fault> {
+    let of = connection
+        .prepare_cached("SELECT stream, began FROM palisade_run WHERE id = ?1 AND mode = 0")?
+        .query_one([id.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    let Some((stream, began)) = of else { return Ok(Vec::new()) };
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {RECORD} FROM palisade_record r INDEXED BY palisade_record_key WHERE r.stream = ?1 \
+         AND r.ext_id > coalesce(?4, '') AND r.deleted = 0 AND r.observed <= ?2 AND {NOT_ASIDE} \
+         ORDER BY r.ext_id LIMIT ?5"
+    ))?;
+    let found = statement.query_map(params![stream, began, id.0, after.map(RecordId::as_str), limit], record_of)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
 }

@@ -42,6 +42,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
     Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql") },
     Migration { name: "0011_destination", sql: include_str!("migrations/0011_destination.sql") },
+    Migration { name: "0012_run", sql: include_str!("migrations/0012_run.sql") },
     Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
 ];
@@ -393,6 +394,26 @@ mod tests {
         assert_eq!(gone, [3, 1]);
         let horizon = connection.query_row("SELECT horizon FROM palisade_stream", [], |row| row.get::<_, i64>(0));
         assert_eq!(horizon.unwrap(), 0);
+    }
+
+    /// Fails when a run of before the upgrade cannot be read, or one under way cannot go on.
+    #[test]
+    fn runs_of_before_are_kept_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let rows = "INSERT INTO palisade_stream (connection, name, commits, head, records) VALUES ('c', 's', 9, 8, 7);
+            INSERT INTO palisade_run (stream, connection, name, mode, state, started_at, progressed_at, began)
+            VALUES (1, 'c', 's', 0, '{\"state\":\"running\"}', 5, 6, 3);";
+        let before = MIGRATIONS.iter().position(|one| one.name == "0012_run").unwrap();
+        file_of(&path, before, rows);
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let run = super::super::runs::live(&connection, 9).unwrap().remove(0);
+        assert_eq!((run.began, run.bad, run.missed.events, run.feed_from, run.stop), (3, 0, 0, None, None));
+        let (records, bad): (i64, i64) = connection
+            .query_row("SELECT records, bad FROM palisade_stream", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!((records, bad), (7, 0));
     }
 
     /// Fails when dead events of before the counters are not counted, or jobs of replayed events stay dead.

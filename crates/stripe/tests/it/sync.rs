@@ -113,14 +113,20 @@ fn pages_that_contradict_themselves_are_decode_errors() {
         "[]",
         "<html>",
         r#"{"data":[],"has_more":true}"#,
-        r#"{"data":[{}],"has_more":false}"#,
-        r#"{"data":[{"id":""}],"has_more":false}"#,
-        r#"{"data":[7],"has_more":false}"#,
+        r#"{"data":[{}],"has_more":true}"#,
         r#"{"data":[{"id":"a"}]}"#,
         r#"{"data":{"id":"a"},"has_more":false}"#,
         r#"{"data":[{"id":"a"}],"has_more":"no"}"#,
     ] {
         assert_eq!(page("customers", None, bad).unwrap_err().kind(), ErrorKind::Decode, "{bad}");
+    }
+    // An object without a name is set aside, and the page goes on behind the last one that has one.
+    for bad in ["{}", r#"{"id":""}"#, r#"{"id":7}"#, "7"] {
+        let body = format!(r#"{{"data":[{{"id":"cus_2"}},{bad}],"has_more":true}}"#);
+        let page = page("customers", None, &body).unwrap();
+        assert_eq!((page.changes.len(), page.bad.len(), &page.bad[0].id), (1, 1, &None), "{bad}");
+        assert_eq!(&page.bad[0].raw[..], bad.as_bytes());
+        assert_eq!(page.next, Next::More(Cursor::new("cus_2")));
     }
     let empty = page("customers", Some("cus_1"), r#"{"data":[],"has_more":false}"#).unwrap();
     assert_eq!((empty.changes.len(), empty.next), (0, Next::Done { resume: None }));

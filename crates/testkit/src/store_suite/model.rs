@@ -10,10 +10,10 @@ use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, GrantLease, Halt, JobEnd, Lease,
-    Merge, NewDelivery, NewEvent, NewJob, PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode,
-    RunState, SealedCredential, Settled, Settlement, Store, StreamKey, Value, Work,
+    Merge, MergeCounts, NewDelivery, NewEvent, NewJob, PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId,
+    RunMode, RunState, SealedCredential, Settled, Settlement, Store, StreamKey, Value, Work,
 };
-use palisade_core::sync::{Change, Cursor, Span, State};
+use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
 
 use super::{EFFECT_BAD, EFFECT_GOOD, StoreUnderTest};
@@ -368,7 +368,8 @@ impl Model {
         let (lease, now) = (self.lease(), self.now());
         let newest = self.runs.iter().rev().take(3).cloned().collect::<Vec<_>>();
         let (run, of) = self.pick(&newest).unwrap_or((RunId(1), self.key()));
-        match self.below(5) {
+        match self.below(6) {
+            5 => self.streams(lease, run).await,
             0 => {
                 let key = self.key();
                 let mode = if self.one_in(3) { RunMode::Incremental } else { RunMode::Full };
@@ -389,6 +390,7 @@ impl Model {
                     lease,
                     run,
                     state,
+                    stop: self.one_in(2).then(|| Stop::Refused { why: "no".to_owned() }),
                     span: self.one_in(2).then(|| Span { earliest: self.now - 50, latest: self.now }),
                     follow: if self.one_in(3) { vec![self.job()] } else { Vec::new() },
                     resume: self.one_in(2).then(|| Cursor::new(format!("c{}", self.below(9)))),
@@ -406,6 +408,10 @@ impl Model {
                     read_since: commits.saturating_sub(self.below(2)),
                     changes: (0..self.below(5)).map(|_| self.change(&of)).collect(),
                     deliveries: if self.one_in(4) { vec![self.delivery()] } else { Vec::new() },
+                    missed_before: self.near(),
+                    bad: self.some_bad(),
+                    fetched: MergeCounts { added: self.below(2), ..MergeCounts::default() },
+                    total: self.one_in(3).then(|| self.below(99)),
                     next: self.one_in(2).then(|| Cursor::new(format!("p{}", self.below(9)))),
                     now,
                 };
@@ -413,6 +419,37 @@ impl Model {
                 self.note(format!("{page:?}"), answers)
             }
         }
+    }
+
+    fn some_bad(&self) -> Vec<BadRecord> {
+        let one = |_| {
+            let id = if self.one_in(5) { None } else { self.pick(&RECORDS) };
+            BadRecord::new(id, format!("[{}]", self.below(3)).as_bytes(), "broken")
+        };
+        let some = if self.one_in(3) { self.below(3) } else { 0 };
+        (0..some).map(one).collect()
+    }
+
+    /// What people do to runs and streams.
+    async fn streams(&mut self, lease: Lease, run: RunId) -> Option<(String, String)> {
+        let (key, now) = (self.key(), self.now());
+        let (what, answers) = match self.below(8) {
+            0 => ("dismiss", both!(self, store => told(&store.dismiss_run(run, now).await))),
+            1 => {
+                let since = self.one_in(2).then_some(now);
+                ("pause", both!(self, store => told(&store.pause_stream(key.clone(), since).await)))
+            }
+            2 => ("reset", both!(self, store => told(&store.reset_stream(key.clone(), now).await))),
+            3 => {
+                let limit = u32::try_from(self.below(4)).unwrap_or(0);
+                ("erase", both!(self, store => told(&store.erase_records(key.clone(), limit, now).await)))
+            }
+            _ => {
+                let stop = Stop::RateLimited { until: self.one_in(2).then_some(now) };
+                ("hold", both!(self, store => told(&store.hold_run(lease, run, stop.clone()).await)))
+            }
+        };
+        self.note(format!("{what} {run:?} {key:?}"), answers)
     }
 
     async fn merges(&mut self) -> Option<(String, String)> {
@@ -567,9 +604,13 @@ impl Model {
             put("streams", told(&store.streams(connection.into()).await));
             put("call counts", told(&store.call_counts(connection.into(), Timestamp(0)).await));
             put("call days", told(&store.call_days(connection.into(), 9).await));
+            put("healings", told(&store.healings(connection.into(), all).await));
             for stream in STREAMS {
                 let key = StreamKey { connection: connection.into(), stream: stream.into() };
                 put("feed", told(&store.feed(key.clone(), 0, all).await));
+                put("set aside", told(&store.bad_records(key.clone(), all).await));
+                let ids = RECORDS.map(Into::into).to_vec();
+                put("stored", told(&store.stored(key.clone(), ids).await));
             }
         }
         let at = |from: &[&'static str]| from.get(turn % from.len()).copied().unwrap_or_default();
@@ -593,6 +634,11 @@ impl Model {
             6 => put("a stream", told(&store.stream(key.clone()).await)),
             7 => put("a page of the feed", told(&store.changes(key.clone(), 2, 2).await)),
             _ => put("a page of connections", told(&store.connections(Some("acme".into()), 1).await)),
+        }
+        if let Some((run, _)) = self.runs.get(turn % self.runs.len().max(1)) {
+            put("a run", told(&store.run(*run).await));
+            put("unseen", told(&store.unseen(*run, None, all).await));
+            put("unseen behind", told(&store.unseen(*run, Some("b".into()), 2).await));
         }
         put("a record", told(&store.record(key, at(&RECORDS).into()).await));
         put("a connection", told(&store.connection(connection.into()).await));

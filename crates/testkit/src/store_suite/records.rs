@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_core::store::{
-    Appended, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, NewJob, PageCommit, PageCommitted, Queue, Run,
-    RunEnd, RunMode, RunState, Settled, Settlement, Store, StreamKey, StreamStatus, Work,
+    Appended, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob, PageCommit, PageCommitted,
+    Queue, Run, RunEnd, RunId, RunMode, RunState, Settled, Settlement, Store, StreamKey, StreamStatus, Work,
 };
-use palisade_core::sync::{Change, Cursor, Span, State};
+use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Timestamp};
 
 use super::inbox::{delivery, event, settle_done};
 use super::jobs::{claim, hold, job, key, settlement};
 use super::{ok, same};
+use palisade_core::store::NewEvent;
 
 /// An observation at an exact moment.
 fn seen(id: &str, at: i64, state: State) -> Change {
@@ -53,6 +54,10 @@ fn page(lease: Lease, run: &Run, read_since: u64, changes: Vec<Change>) -> PageC
         read_since,
         changes,
         deliveries: Vec::new(),
+        missed_before: Timestamp(6),
+        bad: Vec::new(),
+        fetched: MergeCounts::default(),
+        total: None,
         next: Some(Cursor::new("next")),
         now: Timestamp(6),
     }
@@ -63,6 +68,7 @@ fn done(lease: Lease, run: &Run) -> RunEnd {
         lease,
         run: run.id,
         state: RunState::Done,
+        stop: None,
         span: None,
         follow: Vec::new(),
         resume: None,
@@ -263,6 +269,155 @@ pub async fn many_deletions_wait_for_a_review(store: &dyn Store) {
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(9)).await);
     let ended = ok(store.end_run(RunEnd { allow_mass_delete: true, ..done(lease, &run) }).await);
     same((ended.state, status(store).await.records), (RunState::Done, 0), "allowed");
+}
+
+/// Why a run waits is noted under its lease and forgotten by its next page; why it failed stays, and one that is done
+/// has no cause.
+pub async fn a_run_tells_why_it_waits_or_ended(store: &dyn Store) {
+    let (lease, run) = begin(store, RunMode::Full).await;
+    same((run.stop.clone(), run.feed_from, run.feed_to), (None, Some(0), None), "a new run");
+    let late = Lease { fence: lease.fence + 1, ..lease };
+    let refused = store.hold_run(late, run.id, Stop::Unsettled).await;
+    same(refused.map_err(|error| error.kind()), Err(ErrorKind::LeaseLost), "a lost lease");
+    let wait = Stop::RateLimited { until: Some(Timestamp(99)) };
+    ok(store.hold_run(lease, run.id, wait.clone()).await);
+    let stop = async || ok(store.run(run.id).await).and_then(|run| run.stop);
+    same(stop().await, Some(wait), "why it waits");
+    let mut next = page(lease, &run, 0, vec![present("a", 10, "1")]);
+    next.total = Some(12);
+    next.fetched = MergeCounts { updated: 2, ..MergeCounts::default() };
+    ok(store.commit_page(next).await);
+    same(stop().await, None, "a page forgets it");
+    let found = ok(store.run(run.id).await);
+    let counts = found.as_ref().map(|run| (run.counts.added, run.counts.updated, run.total));
+    same(counts, Some((1, 2, Some(12))), "what was fetched for the page counts with it");
+    ok(store.commit_page(page(lease, &run, 1, vec![])).await);
+    let state = RunState::Failed { kind: ErrorKind::Permission, reason: "no".to_owned() };
+    let missing = Stop::ScopeMissing { scope: Some("s".to_owned()) };
+    let ended = ok(store.end_run(RunEnd { state, stop: Some(missing.clone()), ..done(lease, &run) }).await);
+    same((ended.stop, ended.total, ended.feed_to), (Some(missing), Some(12), Some(1)), "why it failed, and its feed");
+    let lease = hold(store, sync(RunMode::Full), 8).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
+    same((run.began, run.feed_from), (1, Some(1)), "where it began");
+    let ended =
+        ok(store.end_run(RunEnd { stop: Some(Stop::Unsettled), allow_mass_delete: true, ..done(lease, &run) }).await);
+    same((ended.stop, ended.feed_to), (None, Some(2)), "one that is done has no cause");
+    same(ok(store.run(RunId(77)).await), None, "no such run");
+}
+
+/// What a page could not read is set aside in its commit, under its name or what it is; a full run deletes none of it
+/// as unseen, and nothing at all without a review when something has no name. It is forgotten when the record is read,
+/// or no full run meets it any more.
+pub async fn what_cannot_be_read_is_set_aside(store: &dyn Store) {
+    let all = ["a", "b", "c"].map(|id| present(id, 10, "1")).to_vec();
+    merge(store, Some(0), 1, all).await;
+    let (lease, run) = begin(store, RunMode::Full).await;
+    let mut broken = page(lease, &run, 1, vec![present("a", 20, "1")]);
+    broken.bad = vec![BadRecord::new(Some("b"), b"{", "cut"), BadRecord::new(Some("new"), b"[]", "odd")];
+    ok(store.commit_page(broken.clone()).await);
+    ok(store.commit_page(PageCommit { read_since: 2, now: Timestamp(7), ..broken }).await);
+    let aside = ok(store.bad_records(key(), 9).await);
+    let told: Vec<_> = aside.iter().map(|one| (one.record.clone(), one.run, one.times, one.first_seen)).collect();
+    let wanted = vec![
+        (BadRecord::new(Some("b"), b"{", "cut"), run.id, 2, Timestamp(6)),
+        (BadRecord::new(Some("new"), b"[]", "odd"), run.id, 2, Timestamp(6)),
+    ];
+    same(told, wanted, "by name, each once");
+    same(ok(store.bad_records(key(), 1).await).len(), 1, "bounded");
+    let unseen = |records: Vec<palisade_core::store::Record>| -> Vec<String> {
+        records.into_iter().map(|record| record.id.to_string()).collect()
+    };
+    same(unseen(ok(store.unseen(run.id, None, 9).await)), vec!["c".to_owned()], "what its end deletes");
+    let ended = ok(store.end_run(done(lease, &run)).await);
+    same((ended.state, ended.counts.deleted, ended.bad), (RunState::Done, 1, 4), "not what was set aside");
+    same((status(store).await.records, status(store).await.bad), (2, 2), "counted");
+    merge(store, None, 8, vec![present("b", 30, "2")]).await;
+    same(status(store).await.bad, 1, "what is read after all is forgotten");
+
+    let lease = hold(store, sync(RunMode::Full), 9).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(9)).await);
+    let mut nameless = page(lease, &run, status(store).await.commits, vec![present("a", 40, "1")]);
+    nameless.bad = vec![BadRecord::new(None, b"{}", "no id")];
+    ok(store.commit_page(nameless).await);
+    let ended = ok(store.end_run(done(lease, &run)).await);
+    same(ended.state, RunState::Review { deletions: 1 }, "any of them may be the one without a name");
+    same(unseen(ok(store.unseen(run.id, None, 9).await)), vec!["b".to_owned()], "what is to be reviewed");
+    same(unseen(ok(store.unseen(run.id, Some("b".into()), 9).await)), vec![], "behind it");
+    same(status(store).await.bad, 2, "nothing is forgotten by a run that is not done");
+    same(ok(store.dismiss_run(run.id, Timestamp(10)).await), true, "dismissed");
+    same(ok(store.dismiss_run(run.id, Timestamp(11)).await), false, "once");
+    let dismissed = ok(store.run(run.id).await).map(|run| (kind(&run.state), run.stop, run.finished_at));
+    same(dismissed, Some(("cancelled", Some(Stop::Superseded), Some(Timestamp(10)))), "it is over");
+
+    let lease = hold(store, sync(RunMode::Full), 12).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(12)).await);
+    ok(store.end_run(RunEnd { allow_mass_delete: true, ..done(lease, &run) }).await);
+    same(status(store).await.bad, 0, "what no full run meets any more is forgotten");
+}
+
+/// A stream is paused and let go by name, also before it is known; a reset forgets its position and its unfinished run
+/// and nothing else; records are erased in steps, in the order of their ids, and come back with the next read.
+pub async fn a_stream_is_paused_and_reset(store: &dyn Store) {
+    ok(store.pause_stream(key(), Some(Timestamp(3))).await);
+    same(status(store).await.paused_at, Some(Timestamp(3)), "paused");
+    ok(store.pause_stream(key(), None).await);
+    same(status(store).await, StreamStatus::default(), "let go");
+    let (lease, run) = begin(store, RunMode::Full).await;
+    let all = ["c", "a", "b"].map(|id| present(id, 10, "1")).to_vec();
+    ok(store.commit_page(page(lease, &run, 0, all.clone())).await);
+    ok(store.end_run(RunEnd { resume: Some(Cursor::new("c")), ..done(lease, &run) }).await);
+    let lease = hold(store, sync(RunMode::Full), 8).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
+    same(ok(store.reset_stream(key(), Timestamp(9)).await), true, "reset");
+    let found = status(store).await;
+    same((found.cursor, found.full_at, found.records, found.head), (None, None, 3, 3), "records and feed stay");
+    let refused = store.commit_page(page(lease, &run, 1, vec![])).await;
+    same(refused.map_err(|error| error.kind()), Err(ErrorKind::LeaseLost), "its run is over");
+    let ended = ok(store.run(run.id).await).map(|run| (kind(&run.state), run.stop));
+    same(ended, Some(("cancelled", Some(Stop::Superseded))), "and says so");
+    same(ok(store.erase_records(key(), 2, Timestamp(10)).await), 2, "in steps");
+    same(ok(store.erase_records(key(), 2, Timestamp(10)).await), 1, "until there is none");
+    same(ok(store.erase_records(key(), 2, Timestamp(10)).await), 0, "left");
+    let wanted: Vec<_> =
+        [(4, "a"), (5, "b"), (6, "c")].map(|(seq, id)| (seq, id.to_owned(), ChangeKind::Deleted)).to_vec();
+    same(feed(store, 3).await, wanted, "the feed tells each");
+    let since = status(store).await.commits;
+    let (counts, fetch) = merge(store, Some(since), 11, all).await;
+    same((counts.added, fetch, status(store).await.records), (3, 0, 3), "a read that starts later brings them back");
+    let stranger = StreamKey { stream: "nothing".into(), ..key() };
+    same(ok(store.reset_stream(stranger.clone(), Timestamp(9)).await), false, "no such stream");
+    same(ok(store.erase_records(stranger.clone(), 9, Timestamp(9)).await), 0, "nothing to erase");
+    let facts = ok(store.stored(key(), vec!["a".into(), "never".into()]).await);
+    let facts: Vec<_> =
+        facts.into_iter().map(|fact| fact.map(|fact| (fact.span, fact.observed, fact.deleted))).collect();
+    same(facts, vec![Some((Span::exact(10), since + 1, false)), None], "what the merge rule needs, in order");
+    same(ok(store.stored(stranger, vec!["a".into()]).await), vec![None], "of a stream never seen");
+}
+
+/// Events a page brings that are new here and old enough to have come are kept with its run as missed, with when the
+/// first and the last happened; the runs that found any are listed by connection.
+pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
+    let at = |id: &str, created: Option<i64>| NewEvent { created: created.map(Timestamp), ..event(id) };
+    ok(store.append(vec![delivery(5, vec![at("told", Some(100))])]).await);
+    let (lease, run) = begin(store, RunMode::Incremental).await;
+    let mut walk = page(lease, &run, 0, vec![]);
+    let found =
+        [at("told", Some(100)), at("e3", Some(300)), at("e2", Some(200)), at("young", Some(901)), at("e", None)];
+    walk.deliveries = vec![delivery(6, found.to_vec())];
+    walk.missed_before = Timestamp(900);
+    ok(store.commit_page(walk.clone()).await);
+    walk.deliveries = vec![delivery(6, vec![at("e9", Some(900))])];
+    ok(store.commit_page(walk).await);
+    ok(store.end_run(done(lease, &run)).await);
+    let lease = hold(store, sync(RunMode::Incremental), 8).await;
+    let other = ok(store.start_run(lease, key(), RunMode::Incremental, Timestamp(8)).await);
+    ok(store.end_run(done(lease, &other)).await);
+    let healed = ok(store.healings("acme".into(), 9).await);
+    let told: Vec<_> = healed.iter().map(|run| (run.id, run.missed)).collect();
+    let missed = Missed { events: 3, from: Some(Timestamp(200)), to: Some(Timestamp(900)) };
+    same(told, vec![(run.id, missed)], "what was missed");
+    same(ok(store.healings("other".into(), 9).await).len(), 0, "of one connection");
+    same(ok(store.healings("acme".into(), 0).await).len(), 0, "bounded");
 }
 
 /// A run that failed because its cursor is too old makes the stream forget it; other failures change nothing.

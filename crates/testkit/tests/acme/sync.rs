@@ -91,7 +91,7 @@ impl Source for AcmeSource {
             }
             Some(_) => return Err(decode("the page leads nowhere")),
         };
-        Ok(Page { changes, events: Vec::new(), next })
+        Ok(Page::of_changes(changes, next))
     }
 
     fn fetch(&self, site: &Site, _stream: &StreamName, id: &RecordId) -> Result<Request<Bytes>> {

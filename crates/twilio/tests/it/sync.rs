@@ -89,14 +89,18 @@ fn pages_that_are_none_are_decode_errors_and_empty_ones_are_lawful() {
         "{}",
         "[]",
         "<html>",
-        r#"{"messages":[{}]}"#,
-        r#"{"messages":[7]}"#,
         r#"{"messages":{}}"#,
         r#"{"messages":[],"next_page_uri":7}"#,
         r#"{"messages":[],"next_page_uri":"/elsewhere?x"}"#,
         r#"{"messages":[],"next_page_uri":"https://evil.example/2010-04-01/Accounts/AC00000000000000000000000000000000/Messages.json?x"}"#,
     ] {
         assert_eq!(page(None, bad).unwrap_err().kind(), ErrorKind::Decode, "{bad}");
+    }
+    // A message without a SID is set aside, and the page goes on.
+    for bad in ["{}", "7", r#"{"sid":"AC00"}"#] {
+        let page = page(None, &format!(r#"{{"messages":[{bad}]}}"#)).unwrap();
+        assert_eq!((page.changes.len(), page.bad.len()), (0, 1), "{bad}");
+        assert_eq!((&page.bad[0].id, &page.bad[0].raw[..]), (&None, bad.as_bytes()));
     }
     let next = format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json?Page=2");
     let empty = page(Some("page:5:Page=1"), &format!(r#"{{"messages":[],"next_page_uri":"{next}"}}"#)).unwrap();

@@ -8,11 +8,11 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Record, Run, RunEnd, RunId, RunMode, RunState, StreamKey,
-    StreamStatus,
+    ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record, Run, RunEnd, RunId, RunMode,
+    RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
-use crate::sync::{Cursor, Span, State};
+use crate::sync::{Span, State, Stop};
 
 /// Streams and runs.
 #[derive(Default)]
@@ -29,6 +29,8 @@ struct Stream {
     feed: BTreeMap<u64, RecordId>,
     /// The greatest number of a tombstone removed.
     horizon: u64,
+    /// What could not be read, by [`BadRecord::key`](crate::sync::BadRecord::key).
+    bad: BTreeMap<String, StoredBad>,
 }
 
 #[derive(Clone)]
@@ -46,8 +48,6 @@ struct Row {
 
 struct RunRow {
     run: Run,
-    /// The stream's commit counter when the run was first started.
-    began: u64,
 }
 
 /// Merges worked out and not yet committed.
@@ -174,8 +174,10 @@ impl RecordsModel {
             stream.status.commits = change.commits;
             stream.status.head = change.head;
             for (id, row) in change.rows {
+                stream.bad.remove(&format!("={id}"));
                 stream.put(id, row);
             }
+            stream.status.bad = stream.bad.len() as u64;
         }
         staged.counts
     }
@@ -187,7 +189,8 @@ impl RecordsModel {
                 row.run.resumed += 1;
                 return row.run.clone();
             }
-            fail(&mut row.run, "a run of the other mode took its place", now);
+            let head = self.streams.get(&key).map_or(0, |stream| stream.status.head);
+            fail(&mut row.run, "a run of the other mode took its place", head, now);
         }
         let status = &self.streams.entry(key.clone()).or_default().status;
         self.runs_stored += 1;
@@ -206,8 +209,15 @@ impl RecordsModel {
             started_at: now,
             progressed_at: now,
             finished_at: None,
+            stop: None,
+            began: status.commits,
+            bad: 0,
+            total: None,
+            feed_from: Some(status.head),
+            feed_to: None,
+            missed: Missed::default(),
         };
-        self.runs.insert(run.id, RunRow { run: run.clone(), began: status.commits });
+        self.runs.insert(run.id, RunRow { run: run.clone() });
         run
     }
 
@@ -219,20 +229,114 @@ impl RecordsModel {
         }
     }
 
-    pub(super) fn progress(&mut self, id: RunId, next: Option<Cursor>, counts: MergeCounts, now: Timestamp) {
-        if let Some(RunRow { run, .. }) = self.runs.get_mut(&id) {
-            run.cursor = next;
-            run.pages += 1;
-            run.counts += counts;
-            run.progressed_at = now;
+    /// Moves a run on by a page that was merged.
+    pub(super) fn progress(&mut self, page: &PageCommit, counts: MergeCounts, missed: &[Timestamp]) {
+        let Some(RunRow { run }) = self.runs.get_mut(&page.run) else { return };
+        run.cursor.clone_from(&page.next);
+        run.pages += 1;
+        run.counts += counts;
+        run.counts += page.fetched;
+        run.progressed_at = page.now;
+        run.stop = None;
+        run.bad += page.bad.len() as u64;
+        run.total = page.total.or(run.total);
+        for created in missed {
+            run.missed.add(*created);
         }
+        let Some(stream) = self.streams.get_mut(&run.key) else { return };
+        for record in &page.bad {
+            let kept = stream.bad.entry(record.key()).or_insert_with(|| StoredBad {
+                record: record.clone(),
+                run: run.id,
+                times: 0,
+                first_seen: page.now,
+                last_seen: page.now,
+            });
+            (kept.record, kept.run, kept.last_seen) = (record.clone(), run.id, page.now);
+            kept.times += 1;
+        }
+        stream.status.bad = stream.bad.len() as u64;
+    }
+
+    pub(super) fn hold(&mut self, id: RunId, stop: Stop) {
+        if let Some(RunRow { run }) = self.runs.get_mut(&id) {
+            run.stop = Some(stop);
+        }
+    }
+
+    pub(super) fn run(&self, id: RunId) -> Option<Run> {
+        self.runs.get(&id).map(|row| row.run.clone())
+    }
+
+    pub(super) fn unseen(&self, id: RunId, after: Option<&RecordId>, limit: u32) -> Vec<Record> {
+        let Some(RunRow { run }) = self.runs.get(&id).filter(|row| row.run.mode == RunMode::Full) else {
+            return Vec::new();
+        };
+        let Some(stream) = self.streams.get(&run.key) else { return Vec::new() };
+        let behind = stream.unseen(run).into_iter().filter(|id| after.is_none_or(|after| id > after));
+        behind.take(limit as usize).filter_map(|id| stream.rows.get(&id).map(|row| row.record(&id))).collect()
+    }
+
+    pub(super) fn dismiss(&mut self, id: RunId, now: Timestamp) -> bool {
+        let waits = |row: &&mut RunRow| matches!(row.run.state, RunState::Review { .. });
+        let Some(row) = self.runs.get_mut(&id).filter(waits) else { return false };
+        let head = self.streams.get(&row.run.key).map_or(0, |stream| stream.status.head);
+        fail(&mut row.run, "its deletions were dismissed", head, now);
+        true
+    }
+
+    pub(super) fn healings(&self, connection: &ConnectionId, limit: u32) -> Vec<Run> {
+        let mut runs = self.runs(Some(connection), u32::MAX);
+        runs.retain(|run| run.missed.events > 0);
+        runs.truncate(limit as usize);
+        runs
+    }
+
+    pub(super) fn bad_records(&self, key: &StreamKey, limit: u32) -> Vec<StoredBad> {
+        let mut list: Vec<_> = self.streams.get(key).into_iter().flat_map(|stream| &stream.bad).collect();
+        list.sort_by_key(|(name, bad)| (bad.last_seen, (*name).clone()));
+        list.into_iter().take(limit as usize).map(|(_, bad)| bad.clone()).collect()
+    }
+
+    pub(super) fn pause(&mut self, key: StreamKey, since: Option<Timestamp>) {
+        self.streams.entry(key).or_default().status.paused_at = since;
+    }
+
+    pub(super) fn reset(&mut self, key: &StreamKey, now: Timestamp) -> bool {
+        for RunRow { run } in self.runs.values_mut() {
+            if run.key == *key && run.state == RunState::Running {
+                let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
+                fail(run, "the stream was reset", head, now);
+            }
+        }
+        let Some(stream) = self.streams.get_mut(key) else { return false };
+        stream.bad.clear();
+        stream.status = StreamStatus { cursor: None, full_at: None, fresh_at: None, bad: 0, ..stream.status.clone() };
+        true
+    }
+
+    pub(super) fn erase(&mut self, key: &StreamKey, limit: u32, now: Timestamp) -> u64 {
+        let Some(stream) = self.streams.get_mut(key) else { return 0 };
+        let live = stream.rows.iter().filter(|(_, row)| row.data.is_some());
+        let ids: Vec<_> = live.take(limit as usize).map(|(id, _)| id.clone()).collect();
+        let erased = ids.len() as u64;
+        stream.delete(ids, None, now);
+        erased
+    }
+
+    pub(super) fn stored(&self, key: &StreamKey, ids: &[RecordId]) -> Vec<Option<Stored>> {
+        let rows = self.streams.get(key).map(|stream| &stream.rows);
+        ids.iter().map(|id| rows?.get(id).map(Row::stored)).collect()
     }
 
     /// Fails the unfinished run of a stream whose job is dead.
     pub(super) fn fail_run(&mut self, key: &StreamKey, mode: RunMode, reason: String, now: Timestamp) {
-        for RunRow { run, .. } in self.runs.values_mut() {
+        for RunRow { run } in self.runs.values_mut() {
             if run.key == *key && run.mode == mode && run.state == RunState::Running {
-                fail(run, reason.clone(), now);
+                let stop = run.stop.take();
+                let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
+                fail(run, reason.clone(), head, now);
+                run.stop = stop;
             }
         }
     }
@@ -253,20 +357,22 @@ impl RecordsModel {
                 row.run.state = end.state;
             }
             RunState::Done => {
-                let unseen = match row.run.mode {
-                    RunMode::Full => stream.unseen(row.began),
-                    RunMode::Incremental => Vec::new(),
-                };
+                let full = row.run.mode == RunMode::Full;
+                let unseen = if full { stream.unseen(&row.run) } else { Vec::new() };
                 let deletions = unseen.len() as u64;
                 let many = deletions > GUARD_ROWS && deletions * GUARD_SHARE > stream.status.records;
-                row.run.state = if many && !end.allow_mass_delete {
+                let nameless = stream.bad.values().any(|bad| bad.run == row.run.id && bad.record.id.is_none());
+                let unsure = deletions > 0 && nameless;
+                row.run.state = if (many || unsure) && !end.allow_mass_delete {
                     RunState::Review { deletions }
                 } else {
                     stream.delete(unseen, end.span, end.now);
                     row.run.counts.deleted += deletions;
                     stream.status.fresh_at = Some(end.now);
-                    if row.run.mode == RunMode::Full {
+                    if full {
                         stream.status.full_at = Some(end.now);
+                        stream.bad.retain(|_, bad| bad.run == row.run.id);
+                        stream.status.bad = stream.bad.len() as u64;
                     }
                     if end.resume.is_some() {
                         stream.status.cursor = end.resume;
@@ -276,6 +382,8 @@ impl RecordsModel {
             }
         }
         row.run.finished_at = Some(end.now);
+        row.run.stop = end.stop.filter(|_| matches!(row.run.state, RunState::Failed { .. }));
+        row.run.feed_to = Some(stream.status.head);
         Ok(row.run.clone())
     }
 
@@ -355,10 +463,11 @@ impl Stream {
         self.feed.insert(seq, lives);
     }
 
-    /// Returns the live records that nothing wrote or confirmed since a commit, by id.
-    fn unseen(&self, since: u64) -> Vec<RecordId> {
-        let unseen = self.rows.iter().filter(|(_, row)| row.data.is_some() && row.observed <= since);
-        unseen.map(|(id, _)| id.clone()).collect()
+    /// Returns the live records that nothing wrote or confirmed since a run began and that it did not set aside, by id.
+    fn unseen(&self, run: &Run) -> Vec<RecordId> {
+        let aside = |id: &RecordId| self.bad.get(&format!("={id}")).is_some_and(|bad| bad.run == run.id);
+        let unseen = self.rows.iter().filter(|(_, row)| row.data.is_some() && row.observed <= run.began);
+        unseen.map(|(id, _)| id).filter(|id| !aside(id)).cloned().collect()
     }
 
     fn delete(&mut self, ids: Vec<RecordId>, read: Option<Span>, now: Timestamp) {
@@ -379,7 +488,9 @@ impl Stream {
     }
 }
 
-fn fail(run: &mut Run, reason: impl Into<String>, now: Timestamp) {
+fn fail(run: &mut Run, reason: impl Into<String>, head: u64, now: Timestamp) {
+    run.feed_to = Some(head);
     run.state = RunState::Failed { kind: ErrorKind::Cancelled, reason: reason.into() };
+    run.stop = Some(Stop::Superseded);
     run.finished_at = Some(now);
 }

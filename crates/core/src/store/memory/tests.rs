@@ -62,6 +62,10 @@ async fn a_stale_lease_writes_nothing_while_another_holds_the_job() {
         read_since: 0,
         changes: vec![change.clone()],
         deliveries: Vec::new(),
+        missed_before: at(0),
+        bad: Vec::new(),
+        fetched: MergeCounts::default(),
+        total: None,
         next: None,
         now: at(61),
     };
@@ -69,6 +73,7 @@ async fn a_stale_lease_writes_nothing_while_another_holds_the_job() {
         lease,
         run: run.id,
         state: RunState::Done,
+        stop: None,
         span: None,
         follow: vec![sync(None, at(0), 1)],
         resume: None,

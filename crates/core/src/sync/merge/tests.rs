@@ -94,6 +94,8 @@ struct Bounds {
     repeats: u8,
     /// Whether the clock in an answer's `Date` may be a second behind that of events.
     skewed_dates: bool,
+    /// Whether the run's next page, read ahead, may show the record too.
+    ahead: bool,
 }
 
 /// The record at the provider: content 1 or 2, or absent.
@@ -125,6 +127,8 @@ struct FullRun {
     changes: usize,
     /// Whether an event came meanwhile, or its fetch: what they wrote, the run leaves to the next one.
     disturbed: bool,
+    /// Whether the next page was read ahead.
+    ahead: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,6 +143,10 @@ enum RunStep {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Fetching {
     for_page: bool,
+    /// It is the run's next page, or the fetch that one needs: the run ends behind it.
+    ahead: bool,
+    /// It is a page: it shows nothing of a record that is not there.
+    listed: bool,
     step: FetchStep,
 }
 
@@ -209,7 +217,7 @@ impl World {
     }
 
     fn wanted(&mut self, for_page: bool) {
-        self.fetches.push(Fetching { for_page, step: FetchStep::Wanted });
+        self.fetches.push(Fetching { for_page, ahead: false, listed: false, step: FetchStep::Wanted });
         self.fetches.sort_unstable();
     }
 
@@ -273,6 +281,7 @@ impl World {
                         step: RunStep::Sent,
                         changes: world.history.len(),
                         disturbed: !world.fetches.is_empty(),
+                        ahead: false,
                     });
                 });
             }
@@ -283,6 +292,15 @@ impl World {
                 world.run = Some(FullRun { step: RunStep::Sampled(world.content()), ..run });
             }),
             RunStep::Sampled(content) => {
+                if bounds.ahead && !run.ahead {
+                    // The next page's request leaves before this one is committed.
+                    with(&|world| {
+                        world.run = Some(FullRun { ahead: true, ..run });
+                        let step = FetchStep::Sent { since: world.commits, second: world.second };
+                        world.fetches.push(Fetching { for_page: false, ahead: true, listed: true, step });
+                        world.fetches.sort_unstable();
+                    });
+                }
                 for skewed in [false, true].into_iter().take(1 + usize::from(bounds.skewed_dates)) {
                     with(&|world| {
                         let span = world.read(run.sent, bounds, skewed);
@@ -298,6 +316,7 @@ impl World {
                 }
             }
             RunStep::Fetching => {}
+            RunStep::Committed(_) if self.fetches.iter().any(|fetching| fetching.ahead) => {}
             RunStep::Committed(read) => with(&|world| {
                 if let Some(row) = world.row.filter(|row| !row.deleted && row.observed <= run.began) {
                     world.commits += 1;
@@ -329,6 +348,12 @@ impl World {
                     let content = world.content();
                     step(world, FetchStep::Sampled { since, second, content });
                 }),
+                // Pages are committed one after another.
+                FetchStep::Sampled { .. }
+                    if fetching.listed && !matches!(self.run, Some(FullRun { step: RunStep::Committed(_), .. })) => {}
+                FetchStep::Sampled { content: None, .. } if fetching.listed => with(&|world| {
+                    world.fetches.remove(n);
+                }),
                 FetchStep::Sampled { since, second, content } => {
                     for skewed in [false, true].into_iter().take(1 + usize::from(bounds.skewed_dates)) {
                         with(&|world| {
@@ -340,6 +365,7 @@ impl World {
                             let incoming = Incoming { span, read_since: Some(since), seen: seen(content) };
                             world.swept = false;
                             if world.observe(incoming) {
+                                world.fetches[n].listed = false;
                                 step(world, FetchStep::Wanted);
                                 return;
                             }
@@ -438,16 +464,18 @@ fn search(bounds: Bounds) -> usize {
 
 /// Fails when, in `merge`, a tie of a live row is written or dropped instead of fetched; `causal` is left out or made
 /// `<` instead of `<=`; `later` is taken for `>=`; a tombstone's tie is written; when `span_after` gives the incoming
-/// span alone; or when a read's counter is taken after the answer.
+/// span alone; or when a read's counter is taken after the answer, also that of a page read ahead.
 #[test]
 fn every_interleaving_ends_with_the_providers_state() {
     for bounds in [
-        Bounds { changes: 4, seconds: 1, runs: 0, repeats: 1, skewed_dates: false },
-        Bounds { changes: 3, seconds: 2, runs: 1, repeats: 0, skewed_dates: false },
-        Bounds { changes: 2, seconds: 2, runs: 1, repeats: 1, skewed_dates: true },
-        Bounds { changes: 2, seconds: 2, runs: 2, repeats: 0, skewed_dates: true },
-        Bounds { changes: 3, seconds: 3, runs: 0, repeats: 1, skewed_dates: false },
-        Bounds { changes: 4, seconds: 3, runs: 0, repeats: 0, skewed_dates: false },
+        Bounds { changes: 4, seconds: 1, runs: 0, repeats: 1, skewed_dates: false, ahead: false },
+        Bounds { changes: 3, seconds: 2, runs: 1, repeats: 0, skewed_dates: false, ahead: false },
+        Bounds { changes: 2, seconds: 2, runs: 1, repeats: 1, skewed_dates: true, ahead: false },
+        Bounds { changes: 2, seconds: 2, runs: 2, repeats: 0, skewed_dates: true, ahead: false },
+        Bounds { changes: 3, seconds: 3, runs: 0, repeats: 1, skewed_dates: false, ahead: false },
+        Bounds { changes: 4, seconds: 3, runs: 0, repeats: 0, skewed_dates: false, ahead: false },
+        Bounds { changes: 2, seconds: 2, runs: 1, repeats: 1, skewed_dates: false, ahead: true },
+        Bounds { changes: 2, seconds: 2, runs: 1, repeats: 0, skewed_dates: true, ahead: true },
     ] {
         let started = tokio::time::Instant::now();
         let worlds = search(bounds);

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
 use crate::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
-use crate::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use crate::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
 use crate::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 
 pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -49,10 +49,24 @@ pub(super) struct Truth {
     pub(super) delay: Duration,
     pub(super) list_is_stuck: bool,
     pub(super) list_goes_round: bool,
+    /// Pages of things bring nothing and lead on for ever.
+    pub(super) list_is_empty: bool,
+    /// Things that cannot be read, by whether they say their names.
+    pub(super) broken: BTreeMap<String, bool>,
     pub(super) hang: bool,
     /// The push channels that were opened and not ended, with when they are over.
     pub(super) channels: BTreeMap<String, Timestamp>,
     pub(super) opens_no_channel: bool,
+}
+
+impl Truth {
+    fn shown(&self, id: &str, value: u64) -> Json {
+        match self.broken.get(id) {
+            None => json!({ "id": id, "value": value }),
+            Some(true) => json!({ "id": id, "bad": true }),
+            Some(false) => json!({ "bad": true, "n": value }),
+        }
+    }
 }
 
 /// The provider, its adapter and the way to it in one.
@@ -125,7 +139,11 @@ impl Fake {
         let after = query.get("after").cloned().unwrap_or_default();
         if let Some(id) = path.strip_prefix("/things/") {
             let value = truth.things.get(id).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such thing"))?;
-            return Ok(json!({ "id": id, "value": value }));
+            return Ok(truth.shown(id, *value));
+        }
+        if path == "/things" && truth.list_is_empty {
+            let next = after + "x";
+            return Ok(json!({ "data": [], "more": true, "next": next }));
         }
         if path == "/things" {
             if truth.list_is_stuck && !after.is_empty() {
@@ -138,8 +156,9 @@ impl Fake {
             let mut rest = truth.things.iter().filter(|(id, _)| **id > after);
             let data: Vec<_> = rest.by_ref().take(limit).collect();
             let next = data.last().map(|(id, _)| (*id).clone());
-            let data: Vec<_> = data.iter().map(|(id, value)| json!({ "id": id, "value": value })).collect();
-            return Ok(json!({ "data": data, "more": rest.next().is_some(), "next": next }));
+            let data: Vec<_> = data.iter().map(|(id, value)| truth.shown(id, **value)).collect();
+            let total = truth.things.len();
+            return Ok(json!({ "data": data, "more": rest.next().is_some(), "next": next, "total": total }));
         }
         let newest = truth.log.len();
         if after.is_empty() {
@@ -286,16 +305,19 @@ impl Source for Fake {
         let data = body["data"].as_array().unwrap();
         let next = body["next"].as_str().map(Cursor::new);
         let more = body["more"].as_bool().unwrap();
-        let (mut changes, mut events) = (Vec::new(), Vec::new());
+        let (mut changes, mut events, mut bad) = (Vec::new(), Vec::new(), Vec::new());
         for one in data {
             if stream.as_str() == EVENTS {
                 events.push(self.event(usize::try_from(one.as_u64().unwrap()).unwrap()));
+            } else if one["bad"] == true {
+                bad.push(BadRecord::of_json(one["id"].as_str(), one, "it is broken"));
             } else {
                 changes.push(change(one, span));
             }
         }
         let resume = next.clone().filter(|_| stream.as_str() == EVENTS);
-        Ok(Page { changes, events, next: if more { Next::More(next.unwrap()) } else { Next::Done { resume } } })
+        let next = if more { Next::More(next.unwrap()) } else { Next::Done { resume } };
+        Ok(Page { events, total: body["total"].as_u64(), ..Page::of_records((changes, bad), next) })
     }
 
     fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<http::Request<Bytes>> {
@@ -309,7 +331,11 @@ impl Source for Fake {
         response: &http::Response<Bytes>,
         span: Span,
     ) -> Result<Change> {
-        Ok(change(&serde_json::from_slice(response.body()).unwrap(), span))
+        let body: Json = serde_json::from_slice(response.body()).unwrap();
+        if body["bad"] == true {
+            return Err(Error::new(ErrorKind::Decode, "it is broken"));
+        }
+        Ok(change(&body, span))
     }
 
     fn concerns(&self, kind: &str) -> bool {

@@ -1,0 +1,217 @@
+//! Reading from the provider: pages and single records, and the commit of a page with what it must fetch first.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::{Driver, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, unsure_span};
+use crate::call::{Call, Priority};
+use crate::clock::Timestamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::RecordId;
+use crate::store::{Merge, MergeCounts, PageCommit, RunId, StreamKey};
+use crate::sync::{BadRecord, Change, Cursor, Span, State};
+
+/// How long a page may take to be read, all waits for its turn included. The pipeline's own deadlines are far shorter;
+/// this is for a transport that has none: a run must not hang for ever while its lease is renewed.
+const READ_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// What fetching one record came to.
+enum Fetched {
+    Read(Merge),
+    Unreadable(BadRecord),
+}
+
+impl Driver<'_> {
+    /// Reads the page at a cursor, or, where the provider refuses that as expired, the one before it that is left.
+    pub(in crate::sync) async fn read(&self, key: &StreamKey, mut cursor: Option<Cursor>) -> Result<Read> {
+        loop {
+            // Before the request leaves: what is committed later may be newer than what the page shows.
+            let status = self.store.stream(key.clone()).await?;
+            let request = self.source.request(self.site, &key.stream, cursor.as_ref())?;
+            let sent = tokio::time::timeout(READ_PATIENCE, self.send(request)).await;
+            let sent = sent.unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no page came in half an hour")));
+            let (response, span) = match sent {
+                Ok(answered) => answered,
+                Err(error) if error.kind() == ErrorKind::CursorExpired => {
+                    let back = cursor.as_ref().and_then(|at| self.source.step_back(&key.stream, at));
+                    cursor = Some(back.ok_or(error)?);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let page = self.source.page(&key.stream, cursor.as_ref(), &response, span)?;
+            if page.changes.iter().any(|change| change.stream != key.stream) {
+                return Err(decode("the page holds records of another stream"));
+            }
+            return Ok(Read { status, cursor, page, span });
+        }
+    }
+
+    /// Commits a page and returns what it did; records that cannot be ordered are fetched, which orders them. One that
+    /// cannot be read is set aside with its page.
+    pub(super) async fn commit(&self, key: &StreamKey, mut page: PageCommit) -> Result<Committed> {
+        for _ in 0..=FETCH_ROUNDS_MAX {
+            let committed = self.store.commit_page(page.clone()).await?;
+            if committed.fetch.is_empty() {
+                let mut counts = committed.counts;
+                counts += page.fetched;
+                return Ok(Committed { counts, bad: page.bad.len() as u64 });
+            }
+            let mut open: Vec<_> = committed.fetch.into_iter().map(|id| (key.clone(), id)).collect();
+            page.changes.retain(|change| !open.iter().any(|(_, id)| *id == change.id));
+            for _ in 0..=FETCH_ROUNDS_MAX {
+                let mut merges = Vec::with_capacity(open.len());
+                for fetched in self.fetch_all(&open).await? {
+                    match fetched {
+                        Fetched::Read(merge) => merges.push(merge),
+                        Fetched::Unreadable(bad) => page.bad.push(bad),
+                    }
+                }
+                let (counts, still) = self.store.merge(merges, self.clock.now()).await?;
+                page.fetched += counts;
+                open = still;
+                if open.is_empty() {
+                    break;
+                }
+            }
+            if !open.is_empty() {
+                break;
+            }
+            page.now = self.clock.now();
+        }
+        Err(Error::new(ErrorKind::Conflict, "records kept changing while they were fetched"))
+    }
+
+    /// Asks once more for records that were set aside by earlier runs and say their names. What comes is merged, which
+    /// takes them from what is set aside; what still cannot be read stays there, and no error of this stops a run.
+    pub(super) async fn retry_bad(&self, task: &Task<'_>, run: RunId) -> Result<MergeCounts> {
+        /// Records asked for again in one run: each costs a call.
+        const RETRIED_MAX: u32 = 20;
+        let aside = self.store.bad_records(task.key.clone(), RETRIED_MAX).await?;
+        let earlier = aside.into_iter().filter(|bad| bad.run != run);
+        let ids: Vec<_> = earlier.filter_map(|bad| Some((task.key.clone(), bad.record.id?))).collect();
+        let mut merges = Vec::with_capacity(ids.len());
+        for (key, id) in &ids {
+            if let Ok(Fetched::Read(merge)) = self.fetch_one(key, id).await {
+                merges.push(merge);
+            }
+        }
+        if merges.is_empty() {
+            return Ok(MergeCounts::default());
+        }
+        Ok(self.store.merge(merges, self.clock.now()).await?.0)
+    }
+
+    /// Fetches records, each as a merge that knows when its read started. What the provider no longer has is
+    /// deleted.
+    pub(crate) async fn fetch(&self, ids: &[(StreamKey, RecordId)]) -> Result<Vec<Merge>> {
+        let fetched = self.fetch_all(ids).await?.into_iter().map(|fetched| match fetched {
+            Fetched::Read(merge) => Ok(merge),
+            Fetched::Unreadable(bad) => Err(decode(bad.why)),
+        });
+        fetched.collect()
+    }
+
+    async fn fetch_all(&self, ids: &[(StreamKey, RecordId)]) -> Result<Vec<Fetched>> {
+        let mut all = Vec::with_capacity(ids.len());
+        for some in ids.chunks(FETCHES_AT_ONCE) {
+            for fetched in join_all(some.iter().map(|(key, id)| self.fetch_one(key, id))).await {
+                all.push(fetched?);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn fetch_one(&self, key: &StreamKey, id: &RecordId) -> Result<Fetched> {
+        let read_since = Some(self.store.stream(key.clone()).await?.commits);
+        let request = self.source.fetch(self.site, &key.stream, id)?;
+        let change = match self.send(request).await {
+            Ok((response, span)) => match self.source.fetched(&key.stream, id, &response, span) {
+                Err(error) if error.kind() == ErrorKind::Decode => {
+                    let bad = BadRecord::new(Some(id.as_str()), response.body(), error.message());
+                    return Ok(Fetched::Unreadable(bad));
+                }
+                read => read?,
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let span = unsure_span(self.clock.now());
+                Change { stream: key.stream.clone(), id: id.clone(), span, state: State::Deleted }
+            }
+            Err(error) => return Err(error),
+        };
+        if change.id != *id || change.stream != key.stream || change.state == State::Unclear {
+            return Err(decode("the fetched record is not the one asked for"));
+        }
+        Ok(Fetched::Read(Merge { key: key.clone(), read_since, changes: vec![change] }))
+    }
+
+    pub(super) async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
+        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+            call.priority = Priority::Background;
+        }
+        let sent = Instant::now();
+        let response = self.transport.send(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(
+                Error::new(refused(status), "the provider answered with an error status").with_status(status.as_u16())
+            );
+        }
+        let span = read_span(&response, sent.elapsed(), self.clock.now());
+        Ok((response, span))
+    }
+}
+
+/// What a page's commit came to.
+pub(super) struct Committed {
+    pub(super) counts: MergeCounts,
+    pub(super) bad: u64,
+}
+
+/// Says what a status means when no pipeline has said it: the pipeline makes errors of these, and this is for a bare
+/// transport. A refusal must never look like something that passes, nor like an answer.
+fn refused(status: http::StatusCode) -> ErrorKind {
+    match status.as_u16() {
+        401 => ErrorKind::Auth,
+        403 => ErrorKind::Permission,
+        404 => ErrorKind::NotFound,
+        408 => ErrorKind::Timeout,
+        409 => ErrorKind::Conflict,
+        429 => ErrorKind::Throttled,
+        400..=499 => ErrorKind::Invalid,
+        _ => ErrorKind::Provider,
+    }
+}
+
+/// Tells when the states of an answer were true: by its `Date`, or by our clock where it has none.
+fn read_span(response: &http::Response<Bytes>, took: Duration, now: Timestamp) -> Span {
+    let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok());
+    match date.and_then(|date| httpdate::parse_http_date(date).ok()) {
+        Some(date) => Span::read(date.into(), took).widened(PROVIDER_SKEW_MAX),
+        None => unsure_span(now.minus(took)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a bare transport's 401 is waited out, or a status is taken for an answer.
+    #[test]
+    fn a_status_without_a_pipeline_says_what_it_means() {
+        for (status, kind) in [
+            (301, ErrorKind::Provider),
+            (401, ErrorKind::Auth),
+            (403, ErrorKind::Permission),
+            (404, ErrorKind::NotFound),
+            (422, ErrorKind::Invalid),
+            (429, ErrorKind::Throttled),
+            (503, ErrorKind::Provider),
+        ] {
+            assert_eq!(refused(http::StatusCode::from_u16(status).unwrap()), kind, "{status}");
+        }
+    }
+}
