@@ -418,8 +418,7 @@ impl JobsModel {
     /// Moves a job that was never tried and is not due.
     pub(super) fn move_to(&mut self, unique: &str, to: Timestamp, now: Timestamp) -> Moved {
         let Some(job) = self.unique.get(unique).and_then(|id| self.jobs.get_mut(id)) else { return Moved::Missing };
-        let waits = matches!(job.state, State::Ready | State::Later | State::Behind);
-        if !waits || job.attempts > 0 || job.new.run_at <= now {
+        if !matches!(job.state, State::Later | State::Behind) || job.attempts > 0 || job.new.run_at <= now {
             return Moved::Busy;
         }
         (job.new.run_at, job.state) = (to, State::Later);
