@@ -17,11 +17,13 @@ use report::Row;
 
 mod auth;
 mod call;
+mod feed;
 mod harness;
 mod ingest;
 mod limits;
 mod loopback;
 mod report;
+mod schedule;
 mod signature;
 mod stacks;
 mod sync;
@@ -38,7 +40,9 @@ const BENCHES: &[(&str, Bench)] = &[
     ("signature", signature::run),
     ("ingest", ingest::run),
     ("sync", sync::run),
+    ("feed", feed::run),
     ("limits", limits::run),
+    ("schedule", schedule::run),
     ("auth", auth::run),
 ];
 
@@ -53,6 +57,8 @@ const CHILDREN: &[Part] = &[
     ("ingest-server", ingest::server),
     ("ingest-load", ingest::client),
     ("limits-memory", limits::memory),
+    ("schedule-fill", schedule::fill),
+    ("schedule-idle", schedule::idle),
     ("sync-provider", sync::provider),
     ("sync-hub", sync::hub),
     ("sync-fetch", sync::fetch),

@@ -20,6 +20,7 @@ pub mod recorder;
 pub mod refusals;
 pub mod seeds;
 pub mod silence;
+pub mod sim;
 pub mod stage;
 pub mod still;
 pub mod verdict;

@@ -26,5 +26,7 @@ mod refused;
 mod renewals;
 #[path = "it/restart.rs"]
 mod restart;
+#[path = "it/sim.rs"]
+mod sim;
 #[path = "it/two_hubs.rs"]
 mod two_hubs;

@@ -1,6 +1,6 @@
 //! Judges from outside, installed in a throw-away folder: the official SDKs, pointed at `palisade emulate` and run
-//! unpatched; a certified OpenID provider that a hub connects to; a browser that clicks through a hub's pages. Skipped with
-//! one line where their registry is out of reach.
+//! unpatched; a certified OpenID provider that a hub connects to; a browser that clicks through a hub's pages; Apache Arrow's
+//! reader of what was exported. Skipped with one line where their registry is out of reach.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -71,6 +71,13 @@ const SDKS: &[Sdk] = &[
         packages: &["playwright-core@1.65.1"],
         install: browser,
         against: Against::Binary("clickable"),
+    },
+    Sdk {
+        name: "Apache Arrow for Python on exported files",
+        script: "tests/export.py",
+        packages: &["pyarrow==26.0.1"],
+        install: python,
+        against: Against::Binary("exported"),
     },
     Sdk {
         name: "Google's API client for Python",

@@ -130,13 +130,23 @@ pub(crate) fn demo(args: &[String]) -> Step {
     run("demo", &mut command)
 }
 
-/// Builds the hub's binary and returns the command that starts it. Built with the whole workspace, so that features
-/// are those of the tests ([`same_features`]) and after them nothing is left to build; but for this program itself,
-/// which the tests do not need and which is running.
+/// Returns the command that starts the hub's binary, which is built first.
 pub(crate) fn palisade() -> Result<Command, String> {
+    built("palisade")
+}
+
+/// The simulation of a seed: hubs and all emulated providers on one thread, where everything goes wrong.
+pub(crate) fn sim(args: &[String]) -> Step {
+    run("sim", built("sim")?.args(args))
+}
+
+/// Builds the workspace's binaries and returns the command that starts one of them. Built with the whole workspace, so
+/// that features are those of the tests ([`same_features`]) and after them nothing is left to build; but for this
+/// program itself, which the tests do not need and which is running.
+fn built(binary: &str) -> Result<Command, String> {
     let build = ["build", "--locked", "--workspace", "--exclude", "xtask", "--bins"];
-    run("building palisade", &mut cargo(&build))?;
-    let beside = std::env::current_exe().map_err(|e| format!("where am I? {e}"))?.with_file_name("palisade");
+    run("building the binaries", &mut cargo(&build))?;
+    let beside = std::env::current_exe().map_err(|e| format!("where am I? {e}"))?.with_file_name(binary);
     Ok(Command::new(beside.with_extension(std::env::consts::EXE_EXTENSION)))
 }
 

@@ -37,6 +37,7 @@ mod lanes;
 mod learned;
 mod ongoing;
 mod outgoing;
+mod pausing;
 mod replay;
 mod retry_after;
 mod status;
@@ -215,7 +216,8 @@ pub struct LimitSettings {
     pub admission_max: usize,
     /// Attempts under way at once.
     pub concurrency: usize,
-    /// Share of a lane's burst that only interactive calls may spend, in `[0, 1)`.
+    /// Share of a lane's burst that only interactive calls may spend, in `[0, 1)`. Counted in whole units, rounded up: a
+    /// share above 0 keeps at least one unit of any burst above 1, and background calls are always left one.
     pub interactive_reserve: f64,
     /// Lanes kept; beyond it idle ones are evicted first.
     pub lanes_max: usize,
@@ -609,6 +611,6 @@ impl Transport for Client {
         {
             call.grant.get_or_insert_with(|| grant.clone());
         }
-        Box::pin(self.engine.call(request))
+        self.engine.call(request)
     }
 }

@@ -36,6 +36,7 @@ pub mod id;
 pub mod metrics;
 pub mod provider;
 pub mod random;
+pub mod schedule;
 pub mod secret;
 pub mod store;
 pub mod sync;

@@ -30,6 +30,7 @@ pub mod connections;
 pub mod effects;
 #[cfg(test)]
 pub(crate) mod faulty;
+pub mod feed;
 pub mod grants;
 pub mod inbox;
 pub mod jobs;
@@ -39,17 +40,19 @@ pub mod memory;
 pub mod pauses;
 pub mod records;
 pub mod runs;
+pub mod schedules;
 
 pub use authorizations::{Authorizations, PendingRow, SessionRow, TokenHash};
 #[cfg(feature = "mock")]
 pub use calls::MockCallLog;
-pub use calls::{CallCounts, CallLog, CallRecord, counts_as_error};
+pub use calls::{CallCounts, CallDay, CallLog, CallRecord, counts_as_error};
 #[cfg(feature = "mock")]
 pub use connections::MockConnections;
 pub use connections::{
     AccountKey, Connection, ConnectionState, Connections, NO_CONNECTION, SealedCredential, mark_needs_reconnect,
 };
 pub use effects::{Effect, Value};
+pub use feed::{FEED_HORIZON_MIN, FeedBells, FeedListener, FeedPage};
 pub use grants::{
     EndReason, GrantClaim, GrantKey, GrantLease, GrantState, Grants, NewGrant, NewTokens, Revocation, StoredGrant,
 };
@@ -74,11 +77,25 @@ pub use pauses::{PAUSES_MAX, Pause, Pauses};
 pub use records::MockRecords;
 pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};
 pub use runs::{PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState};
+#[cfg(feature = "mock")]
+pub use schedules::MockSchedules;
+pub use schedules::{ChoreReport, HeldJob, Moved, Scheduled, ScheduledStream, Schedules, SetSchedule};
 
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    Inbox + Jobs + Records + Connections + Keys + Grants + Authorizations + CallLog + Pauses + std::fmt::Debug + 'static
+    Inbox
+    + Jobs
+    + Records
+    + Connections
+    + Keys
+    + Grants
+    + Authorizations
+    + CallLog
+    + Pauses
+    + Schedules
+    + std::fmt::Debug
+    + 'static
 {
     /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
     /// durable store commits something; this default runs a removal that finds nothing.

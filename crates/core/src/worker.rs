@@ -17,10 +17,12 @@ use crate::id::{ConnectionId, EndpointId, StreamName};
 use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
+use crate::schedule::Schedule;
 use crate::store::{Connection, NewJob, Queue, RunMode, Store, StoredEvent};
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
+mod chores;
 mod engine;
 mod handler;
 mod job;
@@ -30,11 +32,14 @@ mod schedule;
 mod typed;
 mod watching;
 
+use chores::{Beat, Chore};
 use metrics::WorkerMetrics;
 use schedule::When;
 
+pub use chores::ChoreStatus;
 pub use handler::{Context, Handled, Handler, handler};
 pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress};
+pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
 pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;
 
@@ -67,6 +72,11 @@ pub struct WorkerSettings {
     pub full_every: Duration,
     /// Time from one incremental run of a stream to the next.
     pub incremental_every: Duration,
+    /// The longest time from one incremental run to the next: where nothing tells of changes ([`WorkerBuilder::told`])
+    /// and none is found, the interval doubles up to this. The first change found brings it back.
+    pub idle_max: Duration,
+    /// What says otherwise of some streams.
+    pub schedules: Vec<ScheduleRule>,
     /// Records asked for per page.
     pub page_size: u32,
     /// Time running jobs may take to finish after a stop, before they are given back.
@@ -76,6 +86,9 @@ pub struct WorkerSettings {
     /// How many bytes the inbox may keep ([`crate::store::Inbox::inbox_bytes`]): beyond it handled and ignored events go
     /// before their time, those received first before others. Looked at every minute. `None` sets no bound.
     pub inbox_bytes_max: Option<u64>,
+    /// How long deletions stay in the change feed: a consumer that reads it less often is told to begin anew. At least
+    /// [`FEED_HORIZON_MIN`](crate::store::FEED_HORIZON_MIN).
+    pub feed_horizon: Duration,
 }
 
 impl Default for WorkerSettings {
@@ -93,10 +106,13 @@ impl Default for WorkerSettings {
             poll: Duration::from_secs(1),
             full_every: Duration::from_secs(7 * 86_400),
             incremental_every: Duration::from_secs(15 * 60),
+            idle_max: Duration::from_secs(3_600),
+            schedules: Vec::new(),
             page_size: 100,
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
             inbox_bytes_max: None,
+            feed_horizon: Duration::from_secs(30 * 86_400),
         }
     }
 }
@@ -130,6 +146,9 @@ struct Inner {
     routes: Vec<Route>,
     endpoint_of: EndpointOf,
     watch_places: WatchPlaces,
+    told: Told,
+    chores: BTreeMap<String, Chore>,
+    beat: Beat,
     settings: WorkerSettings,
     metrics: WorkerMetrics,
     progress: Mutex<Progress>,
@@ -149,6 +168,7 @@ struct Route {
 }
 
 type EndpointOf = Arc<dyn Fn(&Connection) -> EndpointId + Send + Sync>;
+type Told = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
 type WatchPlaces = Arc<dyn Fn(&Connection) -> Vec<WatchPlace> + Send + Sync>;
 
 /// Which event types a handler wants.
@@ -188,6 +208,8 @@ pub struct WorkerBuilder {
     routes: Vec<(String, String, Arc<dyn Handler>)>,
     endpoint_of: EndpointOf,
     watch_places: WatchPlaces,
+    told: Told,
+    chores: Vec<(String, Chore)>,
     settings: WorkerSettings,
     metrics: Metrics,
 }
@@ -233,6 +255,28 @@ impl WorkerBuilder {
         self.on(E::PROVIDER, E::KIND, typed(handler))
     }
 
+    /// Says whether a connection's changes are told by webhook. Where they are not, the interval of incremental runs grows
+    /// while nothing changes ([`WorkerSettings::idle_max`]). Without it every connection's are.
+    #[must_use]
+    pub fn told(mut self, of: impl Fn(&Connection) -> bool + Send + Sync + 'static) -> Self {
+        self.told = Arc::new(of);
+        self
+    }
+
+    /// Adds a chore: something to be done by schedule, by one process of all that share the store. What it answers (in
+    /// one phrase without anything secret) is kept and shown; an error is shown and tried again. It may be done twice when
+    /// a process dies at it.
+    #[must_use]
+    pub fn chore<F, D>(mut self, name: impl Into<String>, schedule: Schedule, run: F) -> Self
+    where
+        F: Fn() -> D + Send + Sync + 'static,
+        D: Future<Output = Result<String>> + Send + 'static,
+    {
+        let run: chores::Do = Box::new(move || Box::pin(run()));
+        self.chores.push((name.into(), Chore { schedule, run }));
+        self
+    }
+
     /// Sets how the worker works.
     #[must_use]
     pub fn settings(mut self, settings: WorkerSettings) -> Self {
@@ -252,8 +296,28 @@ impl WorkerBuilder {
     /// # Errors
     /// [`ErrorKind::Config`] naming the setting or the event type that cannot work.
     pub fn build(self) -> Result<Worker> {
-        let Self { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics } = self;
+        let Self {
+            store,
+            clock,
+            random,
+            providers,
+            routes,
+            endpoint_of,
+            watch_places,
+            told,
+            chores,
+            settings,
+            metrics,
+        } = self;
         settings.check()?;
+        let mut named = BTreeMap::new();
+        for (name, chore) in chores {
+            if [chores::RETENTION, chores::LOOK, chores::ROLL_UP].contains(&name.as_str()) || named.contains_key(&name)
+            {
+                return Err(Error::new(ErrorKind::Config, format!("the chore {name} is given twice")));
+            }
+            named.insert(name, chore);
+        }
         let mut plugged = BTreeMap::new();
         for one in providers {
             let name = one.provider.manifest().name;
@@ -268,8 +332,22 @@ impl WorkerBuilder {
         let progress = Mutex::default();
         let providers = plugged;
         let metrics = WorkerMetrics::new(metrics);
-        let inner =
-            Inner { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics, progress };
+        let (chores, beat) = (named, Beat::default());
+        let inner = Inner {
+            store,
+            clock,
+            random,
+            providers,
+            routes,
+            endpoint_of,
+            watch_places,
+            told,
+            chores,
+            beat,
+            settings,
+            metrics,
+            progress,
+        };
         Ok(Worker { inner: Arc::new(inner) })
     }
 }
@@ -316,6 +394,8 @@ impl Worker {
             routes: Vec::new(),
             endpoint_of: Arc::new(|connection| EndpointId::new(connection.id.as_str())),
             watch_places: Arc::new(|_| Vec::new()),
+            told: Arc::new(|_| true),
+            chores: Vec::new(),
             settings: WorkerSettings::default(),
             metrics: Metrics::default(),
         }
@@ -353,8 +433,9 @@ impl Worker {
             return Err(Error::new(ErrorKind::Config, format!("the provider {provider} is not built in")));
         };
         if let Some(source) = plugged.provider.source() {
-            let mut jobs = inner.connection_jobs(source, &connection.id, When::Now).await?;
-            jobs.extend(inner.watch_jobs(connection, When::Now).await?);
+            let row = inner.scheduled(connection).await?;
+            let mut jobs = inner.connection_jobs(source, &row, true);
+            jobs.extend(inner.watch_jobs(connection, true).await?);
             inner.store.enqueue(schedule::owned(jobs, connection)).await?;
         }
         Ok(())
@@ -385,6 +466,38 @@ impl Worker {
     pub async fn approve(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
         self.inner.enqueue_of(connection, self.inner.approved_job(key)).await
+    }
+
+    /// Reads how often the runs of a connection's streams come, and when the next ones do.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    pub async fn schedules(&self, connection: &Connection) -> Result<Vec<StreamTimings>> {
+        self.inner.timings(connection).await
+    }
+
+    /// Sets how often a stream's runs of one mode come, in place of what the settings say; `None` lets them count again.
+    /// The run that waits is moved at once, one that is under way ends first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the provider has no such stream; [`ErrorKind::Invalid`] for full runs of a stream of
+    /// events; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn set_schedule(
+        &self,
+        connection: &Connection,
+        stream: &StreamName,
+        mode: RunMode,
+        schedule: Option<&Schedule>,
+    ) -> Result<()> {
+        self.inner.set_schedule(connection, stream, mode, schedule).await
+    }
+
+    /// Reads how the chores stand.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    pub async fn chores(&self) -> Result<Vec<ChoreStatus>> {
+        self.inner.chore_statuses().await
     }
 
     /// Tells when each queue last made progress.

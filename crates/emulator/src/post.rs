@@ -346,6 +346,7 @@ async fn work<P: Provider>(inner: Weak<Inner<P>>, wake: Arc<Notify>) {
         match next {
             Some(at) => {
                 tokio::select! {
+                    biased;
                     () = wake.notified() => {}
                     () = tokio::time::sleep_until(at) => {}
                 }

@@ -50,11 +50,13 @@ impl CallQueue {
     pub(crate) async fn run(&self, store: &dyn Store, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => {}
                 () = self.gathered() => {}
             }
             if !self.write(store).await {
                 tokio::select! {
+                    biased;
                     _ = stop.wait_for(|stop| *stop) => {}
                     () = tokio::time::sleep(REFUSED_PAUSE) => {}
                 }

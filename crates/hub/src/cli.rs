@@ -5,14 +5,22 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
+mod connections;
 mod demo;
 mod doctor;
 mod emulate;
+mod export;
+mod inbox;
 mod keys;
+mod out;
+mod place;
+mod records;
+mod runs;
 mod serve;
 mod signal;
+mod sync;
 mod verify;
 
 /// The fence between a product and the third-party APIs it depends on.
@@ -29,6 +37,23 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs the hub.
     Serve(serve::Arguments),
+    /// Shows the accounts that are connected.
+    #[command(subcommand)]
+    Connections(connections::Command),
+    /// Shows events and what became of them.
+    #[command(subcommand)]
+    Inbox(inbox::Command),
+    /// Shows executions of syncs.
+    #[command(subcommand)]
+    Runs(runs::Command),
+    /// Shows what is stored of a stream, or one record of it.
+    Records(records::Arguments),
+    /// Brings a connection up to date now.
+    Sync(sync::Arguments),
+    /// Has events handled again.
+    Replay(inbox::Replay),
+    /// Writes a stream to a file: JSON Lines, CSV or Parquet.
+    Export(export::Arguments),
     /// Makes, shows and rotates the master keys that seal credentials.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -39,6 +64,32 @@ enum Command {
     Verify(verify::Arguments),
     /// Checks that everything the hub needs is in place.
     Doctor(doctor::Arguments),
+    /// Writes the completions of a shell: bash, zsh or fish.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+/// A shell that completes.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Writes the completions of a shell.
+fn completions(shell: Shell) {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "palisade", &mut script);
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(&script).and_then(|()| out.flush());
 }
 
 /// Why a command ended without success: what to tell, and the exit code.
@@ -52,6 +103,11 @@ impl Failure {
     /// The answer of the command is "no"; it has said why on its own.
     pub(crate) fn negative() -> Self {
         Self { code: 1, text: String::new() }
+    }
+
+    /// The answer of the command is "no": what was asked for is not there, or did not end well.
+    pub(crate) fn no(text: impl Into<String>) -> Self {
+        Self { code: 1, text: text.into() }
     }
 
     /// The arguments, the configuration or a secret are wrong.
@@ -86,9 +142,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Emulate(provider) => emulate::run(provider),
+        Command::Connections(command) => connections::run(&command),
+        Command::Inbox(command) => inbox::run(&command),
+        Command::Runs(command) => runs::run(&command),
+        Command::Records(arguments) => records::run(&arguments),
+        Command::Sync(arguments) => sync::run(&arguments),
+        Command::Replay(arguments) => inbox::replay(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions { shell } => {
+            completions(shell);
+            Ok(())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

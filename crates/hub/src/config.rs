@@ -18,10 +18,13 @@ mod sections;
 
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
+use palisade_core::schedule::Schedule;
+use palisade_core::worker::ScheduleRule;
 use palisade_slack::HistoryRule;
 
 use crate::gate::Network;
 pub use flows::{Flow, Known, StandardFlow};
+pub(crate) use reader::parse_duration;
 use reader::{Problem, Problems, Section, line_of};
 pub use secret::{SecretRef, Variables, process_variables};
 use sections::read_root;
@@ -113,6 +116,8 @@ pub struct StoreAt {
     pub inbox_bytes_max: Option<u64>,
     /// How many bytes must stay free on the disk; below it deliveries are answered 503.
     pub free_bytes_min: u64,
+    /// How long deletions stay in the change feed.
+    pub feed_horizon: Duration,
 }
 
 /// What is logged and how.
@@ -155,10 +160,14 @@ pub struct Workers {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Sync {
-    /// Time from one full run of a stream to the next.
-    pub full_every: Duration,
-    /// Time from one incremental run of a stream to the next.
-    pub incremental_every: Duration,
+    /// When full runs of a stream come.
+    pub full: Schedule,
+    /// When incremental runs of a stream come.
+    pub incremental: Schedule,
+    /// What the interval of incremental runs grows to at most, where nothing tells of changes and none is found.
+    pub idle_max: Duration,
+    /// What says otherwise of some streams.
+    pub rules: Vec<ScheduleRule>,
     /// Records asked for per page.
     pub page_size: u32,
 }

@@ -21,6 +21,7 @@ use palisade_core::{
 
 use crate::calls::CallQueue;
 use crate::credential::ConnectionCredential;
+use crate::feed::WaitingRoom;
 use crate::gate::{Gate, Network};
 use crate::metrics::HubMetrics;
 use crate::pauses::PauseBook;
@@ -112,6 +113,8 @@ pub struct Settings {
     pub worker: WorkerSettings,
     /// Finished calls that may wait to be logged; more are dropped and counted.
     pub call_log_max: usize,
+    /// Requests that may wait for the next change of a feed at once; more are answered 503.
+    pub feed_waiters_max: usize,
 }
 
 impl Default for Settings {
@@ -127,6 +130,7 @@ impl Default for Settings {
             background_workers: 2,
             worker: WorkerSettings::default(),
             call_log_max: 8_192,
+            feed_waiters_max: 256,
         }
     }
 }
@@ -171,6 +175,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) probe: Probe,
     pub(crate) gate: Gate,
+    /// Who waits for changes over HTTP.
+    pub(crate) waiting: WaitingRoom,
     /// Worker tasks alive.
     pub(crate) workers_alive: AtomicUsize,
 }

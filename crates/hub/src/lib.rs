@@ -6,6 +6,8 @@
 //! |---|---|
 //! | [`hub`] | [`Hub`], its builder and settings |
 //! | [`runner`] | [`Runner`]: connections, worker tasks, call log |
+//! | [`export`] | streams as files: JSON Lines, CSV, Parquet |
+//! | [`feed`] | the change feed: cursors, waiting, a stream that follows |
 //! | [`mod@serve`] | the bounded HTTP server, for who has none |
 //! | [`config`] | the configuration file of the binary |
 //! | [`cli`] | the command line |
@@ -24,10 +26,13 @@
 mod accounts;
 mod builtin;
 mod calls;
+mod chores;
 pub mod cli;
 pub mod config;
 mod credential;
 pub mod demo;
+pub mod export;
+pub mod feed;
 mod gate;
 mod home;
 pub mod hub;

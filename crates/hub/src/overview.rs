@@ -9,6 +9,7 @@ use palisade_core::store::{
     StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
+use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
 use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
 
 use crate::hub::Shared;
@@ -41,6 +42,8 @@ pub(crate) struct Overview {
     pub(crate) halts: Vec<(Halt, Timestamp)>,
     pub(crate) runs: Vec<Run>,
     pub(crate) calls: Vec<CallRecord>,
+    /// What the hub does for itself, and when.
+    pub(crate) chores: Vec<ChoreStatus>,
     /// The names of the flows accounts can be connected by.
     pub(crate) flows: Vec<String>,
 }
@@ -89,6 +92,8 @@ pub(crate) struct StreamView {
     pub(crate) name: &'static str,
     pub(crate) kind: StreamKind,
     pub(crate) status: StreamStatus,
+    /// How often its runs come.
+    pub(crate) timings: Option<StreamTimings>,
 }
 
 impl Overview {
@@ -126,6 +131,7 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         halts: store.halts(ROWS_SHOWN).await?,
         runs: store.runs(None, ROWS_SHOWN).await?,
         calls: store.calls(None, ROWS_SHOWN).await?,
+        chores: shared.worker.chores().await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),
     })
 }
@@ -160,9 +166,15 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
     let id = connection.id.clone();
     let known = store.streams(id.clone()).await?;
     let status_of = |name: &str| known.iter().find(|(known, _)| known.as_str() == name).map(|(_, s)| s.clone());
+    let mut timings = shared.worker.schedules(&connection).await?.into_iter();
     let streams: Vec<StreamView> = specs(shared, &connection.provider)
         .iter()
-        .map(|spec| StreamView { name: spec.name, kind: spec.kind, status: status_of(spec.name).unwrap_or_default() })
+        .map(|spec| StreamView {
+            name: spec.name,
+            kind: spec.kind,
+            status: status_of(spec.name).unwrap_or_default(),
+            timings: timings.next(),
+        })
         .collect();
     let runs = store.runs(Some(id.clone()), RUNS_JUDGED).await?;
     let calls = store.call_counts(id.clone(), now.minus(RATE_WINDOW)).await?;
@@ -175,7 +187,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         state: connection.state.clone(),
         configured: shared.configured(&id).is_some(),
         calls,
-        streams: observed(shared, &streams, &runs),
+        streams: observed(&streams, &runs, now),
         runs_failed: counted(
             |run| matches!(&run.state, RunState::Failed { kind, .. } if *kind != ErrorKind::Cancelled),
         ),
@@ -239,17 +251,20 @@ fn newest(runs: &[Run]) -> Vec<&Run> {
 
 /// Says how fresh each stream is. Where the provider lists its events, a walk over them brings every stream up to date
 /// that was once listed in full; otherwise a stream with a cursor has incremental runs, and one without only full ones.
-fn observed(shared: &Shared, streams: &[StreamView], runs: &[Run]) -> Vec<StreamObservation> {
-    let worker = &shared.settings.worker;
-    let walks = streams.iter().any(|stream| stream.kind == StreamKind::Events);
+fn observed(streams: &[StreamView], runs: &[Run], now: Timestamp) -> Vec<StreamObservation> {
+    let interval = |timing: Option<&Timing>| timing.map(|timing| timing.interval(now));
+    let incremental = |stream: &StreamView| interval(stream.timings.as_ref()?.incremental.as_ref());
+    let full = |stream: &StreamView| interval(stream.timings.as_ref()?.full.as_ref());
+    let walks_every = streams.iter().filter(|stream| stream.kind == StreamKind::Events).find_map(incremental);
     let walk = streams.iter().filter(|stream| stream.kind == StreamKind::Events);
     let walked = walk.filter_map(|stream| stream.status.fresh_at).max();
     let one = |stream: &StreamView| {
         let listed = stream.status.fresh_at;
-        let incremental = walks || stream.status.cursor.is_some();
+        let own = incremental(stream).filter(|_| stream.status.cursor.is_some());
+        let every = walks_every.or(own).or_else(|| full(stream)).unwrap_or(Duration::MAX);
         StreamObservation {
             fresh_at: listed.map(|at| walked.map_or(at, |walked| at.max(walked))),
-            every: if incremental { worker.incremental_every } else { worker.full_every },
+            every,
             running: runs.iter().any(|run| run.key.stream.as_str() == stream.name && run.state == RunState::Running),
         }
     };

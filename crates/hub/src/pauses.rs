@@ -4,8 +4,8 @@
 //! The pipeline pushes without waiting; the runner writes at once what has come, and looks every few seconds for what
 //! other processes have written.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ type Lane = (String, String);
 /// The pauses of this process that are not written yet, one a lane, and those it knows to be.
 #[derive(Debug, Default)]
 pub(crate) struct PauseBook {
-    waiting: Mutex<HashMap<Lane, Pause>>,
+    waiting: Mutex<BTreeMap<Lane, Pause>>,
     /// When the stored pauses end that this process heeds already.
     heeded: Mutex<HashMap<Lane, Timestamp>>,
     arrived: Notify,
@@ -70,6 +70,7 @@ impl PauseBook {
         round.tick().await;
         while !*stop.borrow() {
             let due = tokio::select! {
+                biased;
                 _ = stop.wait_for(|stop| *stop) => false,
                 () = self.gathered() => false,
                 _ = round.tick() => true,
@@ -79,6 +80,7 @@ impl PauseBook {
             }
             if !self.write(shared).await {
                 tokio::select! {
+                    biased;
                     _ = stop.wait_for(|stop| *stop) => {}
                     () = sleep(REFUSED_PAUSE) => {}
                 }

@@ -10,7 +10,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap,
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use serde::Serialize;
 
 use crate::hub::Shared;
@@ -20,6 +20,8 @@ pub(crate) mod api;
 pub(crate) mod connect;
 pub(crate) mod inbox;
 pub(crate) mod pages;
+pub(crate) mod records;
+pub(crate) mod schedules;
 pub(crate) mod status;
 pub(crate) mod webhooks;
 
@@ -52,6 +54,9 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/connections/{id}/pause", post(inbox::pause_connection))
         .route("/api/v1/connections/{id}/resume", post(inbox::resume_connection))
         .route("/api/v1/connections/{id}/streams/{stream}/approve", post(api::approve))
+        .route("/api/v1/connections/{id}/streams/{stream}/schedule", put(schedules::put).delete(schedules::delete))
+        .route("/api/v1/connections/{id}/call-days", get(schedules::call_days))
+        .route("/api/v1/schedules", get(schedules::schedules))
         .route("/api/v1/events", get(api::events))
         .route("/api/v1/events/replay", post(inbox::replay))
         .route("/api/v1/events/{row}", get(api::event))
@@ -65,9 +70,11 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/runs", get(api::runs))
         .route("/api/v1/jobs", get(api::jobs))
         .route("/api/v1/calls", get(api::calls))
-        .route("/api/v1/records/{connection}/{stream}", get(api::records))
+        .route("/api/v1/records/{connection}/{stream}", get(records::records))
+        .route("/api/v1/records/{connection}/{stream}/{id}", get(records::record))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), admin::guard));
-    Router::new()
+    let deliveries = || post(webhooks::Receive).fallback(webhooks::wrong_method);
+    let router = Router::new()
         .route("/healthz", get(status::healthz))
         .route("/readyz", get(status::readyz))
         .route("/metrics", get(status::metrics))
@@ -83,8 +90,12 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), envelope))
         // Deliveries come by the thousand: they have the same bounds and headers without the boxes of a layer.
-        .route("/webhooks/{endpoint}", post(webhooks::receive).fallback(webhooks::wrong_method))
-        .with_state(shared)
+        .route("/webhooks/{endpoint}", deliveries());
+    // A path of its own spares each delivery what is kept of a path's variable part.
+    let plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let named = shared.endpoints.keys().filter(|name| !name.is_empty() && plain(name));
+    let router = named.fold(router, |router, name| router.route(&format!("/webhooks/{name}"), deliveries()));
+    router.with_state(shared)
 }
 
 async fn not_found() -> Problem {
@@ -116,16 +127,19 @@ fn is_too_long(shared: &Shared, request: &Request) -> bool {
 
 /// Answers in the time a request may take.
 async fn in_time(shared: &Shared, answer: impl Future<Output = Response>) -> Response {
-    tokio::time::timeout(shared.settings.request_timeout, answer).await.unwrap_or_else(|_| {
-        Problem::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "timeout",
-            "the request did not arrive or could not be answered in time",
-            "send it again",
-        )
-        .retry_after(1)
-        .into_response()
-    })
+    tokio::time::timeout(shared.settings.request_timeout, answer).await.unwrap_or_else(|_| timed_out())
+}
+
+/// The answer to a request that took longer than any may.
+fn timed_out() -> Response {
+    Problem::new(
+        StatusCode::REQUEST_TIMEOUT,
+        "timeout",
+        "the request did not arrive or could not be answered in time",
+        "send it again",
+    )
+    .retry_after(1)
+    .into_response()
 }
 
 /// Makes the headers of every answer; what an answer says of its being cached stays.

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use palisade_core::store::{AccountKey, Connection, ConnectionState, NO_CONNECTION, NewDelivery, NewEvent};
 use palisade_core::{ConnectionId, EndpointId, Environment, Provider, Result, Secret};
 
@@ -153,6 +154,12 @@ pub(crate) fn endpoints(
     Ok(endpoints)
 }
 
+/// Says whether a connection's events come to one of the endpoints.
+pub(crate) fn told(endpoints: &BTreeMap<String, Endpoint>) -> impl Fn(&Connection) -> bool + Send + Sync + use<> {
+    let endpoints: Vec<Endpoint> = endpoints.values().cloned().collect();
+    move |connection| endpoints.iter().any(|endpoint| endpoint.serves(connection))
+}
+
 /// Says where a connection's webhooks arrive: at its own endpoint, the first by name; or at that of its app; or, where it
 /// has neither, at one that bears its id.
 pub(crate) fn endpoint_of(
@@ -188,18 +195,35 @@ pub(crate) struct Routed {
     pub(crate) nobodys: bool,
 }
 
+/// What routing a delivery comes to: at once where the endpoint serves one connection.
+pub(crate) enum Routing<'r> {
+    Done(Routed),
+    ByAccount(BoxFuture<'r, Result<Routed>>),
+}
+
 /// Gives each event of a delivery to the connections it belongs to.
+pub(crate) fn route<'r>(shared: &'r Shared, endpoint: &'r Endpoint, delivery: Unrouted) -> Routing<'r> {
+    match &endpoint.to {
+        To::Connection(id) => {
+            let deliveries = vec![delivery.whole(endpoint.id_for(id), id.clone())];
+            Routing::Done(Routed { deliveries, nobodys: false })
+        }
+        To::Account(environment) => {
+            Routing::ByAccount(Box::pin(route_by_account(shared, endpoint, environment, delivery)))
+        }
+    }
+}
+
+/// Gives each event to the connections of the account it names.
 ///
 /// # Errors
 /// [`palisade_core::ErrorKind::Store`] when they cannot be looked up: nothing may be acknowledged.
-pub(crate) async fn route(shared: &Shared, endpoint: &Endpoint, delivery: Unrouted) -> Result<Routed> {
-    let environment = match &endpoint.to {
-        To::Connection(id) => {
-            let deliveries = vec![delivery.whole(endpoint.id_for(id), id.clone())];
-            return Ok(Routed { deliveries, nobodys: false });
-        }
-        To::Account(environment) => environment,
-    };
+async fn route_by_account(
+    shared: &Shared,
+    endpoint: &Endpoint,
+    environment: &Environment,
+    delivery: Unrouted,
+) -> Result<Routed> {
     let webhook = shared.providers.get(endpoint.provider.as_str()).and_then(|provider| provider.webhook());
     let named = |event: &NewEvent, body: &Bytes| Named {
         account: event.account.clone(),

@@ -3,20 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use palisade_core::Result;
 use palisade_core::store::Queue;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
 
 use crate::hub::{Hub, Shared};
-
-/// How often grants that nobody uses are looked at.
-const GRANTS_EVERY: Duration = Duration::from_secs(5 * 60);
-/// Grants renewed, and old flows removed, in one look.
-const GRANTS_AT_ONCE: u32 = 100;
 
 /// The future to spawn beside the router.
 #[derive(Debug)]
@@ -57,7 +50,7 @@ impl Runner {
                 });
             }
         }
-        workers.spawn(keep_grants(Arc::clone(shared), stop));
+        workers.spawn(close_waiting(Arc::clone(shared), stop.clone()));
         // The call log and the pauses end after the workers, so that their last ones are written too.
         let (drained, workers_done) = watch::channel(false);
         let working = async {
@@ -66,6 +59,8 @@ impl Runner {
                     tracing::error!(%error, "a worker task ended by a panic");
                 }
             }
+            // Renewals may be under way that no worker waits for.
+            shared.tokens.shutdown().await;
             let _ = drained.send(true);
         };
         tokio::join!(
@@ -77,28 +72,10 @@ impl Runner {
     }
 }
 
-/// Renews grants that would die unused and removes flows nobody came back to, until `stop`; then waits for renewals that
-/// are under way.
-async fn keep_grants(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
-    let mut round = tokio::time::interval(GRANTS_EVERY);
-    round.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
-            _ = round.tick() => {}
-        }
-        match shared.tokens.keep_alive(GRANTS_AT_ONCE).await {
-            Ok(kept) if kept.renewed + kept.failed > 0 => {
-                tracing::info!(renewed = kept.renewed, failed = kept.failed, "grants that nobody used were renewed");
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "grants that nobody uses could not be looked at"),
-        }
-        if let Err(error) = shared.connector.prune(GRANTS_AT_ONCE).await {
-            tracing::warn!(%error, "old connect flows could not be removed");
-        }
-    }
-    shared.tokens.shutdown().await;
+/// Answers those who wait for changes once a stop is asked for, so that nobody holds it up.
+async fn close_waiting(shared: Arc<Shared>, mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+    shared.waiting.close();
 }
 
 /// Counts a worker task while it lives, also through a panic.

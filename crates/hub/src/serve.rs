@@ -3,8 +3,10 @@
 //! and drops what is left after the grace.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -12,7 +14,7 @@ use axum::http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -98,7 +100,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
         router.call(request)
     });
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
@@ -116,6 +118,79 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut sto
     }
 }
 
+/// The timer of one connection. hyper asks for a new wait at every request's head and drops it when the head is there;
+/// all of them share one timer of tokio's, which stays set as long as it goes off no later than the wait that is polled.
+#[derive(Clone, Debug, Default)]
+struct HeadTimer(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
+
+impl hyper::rt::Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
+        Box::pin(HeadWait { timer: self.clone(), deadline: deadline.into() })
+    }
+
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+struct HeadWait {
+    timer: HeadTimer,
+    deadline: tokio::time::Instant,
+}
+
+impl hyper::rt::Sleep for HeadWait {}
+
+impl Future for HeadWait {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline;
+        let mut timer = self.timer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            // Set for an earlier wait that was dropped.
+            timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use hyper::rt::Timer;
+
+    use super::*;
+
+    /// Fails when a wait ends at the time of an earlier one that was dropped, or later than its own.
+    #[tokio::test(start_paused = true)]
+    async fn each_wait_for_a_head_ends_at_its_own_time() {
+        let timer = HeadTimer::default();
+        let second = Duration::from_secs(1);
+        let mut dropped = timer.sleep(second * 10);
+        assert!(dropped.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        drop(dropped);
+        for seconds in [30, 5, 0, 30] {
+            let began = timer.now();
+            timer.sleep(second * seconds).await;
+            let took = timer.now() - began;
+            // tokio's timers go by the millisecond.
+            assert!((second * seconds..second * seconds + Duration::from_millis(2)).contains(&took), "{took:?}");
+        }
+    }
 }

@@ -20,12 +20,20 @@ mod api;
 mod app_endpoint;
 #[path = "it/binary.rs"]
 mod binary;
+#[path = "it/commands.rs"]
+mod commands;
 #[path = "it/connecting.rs"]
 mod connecting;
 #[path = "it/environments.rs"]
 mod environments;
+#[path = "it/export.rs"]
+mod export;
+#[path = "it/feed.rs"]
+mod feed;
 #[path = "it/flows.rs"]
 mod flows;
+#[path = "it/growth.rs"]
+mod growth;
 #[path = "it/inbox.rs"]
 mod inbox;
 #[path = "it/keys.rs"]
@@ -40,6 +48,8 @@ mod page;
 mod readiness;
 #[path = "it/running.rs"]
 mod running;
+#[path = "it/schedules.rs"]
+mod schedules;
 #[path = "it/service_accounts.rs"]
 mod service_accounts;
 #[path = "it/socket.rs"]

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
+//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -19,14 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 use palisade_core::store::{
-    AccountKey, Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account,
-    Connections, DeadLetters, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease,
-    Grants, Halt, Heard, Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
-    NewDelivery, NewGrant, NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record,
-    Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential,
-    SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value,
-    WrappedKey,
+    AccountKey, Appended, Authorizations, CallCounts, CallDay, CallLog, CallRecord, ChoreReport, Claim, Claimed,
+    Connection as Account, Connections, DeadLetters, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry,
+    FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, Keys,
+    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewGrant, NewJob, NewTokens, PageCommit,
+    PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation,
+    Rewrapped, Run, RunEnd, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store,
+    StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -44,6 +45,7 @@ mod calls;
 mod causes;
 mod connections;
 mod error;
+mod feed;
 mod grants;
 mod halts;
 mod heard;
@@ -56,6 +58,7 @@ mod product;
 mod readers;
 mod records;
 mod runs;
+mod schedules;
 mod schema;
 mod turns;
 mod writer;
@@ -129,6 +132,7 @@ struct Inner {
     inlet: Arc<Inlet>,
     readers: Arc<Readers>,
     bells: Arc<Bells>,
+    feed_bells: FeedBells,
     closed: Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
 
@@ -178,7 +182,8 @@ impl SqliteStore {
             .spawn(move || writer.run(ended))
             .map_err(|error| Error::new(ErrorKind::Store, "the writer thread cannot be started").with_source(error))?;
         let closed = Mutex::new(Some(closed));
-        Ok(Self { inner: Arc::new(Inner { config, inlet, readers, bells, closed }) })
+        let feed_bells = FeedBells::default();
+        Ok(Self { inner: Arc::new(Inner { config, inlet, readers, bells, feed_bells, closed }) })
     }
 
     /// Looks at a file without changing it: its version, and whether it is sound. It is not made, upgraded or locked
@@ -245,6 +250,13 @@ impl SqliteStore {
     /// [`ErrorKind::Store`] when the file cannot even be read.
     pub async fn check(&self) -> Result<Vec<String>> {
         self.inner.readers.read(|connection| Ok(schema::integrity(connection)?)).await
+    }
+
+    /// Returns how many steps SQLite's machine has taken for all reads so far, to the nearest hundred of each. What a
+    /// page costs is told by this exactly, where time tells it roughly.
+    #[must_use]
+    pub fn read_steps(&self) -> u64 {
+        self.inner.readers.steps()
     }
 
     /// Queues a small command and waits for its commit.
@@ -355,8 +367,12 @@ impl Jobs for SqliteStore {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
         let bytes = settlements.iter().map(jobs::bytes).sum();
+        let merged = settlements.iter().flat_map(|one| one.merges.iter().map(|merge| merge.key.clone()));
+        let merged: Vec<StreamKey> = merged.collect();
         let run = move |tx: &mut writer::Tx<'_>| settlements.iter().map(|one| jobs::settle(tx, one)).collect();
-        self.inner.inlet.write(bytes, run).await
+        let settled = self.inner.inlet.write(bytes, run).await?;
+        merged.iter().for_each(|key| self.inner.feed_bells.ring(key));
+        Ok(settled)
     }
 
     async fn extend(&self, leases: Vec<Lease>, until: Timestamp) -> Result<Vec<bool>> {
@@ -403,16 +419,28 @@ impl Records for SqliteStore {
 
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
         let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries);
-        self.inner.inlet.write(bytes, move |tx| runs::commit_page(tx, &page)).await
+        let run = move |tx: &mut writer::Tx<'_>| {
+            let committed = runs::commit_page(tx, &page)?;
+            let changed = feed::changed_by(tx, page.run, &committed.counts)?;
+            Ok((committed, changed))
+        };
+        let (committed, changed) = self.inner.inlet.write(bytes, run).await?;
+        changed.iter().for_each(|key| self.inner.feed_bells.ring(key));
+        Ok(committed)
     }
 
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
         let bytes = merges.iter().map(|merge| records::bytes(&merge.changes)).sum();
-        self.inner.inlet.write(bytes, move |tx| records::merge_outside(tx, &merges, now)).await
+        let keys: Vec<StreamKey> = merges.iter().map(|merge| merge.key.clone()).collect();
+        let merged = self.inner.inlet.write(bytes, move |tx| records::merge_outside(tx, &merges, now)).await?;
+        keys.iter().for_each(|key| self.inner.feed_bells.ring(key));
+        Ok(merged)
     }
 
     async fn end_run(&self, end: RunEnd) -> Result<Run> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| runs::end_run(tx, &end)).await
+        let run = self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| runs::end_run(tx, &end)).await?;
+        self.inner.feed_bells.ring(&run.key);
+        Ok(run)
     }
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
@@ -429,6 +457,30 @@ impl Records for SqliteStore {
 
     async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
         self.inner.readers.read(move |connection| records::changes(connection, &key, after, limit)).await
+    }
+
+    async fn feed(&self, key: StreamKey, after: u64, limit: u32) -> Result<FeedPage> {
+        self.inner.readers.read(move |connection| feed::page(connection, &key, after, limit)).await
+    }
+
+    fn scan(&self, key: StreamKey, page: u32) -> BoxStream<'static, Result<FeedPage>> {
+        feed::scan(Arc::clone(&self.inner.readers), key, page)
+    }
+
+    async fn wait_for_change(&self, key: StreamKey, after: u64) {
+        let mut listener = self.inner.feed_bells.listen(&key);
+        loop {
+            let of = key.clone();
+            // A look that fails ends the wait: the caller's own reading tells why.
+            match self.inner.readers.read(move |connection| feed::head(connection, &of)).await {
+                Ok(head) if head <= after => listener.rung().await,
+                Ok(_) | Err(_) => return,
+            }
+        }
+    }
+
+    async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| feed::compact(tx, before, limit)).await
     }
 }
 
@@ -615,6 +667,18 @@ impl CallLog for SqliteStore {
     async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| calls::prune(tx, before, limit)).await
     }
+
+    async fn roll_up_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| calls::roll_up(tx, before, limit)).await
+    }
+
+    async fn prune_call_days(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| calls::prune_days(tx, before, limit)).await
+    }
+
+    async fn call_days(&self, connection: ConnectionId, limit: u32) -> Result<Vec<CallDay>> {
+        self.inner.readers.read(move |reader| calls::days(reader, &connection, limit)).await
+    }
 }
 
 #[async_trait]
@@ -629,6 +693,38 @@ impl Pauses for SqliteStore {
 
     async fn prune_pauses(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |tx| pauses::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Schedules for SqliteStore {
+    async fn scheduled(&self, connection: ConnectionId) -> Result<Option<Scheduled>> {
+        self.inner.readers.read(move |reader| schedules::one(reader, &connection)).await
+    }
+
+    async fn scheduled_after(&self, after: Option<ConnectionId>, limit: u32) -> Result<Vec<Scheduled>> {
+        self.inner.readers.read(move |reader| schedules::after(reader, after.as_ref(), limit)).await
+    }
+
+    async fn set_schedule(&self, key: StreamKey, mode: RunMode, schedule: Option<String>) -> Result<()> {
+        self.write(move |tx| schedules::set(tx, &key, mode, schedule.as_deref())).await
+    }
+
+    async fn move_job(&self, unique: String, to: Timestamp, now: Timestamp) -> Result<Moved> {
+        let run = move |tx: &mut writer::Tx<'_>| schedules::move_job(tx, &unique, to, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn held_job(&self, lease: Lease) -> Result<Option<HeldJob>> {
+        self.inner.readers.read(move |reader| schedules::held(reader, lease)).await
+    }
+
+    async fn chore_ended(&self, report: ChoreReport) -> Result<()> {
+        self.write(move |tx| schedules::chore_ended(tx, &report)).await
+    }
+
+    async fn chore_reports(&self) -> Result<Vec<ChoreReport>> {
+        self.inner.readers.read(schedules::chores).await
     }
 }
 

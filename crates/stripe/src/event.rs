@@ -282,7 +282,7 @@ pub fn head(event: &Event) -> Result<Head> {
         Some(Value::Object(fields)) => fields.into_iter().map(|(name, _)| name).collect(),
         _ => Vec::new(),
     };
-    Ok(Head { livemode: envelope.livemode, api_version: envelope.api_version, changed })
+    Ok(Head { livemode: envelope.livemode, api_version: envelope.api_version().map(ToOwned::to_owned), changed })
 }
 
 /// Parses an event whole, with async-stripe's types.

@@ -231,7 +231,7 @@ impl Source for StripeSource {
                 .collect());
         }
         let data = envelope.data().ok_or_else(|| decode("the event carries no object"))?;
-        let ours = envelope.api_version.as_deref().is_some_and(|version| self.api_version == version);
+        let ours = envelope.api_version().is_some_and(|version| self.api_version == version);
         let mut changes = Vec::with_capacity(effects.len());
         for effect in effects {
             match effect {

@@ -103,25 +103,45 @@ fn time_and_codes(header: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     Ok((time, codes))
 }
 
-/// An event as Stripe sends it, as far as it is the same for all types and versions.
+/// An event as Stripe sends it, as far as it is the same for all types and versions. `D` is what is read of its `data`.
 #[derive(Deserialize)]
-pub(crate) struct Envelope<'a> {
+#[serde(bound(deserialize = "D: Deserialize<'de>"))]
+pub(crate) struct Envelope<'a, D = &'a RawValue> {
     #[serde(borrow)]
     pub(crate) id: Cow<'a, str>,
     #[serde(borrow, rename = "type")]
     pub(crate) kind: Cow<'a, str>,
-    pub(crate) object: Option<String>,
+    #[serde(borrow)]
+    object: Option<Text<'a>>,
     #[serde(borrow)]
     created: Option<&'a RawValue>,
     pub(crate) account: Option<String>,
     /// The account in thin events.
     context: Option<String>,
-    pub(crate) api_version: Option<String>,
-    pub(crate) livemode: Option<bool>,
     #[serde(borrow)]
-    pub(crate) data: Option<&'a RawValue>,
+    api_version: Option<Text<'a>>,
+    pub(crate) livemode: Option<bool>,
+    pub(crate) data: Option<D>,
     /// The object of a thin event.
     pub(crate) related_object: Option<Related>,
+}
+
+/// A text that is copied only where it is escaped, also inside an `Option`.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// The id of the object a snapshot event is about, read together with the event.
+#[derive(Deserialize)]
+struct About<'a> {
+    #[serde(borrow)]
+    object: Named<'a>,
+}
+
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
 }
 
 /// The object a thin event is about.
@@ -149,16 +169,38 @@ impl<'a> Envelope<'a> {
     pub(crate) fn read(payload: &'a [u8]) -> Result<Self> {
         let envelope: Self = serde_json::from_slice(payload)
             .map_err(|_| unreadable("stripe", "the event is not a JSON object with an id and a type"))?;
+        envelope.named()
+    }
+
+    /// Returns the id of the object a snapshot event is about.
+    fn subject(&self) -> Option<String> {
+        json::glance(self.data()?.object).id.map(Cow::into_owned)
+    }
+
+    /// Returns what stands under `data`; nothing for a thin event.
+    pub(crate) fn data(&self) -> Option<Data<'a>> {
+        serde_json::from_str(self.data?.get()).ok()
+    }
+}
+
+impl<D> Envelope<'_, D> {
+    /// Checks that its id and type are such as Stripe's.
+    fn named(self) -> Result<Self> {
         let fits = |text: &str| !text.is_empty() && text.len() <= NAME_BYTES_MAX;
-        if !fits(&envelope.id) || !fits(&envelope.kind) {
+        if !fits(&self.id) || !fits(&self.kind) {
             return Err(unreadable("stripe", "the event's id or type is empty or longer than any of Stripe's"));
         }
-        Ok(envelope)
+        Ok(self)
     }
 
     /// Tells whether the event names its object only.
     pub(crate) fn is_thin(&self) -> bool {
-        self.object.as_deref() == Some(THIN)
+        self.object.as_ref().is_some_and(|object| object.0 == THIN)
+    }
+
+    /// Returns the API version it was rendered in.
+    pub(crate) fn api_version(&self) -> Option<&str> {
+        self.api_version.as_ref().map(|version| &*version.0)
     }
 
     /// Returns when it happened: whole seconds in snapshot events, RFC 3339 with fractions in thin ones.
@@ -170,47 +212,34 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Returns the id of the object a snapshot event is about.
-    fn subject(&self) -> Option<String> {
-        #[derive(Deserialize)]
-        struct About {
-            object: Named,
+    fn event(self, subject: Option<String>, payload: bytes::Bytes) -> Event {
+        Event {
+            id: EventId::new(&*self.id),
+            created: self.created(),
+            kind: self.kind.into_owned(),
+            account: self.account.or(self.context),
+            ordering_key: self.related_object.map_or(subject, |related| Some(related.id)),
+            payload,
         }
-        #[derive(Deserialize)]
-        struct Named {
-            id: String,
-        }
-        match serde_json::from_str::<About>(self.data?.get()) {
-            Ok(about) => Some(about.object.id),
-            // None, or a number, or one name twice: the slower look tells.
-            Err(_) => json::glance(self.data()?.object).id.map(Cow::into_owned),
-        }
-    }
-
-    /// Returns what stands under `data`; nothing for a thin event.
-    pub(crate) fn data(&self) -> Option<Data<'a>> {
-        serde_json::from_str(self.data?.get()).ok()
     }
 }
 
-/// Reads one event's JSON into the envelope the drivers know; `payload` is the same JSON, shared.
+/// Reads one event's JSON into the envelope the drivers know; `payload` is the same JSON, shared. One pass over it does,
+/// where its object has one id that is a text, or none.
 ///
 /// # Errors
 /// As [`Envelope::read`].
 pub(crate) fn event(text: &[u8], payload: bytes::Bytes) -> Result<Event> {
+    let at_once = std::str::from_utf8(text).ok().and_then(|text| serde_json::from_str(text).ok());
+    if let Some(envelope) = at_once {
+        let mut envelope: Envelope<'_, About<'_>> = Envelope::named(envelope)?;
+        let subject = envelope.data.take().and_then(|data| data.object.id);
+        return Ok(envelope.event(subject.map(|id| id.0.into_owned()), payload));
+    }
+    // An id that is a number, or one name twice, or no JSON at all: the slower look tells.
     let envelope = Envelope::read(text)?;
-    let ordering_key = match &envelope.related_object {
-        Some(related) => Some(related.id.clone()),
-        None => envelope.subject(),
-    };
-    Ok(Event {
-        id: EventId::new(&*envelope.id),
-        created: envelope.created(),
-        kind: envelope.kind.into_owned(),
-        account: envelope.account.or(envelope.context),
-        ordering_key,
-        payload,
-    })
+    let subject = envelope.subject();
+    Ok(envelope.event(subject, payload))
 }
 
 /// Reads `2026-08-26T10:11:12.345Z`, the one form Stripe's v2 writes.

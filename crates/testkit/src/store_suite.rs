@@ -23,6 +23,7 @@ mod keys;
 mod model;
 mod records;
 mod rest;
+mod schedules;
 mod secrets;
 
 pub use grants::{
@@ -53,12 +54,18 @@ pub use keys::{
 pub use model::model;
 pub use records::{
     a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
-    an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review,
+    a_whole_reading_of_the_feed_is_one_snapshot, an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named,
+    many_deletions_wait_for_a_review, old_tombstones_are_removed_and_leave_a_horizon,
     the_feed_has_no_gap_under_concurrent_commits, the_feed_shows_each_record_once_with_its_latest_state,
+    whoever_waits_for_a_change_is_woken,
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
-    pauses_are_kept_to_their_latest_end_in_bounded_number, the_connections_of_an_account_are_found,
+    counts_of_calls_are_rolled_up_into_days, pauses_are_kept_to_their_latest_end_in_bounded_number,
+    the_connections_of_an_account_are_found,
+};
+pub use schedules::{
+    only_a_job_that_waits_for_its_moment_is_moved, the_last_end_of_a_chore_is_kept, what_schedules_need_is_read_at_once,
 };
 
 /// The statement of an effect that succeeds: adds its number to the subject's own table.
@@ -126,6 +133,8 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_full_run_deletes_what_it_did_not_see,
         many_deletions_wait_for_a_review,
         an_old_cursor_is_forgotten,
+        a_whole_reading_of_the_feed_is_one_snapshot,
+        old_tombstones_are_removed_and_leave_a_horizon,
         connections_are_kept_and_listed_by_id,
         the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,
@@ -142,7 +151,11 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_disconnect_erases_and_refuses_late_writers,
         grants_are_due_in_order,
         calls_are_counted_by_the_hour,
+        counts_of_calls_are_rolled_up_into_days,
         pauses_are_kept_to_their_latest_end_in_bounded_number,
+        what_schedules_need_is_read_at_once,
+        only_a_job_that_waits_for_its_moment_is_moved,
+        the_last_end_of_a_chore_is_kept,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;
@@ -151,6 +164,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
     a_grant_is_held_by_one(subject.fresh().await).await;
     what_is_taken_is_taken_once(subject.fresh().await).await;
     the_feed_has_no_gap_under_concurrent_commits(subject.fresh().await).await;
+    whoever_waits_for_a_change_is_woken(subject.fresh().await).await;
 }
 
 /// Unwraps a store's answer in a check.

@@ -11,7 +11,6 @@
 //! A place and a permit are held for one attempt and never while waiting. What this process refuses by itself is
 //! never repeated here and takes nothing from the retry budget.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::num::NonZeroU32;
 use std::pin::pin;
@@ -22,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderName, Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode};
 use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::Instrument;
@@ -35,29 +34,23 @@ use super::budget::Cost;
 use super::flights::Flights;
 use super::held::Held;
 use super::hosts::Host;
-use super::lane::{LaneKey, Passage, nanos_since, whose};
+use super::lane::{Passage, nanos_since};
 use super::lanes::Lanes;
 use super::ongoing::Ongoing;
 use super::outgoing::Outgoing;
 use super::replay::{Evidence, may_repeat};
-use super::retry_after::{HINT_MAX, retry_after};
+use super::retry_after::retry_after;
 use super::telemetry::{ClientMeters, OperationMeters, call_span};
 use super::turnstile::{Place, Turnstile};
 use super::way::{Refusal, Way};
-use super::{Fallback, Learned, Observer, PAUSE_TOLD_MIN, PauseObserver, Profile, Repeat, Verdict};
+use super::{Fallback, Observer, PauseObserver, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
 use crate::call::{Call, Scope};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::ConnectionId;
 use crate::random::Random;
-use crate::store::Pause;
 use crate::transport::Transport;
-
-/// The longest name of a lane that is told of. A caller that names longer parts has pauses of this process only.
-const LANE_BYTES_MAX: usize = 1_024;
-/// What a pause that is told of is longer than the pause itself: whatever was cut off when the moments were rounded down.
-const ROUNDED_OFF: Duration = Duration::from_millis(2);
 
 /// Everything the clones of a client share.
 pub(super) struct Engine {
@@ -85,19 +78,20 @@ pub(super) struct Engine {
 }
 
 /// Where a call goes: resolved once, used by every attempt.
-struct Route<'a> {
+pub(super) struct Route<'a> {
     host: &'a Host,
-    way: Way,
+    pub(super) way: Way,
     meters: &'a OperationMeters,
     cost: NonZeroU32,
 }
 
-/// What an attempt came to.
-enum Judged {
-    Success(Response<Bytes>),
+/// What an attempt came to: the answer of a success, or what is wrong.
+type Judged = std::result::Result<Response<Bytes>, Failed>;
+
+enum Failed {
     /// The credential of this version was refused.
     Unauthorized(Error, u64),
-    Failed(Failure),
+    Otherwise(Failure),
 }
 
 struct Failure {
@@ -114,28 +108,29 @@ struct Failure {
 impl Engine {
     /// Sends a call through the pipeline. The request is taken apart at once, so that the future holds it once; nothing
     /// else is done before it is polled.
-    pub(super) fn call(&self, request: Request<Bytes>) -> impl Future<Output = Result<Response<Bytes>>> + Send + '_ {
-        let call = request.extensions().get::<Call>().cloned();
+    ///
+    /// It comes as two boxes, this one and that of the attempts, and what few calls need is in boxes of its own: each
+    /// of the two is then small enough for what an allocator hands out quickly (glibc: 1,032 bytes).
+    pub(super) fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>>> {
         let mut outgoing = Outgoing::new(request);
-        async move {
-            let Some(call) = call else {
-                return Err(Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does"));
-            };
-            let mut ongoing = Ongoing::new(self, call);
-            let result = match self.conduct(&mut ongoing, &mut outgoing).await {
-                Ok(response) => Ok(response),
-                Err(error) => {
-                    let error = ongoing.close(error, &outgoing);
-                    ongoing.failed(&error);
-                    match &self.fallback {
-                        Some(fallback) => fallback.answer(&outgoing.bare(&ongoing.call), error).await,
-                        None => Err(error),
-                    }
+        Box::pin(async move {
+            let mut ongoing = Ongoing::new(self, outgoing.call()?);
+            let error = match self.conduct(&mut ongoing, &mut outgoing).await {
+                Ok(response) => {
+                    ongoing.finish(&outgoing);
+                    return Ok(response);
                 }
+                Err(error) => error,
+            };
+            let error = ongoing.close(error, &outgoing);
+            ongoing.failed(&error);
+            let result = match &self.fallback {
+                Some(fallback) => Box::pin(resort(&**fallback, &ongoing, &outgoing, error)).await,
+                None => Err(error),
             };
             ongoing.finish(&outgoing);
             result
-        }
+        })
     }
 
     async fn conduct<'e>(&'e self, on: &mut Ongoing<'e>, out: &mut Outgoing) -> Result<Response<Bytes>> {
@@ -156,14 +151,20 @@ impl Engine {
             // Boxed, so that the usual way carries none of its size.
             None => Box::pin(self.account(on)).await,
         };
-        let (class, now) = self.class(on, host, now).await?;
+        let (class, now) = match &self.profile.class {
+            Some(class) if on.call.operation.also.iter().any(|limit| limit.class.is_some()) => {
+                Box::pin(self.class(*class, on, host, now)).await?
+            }
+            _ => (None, now),
+        };
         let moment = if now == on.started { on.began } else { self.moment(now) };
         let way = Way::find(&self.lanes, &on.call, account, class, moment)?;
         let cost = NonZeroU32::new(operation.cost).unwrap_or(NonZeroU32::MIN);
         let route = Route { host, way, meters, cost };
         on.span = call_span(&on.call, out);
         let span = on.span.clone();
-        self.attempts(on, out, &route, (now, moment)).instrument(span).await
+        let attempts = async move { self.attempts(on, out, &route, (now, moment)).await };
+        Box::pin(attempts.instrument(span)).await
     }
 
     /// Asks which account the call's connection is; when the deadline passes meanwhile, it is what it was.
@@ -173,12 +174,14 @@ impl Engine {
         (account.unwrap_or_else(|_| self.accounts.last(connection)), Instant::now())
     }
 
-    /// Returns the class of the call's credential where its limits differ by it.
-    async fn class(&self, on: &mut Ongoing<'_>, host: &Host, now: Instant) -> Result<(Option<&'static str>, Instant)> {
-        let Some(class) = &self.profile.class else { return Ok((None, now)) };
-        if on.call.operation.also.iter().all(|limit| limit.class.is_none()) {
-            return Ok((None, now));
-        }
+    /// Returns the class of the call's credential, for limits that differ by it.
+    async fn class(
+        &self,
+        class: fn(&Credential) -> &'static str,
+        on: &mut Ongoing<'_>,
+        host: &Host,
+        now: Instant,
+    ) -> Result<(Option<&'static str>, Instant)> {
         host.breaker.peek(self.moment(now)).map_err(circuit_open)?;
         let (credential, now) = self.credential(on, now).await?;
         let class = class(&credential);
@@ -196,17 +199,17 @@ impl Engine {
     ) -> Result<Response<Bytes>> {
         let mut at = begin;
         loop {
-            let judged = match self.attempt(on, out, to, at).await {
-                Ok(judged) => judged,
+            let failed = match self.attempt(on, out, to, at).await {
                 Err(refused) => return Err(on.refuse(refused)),
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(failed)) => failed,
             };
-            match judged {
-                Judged::Success(response) => return Ok(response),
-                Judged::Unauthorized(error, version) => self.refresh(on, error, version).await?,
-                Judged::Failed(failure) => {
+            match failed {
+                Failed::Unauthorized(error, version) => Box::pin(self.refresh(on, error, version)).await?,
+                Failed::Otherwise(failure) => {
                     let delay = self.decide(on, to, failure)?;
                     on.waited += delay;
-                    sleep(delay).await;
+                    Box::pin(sleep(delay)).await;
                 }
             }
             let now = Instant::now();
@@ -220,52 +223,58 @@ impl Engine {
         on: &mut Ongoing<'_>,
         out: &mut Outgoing,
         to: &Route<'_>,
-        (now, mut moment): (Instant, u64),
+        begin: (Instant, u64),
     ) -> Result<Judged> {
-        let asked = now;
-        to.host.breaker.peek(moment).map_err(circuit_open)?;
-        let passage = Passage {
-            tenant: &on.call.tenant,
-            priority: on.call.priority,
-            cost: to.cost,
-            deadline: on.deadline,
-            origin: self.origin,
-            waiting_max: self.profile.limits.waiting_max,
+        // What is used up before the answer comes stays in this block: the future need not hold it then.
+        let (place, permit, span, flight, sending, version, until, moment) = {
+            let (now, mut moment) = begin;
+            let asked = now;
+            to.host.breaker.peek(moment).map_err(circuit_open)?;
+            let passage = Passage {
+                tenant: &on.call.tenant,
+                priority: on.call.priority,
+                cost: to.cost,
+                deadline: on.deadline,
+                origin: self.origin,
+                waiting_max: self.profile.limits.waiting_max,
+            };
+            let (units, now) = to.way.pass(passage, now, moment).await.map_err(lane_refused)?;
+            let (place, now) = self.place(on, now).await?;
+            if now != asked {
+                on.waited += now - asked;
+                moment = self.moment(now);
+            }
+            let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
+            let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
+                (Some(refreshed), _) => (*refreshed, now),
+                (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
+                (None, _) => self.credential(on, now).await?,
+            };
+            if leaves != now {
+                moment = self.moment(leaves);
+            }
+            let now = leaves;
+            if now >= on.deadline {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    "the call's deadline passed before the attempt could leave",
+                ));
+            }
+            if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
+                return Err(crossing());
+            }
+            let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
+            let span = to.meters.attempt_span(on.attempts);
+            let attempt = on.call.operation.attempt_timeout;
+            let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
+            let until = on.deadline.min(now + attempt);
+            on.attempts += 1;
+            units.spend();
+            let flight = on.depart(&to.meters.active);
+            let sending = self.transport.send(request);
+            (place, permit, span, flight, sending, credential.version(), until, moment)
         };
-        let (units, now) = to.way.pass(passage, now, moment).await.map_err(lane_refused)?;
-        let (place, now) = self.place(on, now).await?;
-        if now != asked {
-            on.waited += now - asked;
-            moment = self.moment(now);
-        }
-        let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
-        let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
-            (Some(refreshed), _) => (*refreshed, now),
-            (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
-            (None, _) => self.credential(on, now).await?,
-        };
-        if leaves != now {
-            moment = self.moment(leaves);
-        }
-        let now = leaves;
-        if now >= on.deadline {
-            return Err(Error::new(ErrorKind::Timeout, "the call's deadline passed before the attempt could leave"));
-        }
-        if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
-            return Err(crossing());
-        }
-        let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
-        let version = credential.version();
-        drop(credential);
-
-        let span = to.meters.attempt_span(on.attempts);
-        let attempt = on.call.operation.attempt_timeout;
-        let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
-        let until = on.deadline.min(now + attempt);
-        on.attempts += 1;
-        units.spend();
-        let flight = on.depart(&to.meters.active);
-        let answer = before(until, self.transport.send(request)).instrument(span.clone()).await;
+        let answer = before(until, sending).instrument(span.clone()).await;
         drop(flight);
         let ended = self.moment(Instant::now());
         on.arrive(ended);
@@ -275,9 +284,9 @@ impl Engine {
         let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
         let judged = self.judge(on, to, answer, version);
         let (health, error) = match &judged {
-            Judged::Success(_) => (Health::Good, None),
-            Judged::Unauthorized(error, _) => (Health::Silent, Some(error.kind())),
-            Judged::Failed(failure) => (failure.health, Some(failure.error.kind())),
+            Ok(_) => (Health::Good, None),
+            Err(Failed::Unauthorized(error, _)) => (Health::Silent, Some(error.kind())),
+            Err(Failed::Otherwise(failure)) => (failure.health, Some(failure.error.kind())),
         };
         let unit = if health == Health::Bad { self.random.unit() } else { 0.0 };
         permit.settle(health, took, ended, unit);
@@ -339,29 +348,30 @@ impl Engine {
     fn judge(&self, on: &mut Ongoing<'_>, to: &Route<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
         let response = match answer {
             Ok(response) => response,
-            Err(error) => return Judged::Failed(Failure::of_transport(error)),
+            Err(error) => return Err(Failed::Otherwise(Failure::of_transport(error))),
         };
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(&self.request_id_header));
         let operation = on.call.operation;
         let reset = self.profile.learned.as_ref().and_then(|learned| self.learn(learned, to, response.headers()));
         if status.is_success() && response.body().len() > operation.body_bytes_max {
-            return Judged::Failed(Failure::of_answer(too_large(), Evidence::Final));
+            return Err(Failed::Otherwise(Failure::of_answer(too_large(), Evidence::Final)));
         }
         if status.is_redirection() && status != StatusCode::NOT_MODIFIED {
-            return Judged::Failed(Failure::of_answer(redirected(), Evidence::Final));
+            return Err(Failed::Otherwise(Failure::of_answer(redirected(), Evidence::Final)));
         }
         let hint = |error: &Error| retry_after(response.headers(), &*self.clock).or(error.retry_after());
         match self.profile.classifier.classify(operation, &response) {
-            Verdict::Success => Judged::Success(response),
-            Verdict::Unauthorized(error) => Judged::Unauthorized(error, version),
+            Verdict::Success => Ok(response),
+            Verdict::Unauthorized(error) => Err(Failed::Unauthorized(error, version)),
             Verdict::Throttled { error, after, scope } => {
                 let hint = match (hint(&error), after) {
                     (Some(header), Some(body)) => Some(header.max(body)),
                     (header, body) => header.or(body).or(reset),
                 };
                 let failure = Failure::of_answer(error, Evidence::NotProcessed);
-                Judged::Failed(Failure { hint, throttled: Some(scope), health: Health::Silent, ..failure })
+                let health = Health::Silent;
+                Err(Failed::Otherwise(Failure { hint, throttled: Some(scope), health, ..failure }))
             }
             Verdict::Failed { error, repeat } => {
                 let evidence = match repeat {
@@ -373,65 +383,8 @@ impl Engine {
                 // Unavailable until then says the same as throttled: nobody should come earlier.
                 let unavailable = status == StatusCode::SERVICE_UNAVAILABLE && hint.is_some();
                 let throttled = unavailable.then_some(Scope::Operation);
-                Judged::Failed(Failure { hint, throttled, ..Failure::of_answer(error, evidence) })
+                Err(Failed::Otherwise(Failure { hint, throttled, ..Failure::of_answer(error, evidence) }))
             }
-        }
-    }
-
-    /// Heeds what an answer tells of the limits, and returns how long until they begin anew.
-    fn learn(&self, learned: &Learned, to: &Route<'_>, headers: &HeaderMap) -> Option<Duration> {
-        let told = learned.read(headers, &*self.clock);
-        if let Some(unit) = told.unit {
-            to.way.learn(learned.scope, nanos(unit), learned.may_raise);
-        }
-        if let Some(wait) = told.used_up {
-            self.pause(to, learned.scope, wait, Instant::now());
-        }
-        told.reset
-    }
-
-    /// Holds back all who share what the provider has asked to leave alone for a while.
-    fn pause(&self, to: &Route<'_>, scope: Scope, wait: Duration, now: Instant) {
-        let now = self.moment(now);
-        let until = now.saturating_add(nanos(wait));
-        let watched = self.pause_observer.as_ref().filter(|_| wait >= PAUSE_TOLD_MIN);
-        to.way.pause_until(scope, until, |key| {
-            self.held.note(key.connection.as_ref(), until, now);
-            if let Some(observer) = watched {
-                self.tell(&**observer, key, wait);
-            }
-        });
-    }
-
-    fn tell(&self, observer: &dyn PauseObserver, key: &LaneKey, wait: Duration) {
-        let lane = key.to_string();
-        if lane.len() > LANE_BYTES_MAX {
-            return;
-        }
-        let at = self.clock.now();
-        let until = at.plus(wait).plus(ROUNDED_OFF);
-        observer.paused(Pause { provider: self.profile.provider.to_owned(), lane, at, until });
-    }
-
-    /// Holds back the lanes of pauses that a process was asked for, this one or another.
-    pub(super) fn restore(&self, pauses: &[Pause]) {
-        // As long as a pause of this process can get.
-        let longest = backoff::lengthened(HINT_MAX, 1.0).saturating_add(ROUNDED_OFF);
-        let (now, wall) = (self.moment(Instant::now()), self.clock.now());
-        let mut lanes = HashMap::new();
-        for pause in pauses.iter().filter(|pause| pause.provider == self.profile.provider) {
-            let Some(whose) = whose(&pause.lane) else { continue };
-            // A clock that was set back makes a pause no longer than it was.
-            let left = pause.until.since(wall).min(pause.until.since(pause.at)).min(longest);
-            if !left.is_zero() {
-                let until = now.saturating_add(nanos(left));
-                self.held.note(whose.as_ref(), until, now);
-                let kept: &mut u64 = lanes.entry(pause.lane.clone()).or_default();
-                *kept = until.max(*kept);
-            }
-        }
-        if !lanes.is_empty() {
-            self.lanes.restore(&lanes, now);
         }
     }
 
@@ -544,10 +497,6 @@ impl Health {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer, and
 /// one that is not is asked again only when somebody was woken.
 async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
@@ -566,6 +515,11 @@ async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T>
         end.as_mut().poll(context).map(|()| None)
     })
     .await
+}
+
+/// Asks the product's fallback for an answer in place of an error.
+async fn resort(fallback: &dyn Fallback, on: &Ongoing<'_>, out: &Outgoing, error: Error) -> Result<Response<Bytes>> {
+    fallback.answer(&out.bare(&on.call), error).await
 }
 
 async fn poll_once<T>(future: &mut BoxFuture<'_, T>) -> Poll<T> {

@@ -184,7 +184,8 @@ pub(super) struct Passage<'a> {
 }
 
 impl Lane {
-    /// Makes a rested lane. `reserve` is the share of the burst background calls leave alone.
+    /// Makes a rested lane. `reserve` is the share of the burst background calls leave alone, in whole units: at least
+    /// one where there is a share and the burst has room for it.
     pub(super) fn new(bucket: &Bucket, reserve: f64) -> Result<Self> {
         let wrong = |what| Err(Error::new(ErrorKind::Config, format!("the limit bucket {:?} {what}", bucket.name)));
         let (Some(units), Some(burst)) = (NonZeroU32::new(bucket.units), NonZeroU32::new(bucket.burst)) else {
@@ -204,7 +205,7 @@ impl Lane {
                 unit: span / u64::from(burst.get()),
                 learned: AtomicU64::new(0),
                 burst: burst.get(),
-                reserve: (f64::from(burst.get()) * reserve) as u32,
+                reserve: reserved(burst.get(), reserve),
             }
         });
         Ok(Self {
@@ -383,6 +384,15 @@ impl Limit {
     }
 }
 
+/// Returns how many units of a burst a share of it is: rounded up, so that a small burst has a reserve too, and one is
+/// always left to those who may not use it.
+fn reserved(burst: u32, share: f64) -> u32 {
+    // What binary fractions are off: a tenth of 70 is 7.
+    const OFF: f64 = 1e-6;
+    let units = (f64::from(burst) * share - OFF).ceil().max(0.0) as u32;
+    units.min(burst.saturating_sub(1))
+}
+
 /// Returns the nanoseconds from `origin` to `instant`; 0 before it.
 pub(super) fn nanos_since(origin: Instant, instant: Instant) -> u64 {
     u64::try_from(instant.saturating_duration_since(origin).as_nanos()).unwrap_or(u64::MAX)
@@ -406,6 +416,30 @@ mod tests {
             assert_eq!(Lane::new(&bucket, 0.1).unwrap_err().kind(), ErrorKind::Config, "{bucket:?}");
         }
         assert!(Lane::new(&Bucket { units: u32::MAX, ..base() }, 0.1).unwrap().limit.is_none());
+    }
+
+    // Fails when a small burst has no reserve, or background calls are left none of it.
+    #[test]
+    fn a_share_of_the_burst_is_kept_in_whole_units() {
+        for (burst, share, reserve) in [
+            (1, 0.1, 0),
+            (1, 0.9, 0),
+            (2, 0.1, 1),
+            (2, 0.9, 1),
+            (5, 0.1, 1),
+            (5, 0.4, 2),
+            (9, 0.1, 1),
+            (10, 0.1, 1),
+            (11, 0.1, 2),
+            (70, 0.1, 7),
+            (100, 0.25, 25),
+            (100, 0.999, 99),
+            (100, 0.0, 0),
+            (u32::MAX, 0.1, 429_496_730),
+            (u32::MAX, 0.999_999_999_999, u32::MAX - 1),
+        ] {
+            assert_eq!(reserved(burst, share), reserve, "{share} of {burst}");
+        }
     }
 
     // Fails when two lanes have one name, or a name changes: what is stored under it would be lost by an upgrade.

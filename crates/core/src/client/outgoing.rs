@@ -73,6 +73,19 @@ impl Outgoing {
         }
     }
 
+    /// Returns what the request says of its call, before its first attempt.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when it says nothing.
+    pub(super) fn call(&self) -> Result<Call> {
+        let call = match &self.state {
+            State::Ready(request) => request.extensions().get::<Call>(),
+            State::Left { .. } => None,
+        };
+        let unknown = || Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does");
+        call.cloned().ok_or_else(unknown)
+    }
+
     pub(super) fn method(&self) -> &Method {
         self.state.method()
     }

@@ -47,6 +47,13 @@ pub struct CallCounts {
     pub errors: u64,
 }
 
+impl std::ops::AddAssign for CallCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.errors += other.errors;
+    }
+}
+
 /// Keeps finished calls, with hourly counts per connection.
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
@@ -63,8 +70,8 @@ pub trait CallLog: Send + Sync {
     /// [`ErrorKind::Store`].
     async fn calls(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<CallRecord>>;
 
-    /// Counts a connection's calls since a moment, by the hour it lies in (the whole hour of `since` counts). Of the
-    /// errors those count that the provider or the network is to blame for: [`counts_as_error`].
+    /// Counts a connection's calls since a moment, by the hour it lies in (the whole hour of `since` counts; where its day
+    /// was rolled up, all that was). Of the errors those count that the provider or the network is to blame for: [`counts_as_error`].
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
@@ -76,6 +83,36 @@ pub trait CallLog: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`].
     async fn prune_calls(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Rolls up to `limit` hours of counts that were over before `before` into their days (UTC), oldest first, then by
+    /// connection. Returns how many hours went.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn roll_up_calls(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Removes up to `limit` days of counts that were over before `before`, oldest first, then by connection. Returns how
+    /// many went.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    async fn prune_call_days(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Lists a connection's calls by day (UTC), the newest first: rolled up or not. Days without any are left out.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`].
+    async fn call_days(&self, connection: ConnectionId, limit: u32) -> Result<Vec<CallDay>>;
+}
+
+/// Calls of a connection in one day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct CallDay {
+    /// When the day began (UTC).
+    pub day: Timestamp,
+    /// Its calls.
+    pub counts: CallCounts,
 }
 
 /// Tells whether a failed call speaks against the provider or the network, rather than against the request, the

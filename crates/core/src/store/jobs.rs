@@ -65,6 +65,18 @@ pub enum Work {
         /// How many were replayed so far.
         replayed: u64,
     },
+    /// Does a chore.
+    Chore {
+        /// Which.
+        name: String,
+        /// Where it goes on, for one that is done in steps.
+        at: Option<String>,
+    },
+    /// Moves the waiting runs of a stream to the moments of its schedules, after the run that is under way.
+    Reschedule {
+        /// The stream.
+        key: StreamKey,
+    },
 }
 
 /// A job to add.
@@ -201,9 +213,13 @@ impl Work {
     pub fn queue(&self) -> Queue {
         match self {
             Self::Event { .. } => Queue::Events,
-            Self::Sync { .. } | Self::Approved { .. } | Self::Watch { .. } | Self::Retention | Self::Replay { .. } => {
-                Queue::Background
-            }
+            Self::Sync { .. }
+            | Self::Approved { .. }
+            | Self::Watch { .. }
+            | Self::Retention
+            | Self::Replay { .. }
+            | Self::Chore { .. }
+            | Self::Reschedule { .. } => Queue::Background,
         }
     }
 }

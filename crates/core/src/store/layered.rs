@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use futures_util::stream::BoxStream;
 
 use super::*;
 use crate::id::{ConnectionId, EndpointId, GrantName, RecordId, StreamName, TenantId};
@@ -21,7 +22,8 @@ pub trait StoreLayer: Send + Sync + std::fmt::Debug + 'static {
     ) -> impl Future<Output = Result<T>> + Send;
 }
 
-/// A store with a layer around each of its calls but [`Jobs::wait_for_work`], which only waits.
+/// A store with a layer around each of its calls but [`Jobs::wait_for_work`] and [`Records::wait_for_change`], which only
+/// wait, and [`Records::scan`], which goes on for long.
 #[derive(Clone, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "a pair; any two are valid")]
 pub struct LayeredStore<S, L> {
@@ -39,14 +41,18 @@ impl<S: Store, L: StoreLayer> Store for LayeredStore<S, L> {
 }
 
 macro_rules! delegate {
-    ($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* $(forward $wait:ident($warg:ident: $wty:ty);)* }) => {
+    ($trait:ident { $(fn $name:ident($($arg:ident: $ty:ty),*) -> $ret:ty;)* $(forward $wait:ident($($warg:ident: $wty:ty),*);)*
+        $(plain fn $plain:ident($($parg:ident: $pty:ty),*) -> $pret:ty;)* }) => {
         #[async_trait]
         impl<S: Store, L: StoreLayer> $trait for LayeredStore<S, L> {
             $(async fn $name(&self, $($arg: $ty),*) -> Result<$ret> {
                 self.layer.around(stringify!($name), self.inner.$name($($arg),*)).await
             })*
-            $(async fn $wait(&self, $warg: $wty) {
-                self.inner.$wait($warg).await;
+            $(async fn $wait(&self, $($warg: $wty),*) {
+                self.inner.$wait($($warg),*).await;
+            })*
+            $(fn $plain(&self, $($parg: $pty),*) -> $pret {
+                self.inner.$plain($($parg),*)
             })*
         }
     };
@@ -91,6 +97,10 @@ delegate!(Records {
     fn live_runs(limit: u32) -> Vec<Run>;
     fn record(key: StreamKey, id: RecordId) -> Option<Record>;
     fn changes(key: StreamKey, after: u64, limit: u32) -> Vec<FeedEntry>;
+    fn feed(key: StreamKey, after: u64, limit: u32) -> FeedPage;
+    fn compact_feed(before: Timestamp, limit: u32) -> u64;
+    forward wait_for_change(key: StreamKey, after: u64);
+    plain fn scan(key: StreamKey, page: u32) -> BoxStream<'static, Result<FeedPage>>;
 });
 delegate!(Connections {
     fn put_connection(connection: Connection) -> ();
@@ -137,9 +147,21 @@ delegate!(CallLog {
     fn calls(connection: Option<ConnectionId>, limit: u32) -> Vec<CallRecord>;
     fn call_counts(connection: ConnectionId, since: Timestamp) -> CallCounts;
     fn prune_calls(before: Timestamp, limit: u32) -> u64;
+    fn roll_up_calls(before: Timestamp, limit: u32) -> u64;
+    fn prune_call_days(before: Timestamp, limit: u32) -> u64;
+    fn call_days(connection: ConnectionId, limit: u32) -> Vec<CallDay>;
 });
 delegate!(Pauses {
     fn put_pauses(pauses: Vec<Pause>) -> ();
     fn pauses(now: Timestamp, limit: u32) -> Vec<Pause>;
     fn prune_pauses(before: Timestamp, limit: u32) -> u64;
+});
+delegate!(Schedules {
+    fn scheduled(connection: ConnectionId) -> Option<Scheduled>;
+    fn scheduled_after(after: Option<ConnectionId>, limit: u32) -> Vec<Scheduled>;
+    fn set_schedule(key: StreamKey, mode: RunMode, schedule: Option<String>) -> ();
+    fn move_job(unique: String, to: Timestamp, now: Timestamp) -> Moved;
+    fn held_job(lease: Lease) -> Option<HeldJob>;
+    fn chore_ended(report: ChoreReport) -> ();
+    fn chore_reports() -> Vec<ChoreReport>;
 });

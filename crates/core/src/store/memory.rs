@@ -8,14 +8,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
 use super::{
-    Appended, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections, DeadLetters,
-    Effect, EventRow, EventState, FeedEntry, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, Lease, LiveJob, Merge,
-    MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run,
-    RunEnd, RunMode, SealedCredential, Settled, Settlement, Store, StoredEvent, StreamKey, StreamStatus,
-    counts_as_error,
+    Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections,
+    DeadLetters, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd,
+    JobId, Jobs, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record,
+    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunMode, SealedCredential, Settled, Settlement, Store, StoredEvent,
+    StreamKey, StreamStatus, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +30,7 @@ mod jobs;
 mod keys;
 mod pauses;
 mod records;
+mod schedules;
 
 use authorizations::AuthorizationsModel;
 use grants::GrantsModel;
@@ -36,6 +39,7 @@ use jobs::JobsModel;
 use keys::KeysModel;
 use pauses::PausesModel;
 use records::RecordsModel;
+use schedules::SchedulesModel;
 
 /// Says why an effect fails, or lets it pass.
 type EffectHook = Arc<dyn Fn(&Effect) -> Option<String> + Send + Sync>;
@@ -46,6 +50,7 @@ pub struct MemoryStore {
     model: Mutex<Model>,
     /// One per queue, as they are declared.
     wakes: [Notify; Queue::ALL.len()],
+    bells: FeedBells,
 }
 
 #[derive(Default)]
@@ -63,11 +68,22 @@ struct Model {
     calls: BTreeMap<u64, CallRecord>,
     calls_logged: u64,
     call_hours: BTreeMap<(ConnectionId, i64), CallCounts>,
+    call_days: BTreeMap<(ConnectionId, i64), CallCounts>,
     pauses: PausesModel,
     halts: BTreeMap<Halt, Timestamp>,
+    schedules: SchedulesModel,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;
+const DAY_HOURS: i64 = 24;
+
+/// The keys of counts before a time, oldest first.
+fn oldest(counts: &BTreeMap<(ConnectionId, i64), CallCounts>, before: i64, limit: u32) -> Vec<(i64, ConnectionId)> {
+    let mut old: Vec<_> = counts.keys().filter(|(_, at)| *at < before).map(|(of, at)| (*at, of.clone())).collect();
+    old.sort();
+    old.truncate(limit as usize);
+    old
+}
 
 impl MemoryStore {
     /// Makes an empty store.
@@ -305,6 +321,7 @@ impl Jobs for MemoryStore {
             settlements.into_iter().map(|settlement| model.settle(settlement)).collect()
         };
         self.wake_all();
+        self.bells.ring_all();
         Ok(settled)
     }
 
@@ -374,14 +391,19 @@ impl Records for MemoryStore {
             PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate }
         };
         self.wake(Queue::Events).notify_one();
+        self.bells.ring_all();
         Ok(committed)
     }
 
     async fn merge(&self, merges: Vec<Merge>, now: Timestamp) -> Result<(MergeCounts, Vec<(StreamKey, RecordId)>)> {
-        let mut model = self.lock();
-        let mut staged = model.records.stage(&merges, now);
-        let fetch = std::mem::take(&mut staged.fetch);
-        Ok((model.records.commit(staged), fetch))
+        let merged = {
+            let mut model = self.lock();
+            let mut staged = model.records.stage(&merges, now);
+            let fetch = std::mem::take(&mut staged.fetch);
+            (model.records.commit(staged), fetch)
+        };
+        self.bells.ring_all();
+        Ok(merged)
     }
 
     async fn end_run(&self, end: RunEnd) -> Result<Run> {
@@ -399,6 +421,7 @@ impl Records for MemoryStore {
             run
         };
         self.wake_all();
+        self.bells.ring_all();
         Ok(run)
     }
 
@@ -416,6 +439,26 @@ impl Records for MemoryStore {
 
     async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>> {
         Ok(self.lock().records.changes(&key, after, limit))
+    }
+
+    async fn feed(&self, key: StreamKey, after: u64, limit: u32) -> Result<FeedPage> {
+        Ok(self.lock().records.feed(&key, after, limit))
+    }
+
+    fn scan(&self, key: StreamKey, page: u32) -> BoxStream<'static, Result<FeedPage>> {
+        let whole = self.lock().records.feed(&key, 0, u32::MAX);
+        futures_util::stream::iter(whole.pages(page as usize).into_iter().map(Ok)).boxed()
+    }
+
+    async fn wait_for_change(&self, key: StreamKey, after: u64) {
+        let mut listener = self.bells.listen(&key);
+        while self.lock().records.status(&key).head <= after {
+            listener.rung().await;
+        }
+    }
+
+    async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().records.compact(before, limit))
     }
 }
 
@@ -493,9 +536,12 @@ impl CallLog for MemoryStore {
         let first = since.millis().div_euclid(HOUR_MILLIS);
         let model = self.lock();
         let mut sum = CallCounts::default();
-        for counts in model.call_hours.range((connection.clone(), first)..=(connection, i64::MAX)).map(|(_, c)| c) {
-            sum.calls += counts.calls;
-            sum.errors += counts.errors;
+        for counts in model.call_hours.range((connection.clone(), first)..=(connection.clone(), i64::MAX)) {
+            sum += *counts.1;
+        }
+        let first = first.div_euclid(DAY_HOURS);
+        for counts in model.call_days.range((connection.clone(), first)..=(connection, i64::MAX)) {
+            sum += *counts.1;
         }
         Ok(sum)
     }
@@ -512,6 +558,41 @@ impl CallLog for MemoryStore {
         let first_kept = before.millis().div_euclid(HOUR_MILLIS);
         model.call_hours.retain(|(_, hour), _| *hour >= first_kept);
         Ok(old.len() as u64)
+    }
+
+    async fn roll_up_calls(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        let model = &mut *self.lock();
+        let first_kept = before.millis().div_euclid(HOUR_MILLIS);
+        let old = oldest(&model.call_hours, first_kept, limit);
+        for (hour, connection) in &old {
+            if let Some(counts) = model.call_hours.remove(&(connection.clone(), *hour)) {
+                *model.call_days.entry((connection.clone(), hour.div_euclid(DAY_HOURS))).or_default() += counts;
+            }
+        }
+        Ok(old.len() as u64)
+    }
+
+    async fn prune_call_days(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        let model = &mut *self.lock();
+        let first_kept = before.millis().div_euclid(HOUR_MILLIS * DAY_HOURS);
+        let old = oldest(&model.call_days, first_kept, limit);
+        for (day, connection) in &old {
+            model.call_days.remove(&(connection.clone(), *day));
+        }
+        Ok(old.len() as u64)
+    }
+
+    async fn call_days(&self, connection: ConnectionId, limit: u32) -> Result<Vec<CallDay>> {
+        let model = self.lock();
+        let mut days: BTreeMap<i64, CallCounts> = BTreeMap::new();
+        for ((_, hour), counts) in model.call_hours.iter().filter(|((of, _), _)| *of == connection) {
+            *days.entry(hour.div_euclid(DAY_HOURS)).or_default() += *counts;
+        }
+        for ((_, day), counts) in model.call_days.iter().filter(|((of, _), _)| *of == connection) {
+            *days.entry(*day).or_default() += *counts;
+        }
+        let newest = days.into_iter().rev().take(limit as usize);
+        Ok(newest.map(|(day, counts)| CallDay { day: Timestamp(day * DAY_HOURS * HOUR_MILLIS), counts }).collect())
     }
 }
 

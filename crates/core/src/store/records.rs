@@ -2,9 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, PageCommit, PageCommitted, Run, RunEnd, RunMode};
+use super::{FeedPage, Lease, PageCommit, PageCommitted, Run, RunEnd, RunMode};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, RecordId, StreamName};
@@ -198,4 +199,34 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn changes(&self, key: StreamKey, after: u64, limit: u32) -> Result<Vec<FeedEntry>>;
+
+    /// Reads a page of the feed as [`Records::changes`] does, with the stream's head and horizon in the same snapshot;
+    /// a stream never seen has an empty one. Where records are large there
+    /// may be fewer than `limit` with more after them.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn feed(&self, key: StreamKey, after: u64, limit: u32) -> Result<FeedPage>;
+
+    /// Reads the whole feed of a stream in one snapshot, up to `page` changes at a time: whatever is committed
+    /// meanwhile is not seen, and every page has the head of the beginning. There is at least one page, and the last
+    /// has no more after it. No more than a few pages are in memory; a dropped stream ends the reading. A durable store
+    /// may hold a reader for as long as it lasts.
+    fn scan(&self, key: StreamKey, page: u32) -> BoxStream<'static, Result<FeedPage>>;
+
+    /// Waits until the stream's head may be above `after`: returns at once if it is, and otherwise when this process
+    /// commits a change of the stream. Commits of other processes wake nobody: a caller looks again by itself now and
+    /// then. Returning early is lawful; a store that cannot wake anybody never returns.
+    async fn wait_for_change(&self, key: StreamKey, after: u64) {
+        let _ = (key, after);
+        std::future::pending().await
+    }
+
+    /// Removes up to `limit` tombstones whose deletion was stored before `before`, the oldest first (those of one
+    /// moment and one stream by their numbers), and raises the horizon of their streams to the greatest number
+    /// removed. Returns how many went. A record whose tombstone is gone is as one never seen.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }

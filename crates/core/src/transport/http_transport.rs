@@ -65,7 +65,8 @@ impl HttpTransport {
         let inner = reqwest::Client::builder()
             .redirect(Policy::none())
             .referer(false)
-            .retry(retry::never())
+            // None at all: else reqwest keeps a copy of each request for a repeat that never comes.
+            .retry(retry::never().max_retries_per_request(0))
             .no_proxy()
             .tcp_nodelay(true)
             .connect_timeout(CONNECT_TIMEOUT)

@@ -4,7 +4,7 @@
 //! holds up nobody. At most one claim, one settling and one renewal are under way at a time; jobs that finish
 //! meanwhile share the next settling.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -22,8 +22,8 @@ use crate::sync::driver::FETCH_ROUNDS_MAX;
 use super::Inner;
 use super::job::{Attempt, Prepared};
 
-/// Time from one look over the schedules to the next.
-const SCHEDULES_EVERY: Duration = Duration::from_secs(3_600);
+/// How often chores are seen to, and the clock looked at.
+const SCHEDULES_EVERY: Duration = Duration::from_secs(60);
 /// The longest wait after an error of the store.
 const STORE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// A moment that does not come.
@@ -55,7 +55,7 @@ pub(super) struct Engine<'a> {
     queue: Queue,
     stop: watch::Receiver<bool>,
     steps: FuturesUnordered<BoxFuture<'a, Step>>,
-    held: HashMap<JobId, Held>,
+    held: BTreeMap<JobId, Held>,
     ready: Vec<Settlement>,
     claiming: bool,
     settling: bool,
@@ -84,7 +84,7 @@ impl<'a> Engine<'a> {
             queue,
             stop,
             steps: FuturesUnordered::new(),
-            held: HashMap::new(),
+            held: BTreeMap::new(),
             ready: Vec::new(),
             claiming: false,
             settling: false,
@@ -135,15 +135,11 @@ impl<'a> Engine<'a> {
             let waits_for_store = store_again > Instant::now();
             let far = Instant::now() + NEVER;
             tokio::select! {
-                Some(step) = self.steps.next() => self.take(step),
+                // In this order, so that a seed repeats what it did. Moments that have come are seen by `begin` too.
+                biased;
                 () = asked(&mut self.stop), if stopping.is_none() => {
                     self.stopping = Some(Instant::now() + self.worker.settings.grace);
                 }
-                () = self.worker.store.wait_for_work(self.queue), if claims => self.idle_until = None,
-                () = sleep_until(idle.unwrap_or(far)), if claims => self.idle_until = None,
-                () = sleep_until(ensures.unwrap_or(far)), if ensures.is_some() => {}
-                () = sleep_until(self.extend_at), if !self.held.is_empty() && !self.extending => {}
-                () = sleep_until(store_again), if waits_for_store => {}
                 () = sleep_until(stopping.unwrap_or(far)), if stopping.is_some() => {
                     if self.gave_back {
                         // The store does not even take back what is held: the leases run out by themselves.
@@ -151,6 +147,12 @@ impl<'a> Engine<'a> {
                     }
                     self.give_back();
                 }
+                Some(step) = self.steps.next() => self.take(step),
+                () = self.worker.store.wait_for_work(self.queue), if claims => self.idle_until = None,
+                () = sleep_until(idle.unwrap_or(far)), if claims => self.idle_until = None,
+                () = sleep_until(ensures.unwrap_or(far)), if ensures.is_some() => {}
+                () = sleep_until(self.extend_at), if !self.held.is_empty() && !self.extending => {}
+                () = sleep_until(store_again), if waits_for_store => {}
             }
         }
     }

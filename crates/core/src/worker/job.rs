@@ -11,13 +11,14 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NO_CONNECTION, NewJob, Revocation,
-    RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
+    Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, Lease, Merge, NO_CONNECTION,
+    NewJob, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
 use crate::transport::Transport;
 
+use super::chores::RETENTION;
 use super::replaying::ReplayProgress;
 use super::schedule::{When, owned, owned_one, stream_key};
 use super::{Context, Handled, Inner, Plugged};
@@ -83,10 +84,12 @@ impl Inner {
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
-            Work::Retention => self.retention(&stop).await,
+            Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
             Work::Replay { filter, after, replayed } => {
                 self.replay(filter, ReplayProgress { after, replayed }, &stop).await
             }
+            Work::Chore { name, at } => self.chore(&name, at, &stop).await,
+            Work::Reschedule { key } => self.reschedule(&key).await,
         };
         let settlement = match finish {
             Ok(Finish::Done { effects, merges, follow }) => {
@@ -111,9 +114,13 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } => {
-                (u32::MAX, self.settings.incremental_every)
-            }
+            Work::Sync { .. }
+            | Work::Approved { .. }
+            | Work::Watch { .. }
+            | Work::Retention
+            | Work::Replay { .. }
+            | Work::Chore { .. }
+            | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
         };
         Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
     }
@@ -316,17 +323,21 @@ impl Inner {
             return Err(Stop::Dead(format!("the provider has no stream {}", key.stream)));
         };
         let mode = if spec.kind == StreamKind::Events { RunMode::Incremental } else { mode };
+        let pace = self.pace(&place.connection, spec).await?;
         match place.connection.state {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                let next = self.sync_job(key, mode, When::Next);
+                let next = self.sync_job(key, mode, pace.next(mode));
                 return Ok(Finish::followed_by(owned([next], &place.connection)));
             }
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
+        if let Some(next) = self.left_out(&pace, lease, mode).await? {
+            return Ok(next);
+        }
         let provider = place.connection.provider.as_str();
-        let mut next = vec![self.sync_job(key, mode, When::Next)];
+        let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
         let mut again = self.sync_job(key, mode, When::Now);
         let resync = match spec.kind {
             StreamKind::Events => {
@@ -341,7 +352,8 @@ impl Inner {
         };
         let connection = &place.connection;
         let (next, resync, again) = (owned(next, connection), owned(resync, connection), owned_one(again, connection));
-        let incremental = Some(owned_one(self.sync_job(key, RunMode::Incremental, When::Next), connection));
+        let incremental = self.sync_job(key, RunMode::Incremental, pace.next(RunMode::Incremental));
+        let incremental = Some(owned_one(incremental, connection));
         let meters = self.metrics.run(provider, key.stream.as_str());
         let task = Task {
             lease,
@@ -362,6 +374,7 @@ impl Inner {
         match self.driver(&place, source).run(&task).await {
             Ended::Finished(run) => {
                 self.metrics.ended(provider, &run);
+                self.quicken(&pace, &run).await;
                 Ok(Finish::Ended)
             }
             Ended::Failed(run, error) => {
@@ -393,6 +406,8 @@ impl Inner {
         }
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        let gone = self.clock.now().minus(self.settings.feed_horizon.max(FEED_HORIZON_MIN));
+        while self.store.compact_feed(gone, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         // What is over holds nobody back: there is nothing to keep it for.
         let now = self.clock.now();
         while self.store.prune_pauses(now, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}

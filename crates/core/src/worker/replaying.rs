@@ -118,9 +118,13 @@ impl Worker {
         let work = live.into_iter().flatten().next().map(|live| live.work);
         Ok(work.and_then(|work| match work {
             Work::Replay { after, replayed, .. } => Some(ReplayProgress { after, replayed }),
-            Work::Event { .. } | Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => {
-                None
-            }
+            Work::Event { .. }
+            | Work::Sync { .. }
+            | Work::Approved { .. }
+            | Work::Watch { .. }
+            | Work::Retention
+            | Work::Chore { .. }
+            | Work::Reschedule { .. } => None,
         }))
     }
 

@@ -3,6 +3,7 @@
 mod events;
 mod life;
 mod metrics;
+mod schedules;
 mod syncs;
 mod watching;
 mod world;

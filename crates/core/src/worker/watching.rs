@@ -81,10 +81,10 @@ impl Inner {
     }
 
     /// Makes the jobs of a connection's channels: all of them for now, or those that are missing.
-    pub(super) async fn watch_jobs(&self, connection: &Connection, when: When) -> Result<Vec<NewJob>> {
+    pub(super) async fn watch_jobs(&self, connection: &Connection, anew: bool) -> Result<Vec<NewJob>> {
         let now = self.clock.now();
         let statuses = self.watch_statuses(connection).await?;
-        let due = statuses.into_iter().filter(|status| when == When::Now || status.next_at.is_none());
+        let due = statuses.into_iter().filter(|status| anew || status.next_at.is_none());
         Ok(due.map(|status| self.watch_job(stream_key(&connection.id, status.stream.as_str()), None, now)).collect())
     }
 

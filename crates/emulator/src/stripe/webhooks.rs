@@ -276,6 +276,7 @@ async fn work(inner: Weak<Inner>, wake: Arc<tokio::sync::Notify>) {
         match next {
             Some(at) => {
                 tokio::select! {
+                    biased;
                     () = wake.notified() => {}
                     () = tokio::time::sleep_until(at) => {}
                 }

@@ -7,17 +7,17 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use palisade_core::auth::vault::{MasterKey, MasterKeyFile, MasterKeyRing, Progress, Rotation};
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{MasterState, MasterStatus, Retirement};
 use palisade_core::{Error, ErrorKind, Random};
-use palisade_store::{Examined, SqliteStore};
 use serde_json::json;
 
-use super::serve::{folder_of, load, open_store};
+use super::place::{Place, existing_store, store_failure};
+use super::serve::{folder_of, load};
 use super::{Failure, runtime, say};
 use crate::config::{Config, SecretRef, Variables, process_variables};
 
@@ -59,14 +59,6 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-}
-
-/// Where the keys and the database are.
-#[derive(Debug, Args)]
-pub(super) struct Place {
-    /// The configuration file.
-    #[arg(long, default_value = "palisade.toml")]
-    config: PathBuf,
 }
 
 /// The master keys of a configuration.
@@ -156,33 +148,12 @@ async fn with_keys(place: &Place, command: impl AsyncFnOnce(Keys) -> Result<(), 
     let config = load(&place.config)?;
     let folder = folder_of(&place.config);
     let holder = holder(&config, folder, &process_variables).map_err(Failure::usage)?;
-    let store = existing_store(folder.join(&config.store.path)).await?;
+    let store = existing_store(&folder.join(&config.store.path)).await?;
     let rotation = Rotation::new(Arc::new(store.clone()), holder.master_key());
     let done = command(Keys { holder, rotation }).await;
     let closed = store.close().await;
     done?;
     closed.map_err(|error| store_failure(&error))
-}
-
-/// Opens a database that is there already and of this program's version: a command about keys neither makes nor
-/// upgrades one under a running hub.
-async fn existing_store(path: PathBuf) -> Result<SqliteStore, Failure> {
-    let shown = path.display().to_string();
-    if !path.exists() {
-        return Err(Failure::machine(format!("{shown} is not there yet: `palisade serve` makes it when it starts")));
-    }
-    let Examined { found, wanted, .. } = SqliteStore::examine_version(&path).map_err(|error| store_failure(&error))?;
-    if found != wanted {
-        return Err(Failure::machine(format!(
-            "{shown} has the schema version {found}, this program wants {wanted}: start the newer `palisade serve` once, \
-             then try again"
-        )));
-    }
-    open_store(path, palisade_store::FREE_BYTES_MIN).await
-}
-
-fn store_failure(error: &Error) -> Failure {
-    Failure::machine(format!("the database: {}", error.message()))
 }
 
 fn failed(error: Error) -> Failure {

@@ -11,8 +11,9 @@ use clap::Args;
 use palisade_core::auth::jwt::ServiceAccountKey;
 use palisade_core::auth::oauth2::OAuth2Config;
 use palisade_core::auth::vault::MasterKey;
+use palisade_core::schedule::{CatchUp, Schedule, Ticks};
 use palisade_core::transport::HttpTransport;
-use palisade_core::worker::WorkerSettings;
+use palisade_core::worker::{ScheduleRule, WorkerSettings};
 use palisade_core::{ConnectionId, Error, ErrorKind, Secret, TenantId, Transport};
 use palisade_store::{SqliteConfig, SqliteStore};
 use serde_json::json;
@@ -411,6 +412,25 @@ pub(super) fn unreached(config: &Config) -> Vec<(String, String)> {
     found
 }
 
+/// Returns the interval of a schedule that is one. Of any other the default is kept, for what needs a length of time.
+fn interval(schedule: &Schedule, otherwise: Duration) -> Duration {
+    match schedule.ticks {
+        Ticks::Every(every) => every,
+        Ticks::Cron(_) => otherwise,
+    }
+}
+
+/// Returns the rules of the configuration, after that of `[sync]` for all streams.
+fn rules(config: &Config) -> Vec<ScheduleRule> {
+    let special = |schedule: &Schedule| {
+        let plain = schedule.catch_up == CatchUp::Once && matches!(schedule.ticks, Ticks::Every(_));
+        (!plain).then(|| schedule.clone())
+    };
+    let (incremental, full) = (special(&config.sync.incremental), special(&config.sync.full));
+    let all = ScheduleRule { incremental, full, ..ScheduleRule::default() };
+    std::iter::once(all).chain(config.sync.rules.iter().cloned()).collect()
+}
+
 fn settings(config: &Config, token: Option<Secret>) -> Settings {
     let server = &config.server;
     Settings {
@@ -427,12 +447,15 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
             group_concurrency: config.workers.group_concurrency,
             attempts_max: config.workers.attempts_max,
             handler_timeout: config.workers.handler_timeout,
-            full_every: config.sync.full_every,
-            incremental_every: config.sync.incremental_every,
+            full_every: interval(&config.sync.full, WorkerSettings::default().full_every),
+            incremental_every: interval(&config.sync.incremental, WorkerSettings::default().incremental_every),
+            idle_max: config.sync.idle_max,
+            schedules: rules(config),
             page_size: config.sync.page_size,
             grace: server.shutdown_grace,
             retention: config.store.retention,
             inbox_bytes_max: config.store.inbox_bytes_max,
+            feed_horizon: config.store.feed_horizon,
             ..WorkerSettings::default()
         },
         ..Settings::default()

@@ -4,10 +4,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use palisade_core::store::EVENT_ATTEMPTS_MAX;
+use palisade_core::store::{EVENT_ATTEMPTS_MAX, FEED_HORIZON_MIN};
 
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
+use palisade_core::schedule::Schedule;
+use palisade_core::worker::ScheduleRule;
+use palisade_core::{ConnectionId, StreamName};
 use palisade_slack::HistoryRule;
 
 use super::flows::read_flow;
@@ -26,13 +29,18 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     let master_key = read_vault(root.section("vault"));
     let log = read_log(root.section("log"));
     let workers = read_workers(root.section("workers"));
-    let sync = read_sync(root.section("sync"));
+    let mut sync = read_sync(root.section("sync"));
     let apps = Apps { slack_history: read_slack(root.section("slack")) };
     let mut named = Vec::new();
     let mut connections = Vec::new();
     for section in root.sections("connection") {
         connections.extend(read_connection(section, known, &mut named));
     }
+    let mut rules = Vec::new();
+    for section in root.sections("schedule") {
+        rules.extend(read_rule(section, known, &named));
+    }
+    sync.rules = rules;
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for section in root.sections("endpoint") {
         read_endpoint(section, known, &named, &mut endpoints);
@@ -148,9 +156,10 @@ fn read_store(mut section: Section<'_, '_>) -> Option<StoreAt> {
     let retention = section.duration("retention", HOUR..=3_650 * DAY).unwrap_or(30 * DAY);
     let inbox_bytes_max = section.number("inbox_bytes_max", 1_000_000..=u64::from(u32::MAX) * 1_000);
     let free_bytes_min = section.number("free_bytes_min", 0..=u64::from(u32::MAX) * 1_000);
+    let feed_horizon = section.duration("feed_horizon", FEED_HORIZON_MIN..=3_650 * DAY).unwrap_or(30 * DAY);
     section.finish();
     let free_bytes_min = free_bytes_min.unwrap_or(palisade_store::FREE_BYTES_MIN);
-    Some(StoreAt { path, retention, inbox_bytes_max, free_bytes_min })
+    Some(StoreAt { path, retention, inbox_bytes_max, free_bytes_min, feed_horizon })
 }
 
 fn read_vault(mut section: Section<'_, '_>) -> Option<SecretRef> {
@@ -193,11 +202,56 @@ fn read_workers(mut section: Section<'_, '_>) -> Workers {
 }
 
 fn read_sync(mut section: Section<'_, '_>) -> Sync {
-    let full_every = section.duration("full_every", 60 * SECOND..=3_650 * DAY).unwrap_or(7 * DAY);
-    let incremental_every = section.duration("incremental_every", SECOND..=365 * DAY).unwrap_or(900 * SECOND);
+    let full = read_schedule(&mut section, "full").unwrap_or_else(|| Schedule::every(7 * DAY));
+    let incremental = read_schedule(&mut section, "incremental").unwrap_or_else(|| Schedule::every(900 * SECOND));
+    let idle_max = section.duration("idle_max", SECOND..=365 * DAY).unwrap_or(HOUR);
     let page_size = small(section.number("page_size", 1..=10_000), 100);
     section.finish();
-    Sync { full_every, incremental_every, page_size }
+    Sync { full, incremental, idle_max, rules: Vec::new(), page_size }
+}
+
+/// Takes a schedule.
+fn read_schedule(section: &mut Section<'_, '_>, key: &'static str) -> Option<Schedule> {
+    let (offset, text) = section.text(key)?;
+    let schedule = text.parse().ok();
+    if schedule.is_none() {
+        section.problem(
+            offset,
+            format!(
+                "{key} must be an interval (\"15m\") or a cron expression of five fields, perhaps with a time zone and a \
+                 window (\"0 3 * * * Europe/London ~30m\")"
+            ),
+        );
+    }
+    schedule
+}
+
+/// Takes one of `[[schedule]]`: which streams it is of, and how often their runs come.
+fn read_rule(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named]) -> Option<ScheduleRule> {
+    let provider = if section.has("provider") {
+        Some(read_provider(&mut section, known.providers)?)
+    } else {
+        section.text("provider").map(|(_, text)| text)
+    };
+    let connection = section.text("connection");
+    if let Some((offset, id)) = &connection
+        && !named.iter().any(|(known, _)| known == id)
+        && !id.starts_with(CONNECTED)
+    {
+        section.problem(*offset, "no [[connection]] has this id, and none is made by a flow with it (con_…)");
+    }
+    let stream = section.text("stream").map(|(_, text)| StreamName::from(text));
+    let incremental = read_schedule(&mut section, "incremental");
+    let full = read_schedule(&mut section, "full");
+    if incremental.is_none() && full.is_none() {
+        section.lacks("[[schedule]] needs incremental or full, for example incremental = \"1h\"");
+    }
+    if provider.is_none() && connection.is_none() {
+        section.lacks("[[schedule]] needs a provider or a connection: for every stream write it into [sync]");
+    }
+    section.finish();
+    let connection = connection.map(|(_, id)| ConnectionId::from(id));
+    Some(ScheduleRule { connection, provider, stream, incremental, full })
 }
 
 fn small(number: Option<u64>, otherwise: u32) -> u32 {

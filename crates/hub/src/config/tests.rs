@@ -64,6 +64,37 @@ fn how_fast_slack_lets_the_app_read_is_a_word() {
     check("[vault]", "[slack]\nhistory = \"slow\"\n[vault]", Some(5), &["history", "full", "limited"]);
 }
 
+#[test]
+fn schedules_are_read_for_all_and_for_some() {
+    let text = "[sync]\nincremental = \"5m\"\nfull = \"0 3 * * SUN Europe/London ~4h\"\nidle_max = \"2h\"\n\
+                [[schedule]]\nprovider = \"slack\"\nstream = \"users\"\nfull = \"1d\"\n\
+                [[schedule]]\nconnection = \"acme-stripe\"\nincremental = \"1h skip\"\n";
+    let sync = Config::parse(&format!("{GOOD}{text}"), KNOWN).unwrap().sync;
+    assert_eq!((sync.incremental.to_string().as_str(), sync.idle_max), ("5m", Duration::from_secs(7_200)));
+    assert_eq!(sync.full.to_string(), "0 3 * * SUN Europe/London ~4h");
+    let [slack, stripe] = sync.rules.as_slice() else { panic!("{:?}", sync.rules) };
+    assert_eq!((slack.provider.as_deref(), slack.stream.as_ref().unwrap().as_str()), (Some("slack"), "users"));
+    assert_eq!((slack.full.is_some(), slack.incremental.is_some()), (true, false));
+    assert_eq!(stripe.connection.as_ref().unwrap().as_str(), "acme-stripe");
+    assert_eq!(stripe.incremental.as_ref().unwrap().to_string(), "1h skip");
+}
+
+// Fails when a schedule that never comes is taken, or a rule of nothing.
+#[test]
+fn each_mistake_of_a_schedule_is_one_sentence_with_its_line() {
+    #[track_caller]
+    fn check(text: &str, line: usize, expected: &[&str]) {
+        refused(GOOD, "[vault]", &format!("{text}\n[vault]"), Some(line), expected);
+    }
+    for wrong in ["canary", "0 3 * *", "0 0 30 2 *", "0 3 * * * Europe/canary", "15m ~5m"] {
+        check(&format!("[sync]\nincremental = \"{wrong}\""), 5, &["an interval", "cron expression"]);
+    }
+    check("[[schedule]]\nprovider = \"slack\"", 4, &["needs incremental or full"]);
+    check("[[schedule]]\nfull = \"1d\"", 4, &["needs a provider or a connection"]);
+    check("[[schedule]]\nconnection = \"nobody\"\nfull = \"1d\"", 5, &["no [[connection]] has this id"]);
+    check("[[schedule]]\nprovider = \"stirpe\"\nfull = \"1d\"", 5, &["no such provider"]);
+}
+
 const ACCOUNTS: &str = r#"
 [server]
 admin = "open"

@@ -15,14 +15,16 @@ use palisade_core::client::{Accounts, Client, Profile};
 use palisade_core::clock::SystemClock;
 use palisade_core::metrics::Metrics;
 use palisade_core::random::SystemRandom;
-use palisade_core::store::{Connection, Store, StoredEvent};
+use palisade_core::store::{Connection, FEED_HORIZON_MIN, Store, StoredEvent};
 use palisade_core::worker::{Context, Handled, Handler, Typed, Worker, WorkerBuilder, typed};
 use palisade_core::{Clock, Environment, Provider, Random, Result, Transport};
 
 use super::{Access, ConnectionConfig, EndpointConfig, Hub, Settings, Shared, TOKEN_CHARS_MIN, wrong};
 use crate::accounts::StoredAccounts;
 use crate::calls::CallQueue;
+use crate::chores;
 use crate::credential::{AccountFlow, account_flows};
+use crate::feed::WaitingRoom;
 use crate::gate::Gate;
 use crate::home::homes;
 use crate::metrics::HubMetrics;
@@ -266,6 +268,7 @@ impl HubBuilder {
             .settings(self.settings.worker.clone())
             .metrics(self.metrics.clone())
             .endpoints(routing::endpoint_of(&endpoints))
+            .told(routing::told(&endpoints))
             .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
         for (name, provider) in &providers {
             let profile = profile_of(provider.as_ref(), &self.connections, &flows);
@@ -285,6 +288,9 @@ impl HubBuilder {
             clients.insert(*name, client);
         }
         let worker = with_handlers(worker, self.handlers, &providers)?;
+        let waiting = WaitingRoom::new(self.settings.feed_waiters_max);
+        let connector = connector.build()?;
+        let worker = chores::with(worker, &tokens, &connector);
         let shared = Shared {
             store,
             clock: self.clock,
@@ -294,7 +300,7 @@ impl HubBuilder {
             endpoints,
             connections: self.connections,
             tokens,
-            connector: connector.build()?,
+            connector,
             answer_headers: routes::answer_headers(&connect_origins),
             worker: worker.build()?,
             metrics,
@@ -304,6 +310,7 @@ impl HubBuilder {
             settings: self.settings,
             probe: Probe::default(),
             gate: Gate::default(),
+            waiting,
             workers_alive: AtomicUsize::new(0),
         };
         Ok(Hub { shared: Arc::new(shared) })
@@ -385,6 +392,9 @@ fn check_settings(settings: &Settings) -> Result<()> {
     }
     if settings.event_workers == 0 || settings.background_workers == 0 || settings.call_log_max == 0 {
         return Err(wrong("event_workers, background_workers and call_log_max must be at least 1"));
+    }
+    if settings.worker.feed_horizon < FEED_HORIZON_MIN {
+        return Err(wrong("worker.feed_horizon must be at least 7 days: what comes late would bring records back"));
     }
     Ok(())
 }

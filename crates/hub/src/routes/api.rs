@@ -1,4 +1,4 @@
-//! `GET /api/v1/…`: the facts of the operations page as JSON, the change feed, and the two actions.
+//! `GET /api/v1/…`: the facts of the operations page as JSON, and the two actions. The records stand in `records`.
 //!
 //! Messages here are their own types: what the store keeps may change without changing what is promised outside.
 
@@ -9,19 +9,16 @@ use axum::extract::{Path, Query, State as Of};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use palisade_core::health::{Actor, State, Status};
-use palisade_core::store::{
-    CallRecord, ChangeKind, EventRow, EventState, FeedEntry, NO_CONNECTION, Run, RunMode, RunState, StoredEvent,
-    StreamKey,
-};
-use palisade_core::webhook::hmac;
+use palisade_core::store::{CallRecord, EventRow, EventState, NO_CONNECTION, Run, RunMode, RunState, StoredEvent};
 use palisade_core::{ConnectionId, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
+use super::schedules::TimingOut;
 use super::{Problem, json};
 use crate::hub::Shared;
 use crate::overview::{self, ConnectionView, StreamView};
@@ -30,18 +27,18 @@ use crate::time::rfc3339;
 /// Entries of a list when the request names no limit.
 const LIMIT_DEFAULT: u32 = 100;
 /// The most entries of a list.
-const LIMIT_MAX: u32 = 1_000;
+pub(super) const LIMIT_MAX: u32 = 1_000;
 /// The most connections of a list: each is read with its streams and counts.
 const CONNECTIONS_MAX: u32 = 200;
 
-pub(crate) type Answer = Result<Response, Problem>;
-pub(crate) type Asked<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Answer = Result<Response, Problem>;
+pub(super) type Asked<T> = Result<Query<T>, QueryRejection>;
 
-fn query<T>(asked: Asked<T>) -> Result<T, Problem> {
+pub(super) fn query<T>(asked: Asked<T>) -> Result<T, Problem> {
     asked.map(|Query(query)| query).map_err(|_| Problem::unreadable_address())
 }
 
-fn limit(asked: Option<u32>, max: u32) -> Result<u32, Problem> {
+pub(super) fn limit(asked: Option<u32>, max: u32) -> Result<u32, Problem> {
     match asked.unwrap_or(LIMIT_DEFAULT.min(max)) {
         n if (1..=max).contains(&n) => Ok(n),
         _ => Err(Problem::invalid(format!("limit must lie between 1 and {max}"), "ask for fewer entries at once")),
@@ -106,6 +103,9 @@ struct StreamOut<'a> {
     changes: u64,
     fresh_at: Option<String>,
     full_at: Option<String>,
+    /// How often its runs come, and when next.
+    incremental: Option<TimingOut<'a>>,
+    full: Option<TimingOut<'a>>,
 }
 
 impl<'a> ConnectionOut<'a> {
@@ -117,6 +117,8 @@ impl<'a> ConnectionOut<'a> {
             changes: stream.status.head,
             fresh_at: stream.status.fresh_at.map(rfc3339),
             full_at: stream.status.full_at.map(rfc3339),
+            incremental: stream.timings.as_ref().and_then(|one| one.incremental.as_ref()).map(TimingOut::of),
+            full: stream.timings.as_ref().and_then(|one| one.full.as_ref()).map(TimingOut::of),
         };
         Self {
             id: connection.id.as_str(),
@@ -196,7 +198,7 @@ pub(crate) struct EventsQuery {
 }
 
 #[derive(Serialize)]
-struct EventOut<'a> {
+pub(crate) struct EventOut<'a> {
     row: i64,
     id: &'a str,
     #[serde(rename = "type")]
@@ -217,7 +219,7 @@ struct EventOut<'a> {
 }
 
 impl<'a> EventOut<'a> {
-    fn of(event: &'a StoredEvent) -> Self {
+    pub(crate) fn of(event: &'a StoredEvent) -> Self {
         Self {
             row: event.row.0,
             id: event.event.id.as_str(),
@@ -235,7 +237,7 @@ impl<'a> EventOut<'a> {
         }
     }
 
-    fn with_payload(mut self, payload: &'a Bytes) -> Self {
+    pub(crate) fn with_payload(mut self, payload: &'a Bytes) -> Self {
         self.payload = raw(payload);
         self.payload_base64 = self.payload.is_none().then(|| STANDARD.encode(payload));
         self
@@ -244,7 +246,7 @@ impl<'a> EventOut<'a> {
 
 /// Returns bytes as JSON to embed, if they are JSON. The check walks without recursion, so that no depth of nesting
 /// can hurt.
-pub(crate) fn raw(bytes: &Bytes) -> Option<&RawValue> {
+pub(super) fn raw(bytes: &Bytes) -> Option<&RawValue> {
     serde_json::from_slice(bytes).ok()
 }
 
@@ -282,7 +284,7 @@ pub(crate) struct OfConnection {
 }
 
 #[derive(Serialize)]
-struct RunOut<'a> {
+pub(crate) struct RunOut<'a> {
     id: i64,
     connection: &'a str,
     stream: &'a str,
@@ -298,7 +300,7 @@ struct RunOut<'a> {
 }
 
 impl<'a> RunOut<'a> {
-    fn of(run: &'a Run) -> Self {
+    pub(crate) fn of(run: &'a Run) -> Self {
         Self {
             id: run.id.0,
             connection: run.key.connection.as_str(),
@@ -374,111 +376,9 @@ pub(crate) async fn calls(Of(shared): Of<Arc<Shared>>, asked: Asked<OfConnection
     Ok(json(&json!({ "calls": list })))
 }
 
-#[derive(Deserialize)]
-pub(crate) struct RecordsQuery {
-    cursor: Option<String>,
-    limit: Option<u32>,
-}
-
-#[derive(Serialize)]
-struct RecordOut<'a> {
-    id: &'a str,
-    change: ChangeKind,
-    data: Option<&'a RawValue>,
-    first_seen: String,
-    changed_at: String,
-}
-
-impl<'a> RecordOut<'a> {
-    fn of(entry: &'a FeedEntry) -> Self {
-        let record = &entry.record;
-        Self {
-            id: record.id.as_str(),
-            change: entry.kind,
-            data: record.data.as_ref().and_then(raw),
-            first_seen: rfc3339(record.first_seen),
-            changed_at: rfc3339(record.changed_at),
-        }
-    }
-}
-
-/// Reads the change feed of a stream after a cursor: each record once with its latest state, in commit order. The
-/// next cursor is always given, so a consumer keeps the last one and asks again.
-pub(crate) async fn records(
-    Of(shared): Of<Arc<Shared>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-    asked: Asked<RecordsQuery>,
-) -> Answer {
-    let Path((connection, stream)) = path.map_err(|_| Problem::unreadable_address())?;
-    let asked = query(asked)?;
-    let limit = limit(asked.limit, LIMIT_MAX)?;
-    let key = StreamKey { connection: ConnectionId::from(connection), stream: StreamName::from(stream) };
-    let after = match &asked.cursor {
-        None => 0,
-        Some(cursor) => read_cursor(&key, cursor).ok_or_else(|| {
-            Problem::invalid(
-                "the cursor is not one of this stream",
-                "begin without a cursor, or use the last one given",
-            )
-        })?,
-    };
-    let known = shared.store.connection(key.connection.clone()).await?;
-    let known = known.ok_or_else(|| Problem::missing("there is no such connection"))?;
-    if !overview::stream_names(&shared, &known.provider).contains(&key.stream.as_str()) {
-        return Err(Problem::missing("this connection's provider has no such stream"));
-    }
-    // One more than asked for tells whether there is more.
-    let mut entries = shared.store.changes(key.clone(), after, limit + 1).await?;
-    let more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
-    let next = entries.last().map_or(after, |entry| entry.record.seq);
-    let list: Vec<_> = entries.iter().map(RecordOut::of).collect();
-    Ok(json(&json!({ "records": list, "next_cursor": write_cursor(&key, next), "has_more": more })))
-}
-
-/// Bytes of a cursor's mark.
-const MARK_BYTES: usize = 6;
-
-/// Returns the mark that binds a cursor to its stream: taking one to another stream would skip records unseen.
-fn mark(key: &StreamKey) -> [u8; MARK_BYTES] {
-    let (connection, stream) = (key.connection.as_str().as_bytes(), key.stream.as_str().as_bytes());
-    let code = hmac::sha256(b"palisade feed cursor 1", &[connection, b"\0", stream]);
-    let mut mark = [0; MARK_BYTES];
-    mark.iter_mut().zip(code).for_each(|(to, from)| *to = from);
-    mark
-}
-
-fn write_cursor(key: &StreamKey, seq: u64) -> String {
-    let mut bytes = mark(key).to_vec();
-    bytes.extend(seq.to_be_bytes());
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn read_cursor(key: &StreamKey, text: &str) -> Option<u64> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    let seq = bytes.strip_prefix(&mark(key))?;
-    Some(u64::from_be_bytes(seq.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // Fails when the mark is left out: a cursor would be taken to another stream and skip its records.
-    #[test]
-    fn a_cursor_is_good_for_its_stream_only() {
-        let key = |connection: &str, stream: &str| StreamKey { connection: connection.into(), stream: stream.into() };
-        let customers = key("acme", "customers");
-        for seq in [0, 1, u64::MAX] {
-            assert_eq!(read_cursor(&customers, &write_cursor(&customers, seq)), Some(seq));
-        }
-        let cursor = write_cursor(&customers, 7);
-        assert_eq!(read_cursor(&key("acme", "prices"), &cursor), None);
-        assert_eq!(read_cursor(&key("acmecustomers", ""), &cursor), None);
-        for garbage in ["", "0", "!!!", "AAAA", &format!("{cursor}A")] {
-            assert_eq!(read_cursor(&customers, garbage), None, "{garbage}");
-        }
-    }
 
     #[test]
     fn any_depth_of_nesting_is_embedded_without_harm() {

@@ -13,12 +13,14 @@ use palisade_core::store::{
     CallRecord, ConnectionState, DeadLetters, EventRow, Halt, NO_CONNECTION, Run, RunMode, RunState, StoredEvent,
 };
 use palisade_core::sync::StreamKind;
+use palisade_core::worker::{ChoreStatus, Timing};
 use palisade_core::{ConnectionId, StreamName, Timestamp};
 
 use super::Problem;
 use super::admin::redirect;
+use super::schedules::{next_of, words};
 use crate::hub::{Access, Shared};
-use crate::overview::{self, ConnectionView, Overview, Reconnect};
+use crate::overview::{self, ConnectionView, Overview, Reconnect, StreamView};
 use crate::time;
 
 /// How often the page loads itself anew, in seconds.
@@ -150,6 +152,7 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
             (inbox(base, overview))
             (runs(base, &overview.runs, now))
             (calls(&overview.calls, now))
+            (chores(&overview.chores, now))
         }
         footer.muted { "The same facts as JSON: " a href={ (base) "/api/v1/health" } { "/api/v1/health" } }
     };
@@ -315,11 +318,12 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
             }
             @if !view.streams.is_empty() {
                 table {
-                    thead { tr { th { "Stream" } th.number { "Records" } th.number { "Last run" } } }
+                    thead { tr { th { "Stream" } th.number { "Records" } th.number { "Last run" } th.number { "Next run" } } }
                     tbody { @for stream in &view.streams { tr {
                         td { (stream.name) }
                         td.number { @if stream.kind == StreamKind::Records { (grouped(stream.status.records)) } @else { "–" } }
                         td.number { (moment(stream.status.fresh_at, now, "–")) }
+                        td.number title=(often(stream)) { (moment(next_of(stream.timings.as_ref()), now, "–")) }
                     } } }
                 }
             }
@@ -488,6 +492,36 @@ fn call_result(call: &CallRecord) -> Markup {
         @match call.error {
             Some(kind) => { span.state.bad { (kind.as_str()) } @if let Some(status) = call.status { " " (status) } },
             None => { span.state.good { "ok" } @if let Some(status) = call.status { " " (status) } },
+        }
+    }
+}
+
+/// Says how often a stream's runs come.
+fn often(stream: &StreamView) -> String {
+    let Some(timings) = &stream.timings else { return String::new() };
+    let said = |name: &str, timing: &Option<Timing>| timing.as_ref().map(|timing| format!("{name} {}", words(timing)));
+    let parts = [said("incremental", &timings.incremental), said("full", &timings.full)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" · ")
+}
+
+fn chores(chores: &[ChoreStatus], now: Timestamp) -> Markup {
+    html! {
+        section {
+            h2 { "Chores" }
+            div.scroll { table {
+                thead { tr { th { "Chore" } th { "Last time" } th { "When" } th { "Next" } th { "How often" } } }
+                tbody { @for chore in chores { tr {
+                    td.first { (chore.name) }
+                    td.reason { @match &chore.last {
+                        Some(last) => { span.state.(if last.failed { "bad" } else { "good" }) { (if last.failed { "failed" } else { "done" }) }
+                            @if last.outcome != "done" { " " (last.outcome) } },
+                        None => "not yet",
+                    } }
+                    td { (moment(chore.last.as_ref().map(|last| last.ended_at), now, "–")) }
+                    td { (moment(chore.next_at, now, "–")) }
+                    td.muted { (chore.schedule.words()) }
+                } } }
+            } }
         }
     }
 }

@@ -155,6 +155,23 @@ async fn a_body_over_the_cap_is_refused_and_one_at_the_cap_is_not() {
     assert!(metrics.contains(r#"{endpoint="stripe",result="too_large"} 3"#), "{metrics}");
 }
 
+// Fails when parts of a body are lost, swapped or doubled, or an endpoint is found by one spelling of its path only.
+#[tokio::test]
+async fn a_delivery_in_parts_and_to_an_escaped_path_is_the_same_delivery() {
+    let fixture = fixture();
+    let body = event("evt_1", "customer.updated");
+    for (path, size) in [("/webhooks/stripe", 1), ("/webhooks/%73tripe", 7), ("/webhooks/stripe", 10_000)] {
+        let chunks: Vec<_> = body.as_bytes().chunks(size).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
+        let (mut parts, _) = delivery("stripe", body.clone()).into_parts();
+        parts.uri = path.parse().unwrap();
+        let request = Request::from_parts(parts, Body::from_stream(futures_util::stream::iter(chunks)));
+        assert_eq!(fixture.ask(request).await.status, 200, "{path} in parts of {size}");
+    }
+    let stored = fixture.store.events(None, None, 10).await.unwrap();
+    assert_eq!(stored.len(), 1);
+    assert_eq!(stored[0].event.payload, body);
+}
+
 // Fails when a body that never ends holds a request open.
 #[tokio::test(start_paused = true)]
 async fn a_body_that_does_not_come_is_given_up_in_time() {

@@ -53,7 +53,11 @@ pub(super) fn append(tx: &mut Tx<'_>, deliveries: &[NewDelivery]) -> Result<Vec<
     if !deliveries.is_empty() {
         tx.has_room()?;
     }
-    deliveries.iter().map(|delivery| append_one(tx, delivery)).collect()
+    let mut appended = Vec::with_capacity(deliveries.len());
+    for delivery in deliveries {
+        appended.push(append_one(tx, delivery)?);
+    }
+    Ok(appended)
 }
 
 /// Where the bytes of an event are kept.
@@ -171,7 +175,7 @@ fn add_job(
     run_at: Timestamp,
 ) -> Result<(), Fault> {
     let Owner { provider, connection } = owner;
-    let lane = ordering_key.map(|key| format!("event/{connection}/{key}"));
+    let lane = ordering_key.map(|key| ["event/", connection, "/", key].concat());
     jobs::insert(
         tx,
         &jobs::Insert {

@@ -117,7 +117,7 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>, now: Option<Timestamp>) 
 }
 
 /// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
-fn promote(tx: &mut Tx<'_>, lane: &str, now: Timestamp) -> Result<(), Fault> {
+pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, now: Timestamp) -> Result<(), Fault> {
     let Some(lowest) = lanes::lowest(tx, lane)? else { return Ok(()) };
     turns::promote(tx, lane, lowest.id, lowest.run_at, now.millis())?;
     tx.wake(queue_of(lowest.queue));

@@ -2,6 +2,7 @@
 //! commit that was answered before it began, and never waits for the writer.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,11 +19,22 @@ pub(super) struct Readers {
     busy: Duration,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    /// Steps of SQLite's machine in units of [`STEPS`], by all reads so far.
+    steps: Arc<AtomicU64>,
 }
+
+/// How exactly the steps of reads are counted: seldom enough to cost nothing.
+const STEPS: u16 = 100;
 
 impl Readers {
     pub(super) fn new(path: PathBuf, busy: Duration, count: usize) -> Self {
-        Self { path, busy, idle: Mutex::new(Vec::new()), permits: Arc::new(Semaphore::new(count.max(1))) }
+        let permits = Arc::new(Semaphore::new(count.max(1)));
+        Self { path, busy, idle: Mutex::new(Vec::new()), permits, steps: Arc::default() }
+    }
+
+    /// Returns how many steps of SQLite's machine all reads together have taken, to the nearest hundred of each.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed) * u64::from(STEPS)
     }
 
     /// Runs `read` in one snapshot.
@@ -50,9 +62,15 @@ impl Readers {
             return Ok(connection);
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags)?;
+        let mut connection = Connection::open_with_flags(&self.path, flags)?;
         schema::tune(&connection, self.busy)?;
         schema::bound_cache(&connection)?;
+        let steps = Arc::clone(&self.steps);
+        let count = move || {
+            steps.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        connection.progress_handler(STEPS.into(), Some(count))?;
         Ok(connection)
     }
 

@@ -6,15 +6,15 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use palisade_core::store::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, StreamKey, StreamStatus};
+use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, StreamKey, StreamStatus};
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
 use palisade_core::sync::{Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
-use super::inbox;
 use super::writer::Tx;
+use super::{feed, inbox};
 
 /// Roughly how many bytes the changes hold in memory.
 pub(super) fn bytes(changes: &[Change]) -> usize {
@@ -347,9 +347,9 @@ pub(super) fn streams(connection: &Connection, of: &ConnectionId) -> Result<Vec<
 }
 
 /// The columns of [`record_of`].
-const RECORD: &str = "r.ext_id, r.data, r.seq, r.first_seen, r.changed_at, r.deleted, r.revised";
+pub(super) const RECORD: &str = "r.ext_id, r.data, r.seq, r.first_seen, r.changed_at, r.deleted, r.revised";
 
-fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
+pub(super) fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
     Ok(Record {
         id: row.get::<_, String>(0)?.into(),
         data: row.get::<_, Option<Vec<u8>>>(1)?.map(Bytes::from),
@@ -381,13 +381,7 @@ pub(super) fn changes(
         "SELECT {RECORD} FROM palisade_stream s JOIN palisade_record r ON r.stream = s.id \
          WHERE s.connection = ?1 AND s.name = ?2 AND r.seq > ?3 ORDER BY r.seq LIMIT ?4"
     ))?;
-    let found = statement.query_map(params![key.connection.as_str(), key.stream.as_str(), after, limit], |row| {
-        let kind = match (row.get(5)?, row.get(6)?) {
-            (true, _) => ChangeKind::Deleted,
-            (false, false) => ChangeKind::Added,
-            (false, true) => ChangeKind::Updated,
-        };
-        Ok(FeedEntry { kind, record: record_of(row)? })
-    })?;
+    let found =
+        statement.query_map(params![key.connection.as_str(), key.stream.as_str(), after, limit], feed::entry)?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }

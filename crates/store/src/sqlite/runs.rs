@@ -21,7 +21,7 @@ const GUARD_SHARE: u64 = 5;
 const RUN: &str = "id, connection, name, mode, state, cursor, pages, added, updated, deleted, unchanged, older, \
      resumed, started_at, progressed_at, finished_at";
 
-fn mode_number(mode: RunMode) -> i64 {
+pub(super) fn mode_number(mode: RunMode) -> i64 {
     match mode {
         RunMode::Full => 0,
         RunMode::Incremental => 1,

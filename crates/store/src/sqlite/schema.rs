@@ -41,6 +41,8 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
     Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql") },
+    Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
+    Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -334,6 +336,33 @@ mod tests {
             Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
         });
         assert_eq!(tally.unwrap(), (7, 3));
+    }
+
+    /// Fails when old tombstones of a file of before are not found, or a stream begins with a horizon.
+    #[test]
+    fn tombstones_of_an_older_file_are_found_by_their_age() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let record = |id: i64, deleted: i64, at: i64| {
+            format!(
+                "INSERT INTO palisade_record (id, stream, seq, observed, earliest, latest, hash, deleted, revised, \
+                 first_seen, changed_at, ext_id) VALUES ({id}, 1, {id}, 1, 1, 1, 0, {deleted}, 0, 1, {at}, 'r{id}');"
+            )
+        };
+        let stream = "INSERT INTO palisade_stream (id, connection, name, head) VALUES (1, 'acme', 'customers', 3);";
+        let rows = [stream.to_owned(), record(1, 1, 9), record(2, 0, 5), record(3, 1, 7)];
+        file_of(&path, 8, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement = connection
+            .prepare(
+                "SELECT seq FROM palisade_record INDEXED BY palisade_record_gone WHERE deleted = 1 ORDER BY changed_at",
+            )
+            .unwrap();
+        let gone: Vec<i64> = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(gone, [3, 1]);
+        let horizon = connection.query_row("SELECT horizon FROM palisade_stream", [], |row| row.get::<_, i64>(0));
+        assert_eq!(horizon.unwrap(), 0);
     }
 
     /// Fails when dead events of before the counters are not counted, or jobs of replayed events stay dead.

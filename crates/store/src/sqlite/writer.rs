@@ -42,7 +42,9 @@ pub(super) trait Write: Send {
 struct Command<T, F> {
     run: F,
     outcome: Option<Result<T>>,
-    reply: oneshot::Sender<Result<T>>,
+    /// What ran goes back with the answer: the memory it holds was allocated by the caller's thread, and freed there it
+    /// is at hand for what that thread does next.
+    reply: oneshot::Sender<(Result<T>, F)>,
 }
 
 impl<T, F> Write for Command<T, F>
@@ -60,13 +62,14 @@ where
     }
 
     fn answer(self: Box<Self>, failed: Option<&Failure>) {
-        let outcome = match (failed, self.outcome) {
+        let Self { run, outcome, reply } = *self;
+        let outcome = match (failed, outcome) {
             (None, Some(outcome)) => outcome,
             (Some(failure), _) => Err(failure.to_error()),
             (None, None) => Err(stopped()),
         };
         // A caller that went away is no longer interested; what it asked for is committed all the same.
-        let _ = self.reply.send(outcome);
+        let _ = reply.send((outcome, run));
     }
 }
 
@@ -120,7 +123,7 @@ impl Inlet {
     {
         let (reply, answer) = oneshot::channel();
         self.push(bytes, Box::new(Command { run, outcome: None, reply }))?;
-        answer.await.unwrap_or_else(|_| Err(stopped()))
+        answer.await.map_or_else(|_| Err(stopped()), |(outcome, _)| outcome)
     }
 
     fn push(&self, bytes: usize, command: Box<dyn Write>) -> Result<()> {

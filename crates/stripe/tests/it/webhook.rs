@@ -113,6 +113,32 @@ fn thin_and_connected_events_are_events_too() {
     assert_eq!((event.account.as_deref(), event.ordering_key, event.created), (Some("acct_7"), None, None));
 }
 
+/// Fails when an event is refused, or put into no lane or another, for how the id of its object stands.
+#[test]
+fn the_ordering_key_is_the_objects_own_id_however_it_stands() {
+    let key = |data: &str| {
+        let body = format!(r#"{{"id":"evt_1","data":{data},"type":"x.y","object":"ev\u0065nt"}}"#);
+        parse(&body).unwrap_or_else(|error| panic!("{error}: {body}")).events.remove(0).ordering_key
+    };
+    for (data, wanted) in [
+        (r#"{"object":{"id":"in_1","lines":[{"id":"il_1"}]}}"#, Some("in_1")),
+        (r#"{"previous_attributes":{"id":"no"},"object":{"customer":{"id":"no"},"id":"in_1"}}"#, Some("in_1")),
+        (r#"{"object":{"id":"in_\u0031"}}"#, Some("in_1")),
+        (r#"{"object":{"id":"in_1","id":"in_2"}}"#, Some("in_1")),
+        (r#"{"object":{"id":7,"amount":1e999}}"#, None),
+        (r#"{"object":{"id":null}}"#, None),
+        (r#"{"object":{}}"#, None),
+        (r#"{"object":"in_1"}"#, None),
+        (r#"{"object":null}"#, None),
+        (r#"{}"#, None),
+        ("[]", None),
+        ("1e999", None),
+        ("null", None),
+    ] {
+        assert_eq!(key(data).as_deref(), wanted, "{data}");
+    }
+}
+
 #[test]
 fn what_is_no_event_is_a_decode_error() {
     let deep = format!(r#"{{"id":"evt_1","type":"x","data":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));

@@ -186,7 +186,7 @@ pub async fn a_group_without_room_holds_up_no_other(store: &dyn Store) {
         claimed.into_iter().map(|one| one.group.unwrap_or_default()).collect::<Vec<_>>()
     };
     let wanted = |groups: &[&str]| groups.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
-    same(take(room.clone()).await, wanted(&["", "half", "half"]), "what there is room for");
+    same(take(room.clone()).await, wanted(&["half", "", "half"]), "what there is room for");
     same(
         take(Room { of: [("full".to_owned(), 1)].into(), ..room }).await,
         wanted(&["full", "half", ""]),

@@ -140,14 +140,14 @@ impl Model {
         Timestamp(self.now + i64::try_from(self.below(300)).unwrap_or(0) - 150)
     }
 
-    fn key(&self) -> StreamKey {
+    pub(super) fn key(&self) -> StreamKey {
         StreamKey {
             connection: self.pick(&CONNECTIONS).unwrap_or_default().into(),
             stream: self.pick(&STREAMS).unwrap_or_default().into(),
         }
     }
 
-    fn lease(&self) -> Lease {
+    pub(super) fn lease(&self) -> Lease {
         // Mostly one that is held; now and then one of the past, or one that never was.
         let from = if self.one_in(8) { &self.leases } else { &self.held };
         match self.pick(from) {
@@ -185,6 +185,8 @@ impl Model {
                 .pick(&[
                     Work::Retention,
                     Work::Watch { key: self.key(), open: None },
+                    Work::Chore { name: "one".to_owned(), at: self.one_in(2).then(|| "acme".to_owned()) },
+                    Work::Reschedule { key: self.key() },
                     Work::Sync { key: self.key(), mode },
                     Work::Event { row },
                 ])
@@ -223,7 +225,7 @@ impl Model {
 
     async fn step(&mut self, subject: &dyn StoreUnderTest) -> Option<(String, String)> {
         self.now += i64::try_from(self.below(80)).unwrap_or(0) - 8;
-        match self.below(100) {
+        match self.below(104) {
             0..=16 => self.append().await,
             17..=26 => self.enqueue().await,
             27..=44 => self.claim().await,
@@ -237,6 +239,7 @@ impl Model {
             89..=91 => self.accounts().await,
             92..=95 => super::secrets::step(self).await,
             96..=97 => self.calls().await,
+            98..=101 => self.schedules().await,
             _ => {
                 self.trace.push("crash and open again".to_owned());
                 self.store = subject.reopened(self.store.clone()).await;
@@ -424,8 +427,16 @@ impl Model {
     async fn prune(&mut self) -> Option<(String, String)> {
         let before = self.near();
         let limit = u32::try_from(self.below(4)).unwrap_or(0);
-        let (what, answers) = match self.below(5) {
-            4 => {
+        if self.one_in(4) {
+            // All or none: which goes first of those of one moment is the store's.
+            let limit = self.pick(&[0, u32::MAX]).unwrap_or(0);
+            let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
+            return self.note(format!("compact_feed {before:?} {limit}"), answers);
+        }
+        let (what, answers) = match self.below(7) {
+            4 => ("roll_up_calls", both!(self, store => told(&store.roll_up_calls(before, limit).await))),
+            5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),
+            6 => {
                 let most = self.below(20_000);
                 ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, limit).await)))
             }
@@ -553,9 +564,10 @@ impl Model {
         for connection in CONNECTIONS {
             put("streams", told(&store.streams(connection.into()).await));
             put("call counts", told(&store.call_counts(connection.into(), Timestamp(0)).await));
+            put("call days", told(&store.call_days(connection.into(), 9).await));
             for stream in STREAMS {
                 let key = StreamKey { connection: connection.into(), stream: stream.into() };
-                put("feed", told(&store.changes(key.clone(), 0, all).await));
+                put("feed", told(&store.feed(key.clone(), 0, all).await));
             }
         }
         let at = |from: &[&'static str]| from.get(turn % from.len()).copied().unwrap_or_default();
@@ -585,6 +597,7 @@ impl Model {
         put("a credential", told(&store.credential(connection.into()).await));
         put("connections", told(&store.connections(None, all).await));
         super::secrets::read(store, connection, &mut put).await;
+        super::schedules::read(store, &mut put).await;
         text
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use palisade_core::store::{
-    Appended, ChangeKind, JobEnd, Lease, Merge, MergeCounts, NewJob, PageCommit, PageCommitted, Queue, Run, RunEnd,
-    RunMode, RunState, Settled, Settlement, Store, StreamKey, StreamStatus, Work,
+    Appended, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, NewJob, PageCommit, PageCommitted, Queue, Run,
+    RunEnd, RunMode, RunState, Settled, Settlement, Store, StreamKey, StreamStatus, Work,
 };
 use palisade_core::sync::{Change, Cursor, Span, State};
 use palisade_core::{ErrorKind, Timestamp};
@@ -281,6 +282,100 @@ pub async fn an_old_cursor_is_forgotten(store: &dyn Store) {
     }
     same(ok(store.streams("acme".into()).await).len(), 1, "streams are listed by connection");
     same(ok(store.streams("other".into()).await).len(), 0, "and only its own");
+}
+
+/// A page of the feed tells head and horizon of its own snapshot; a whole reading is one snapshot in pages, whatever is
+/// committed while it lasts.
+///
+/// Fails when a whole reading sees what was committed after it began.
+pub async fn a_whole_reading_of_the_feed_is_one_snapshot(store: &dyn Store) {
+    same(ok(store.feed(key(), 0, 5).await), FeedPage::default(), "a stream never seen");
+    let pages: Vec<_> = store.scan(key(), 5).collect().await;
+    same(pages.into_iter().map(ok).collect::<Vec<_>>(), vec![FeedPage::default()], "has one empty page");
+    let names: Vec<String> = (0..7).map(|n| format!("r{n}")).collect();
+    let all = |at: i64, data: &'static str| -> Vec<Change> {
+        names.iter().map(|id| seen(id, at, State::Present(Bytes::from_static(data.as_bytes())))).collect()
+    };
+    merge(store, Some(0), 1, all(10, "1")).await;
+    let page = ok(store.feed(key(), 2, 3).await);
+    same((page.entries.len(), page.head, page.horizon, page.more), (3, 7, 0, true), "a page");
+    same(page.entries, ok(store.changes(key(), 2, 3).await), "of the same changes");
+    same(ok(store.feed(key(), 2, 5).await).more, false, "the last page");
+    same(ok(store.feed(key(), u64::MAX, 5).await).head, 7, "behind the end");
+
+    let mut pages = store.scan(key(), 3);
+    let first = pages.next().await.map(ok).unwrap_or_default();
+    merge(store, Some(1), 2, all(11, "2")).await;
+    same(status(store).await.head, 14, "committed while it lasts");
+    let mut read: Vec<(u64, Option<Bytes>)> = Vec::new();
+    let mut page = Some(first);
+    while let Some(FeedPage { entries, head, more, .. }) = page {
+        same((entries.len() <= 3, head, more), (true, 7, read.len() + entries.len() < 7), "a page of the snapshot");
+        read.extend(entries.into_iter().map(|entry| (entry.record.seq, entry.record.data)));
+        page = pages.next().await.map(ok);
+    }
+    let wanted: Vec<_> = (1..=7).map(|seq| (seq, Some(Bytes::from_static(b"1")))).collect();
+    same(read, wanted, "every record as it was at the beginning");
+    drop(store.scan(key(), 1).next().await);
+    same(ok(store.feed(key(), 7, 9).await).entries.len(), 7, "one that was given up holds nobody back");
+}
+
+/// Old tombstones are removed in steps, the oldest first, and each step raises the horizon of its stream: whoever
+/// stands below it is not told of a deletion. Young ones and live records stay.
+///
+/// Fails when the horizon stays below a tombstone that was removed, or a live record goes.
+pub async fn old_tombstones_are_removed_and_leave_a_horizon(store: &dyn Store) {
+    let live = ["a", "b", "c", "d"].map(|id| present(id, 10, "1"));
+    merge(store, Some(0), 1, live.to_vec()).await;
+    for (at, id) in [(5, "b"), (6, "a"), (20, "c")] {
+        merge(store, None, at, vec![seen(id, at + 10, State::Deleted)]).await;
+    }
+    let horizon = async || ok(store.feed(key(), 0, 9).await).horizon;
+    same(ok(store.compact_feed(Timestamp(5), 9).await), 0, "none is older");
+    same((ok(store.compact_feed(Timestamp(20), 0).await), horizon().await), (0, 0), "a step of none");
+    same((ok(store.compact_feed(Timestamp(20), 1).await), horizon().await), (1, 5), "the oldest first");
+    same((ok(store.compact_feed(Timestamp(20), 9).await), horizon().await), (1, 6), "then the next");
+    same((ok(store.compact_feed(Timestamp(20), 9).await), horizon().await), (0, 6), "a young one stays");
+    let wanted = vec![(4, "d".to_owned(), ChangeKind::Added), (7, "c".to_owned(), ChangeKind::Deleted)];
+    same(feed(store, 0).await, wanted, "the feed");
+    let found = status(store).await;
+    same((found.head, found.records), (7, 1), "head and live records are as they were");
+    same(ok(store.record(key(), "a".into()).await), None, "one removed is as one never seen");
+    let (counts, _) = merge(store, None, 30, vec![present("a", 30, "back")]).await;
+    same((counts.added, feed(store, 7).await.len()), (1, 1), "and may come again");
+    let other = StreamKey { stream: "other".into(), ..key() };
+    same(ok(store.feed(other, 0, 9).await).horizon, 0, "another stream's horizon is its own");
+}
+
+/// Whoever waits for a stream's next change is woken by each way it may be committed, and not before.
+pub async fn whoever_waits_for_a_change_is_woken(store: Arc<dyn Store>) {
+    let wait = |after: u64| {
+        let store = store.clone();
+        let mut waiting = Box::pin(async move { store.wait_for_change(key(), after).await });
+        async move {
+            let soon = tokio::time::timeout(std::time::Duration::from_millis(50), &mut waiting).await.is_ok();
+            (soon, waiting)
+        }
+    };
+    let (woken, waiting) = wait(0).await;
+    same(woken, false, "nothing to be woken for");
+    merge(&*store, Some(0), 1, vec![present("a", 10, "1")]).await;
+    waiting.await;
+    same(wait(0).await.0, true, "what is there already is told at once");
+
+    let (_, waiting) = wait(1).await;
+    let lease = hold(&*store, job(0), 0).await;
+    let merges = vec![Merge { key: key(), read_since: None, changes: vec![present("a", 11, "2")] }];
+    settle_done(&*store, Settlement { merges, ..settlement(lease, JobEnd::Done, 3) }).await;
+    waiting.await;
+    let (_, waiting) = wait(2).await;
+    let (lease, run) = begin(&*store, RunMode::Full).await;
+    ok(store.commit_page(page(lease, &run, 2, vec![present("b", 12, "1")])).await);
+    waiting.await;
+    let (_, waiting) = wait(3).await;
+    ok(store.end_run(done(lease, &run)).await);
+    waiting.await;
+    same(status(&*store).await.head, 4, "by a merge, a settlement, a page and a run's end");
 }
 
 /// Whoever reads the feed while others write sees every change: what comes later in it never stands below what was

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use palisade_core::store::{
-    AccountKey, CallCounts, CallRecord, Connection, ConnectionState, PAUSES_MAX, Pause, SealedCredential, Store,
+    AccountKey, CallCounts, CallDay, CallRecord, Connection, ConnectionState, PAUSES_MAX, Pause, SealedCredential,
+    Store,
 };
 use palisade_core::{ErrorKind, Outcome, Timestamp};
 
@@ -144,6 +145,57 @@ pub async fn calls_are_counted_by_the_hour(store: &dyn Store) {
     same(ok(store.call_counts("a".into(), Timestamp(0)).await), counts(3, 1), "the hour is not over and still counts");
     same(ok(store.prune_calls(Timestamp(HOUR), 9).await), 2, "the rest of the hour");
     same(ok(store.call_counts("a".into(), Timestamp(0)).await), counts(1, 0), "the hour that is over went with it");
+}
+
+/// Hours of counts are rolled up into their days, oldest first and in bounded steps; together they count as before. Days
+/// are listed newest first, whether they were rolled up or not, and go when they are too old.
+pub async fn counts_of_calls_are_rolled_up_into_days(store: &dyn Store) {
+    const HOUR: i64 = 3_600_000;
+    const DAY: i64 = 24 * HOUR;
+    let call = |at, connection: &str, error| CallRecord {
+        at: Timestamp(at),
+        provider: "stripe".to_owned(),
+        operation: "customers.list".to_owned(),
+        connection: connection.into(),
+        status: None,
+        error,
+        outcome: None,
+        attempts: 1,
+        duration_us: 1,
+        waited_us: 0,
+        request_id: None,
+        correlation_id: None,
+    };
+    let failed = Some(ErrorKind::Timeout);
+    let calls = [
+        call(-1, "a", None),
+        call(HOUR, "a", None),
+        call(23 * HOUR, "a", failed),
+        call(DAY, "a", None),
+        call(2 * DAY + 5 * HOUR, "a", failed),
+        call(2 * HOUR, "b", None),
+    ];
+    ok(store.log_calls(calls.to_vec()).await);
+    let counts = |calls, errors| CallCounts { calls, errors };
+    let day = |day: i64, calls, errors| CallDay { day: Timestamp(day * DAY), counts: counts(calls, errors) };
+    let all = vec![day(2, 1, 1), day(1, 1, 0), day(0, 2, 1), day(-1, 1, 0)];
+    let days = async |limit| ok(store.call_days("a".into(), limit).await);
+    same(days(9).await, all.clone(), "before");
+    same(ok(store.roll_up_calls(Timestamp(23 * HOUR + 59), 2).await), 2, "the oldest two");
+    same(ok(store.roll_up_calls(Timestamp(23 * HOUR + 59), 9).await), 1, "an hour that is not over stays");
+    same(days(9).await, all.clone(), "a day that is half rolled up is whole");
+    same(ok(store.roll_up_calls(Timestamp(2 * DAY), 9).await), 2, "the rest");
+    same(ok(store.roll_up_calls(Timestamp(2 * DAY), 9).await), 0, "nothing twice");
+    same(days(9).await, all, "after");
+    same(days(2).await, vec![day(2, 1, 1), day(1, 1, 0)], "the newest");
+    for (since, wanted) in
+        [(-DAY, counts(5, 2)), (DAY, counts(2, 1)), (DAY + 7 * HOUR, counts(2, 1)), (2 * DAY, counts(1, 1))]
+    {
+        same(ok(store.call_counts("a".into(), Timestamp(since)).await), wanted, &format!("since {since}"));
+    }
+    same(ok(store.prune_call_days(Timestamp(DAY), 2).await), 2, "in bounded steps");
+    same(ok(store.prune_call_days(Timestamp(DAY + 1), 9).await), 1, "what is over by then");
+    same(days(9).await, vec![day(2, 1, 1), day(1, 1, 0)], "the rest stays");
 }
 
 /// A pause of a lane only grows; those under way are listed, the longest first; of a provider those that end last are

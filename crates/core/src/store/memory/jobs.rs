@@ -7,8 +7,8 @@ use crate::clock::Timestamp;
 use crate::id::ConnectionId;
 use crate::store::inbox::Halt;
 use crate::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue,
-    RunMode, StreamKey, WORKER_LOST, Work,
+    Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, LINED_UP_MAX, Lease, LiveJob, Moved,
+    NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work,
 };
 
 /// All jobs, with the live ones found quickly: a model that is slow in tests is not used.
@@ -316,10 +316,16 @@ impl JobsModel {
         let Some(lane) = job.new.lane.clone() else { return };
         let Some(left) = self.lanes.get_mut(&lane) else { return };
         left.remove(&id);
-        let Some(lowest) = left.first().copied() else {
+        if left.is_empty() {
             self.lanes.remove(&lane);
-            return;
-        };
+        }
+        self.promote(&lane, now);
+    }
+
+    /// Lets jobs of a lane go on: the lowest, and those due before it.
+    fn promote(&mut self, lane: &str, now: Timestamp) {
+        let Some(left) = self.lanes.get(lane) else { return };
+        let Some(lowest) = left.first().copied() else { return };
         let due = self.jobs.get(&lowest).map_or(Timestamp(i64::MIN), |job| job.new.run_at);
         let left: Vec<JobId> = left.iter().copied().collect();
         for id in left {
@@ -336,7 +342,11 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
-            Work::Watch { .. } | Work::Retention | Work::Replay { .. } => None,
+            Work::Watch { .. }
+            | Work::Retention
+            | Work::Replay { .. }
+            | Work::Chore { .. }
+            | Work::Reschedule { .. } => None,
         }
     }
 
@@ -402,6 +412,25 @@ impl JobsModel {
         }
         let in_line = first.into_values().map(|(_, _, run_at)| run_at);
         in_line.chain(oldest).min().filter(|run_at| *run_at <= now)
+    }
+
+    /// Moves a job that was never tried and is not due.
+    pub(super) fn move_to(&mut self, unique: &str, to: Timestamp, now: Timestamp) -> Moved {
+        let Some(id) = self.unique.get(unique).copied() else { return Moved::Missing };
+        let Some(job) = self.jobs.get_mut(&id) else { return Moved::Missing };
+        if !matches!(job.state, State::Later | State::Behind) || job.attempts > 0 || job.new.run_at <= now {
+            return Moved::Busy;
+        }
+        (job.new.run_at, job.state) = (to, State::Later);
+        if let Some(lane) = job.new.lane.clone() {
+            self.promote(&lane, now);
+        }
+        Moved::Moved
+    }
+
+    pub(super) fn held(&self, lease: Lease) -> Option<HeldJob> {
+        let job = self.jobs.get(&lease.job).filter(|_| self.holds(lease))?;
+        Some(HeldJob { unique: job.new.unique.clone(), run_at: job.new.run_at, attempt: job.attempts })
     }
 
     pub(super) fn live_of(&self, unique: &str) -> Option<LiveJob> {

@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    ChangeKind, FeedEntry, Merge, MergeCounts, Record, Run, RunEnd, RunId, RunMode, RunState, StreamKey, StreamStatus,
+    ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Record, Run, RunEnd, RunId, RunMode, RunState, StreamKey,
+    StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
 use crate::sync::{Cursor, Span, State};
@@ -26,6 +27,8 @@ struct Stream {
     status: StreamStatus,
     rows: BTreeMap<RecordId, Row>,
     feed: BTreeMap<u64, RecordId>,
+    /// The greatest number of a tombstone removed.
+    horizon: u64,
 }
 
 #[derive(Clone)]
@@ -310,6 +313,34 @@ impl RecordsModel {
             Some(FeedEntry { kind, record: row.record(id) })
         };
         stream.feed.range(first..).take(limit as usize).filter_map(|(_, id)| entry(id)).collect()
+    }
+}
+
+impl RecordsModel {
+    pub(super) fn feed(&self, key: &StreamKey, after: u64, limit: u32) -> FeedPage {
+        let mut entries = self.changes(key, after, limit.saturating_add(1));
+        let more = entries.len() > limit as usize;
+        entries.truncate(limit as usize);
+        let (head, horizon) = self.streams.get(key).map_or((0, 0), |stream| (stream.status.head, stream.horizon));
+        FeedPage { entries, head, horizon, more }
+    }
+
+    pub(super) fn compact(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let gone = |row: &Row| row.data.is_none() && row.changed_at < before;
+        let of_stream = |(key, stream): (&StreamKey, &Stream)| -> Vec<_> {
+            let old = stream.rows.iter().filter(|(_, row)| gone(row));
+            old.map(|(id, row)| (row.changed_at, key.clone(), row.seq, id.clone())).collect()
+        };
+        let mut old: Vec<_> = self.streams.iter().flat_map(of_stream).collect();
+        old.sort_unstable();
+        old.truncate(limit as usize);
+        for (_, key, seq, id) in &old {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            stream.rows.remove(id);
+            stream.feed.remove(seq);
+            stream.horizon = stream.horizon.max(*seq);
+        }
+        old.len() as u64
     }
 }
 

@@ -56,7 +56,7 @@ async fn a_channel_is_followed_by_another_at_half_its_life() {
     assert_eq!((status.failing, status.next_at.unwrap() <= START.plus(CHANNEL_LIFE / 2)), (None, true));
     for _ in 0..7 * 24 {
         world.wait(HOUR).await;
-        world.worker.inner.ensure_schedules().await.unwrap();
+        world.worker.inner.look_over(None, 100).await.unwrap();
         assert!(!world.live().is_empty());
         world.quiet().await;
     }
@@ -158,7 +158,7 @@ async fn only_an_active_connection_with_a_place_is_watched() {
     put(ConnectionState::Disconnected).await;
     world.wait(CHANNEL_LIFE).await;
     world.quiet().await;
-    world.worker.inner.ensure_schedules().await.unwrap();
+    world.worker.inner.look_over(None, 100).await.unwrap();
     world.quiet().await;
     assert_eq!((world.live(), world.watch().await.next_at), (vec![], None));
 }
@@ -172,7 +172,7 @@ async fn an_endpoint_that_is_gone_ends_its_channel_and_one_that_comes_is_watched
     while deaf.step(Queue::Background).await.unwrap() > 0 {}
     assert!(world.live().is_empty());
     assert_eq!(world.store.inner.live_jobs(vec!["watch/conn/events".to_owned()]).await.unwrap(), [None]);
-    world.worker.inner.ensure_schedules().await.unwrap();
+    world.worker.inner.look_over(None, 100).await.unwrap();
     world.quiet().await;
     assert_eq!(world.live().len(), 1);
 }

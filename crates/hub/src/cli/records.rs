@@ -1,0 +1,112 @@
+//! `palisade records`: what is stored of a stream, as its change feed has it.
+
+use clap::Args;
+use palisade_core::store::{FeedEntry, Records};
+use palisade_core::{ErrorKind, RecordId};
+use serde_json::json;
+
+use super::out::{self, LIMIT_DEFAULT, clean, document, facts, short, table, word};
+use super::place::{Opened, Place, store_failure, with_store};
+use super::{Failure, say};
+use crate::feed::{self, FeedCursor};
+use crate::routes::records::RecordOut;
+use crate::time::rfc3339;
+
+/// Characters of a record in a table.
+const DATA_CHARS: usize = 80;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The connection.
+    connection: String,
+    /// The stream.
+    stream: String,
+    /// One record of it, by the provider's id.
+    id: Option<String>,
+    #[command(flatten)]
+    place: Place,
+    /// Where to go on, as the last list gave it; from the beginning otherwise.
+    #[arg(long, conflicts_with = "id")]
+    cursor: Option<String>,
+    /// How many at most.
+    #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
+    limit: u32,
+    /// One JSON document, as `GET /api/v1/records` writes it.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let cursor = arguments.cursor.as_deref().map(str::parse::<FeedCursor>).transpose();
+    let cursor = cursor.map_err(|error| Failure::usage(error.message()))?;
+    with_store(&arguments.place, async |opened| match &arguments.id {
+        Some(id) => show(opened, arguments, id).await,
+        None => list(opened, arguments, cursor).await,
+    })
+}
+
+async fn list(opened: &Opened, arguments: &Arguments, cursor: Option<FeedCursor>) -> Result<(), Failure> {
+    let key = opened.stream(&arguments.connection, &arguments.stream).await?;
+    let read = feed::read(&opened.store, &key, cursor, arguments.limit).await.map_err(|error| match error.kind() {
+        ErrorKind::Invalid | ErrorKind::CursorExpired => {
+            Failure::usage(format!("{}: leave --cursor out to begin anew", error.message()))
+        }
+        _ => store_failure(&error),
+    })?;
+    if arguments.json {
+        let list: Vec<_> = read.entries.iter().map(RecordOut::of).collect();
+        return document(&json!({ "records": list, "next_cursor": read.next, "has_more": read.more }));
+    }
+    let row = |entry: &FeedEntry| {
+        let record = &entry.record;
+        let data = record.data.as_ref().map_or_else(String::new, |data| String::from_utf8_lossy(data).into_owned());
+        [
+            record.id.to_string(),
+            record.seq.to_string(),
+            word(&entry.kind),
+            rfc3339(record.changed_at),
+            short(&one_line(&data), DATA_CHARS),
+        ]
+    };
+    table(["id", "number", "change", "changed", "data"], read.entries.iter().map(row));
+    if read.more {
+        say(format!("more: --cursor {}", read.next));
+    }
+    Ok(())
+}
+
+/// Writes text on one line with single spaces.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+async fn show(opened: &Opened, arguments: &Arguments, id: &str) -> Result<(), Failure> {
+    let key = opened.stream(&arguments.connection, &arguments.stream).await?;
+    let found = opened.store.record(key, RecordId::new(id)).await.map_err(|error| store_failure(&error))?;
+    let record = found.ok_or_else(|| {
+        Failure::no(format!("there is no record {id} in {} of {}", arguments.stream, arguments.connection))
+    })?;
+    if arguments.json {
+        return document(&RecordOut::single(&record));
+    }
+    facts(&[
+        ("id", record.id.to_string()),
+        ("number", record.seq.to_string()),
+        ("first seen", rfc3339(record.first_seen)),
+        ("changed", rfc3339(record.changed_at)),
+        ("deleted", if record.data.is_none() { "yes".to_owned() } else { String::new() }),
+    ]);
+    if let Some(data) = &record.data {
+        say("");
+        say(pretty(data));
+    }
+    Ok(())
+}
+
+/// Writes a document for people.
+pub(super) fn pretty(data: &[u8]) -> String {
+    let text = String::from_utf8_lossy(data);
+    let parsed: Option<serde_json::Value> = serde_json::from_slice(data).ok();
+    let text = parsed.and_then(|value| serde_json::to_string_pretty(&value).ok()).unwrap_or(text.into_owned());
+    text.lines().map(clean).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,161 @@
+//! `palisade runs`: executions of syncs, newest first.
+
+use clap::{Subcommand, ValueEnum};
+use palisade_core::ConnectionId;
+use palisade_core::store::{MergeCounts, Records, Run, RunState};
+use serde_json::json;
+
+use super::Failure;
+use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
+use super::place::{Opened, Place, store_failure, with_store};
+use crate::routes::api::RunOut;
+use crate::time::rfc3339;
+
+/// Runs looked through for those that a filter names, newest first.
+const LOOKED_THROUGH: u32 = 10_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum State {
+    /// At work, or to be taken up again.
+    Running,
+    /// Complete.
+    Done,
+    /// Waiting for somebody to approve its deletions.
+    Review,
+    /// Stopped by an error.
+    Failed,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Lists runs, newest first.
+    List {
+        #[command(flatten)]
+        place: Place,
+        /// Of this connection.
+        #[arg(long)]
+        connection: Option<String>,
+        /// Of this stream.
+        #[arg(long)]
+        stream: Option<String>,
+        /// In this state.
+        #[arg(long)]
+        state: Option<State>,
+        /// Those before this number.
+        #[arg(long)]
+        before: Option<i64>,
+        /// How many at most.
+        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
+        limit: u32,
+        /// One JSON document instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows one run.
+    Show {
+        /// Its number.
+        id: i64,
+        #[command(flatten)]
+        place: Place,
+        /// One JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+pub(super) fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::List { place, connection, stream, state, before, limit, json } => {
+            let wanted = |run: &Run| {
+                stream.as_ref().is_none_or(|stream| run.key.stream.as_str() == stream)
+                    && state.is_none_or(|state| state == state_of(run))
+                    && before.is_none_or(|before| run.id.0 < before)
+            };
+            let narrow = stream.is_some() || state.is_some() || before.is_some();
+            with_store(place, async |opened| {
+                let looked = if narrow { LOOKED_THROUGH } else { *limit };
+                let of = connection.as_deref().map(ConnectionId::new);
+                let mut found = opened.store.runs(of, looked).await.map_err(|error| store_failure(&error))?;
+                found.retain(&wanted);
+                found.truncate(*limit as usize);
+                list(&found, *limit, *json)
+            })
+        }
+        Command::Show { id, place, json } => with_store(place, async |opened| show(opened, *id, *json).await),
+    }
+}
+
+fn state_of(run: &Run) -> State {
+    match run.state {
+        RunState::Running => State::Running,
+        RunState::Done => State::Done,
+        RunState::Review { .. } => State::Review,
+        RunState::Failed { .. } => State::Failed,
+    }
+}
+
+/// Says how a run stands, in words.
+pub(super) fn state(state: &RunState) -> String {
+    match state {
+        RunState::Running => "running".to_owned(),
+        RunState::Done => "done".to_owned(),
+        RunState::Review { deletions } => format!("waits for review of {deletions} deletions"),
+        RunState::Failed { kind, reason } => format!("failed: {reason} ({})", kind.as_str()),
+    }
+}
+
+/// Says what a run's pages did, in words.
+pub(super) fn did(counts: &MergeCounts) -> String {
+    let MergeCounts { added, updated, deleted, unchanged, older } = counts;
+    let told =
+        [(added, "added"), (updated, "updated"), (deleted, "deleted"), (unchanged, "unchanged"), (older, "older")];
+    let told: Vec<String> =
+        told.iter().filter(|(number, _)| **number > 0).map(|(number, what)| format!("{number} {what}")).collect();
+    if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
+}
+
+fn list(runs: &[Run], limit: u32, as_json: bool) -> Result<(), Failure> {
+    let next = runs.last().filter(|_| runs.len() == limit as usize).map(|run| run.id.0);
+    if as_json {
+        let list: Vec<_> = runs.iter().map(RunOut::of).collect();
+        return document(&json!({ "runs": list, "next_before": next }));
+    }
+    let row = |run: &Run| {
+        [
+            run.id.0.to_string(),
+            run.key.connection.to_string(),
+            run.key.stream.to_string(),
+            word(&run.mode),
+            state(&run.state),
+            run.pages.to_string(),
+            did(&run.counts),
+            rfc3339(run.started_at),
+            run.finished_at.map_or_else(String::new, rfc3339),
+        ]
+    };
+    table(["run", "connection", "stream", "mode", "state", "pages", "records", "began", "ended"], runs.iter().map(row));
+    Ok(())
+}
+
+async fn show(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
+    let runs = opened.store.runs(None, LOOKED_THROUGH).await.map_err(|error| store_failure(&error))?;
+    let run = runs.iter().find(|run| run.id.0 == id);
+    let run = run.ok_or_else(|| Failure::no(format!("there is no run {id} among the newest {LOOKED_THROUGH}")))?;
+    if as_json {
+        return document(&RunOut::of(run));
+    }
+    facts(&[
+        ("run", run.id.0.to_string()),
+        ("connection", run.key.connection.to_string()),
+        ("stream", run.key.stream.to_string()),
+        ("mode", word(&run.mode)),
+        ("state", state(&run.state)),
+        ("pages", run.pages.to_string()),
+        ("records", did(&run.counts)),
+        ("taken up", if run.resumed > 0 { format!("{} times", run.resumed) } else { String::new() }),
+        ("began", rfc3339(run.started_at)),
+        ("progressed", rfc3339(run.progressed_at)),
+        ("ended", run.finished_at.map_or_else(String::new, rfc3339)),
+    ]);
+    Ok(())
+}
