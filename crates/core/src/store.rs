@@ -36,6 +36,7 @@ pub mod jobs;
 pub mod keys;
 pub mod layered;
 pub mod memory;
+pub mod outbox;
 pub mod pauses;
 pub mod records;
 pub mod runs;
@@ -68,6 +69,12 @@ pub use jobs::{
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 pub use layered::{LayeredStore, StoreLayer};
 #[cfg(feature = "mock")]
+pub use outbox::MockOutbox;
+pub use outbox::{
+    CallAnswer, CallId, CallRequest, CallResult, CallState, Decided, Decision, Enqueued, KeptCall, Outbox, OutboxCall,
+    OutboxChange, Transacted,
+};
+#[cfg(feature = "mock")]
 pub use pauses::MockPauses;
 pub use pauses::{PAUSES_MAX, Pause, Pauses};
 #[cfg(feature = "mock")]
@@ -78,7 +85,18 @@ pub use runs::{PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState}
 /// A whole store.
 #[async_trait]
 pub trait Store:
-    Inbox + Jobs + Records + Connections + Keys + Grants + Authorizations + CallLog + Pauses + std::fmt::Debug + 'static
+    Inbox
+    + Jobs
+    + Records
+    + Connections
+    + Keys
+    + Grants
+    + Authorizations
+    + CallLog
+    + Outbox
+    + Pauses
+    + std::fmt::Debug
+    + 'static
 {
     /// Takes the way of a write to its end, so that readiness tells whether the store takes writes at this moment. A
     /// durable store commits something; this default runs a removal that finds nothing.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -24,6 +24,7 @@ mod engine;
 mod handler;
 mod job;
 mod metrics;
+mod outbox;
 mod schedule;
 mod watching;
 
@@ -31,6 +32,7 @@ use metrics::WorkerMetrics;
 use schedule::When;
 
 pub use handler::{Context, Handled, Handler, handler};
+pub use outbox::{NewCall, draft};
 pub use watching::WatchStatus;
 
 /// How a worker works. The defaults suit a small hub.
@@ -63,6 +65,10 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// How long handled events, finished jobs and calls are kept.
     pub retention: Duration,
+    /// Attempts of a call of the outbox before it is given up; waiting for limits and reconnects is none.
+    pub call_attempts_max: u32,
+    /// How long a call of the outbox may wait beyond its moment before it is given up.
+    pub call_patience: Duration,
 }
 
 impl Default for WorkerSettings {
@@ -81,6 +87,8 @@ impl Default for WorkerSettings {
             page_size: 100,
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
+            call_attempts_max: 12,
+            call_patience: Duration::from_secs(3 * 86_400),
         }
     }
 }
@@ -117,6 +125,8 @@ struct Inner {
     settings: WorkerSettings,
     metrics: WorkerMetrics,
     progress: Mutex<Progress>,
+    /// Rung when calls of the outbox have been settled or decided about in this process.
+    calls_settled: Notify,
 }
 
 /// One provider with the pipeline to it.
@@ -243,8 +253,19 @@ impl WorkerBuilder {
         let progress = Mutex::default();
         let providers = plugged;
         let metrics = WorkerMetrics::new(metrics);
-        let inner =
-            Inner { store, clock, random, providers, routes, endpoint_of, watch_places, settings, metrics, progress };
+        let inner = Inner {
+            store,
+            clock,
+            random,
+            providers,
+            routes,
+            endpoint_of,
+            watch_places,
+            settings,
+            metrics,
+            progress,
+            calls_settled: Notify::new(),
+        };
         Ok(Worker { inner: Arc::new(inner) })
     }
 }
@@ -258,6 +279,9 @@ impl WorkerSettings {
         }
         if self.batch == 0 || self.concurrency == 0 || self.attempts_max == 0 || self.page_size == 0 {
             return wrong("batch, concurrency, attempts_max and page_size must be at least 1");
+        }
+        if self.call_attempts_max == 0 {
+            return wrong("call_attempts_max must be at least 1");
         }
         if self.handler_timeout == none || self.poll == none || self.retry_base == none {
             return wrong("handler_timeout, poll and retry_base must be more than nothing");

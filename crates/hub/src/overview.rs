@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, EventState, Heard, JobCounts, Run, RunMode, RunState, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, CallState, Connection, EventState, Heard, JobCounts, OutboxCall, Run, RunMode, RunState,
+    StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
@@ -36,6 +37,10 @@ pub(crate) struct Overview {
     pub(crate) dead: Vec<StoredEvent>,
     pub(crate) runs: Vec<Run>,
     pub(crate) calls: Vec<CallRecord>,
+    pub(crate) outbox: BTreeMap<CallState, u64>,
+    /// Calls nobody knows of, and those given up.
+    pub(crate) outbox_review: Vec<OutboxCall>,
+    pub(crate) outbox_failed: Vec<OutboxCall>,
     /// The names of the flows accounts can be connected by.
     pub(crate) flows: Vec<String>,
 }
@@ -119,6 +124,9 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?,
         runs: store.runs(None, ROWS_SHOWN).await?,
         calls: store.calls(None, ROWS_SHOWN).await?,
+        outbox: store.outbox_counts().await?,
+        outbox_review: store.outbox(Some(CallState::Review), None, ROWS_SHOWN).await?,
+        outbox_failed: store.outbox(Some(CallState::Failed), None, ROWS_SHOWN).await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),
     })
 }
@@ -174,6 +182,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         ),
         runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
         dead_letters,
+        calls_in_review: store.review_counts(vec![id.clone()]).await?.values().sum(),
         endpoint_silent: silence(&heard(shared, &connection).await?, now),
         held_until,
         watch_failing: watch_failing(shared, &connection).await?,

@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` | the statements of the traits |
+//! | `inbox` `jobs` `lanes` `records` `runs` `connections` `keys` `grants` `authorizations` `calls` `outbox` `pauses` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -20,12 +20,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use palisade_core::store::{
-    AccountKey, Appended, Authorizations, CallCounts, CallLog, CallRecord, Claim, Claimed, Connection as Account,
-    Connections, Effect, EndReason, EventRow, EventState, FeedEntry, GrantClaim, GrantKey, GrantLease, Grants, Heard,
-    Inbox, JobCounts, JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant,
-    NewJob, NewTokens, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement,
-    Revocation, Rewrapped, Run, RunEnd, RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent,
-    StoredGrant, StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    AccountKey, Appended, Authorizations, CallCounts, CallId, CallLog, CallRecord, CallState, Claim, Claimed,
+    Connection as Account, Connections, Decided, Decision, Effect, EndReason, EventRow, EventState, FeedEntry,
+    GrantClaim, GrantKey, GrantLease, Grants, Heard, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob,
+    MasterStatus, Merge, MergeCounts, NewDelivery, NewGrant, NewJob, NewTokens, Outbox, OutboxCall, PageCommit,
+    PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, Retirement, Revocation, Rewrapped, Run, RunEnd,
+    RunMode, SealedCredential, SessionRow, Settled, Settlement, Store, StoredEvent, StoredGrant, StreamKey,
+    StreamStatus, TokenHash, Transacted, Value, WrappedKey,
 };
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
@@ -47,6 +48,7 @@ mod inbox;
 mod jobs;
 mod keys;
 mod lanes;
+mod outbox;
 mod pauses;
 mod product;
 mod readers;
@@ -572,6 +574,43 @@ impl Pauses for SqliteStore {
 
     async fn prune_pauses(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |tx| pauses::prune(tx, before, limit)).await
+    }
+}
+
+#[async_trait]
+impl Outbox for SqliteStore {
+    async fn transact(&self, effects: Vec<Effect>, calls: Vec<KeptCall>) -> Result<Transacted> {
+        let bytes = outbox::bytes(&effects, &calls);
+        self.inner.inlet.write(bytes, move |tx| outbox::transact(tx, &effects, &calls)).await
+    }
+
+    async fn note_departure(&self, lease: Lease, call: CallId, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| outbox::note_departure(tx, lease, call, now)).await
+    }
+
+    async fn outbox_call(&self, id: CallId) -> Result<Option<OutboxCall>> {
+        self.inner.readers.read(move |reader| outbox::one(reader, id)).await
+    }
+
+    async fn outbox(&self, state: Option<CallState>, before: Option<CallId>, limit: u32) -> Result<Vec<OutboxCall>> {
+        self.inner.readers.read(move |reader| outbox::list(reader, state, before, limit)).await
+    }
+
+    async fn outbox_counts(&self) -> Result<BTreeMap<CallState, u64>> {
+        self.inner.readers.read(outbox::counts).await
+    }
+
+    async fn review_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
+        self.inner.readers.read(move |reader| outbox::reviews(reader, connections)).await
+    }
+
+    async fn decide_call(&self, id: CallId, decision: Decision, now: Timestamp) -> Result<Decided> {
+        let run = move |tx: &mut writer::Tx<'_>| outbox::decide_call(tx, id, decision, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| outbox::prune(tx, before, limit)).await
     }
 }
 

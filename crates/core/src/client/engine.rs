@@ -46,7 +46,7 @@ use super::turnstile::{Place, Turnstile};
 use super::way::{Refusal, Way};
 use super::{Fallback, Learned, Observer, PAUSE_TOLD_MIN, PauseObserver, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
-use crate::call::{Call, Scope};
+use crate::call::{Call, Leave, Scope};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::ConnectionId;
@@ -257,6 +257,13 @@ impl Engine {
         let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
         let version = credential.version();
         drop(credential);
+        // Most requests carry nothing beside their call, and are not asked for more.
+        if request.extensions().len() > 1
+            && let Some(leave) = request.extensions().get::<Leave>().cloned()
+        {
+            let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the attempt was let go");
+            timeout_at(on.deadline, leave.ask()).await.map_err(|_| late())??;
+        }
 
         let span = to.meters.attempt_span(on.attempts);
         let attempt = on.call.operation.attempt_timeout;

@@ -10,8 +10,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, Lease, Merge, NO_CONNECTION, NewJob, Revocation,
-    RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
+    CallResult, Claimed, Connection, ConnectionState, Effect, EventRow, JobEnd, KeptCall, Lease, Merge, NO_CONNECTION,
+    NewJob, OutboxChange, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::{Change, Site, Source, StreamKind};
@@ -35,7 +35,7 @@ pub(super) enum Prepared {
 /// Which attempt of a job this is.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt {
-    number: u32,
+    pub(super) number: u32,
     max: u32,
     /// The longest wait before the next.
     wait_max: Duration,
@@ -64,7 +64,7 @@ impl From<Error> for Stop {
 }
 
 /// The phrase of an error that is kept with a job: what we say, without the provider's own text.
-fn phrase(error: &Error) -> String {
+pub(super) fn phrase(error: &Error) -> String {
     match error.operation() {
         Some(operation) => format!("{operation}: {} ({})", error.message(), error.kind().as_str()),
         None => format!("{} ({})", error.message(), error.kind().as_str()),
@@ -80,11 +80,17 @@ impl Inner {
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
+            Work::Call { call } => self.call(lease, call, attempt).await,
             Work::Retention => self.retention(&stop).await,
         };
         let settlement = match finish {
-            Ok(Finish::Done { effects, merges, follow }) => {
-                Settlement { effects, merges, follow, ..self.settlement(lease, JobEnd::Done) }
+            Ok(Finish::Done { effects, merges, follow, calls }) => {
+                let outbox = OutboxChange { add: calls, result: None };
+                Settlement { effects, merges, follow, outbox, ..self.settlement(lease, JobEnd::Done) }
+            }
+            Ok(Finish::Called(end, result)) => {
+                let outbox = OutboxChange { add: Vec::new(), result: Some(*result) };
+                Settlement { outbox, ..self.settlement(lease, end) }
             }
             Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
             Ok(Finish::Ended) => return Prepared::Ended,
@@ -98,13 +104,15 @@ impl Inner {
     /// Makes a settlement that only ends the job.
     pub(super) fn settlement(&self, lease: Lease, end: JobEnd) -> Settlement {
         let now = self.clock.now();
-        Settlement { lease, end, now, effects: Vec::new(), merges: Vec::new(), follow: Vec::new() }
+        let outbox = OutboxChange::default();
+        Settlement { lease, end, now, effects: Vec::new(), merges: Vec::new(), follow: Vec::new(), outbox }
     }
 
     /// Tells which attempt a claim is, and of how many.
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
+            Work::Call { .. } => (u32::MAX, self.settings.retry_max),
             Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => {
                 (u32::MAX, self.settings.incremental_every)
             }
@@ -167,11 +175,11 @@ impl Inner {
             }
             Some(_) | None => Vec::new(),
         };
-        let effects = self.handlers(&event, &place, attempt).await?;
+        let (effects, calls) = self.handlers(&event, &place, attempt).await?;
         self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
         let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
-        Ok(Finish::Done { effects, merges, follow })
+        Ok(Finish::Done { effects, merges, follow, calls })
     }
 
     /// Makes the runs an event asks for: of streams it says less of than happened.
@@ -207,11 +215,17 @@ impl Inner {
     }
 
     /// Calls every handler that wants the event, in order; the first that does not finish decides.
-    async fn handlers(&self, event: &StoredEvent, place: &Place<'_>, attempt: u32) -> Result<Vec<Effect>, Stop> {
+    async fn handlers(
+        &self,
+        event: &StoredEvent,
+        place: &Place<'_>,
+        attempt: u32,
+    ) -> Result<(Vec<Effect>, Vec<KeptCall>), Stop> {
         let mut context = Context {
             attempt,
             key: format!("{}/{}/{}", event.provider, event.endpoint, event.event.id),
             effects: Vec::new(),
+            calls: Vec::new(),
             transport: place.plugged.transport.clone(),
             site: place.site.clone(),
         };
@@ -233,7 +247,17 @@ impl Inner {
                 Handled::Reject { reason } => return Err(Stop::Dead(reason)),
             }
         }
-        Ok(context.effects)
+        let mut calls = Vec::with_capacity(context.calls.len());
+        for call in context.calls {
+            let kept = self.keep(call).await;
+            calls.push(kept.map_err(|error| {
+                if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) {
+                    return Stop::from(error);
+                }
+                Stop::Dead(format!("a call it asks for cannot be made: {}", error.message()))
+            })?);
+        }
+        Ok((context.effects, calls))
     }
 
     /// Fetches the records a settlement could not order, and puts their reads in the place of what the event said.
@@ -379,6 +403,7 @@ impl Inner {
         while self.store.prune_events(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        while self.store.prune_outbox(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         // What is over holds nobody back: there is nothing to keep it for.
         let now = self.clock.now();
         while self.store.prune_pauses(now, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
@@ -389,7 +414,9 @@ impl Inner {
 /// How a job came to its end, other than with an error.
 pub(super) enum Finish {
     /// Done, with what it brings to its settlement.
-    Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob> },
+    Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob>, calls: Vec<KeptCall> },
+    /// A call of the outbox, with what it came to.
+    Called(JobEnd, Box<CallResult>),
     /// It ended with its run: nothing is left to settle.
     Ended,
     /// It was asked to stop before its end.
@@ -400,7 +427,7 @@ pub(super) enum Finish {
 
 impl Finish {
     pub(super) fn followed_by(follow: Vec<NewJob>) -> Self {
-        Self::Done { effects: Vec::new(), merges: Vec::new(), follow }
+        Self::Done { effects: Vec::new(), merges: Vec::new(), follow, calls: Vec::new() }
     }
 }
 

@@ -425,6 +425,8 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
             concurrency: config.workers.concurrency,
             attempts_max: config.workers.attempts_max,
             handler_timeout: config.workers.handler_timeout,
+            call_attempts_max: config.outbox.attempts_max,
+            call_patience: config.outbox.patience,
             full_every: config.sync.full_every,
             incremental_every: config.sync.incremental_every,
             page_size: config.sync.page_size,

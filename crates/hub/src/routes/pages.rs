@@ -146,6 +146,7 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
             (verdict(overview))
             (connections(base, overview))
             (inbox(base, overview))
+            (super::outbox::section(base, overview))
             (runs(base, &overview.runs, now))
             (calls(&overview.calls, now))
         }
@@ -436,11 +437,11 @@ fn call_result(call: &CallRecord) -> Markup {
 }
 
 /// A cell with a name that may be long: cut off where there is no room, whole when pointed at.
-fn name(id: &ConnectionId) -> Markup {
+pub(crate) fn name(id: &ConnectionId) -> Markup {
     html! { td.id title=(id) { (id) } }
 }
 
-fn figure(name: &str, value: u64, bad: bool) -> Markup {
+pub(crate) fn figure(name: &str, value: u64, bad: bool) -> Markup {
     html! { div.figure.bad[bad] { strong { (grouped(value)) } span { (name) } } }
 }
 
@@ -451,7 +452,7 @@ fn moment(at: Option<Timestamp>, now: Timestamp, otherwise: &str) -> Markup {
     }
 }
 
-fn ago(at: Timestamp, now: Timestamp) -> Markup {
+pub(crate) fn ago(at: Timestamp, now: Timestamp) -> Markup {
     html! { time datetime=(time::rfc3339(at)) title=(time::rfc3339(at)) { (time::ago(at, now)) } }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::clock::Timestamp;
 use crate::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode, StreamKey,
-    WORKER_LOST, Work,
+    CallId, Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode,
+    StreamKey, WORKER_LOST, Work,
 };
 
 /// All jobs, with the live ones found quickly: a model that is slow in tests is not used.
@@ -48,6 +48,7 @@ enum State {
 pub(super) enum Followed {
     Event { row: EventRow, state: EventState, reason: Option<String> },
     DeadSync { key: StreamKey, mode: RunMode, reason: String },
+    DeadCall { call: CallId, reason: String },
 }
 
 impl Job {
@@ -155,6 +156,7 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
+            Work::Call { call } => Some(Followed::DeadCall { call: *call, reason }),
             Work::Watch { .. } | Work::Retention => None,
         }
     }
@@ -173,6 +175,11 @@ impl JobsModel {
         self.jobs.get(&lease.job).is_some_and(|job| job.fence == lease.fence && matches!(job.state, State::Held { .. }))
     }
 
+    /// Tells whether the lease is good and of this work.
+    pub(super) fn works_on(&self, lease: Lease, work: &Work) -> bool {
+        self.holds(lease) && self.jobs.get(&lease.job).is_some_and(|job| job.new.work == *work)
+    }
+
     pub(super) fn extend(&mut self, lease: Lease, until: Timestamp) -> bool {
         if !self.holds(lease) {
             return false;
@@ -188,7 +195,9 @@ impl JobsModel {
         let job = self.jobs.get_mut(&lease.job)?;
         let row = match job.new.work {
             Work::Event { row } => Some(row),
-            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Retention => None,
+            Work::Sync { .. } | Work::Approved { .. } | Work::Watch { .. } | Work::Call { .. } | Work::Retention => {
+                None
+            }
         };
         match end {
             JobEnd::Done => {
