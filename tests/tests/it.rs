@@ -20,6 +20,8 @@ mod convergence;
 mod demo;
 #[path = "it/kill.rs"]
 mod kill;
+#[path = "it/kill_outbox.rs"]
+mod kill_outbox;
 #[path = "it/refused.rs"]
 mod refused;
 #[path = "it/renewals.rs"]

@@ -1,10 +1,13 @@
 //! What the pipeline must know of a call: the static description of its operation and the values of this one.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use crate::error::Result;
 use crate::id::{ConnectionId, GrantName, TenantId};
 
 /// Says whether repeating a request after an ambiguous failure is safe. Written down per operation; never guessed
@@ -20,6 +23,46 @@ pub enum Replay {
     Keyed(&'static str),
     /// Writes that must not be repeated unless the provider provably did nothing.
     Never,
+}
+
+impl Replay {
+    /// Returns the rule in one word, as it is stored and shown.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Idempotent => "idempotent",
+            Self::Keyed(_) => "keyed",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// Asked before each attempt of a call leaves, when it stands in `request.extensions()` beside the [`Call`]: whoever
+/// must know of a departure before it happens, as the outbox does. An error keeps the attempt here: it was not sent,
+/// and the call ends with it.
+#[derive(Clone)]
+pub struct Leave(Arc<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>);
+
+impl Leave {
+    /// Makes it of what is to be done before a departure.
+    pub fn new(ask: impl Fn() -> BoxFuture<'static, Result<()>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
+    }
+
+    /// Asks whether an attempt may leave.
+    ///
+    /// # Errors
+    /// Those of whoever is asked.
+    pub async fn ask(&self) -> Result<()> {
+        (self.0)().await
+    }
+}
+
+impl fmt::Debug for Leave {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leave")
+    }
 }
 
 /// Describes one operation of a provider. Adapters keep these in a `static` table.

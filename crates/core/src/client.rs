@@ -598,6 +598,10 @@ impl std::fmt::Debug for BreakerHandle {
 ///
 /// Written out and not by `async_trait`, whose own future would hold the request and the engine's once more.
 impl Transport for Client {
+    fn asks_leave(&self) -> bool {
+        true
+    }
+
     fn send<'life, 'future>(
         &'life self,
         mut request: http::Request<Bytes>,

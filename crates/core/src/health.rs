@@ -44,6 +44,8 @@ pub struct Observations {
     pub runs_stalled: u32,
     /// Events given up.
     pub dead_letters: u64,
+    /// Calls of the outbox that may have been made or not.
+    pub calls_in_review: u64,
     /// How long its endpoints have been silent, where the provider's own list proves it ([`silence`]).
     pub endpoint_silent: Option<Duration>,
     /// Until when the provider asked to wait, or the breaker keeps calls back.
@@ -204,6 +206,10 @@ fn verdict(seen: &Observations, status: Status) -> (State, Actor, String) {
         let events = counted(seen.dead_letters, "event was", "events were");
         return attention(format!("{events} given up. Look at the reason, then replay."));
     }
+    if seen.calls_in_review > 0 {
+        let calls = counted(seen.calls_in_review, "call of the outbox", "calls of the outbox");
+        return attention(format!("{calls} may have been made or not. Find out at the service, then say so."));
+    }
     if let Some(wait) = seen.held_until.map(|until| until.since(seen.now)).filter(|wait| *wait > Duration::ZERO) {
         let step = format!("The service asked us to wait. It goes on by itself in {}.", spoken(wait));
         return (State::Delayed, Actor::Provider, step);
@@ -313,6 +319,7 @@ mod tests {
             runs_in_review: 0,
             runs_stalled: 0,
             dead_letters: 0,
+            calls_in_review: 0,
             endpoint_silent: None,
             held_until: None,
             watch_failing: None,

@@ -53,7 +53,7 @@ pub use client::Client;
 pub use clock::{Clock, Timestamp};
 pub use error::{Error, ErrorKind, Outcome, Result};
 pub use id::{ConnectionId, EndpointId, Environment, EventId, GrantName, RecordId, StreamName, TenantId};
-pub use provider::{Manifest, Provider};
+pub use provider::{Finder, Found, Manifest, Provider};
 pub use random::Random;
 pub use secret::Secret;
 pub use transport::Transport;

@@ -1,10 +1,18 @@
 //! What an adapter gives the drivers: a manifest and, where the provider has them, webhooks and streams.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+
+use crate::call::Operation;
 use crate::client::Profile;
-use crate::sync::Source;
+use crate::error::Result;
+use crate::store::OutboxCall;
 use crate::sync::watch::Watcher;
+use crate::sync::{Site, Source};
+use crate::transport::Transport;
 use crate::webhook::Webhook;
 
 /// States what an adapter covers. Every word of it is checked by the conformance suite.
@@ -31,6 +39,20 @@ pub trait Provider: Send + Sync + fmt::Debug + 'static {
     /// Returns what the pipeline must know of the provider: classifier, hosts, breaker and retry settings.
     fn profile(&self) -> Profile;
 
+    /// Returns the operations a request of this method to this path (without a query) may be, the one to assume first.
+    /// Where there are several (an insert that carries an id of its own, and one that does not), the first is repeated
+    /// the least. None, the default, where the adapter has none: such a request is not taken into the outbox.
+    fn operations(&self, method: &http::Method, path: &str) -> Vec<&'static Operation> {
+        let _ = (method, path);
+        Vec::new()
+    }
+
+    /// Returns for how long at least the provider knows an idempotency key again. Stripe, the only one that has them,
+    /// prunes keys after at least 24 hours (docs.stripe.com/api/idempotent_requests, 2026).
+    fn keys_kept_for(&self) -> Duration {
+        Duration::from_secs(24 * 3_600)
+    }
+
     /// Returns the webhook side, if the provider has one.
     fn webhook(&self) -> Option<&dyn Webhook> {
         None
@@ -41,8 +63,40 @@ pub trait Provider: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Returns the side that finds out whether a call was made, if the provider can be asked.
+    fn finder(&self) -> Option<&dyn Finder> {
+        None
+    }
+
     /// Returns the push-channel side, if the provider tells of changes only while a channel is kept open.
     fn watcher(&self) -> Option<&dyn Watcher> {
         None
     }
+}
+
+/// What a look at the provider told of a call that may have been made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: the worker decides on each")]
+pub enum Found {
+    /// It was made.
+    Made,
+    /// It was not made.
+    NotMade,
+    /// Nothing of it is there, and it is too early to say: certain only after this time from when it was sent.
+    Later(Duration),
+    /// It cannot be told; why, in one phrase without payload.
+    Unclear(&'static str),
+}
+
+/// Finds out whether a call of the outbox was made, where the provider can be asked.
+#[async_trait]
+pub trait Finder: Send + Sync {
+    /// Looks for what the call would have made, by calls of the connection's own over `transport`. `age` is the time
+    /// since it may have been sent. Of an operation that leaves nothing to look for, the answer is
+    /// [`Found::Unclear`].
+    ///
+    /// # Errors
+    /// The pipeline's.
+    async fn find(&self, transport: Arc<dyn Transport>, site: &Site, call: &OutboxCall, age: Duration)
+    -> Result<Found>;
 }

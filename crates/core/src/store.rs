@@ -38,6 +38,7 @@ pub mod jobs;
 pub mod keys;
 pub mod layered;
 pub mod memory;
+pub mod outbox;
 pub mod pauses;
 pub mod records;
 pub mod runs;
@@ -78,6 +79,12 @@ pub use jobs::{
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 pub use layered::{LayeredStore, StoreLayer};
 #[cfg(feature = "mock")]
+pub use outbox::MockOutbox;
+pub use outbox::{
+    CallAnswer, CallId, CallRequest, CallResult, CallState, Decided, Decision, Enqueued, KeptCall, Outbox, OutboxCall,
+    OutboxChange, Transacted,
+};
+#[cfg(feature = "mock")]
 pub use pauses::MockPauses;
 pub use pauses::{PAUSES_MAX, Pause, Pauses};
 #[cfg(feature = "mock")]
@@ -99,6 +106,8 @@ pub trait Store:
     + Grants
     + Authorizations
     + CallLog
+    + Outbox
+    + Pauses
     + Pauses
     + Schedules
     + Destinations

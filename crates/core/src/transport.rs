@@ -76,6 +76,11 @@ pub use http_transport::{HttpTransport, HttpTransportBuilder};
 pub trait Transport: Send + Sync + 'static {
     /// Sends `request`; see the trait for what an implementation promises.
     async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>>;
+
+    /// Tells whether it asks the [`crate::call::Leave`] of a request before each attempt, as the pipeline does.
+    fn asks_leave(&self) -> bool {
+        false
+    }
 }
 
 /// Marks a request (in its extensions) whose answer's body nobody wants: a transport may throw it away, so that neither a

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +30,7 @@ mod forward;
 mod handler;
 mod job;
 mod metrics;
+mod outbox;
 mod replaying;
 mod schedule;
 mod typed;
@@ -41,6 +42,7 @@ use schedule::When;
 
 pub use chores::ChoreStatus;
 pub use handler::{Context, Handled, Handler, handler};
+pub use outbox::{NewCall, draft};
 pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress};
 pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
 pub use typed::{Typed, TypedHandler, typed};
@@ -98,6 +100,10 @@ pub struct WorkerSettings {
     /// How many bytes the inbox may keep ([`crate::store::Inbox::inbox_bytes`]): beyond it handled and ignored events go
     /// before their time, those received first before others. Looked at every minute. `None` sets no bound.
     pub inbox_bytes_max: Option<u64>,
+    /// Attempts of a call of the outbox before it is given up; waiting for limits and reconnects is none.
+    pub call_attempts_max: u32,
+    /// How long a call of the outbox may wait beyond its moment before it is given up.
+    pub call_patience: Duration,
 }
 
 impl Default for WorkerSettings {
@@ -123,6 +129,8 @@ impl Default for WorkerSettings {
             retention: Duration::from_secs(30 * 86_400),
             feed_horizon: Duration::from_secs(30 * 86_400),
             inbox_bytes_max: None,
+            call_attempts_max: 12,
+            call_patience: Duration::from_secs(3 * 86_400),
         }
     }
 }
@@ -163,6 +171,8 @@ struct Inner {
     metrics: WorkerMetrics,
     progress: Mutex<Progress>,
     forwarder: Option<Forwarder>,
+    /// Rung when calls of the outbox have been settled or decided about in this process.
+    calls_settled: Notify,
 }
 
 /// One provider with the pipeline to it.
@@ -368,6 +378,7 @@ impl WorkerBuilder {
             metrics,
             progress,
             forwarder,
+            calls_settled: Notify::new(),
         };
         Ok(Worker { inner: Arc::new(inner) })
     }
@@ -392,6 +403,9 @@ impl WorkerSettings {
         }
         if self.group_concurrency == Some(0) || self.group_overrides.values().any(|most| *most == 0) {
             return wrong("the concurrency of a group must be at least 1: pause a provider to stop its events");
+        }
+        if self.call_attempts_max == 0 {
+            return wrong("call_attempts_max must be at least 1");
         }
         if self.handler_timeout == none || self.poll == none || self.retry_base == none {
             return wrong("handler_timeout, poll and retry_base must be more than nothing");

@@ -257,6 +257,17 @@ pub fn find(method: &Method, path: &str) -> &'static Operation {
     }
 }
 
+/// Returns the operations a request may be, the one of [`find`] first: an insert may carry an id of its own or not.
+pub(crate) fn of_request(method: &Method, path: &str) -> Vec<&'static Operation> {
+    if !["/gmail/", "/upload/gmail/", "/calendar/"].iter().any(|api| path.starts_with(api)) {
+        return Vec::new();
+    }
+    let first = find(method, path);
+    let others = named().into_iter().filter(|(of, row)| of == method && row.url_template == first.url_template);
+    let others = others.map(|(_, row)| row).filter(|row| row.name != first.name || row.replay != first.replay);
+    std::iter::once(first).chain(others).collect()
+}
+
 fn fits(template: &str, path: &str) -> bool {
     let mut given = path.split('/');
     let fitting = template.split('/').all(|part| match given.next() {

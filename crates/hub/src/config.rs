@@ -51,6 +51,8 @@ pub struct Config {
     pub log: Log,
     /// How much is done at once.
     pub workers: Workers,
+    /// How long calls of the outbox are tried.
+    pub outbox: OutboxRules,
     /// How often streams are synced.
     pub sync: Sync,
     /// What the product's apps may do at their providers.
@@ -163,6 +165,16 @@ pub struct Workers {
     pub attempts_max: u32,
     /// Time one handler may take for one event.
     pub handler_timeout: Duration,
+}
+
+/// How long calls of the outbox are tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct OutboxRules {
+    /// Attempts of a call before it is given up; waiting for limits and reconnects is none.
+    pub attempts_max: u32,
+    /// How long a call may wait beyond its moment before it is given up.
+    pub patience: Duration,
 }
 
 /// How often streams are synced.

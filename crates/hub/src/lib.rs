@@ -37,6 +37,7 @@ mod gate;
 mod home;
 pub mod hub;
 mod metrics;
+mod outbox;
 mod overview;
 mod pauses;
 mod plain;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use palisade_core::Result;
 use palisade_core::forward::Standing;
 use palisade_core::metrics::{Counter, Histogram, Metrics};
-use palisade_core::store::{EventState, Queue};
+use palisade_core::store::{CallState, EventState, Queue};
 
 use crate::hub::Shared;
 use crate::overview;
@@ -126,6 +126,11 @@ impl HubMetrics {
         }
         for (word, count) in [("waiting", jobs.waiting), ("running", jobs.running), ("dead", jobs.dead)] {
             set("palisade_jobs", "Jobs by state", "state", word, count);
+        }
+        let outbox = shared.store.outbox_counts().await?;
+        for state in CallState::ALL {
+            let count = outbox.get(&state).copied().unwrap_or(0);
+            set("palisade_outbox_calls", "Calls of the outbox by state", "state", state.as_str(), count);
         }
         let now = shared.clock.now();
         for queue in Queue::ALL {

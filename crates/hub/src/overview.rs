@@ -6,8 +6,8 @@ use std::time::Duration;
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, Connection, DeadLetters, DisabledBy, EventState, Halt, Heard, JobCounts, Run, RunMode,
-    RunState, StoredDestination, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, CallState, Connection, DeadLetters, DisabledBy, EventState, Halt, Heard, JobCounts,
+    OutboxCall, Run, RunMode, RunState, StoredDestination, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
@@ -48,6 +48,10 @@ pub(crate) struct Overview {
     pub(crate) calls: Vec<CallRecord>,
     /// What the hub does for itself, and when.
     pub(crate) chores: Vec<ChoreStatus>,
+    pub(crate) outbox: BTreeMap<CallState, u64>,
+    /// Calls nobody knows of, and those given up.
+    pub(crate) outbox_review: Vec<OutboxCall>,
+    pub(crate) outbox_failed: Vec<OutboxCall>,
     /// The names of the flows accounts can be connected by.
     pub(crate) flows: Vec<String>,
     pub(crate) destinations: Vec<(StoredDestination, Standing)>,
@@ -158,6 +162,9 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         patience: patience(shared),
         calls: store.calls(None, ROWS_SHOWN).await?,
         chores: shared.worker.chores().await?,
+        outbox: store.outbox_counts().await?,
+        outbox_review: store.outbox(Some(CallState::Review), None, ROWS_SHOWN).await?,
+        outbox_failed: store.outbox(Some(CallState::Failed), None, ROWS_SHOWN).await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),
         destinations: destinations(shared).await?,
     })
@@ -221,6 +228,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         runs_in_review: counted(|run| matches!(run.state, RunState::Review { .. })),
         runs_stalled: counted_stalled(&runs, now, patience(shared)),
         dead_letters,
+        calls_in_review: store.review_counts(vec![id.clone()]).await?.values().sum(),
         endpoint_silent: silence(&heard(shared, &connection).await?, now),
         held_until,
         watch_failing: watch_failing(shared, &connection).await?,

@@ -20,6 +20,7 @@ pub(crate) mod api;
 pub(crate) mod connect;
 pub(crate) mod destinations;
 pub(crate) mod inbox;
+pub(crate) mod outbox;
 pub(crate) mod pages;
 pub(crate) mod records;
 pub(crate) mod runs;
@@ -92,7 +93,15 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/connections/{id}/streams/{stream}/reset", post(runs::reset))
         .route("/api/v1/connections/{id}/streams/{stream}/unreadable", get(runs::unreadable))
         .route("/api/v1/jobs", get(api::jobs))
-        .route("/api/v1/calls", get(api::calls))
+        .route("/api/v1/calls", get(api::calls).post(outbox::create))
+        .route("/api/v1/outbox", get(outbox::list))
+        .route("/api/v1/outbox/{id}", get(outbox::one))
+        .route("/api/v1/outbox/{id}/retry", post(outbox::retry))
+        .route("/api/v1/outbox/{id}/cancel", post(outbox::cancel))
+        .route("/api/v1/outbox/{id}/resolve", post(outbox::resolve))
+        .route("/api/v1/outbox/{id}/reconcile", post(outbox::reconcile))
+        .route("/actions/outbox/{id}/reconcile", post(outbox::reconcile_from_page))
+        .route("/actions/outbox/{id}/{decision}", post(outbox::act))
         .route("/api/v1/records/{connection}/{stream}", get(records::records))
         .route("/api/v1/records/{connection}/{stream}/{id}", get(records::record))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), admin::guard));

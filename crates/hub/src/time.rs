@@ -7,33 +7,50 @@ pub(crate) fn rfc3339(at: Timestamp) -> String {
     at.rfc3339()
 }
 
-/// Reads `2026-01-31T12:00:00Z`, with or without parts of a second, in UTC only.
+/// Reads a moment such as `2026-01-31T12:00:00.5+01:00`.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<Timestamp> {
-    let (date, time) = text.strip_suffix(['Z', 'z'])?.split_once(['T', 't', ' '])?;
-    let number = |text: &str, digits: usize| -> Option<i64> {
-        let plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
-        plain.then(|| text.parse().ok()).flatten()
+    let (date, time) = text.split_once(['T', 't', ' '])?;
+    let at = time.find(['Z', 'z', '+', '-'])?;
+    let (time, zone) = time.split_at_checked(at)?;
+    let numbers = |text: &str, by: char, widths: [usize; 3]| -> Option<[i64; 3]> {
+        let mut parts = text.split(by);
+        let mut found = [0; 3];
+        for (place, width) in found.iter_mut().zip(widths) {
+            let part = parts.next()?;
+            let plain = part.len() == width && part.bytes().all(|c| c.is_ascii_digit());
+            *place = if plain { part.parse().ok()? } else { return None };
+        }
+        parts.next().is_none().then_some(found)
     };
-    let mut parts = date.split('-');
-    let (year, month, day) = (number(parts.next()?, 4)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?);
+    let [year, month, day] = numbers(date, '-', [4, 2, 2])?;
     let (whole, fraction) = time.split_once('.').unwrap_or((time, "0"));
-    let mut clock = whole.split(':');
-    let (hour, minute, second) = (number(clock.next()?, 2)?, number(clock.next()?, 2)?, number(clock.next()?, 2)?);
-    let known = !fraction.is_empty() && fraction.bytes().all(|byte| byte.is_ascii_digit());
-    if parts.next().is_some() || clock.next().is_some() || !known || hour > 23 || minute > 59 || second > 60 {
+    let [hour, minute, second] = numbers(whole, ':', [2, 2, 2])?;
+    let offset = match zone.split_at_checked(1)? {
+        ("Z" | "z", "") => 0,
+        (sign, rest) => {
+            let [hours, minutes, _] = numbers(&format!("{rest}:00"), ':', [2, 2, 2])?;
+            if hours > 23 || minutes > 59 {
+                return None;
+            }
+            (hours * 60 + minutes) * 60 * if sign == "-" { -1 } else { 1 }
+        }
+    };
+    if fraction.is_empty() || !fraction.bytes().all(|c| c.is_ascii_digit()) {
         return None;
     }
-    // Howard Hinnant's `days_from_civil`.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let era = shifted.div_euclid(400);
-    let of_era = shifted.rem_euclid(400);
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
     let millis: i64 = format!("{fraction:0<3}").get(..3)?.parse().ok()?;
-    let at = Timestamp((days * 86_400 + hour * 3_600 + minute * 60 + second) * 1_000 + millis);
-    // A day the calendar does not have would be another one.
-    let same = (1..=12).contains(&month) && (1..=31).contains(&day) && rfc3339(at).get(..10) == Some(date);
-    (same || second == 60).then_some(at)
+    // Days from 1970-01-01 (Howard Hinnant's `days_from_civil`).
+    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
+    let (era, of_era) = (y.div_euclid(400), y.rem_euclid(400));
+    let of_year = (153 * m + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    // A day the calendar does not have would be written as another one.
+    let day_of = || Timestamp(days * 86_400_000).rfc3339();
+    let real = (1..=12).contains(&month) && (1..=31).contains(&day) && day_of().get(..10) == Some(date);
+    if !real || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    Some(Timestamp(((days * 86_400 + hour * 3_600 + minute * 60 + second - offset) * 1_000).saturating_add(millis)))
 }
 
 /// Writes the time of day as `12:00:00`.
@@ -72,24 +89,29 @@ pub(crate) fn took(us: u64) -> String {
 mod tests {
     use super::*;
 
+    /// Fails when a month's length, a zone's sign or a fraction is read wrongly.
     #[test]
     fn moments_are_read_as_they_are_written() {
         for (text, millis) in [
             ("1970-01-01T00:00:00Z", Some(0)),
-            ("2000-02-29T00:00:00Z", Some(951_782_400_000)),
-            ("2026-01-01T00:00:00.5Z", Some(1_767_225_600_500)),
-            ("2026-01-01t00:00:00.123456z", Some(1_767_225_600_123)),
-            ("2100-03-01T00:00:00Z", Some(4_107_542_400_000)),
-            ("2026-02-29T00:00:00Z", None),
+            ("2026-01-01T00:00:00Z", Some(1_767_225_600_000)),
+            ("2026-01-01T01:30:00.25+01:30", Some(1_767_225_600_250)),
+            ("2025-12-31t23:00:00.123456-01:00", Some(1_767_225_600_123)),
+            ("2024-02-29T00:00:00Z", Some(1_709_164_800_000)),
+            ("2023-02-29T00:00:00Z", None),
             ("2026-13-01T00:00:00Z", None),
-            ("2026-01-32T00:00:00Z", None),
             ("2026-01-01T24:00:00Z", None),
             ("2026-01-01T00:00:00", None),
-            ("2026-01-01T00:00:00+01:00", None),
+            ("2026-01-01T00:00:00+1:00", None),
             ("2026-01-01", None),
+            ("tomorrow", None),
             ("", None),
         ] {
-            assert_eq!(parse_rfc3339(text).map(Timestamp::millis), millis, "{text}");
+            assert_eq!(parse_rfc3339(text), millis.map(Timestamp), "{text}");
+        }
+        for seconds in [0, 951_868_800, 1_767_225_599, 4_102_444_800] {
+            let at = Timestamp::from_seconds(seconds);
+            assert_eq!(parse_rfc3339(&rfc3339(at)), Some(at));
         }
     }
 

@@ -16,11 +16,13 @@ use palisade_core::client::Profile;
 use palisade_core::provider::{Manifest, Provider};
 use palisade_core::sync::Source;
 use palisade_core::webhook::Webhook;
+use palisade_core::{Finder, Operation};
 
 pub mod auth;
 pub mod client;
 pub mod error;
 pub mod event;
+mod find;
 pub mod operation;
 mod paging;
 pub mod suppression;
@@ -81,6 +83,14 @@ impl Provider for SendGridProvider {
         let mut profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::SendGridClassifier));
         profile.learned = Some(operation::LEARNED);
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
+    }
+
+    fn operations(&self, method: &http::Method, path: &str) -> Vec<&'static Operation> {
+        operation::of_request(method, path).into_iter().collect()
+    }
+
+    fn finder(&self) -> Option<&dyn Finder> {
+        Some(&find::MailFinder)
     }
 
     fn webhook(&self) -> Option<&dyn Webhook> {

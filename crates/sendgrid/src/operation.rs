@@ -137,6 +137,32 @@ suppressions! {
     INVALID_EMAILS: "invalid_emails", "/v3/suppression/invalid_emails/{email}", "/v3/suppression/invalid_emails/{email}";
 }
 
+/// Returns the operation of a request.
+pub(crate) fn of_request(method: &http::Method, path: &str) -> Option<&'static Operation> {
+    let lists = [&BOUNCES, &BLOCKS, &SPAM_REPORTS, &UNSUBSCRIBES, &INVALID_EMAILS];
+    let fitting = |row: &&'static Operation| fits(row.url_template, path);
+    match method.as_str() {
+        "POST" => [&SEND_MAIL, &ADD_UNSUBSCRIBES].into_iter().find(fitting),
+        "DELETE" => lists.into_iter().map(|list| &list.delete).find(fitting),
+        "GET" => {
+            let reads = lists.into_iter().flat_map(|list| [&list.list, &list.retrieve]);
+            [&SCOPES, &FIND_MAIL].into_iter().chain(reads).find(fitting)
+        }
+        _ => None,
+    }
+}
+
+fn fits(template: &str, path: &str) -> bool {
+    let (mut wanted, mut given) = (template.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return true,
+            (Some(part), Some(text)) if text == part || (part.starts_with('{') && !text.is_empty()) => {}
+            (Some(_), _) | (None, Some(_)) => return false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

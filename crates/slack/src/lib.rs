@@ -13,6 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use palisade_core::Operation;
 use palisade_core::client::Profile;
 use palisade_core::provider::{Manifest, Provider};
 use palisade_core::sync::Source;
@@ -89,6 +90,10 @@ impl Provider for SlackProvider {
         profile.attempt_timeout_max = self.attempt_timeout_max;
         profile.request_id_header = error::REQUEST_ID;
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
+    }
+
+    fn operations(&self, method: &http::Method, path: &str) -> Vec<&'static Operation> {
+        operation::of_request(method, path)
     }
 
     fn webhook(&self) -> Option<&dyn Webhook> {

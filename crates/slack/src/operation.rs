@@ -318,6 +318,19 @@ pub fn find(method: &str) -> &'static Operation {
     row.unwrap_or(&OTHER)
 }
 
+/// Returns the operations a request may be: a method's own, or one to an address that Slack gave.
+pub(crate) fn of_request(method: &http::Method, path: &str) -> Vec<&'static Operation> {
+    if *method != http::Method::POST && *method != http::Method::GET {
+        return Vec::new();
+    }
+    match path.strip_prefix("/api/") {
+        Some(name) if name.contains('/') || name.is_empty() => Vec::new(),
+        Some(name) => vec![find(name)],
+        None if *method == http::Method::POST => vec![&HOOK, &UPLOAD],
+        None => Vec::new(),
+    }
+}
+
 /// Tells whether answers to an operation are JSON with `ok`, as those of all methods are.
 pub(crate) fn speaks_json(operation: &Operation) -> bool {
     operation.url_template.starts_with("/api/")

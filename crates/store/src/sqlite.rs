@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `pauses` `schedules` `destinations` | the statements of the traits |
+//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `outbox` `pauses` `schedules` `destinations` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -21,14 +21,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
-    AccountKey, Appended, Authorizations, CallCounts, CallDay, CallLog, CallRecord, ChoreReport, Claim, Claimed,
-    Connection as Account, Connections, DeadLetters, Destinations, Disabled, Effect, EndReason, EventRow, EventState,
-    FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts,
-    JobId, Jobs, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant,
-    NewJob, NewTokens, Noted, PageCommit, PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records,
-    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunId, RunMode, Scheduled, Schedules,
-    SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent, StoredGrant,
-    StreamKey, StreamStatus, TokenHash, Value, WrappedKey,
+    AccountKey, Appended, Authorizations, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, ChoreReport,
+    Claim, Claimed, Connection as Account, Connections, DeadLetters, Decided, Decision, Destinations, Disabled, Effect,
+    EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt,
+    Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
+    Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox, OutboxCall, PageCommit,
+    PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation,
+    Rewrapped, Run, RunEnd, RunId, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement,
+    Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Transacted,
+    Value, WrappedKey,
 };
 use palisade_core::sync::Stop;
 use palisade_core::sync::merge::Stored;
@@ -57,6 +58,7 @@ mod inbox;
 mod jobs;
 mod keys;
 mod lanes;
+mod outbox;
 mod pauses;
 mod product;
 mod readers;
@@ -797,6 +799,43 @@ impl Destinations for SqliteStore {
 
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>) -> Result<bool> {
         self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref())).await
+    }
+}
+
+#[async_trait]
+impl Outbox for SqliteStore {
+    async fn transact(&self, effects: Vec<Effect>, calls: Vec<KeptCall>) -> Result<Transacted> {
+        let bytes = outbox::bytes(&effects, &calls);
+        self.inner.inlet.write(bytes, move |tx| outbox::transact(tx, &effects, &calls)).await
+    }
+
+    async fn note_departure(&self, lease: Lease, call: CallId, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| outbox::note_departure(tx, lease, call, now)).await
+    }
+
+    async fn outbox_call(&self, id: CallId) -> Result<Option<OutboxCall>> {
+        self.inner.readers.read(move |reader| outbox::one(reader, id)).await
+    }
+
+    async fn outbox(&self, state: Option<CallState>, before: Option<CallId>, limit: u32) -> Result<Vec<OutboxCall>> {
+        self.inner.readers.read(move |reader| outbox::list(reader, state, before, limit)).await
+    }
+
+    async fn outbox_counts(&self) -> Result<BTreeMap<CallState, u64>> {
+        self.inner.readers.read(outbox::counts).await
+    }
+
+    async fn review_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
+        self.inner.readers.read(move |reader| outbox::reviews(reader, connections)).await
+    }
+
+    async fn decide_call(&self, id: CallId, decision: Decision, now: Timestamp) -> Result<Decided> {
+        let run = move |tx: &mut writer::Tx<'_>| outbox::decide_call(tx, id, decision, now);
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| outbox::prune(tx, before, limit)).await
     }
 }
 

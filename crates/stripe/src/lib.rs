@@ -13,11 +13,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_core::Result;
 use palisade_core::client::Profile;
 use palisade_core::provider::{Manifest, Provider};
 use palisade_core::sync::Source;
 use palisade_core::webhook::Webhook;
+use palisade_core::{Operation, Result};
 
 pub mod auth;
 pub mod client;
@@ -102,6 +102,10 @@ impl Provider for StripeProvider {
         profile.class = Some(auth::class);
         profile.request_id_header = error::REQUEST_ID;
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
+    }
+
+    fn operations(&self, method: &http::Method, path: &str) -> Vec<&'static Operation> {
+        operation::of_request(method, path).into_iter().collect()
     }
 
     fn webhook(&self) -> Option<&dyn Webhook> {

@@ -164,6 +164,17 @@ pub fn find(method: StripeMethod, path: &str) -> &'static Operation {
     }
 }
 
+/// Returns the operation of a request, if it is one of the first version of the API.
+pub(crate) fn of_request(method: &http::Method, path: &str) -> Option<&'static Operation> {
+    let method = match method.as_str() {
+        "GET" => StripeMethod::Get,
+        "POST" => StripeMethod::Post,
+        "DELETE" => StripeMethod::Delete,
+        _ => return None,
+    };
+    path.starts_with("/v1/").then(|| find(method, path))
+}
+
 /// In v1 the replay rule follows the method, so the table need not name it twice.
 fn is_of(row: &Operation, method: StripeMethod) -> bool {
     match method {

@@ -22,6 +22,7 @@ mod inbox;
 mod jobs;
 mod keys;
 mod model;
+mod outbox;
 mod records;
 mod rest;
 mod schedules;
@@ -54,6 +55,12 @@ pub use keys::{
     two_processes_agree_on_a_data_key,
 };
 pub use model::model;
+pub use outbox::{
+    a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule, a_departure_is_noted_under_the_lease,
+    a_kept_call_has_its_job, a_result_comes_with_its_settlement, a_unique_key_is_one_call_of_a_connection,
+    a_unique_key_is_one_call_under_concurrency, calls_and_effects_are_one_commit, calls_are_listed_and_pruned,
+    calls_of_a_settlement_are_kept_with_it,
+};
 pub use records::{
     a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
     a_run_tells_why_it_waits_or_ended, a_stream_is_paused_and_reset, a_whole_reading_of_the_feed_is_one_snapshot,
@@ -165,11 +172,21 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         the_last_end_of_a_chore_is_kept,
         a_destination_is_written_over_what_was_seen,
         how_a_destination_fares_is_noted,
+        a_kept_call_has_its_job,
+        calls_and_effects_are_one_commit,
+        a_unique_key_is_one_call_of_a_connection,
+        a_departure_is_noted_under_the_lease,
+        a_result_comes_with_its_settlement,
+        a_dead_job_leaves_its_call_decided,
+        a_decision_follows_the_rule,
+        calls_are_listed_and_pruned,
+        calls_of_a_settlement_are_kept_with_it,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;
     a_credential_is_written_by_one_of_many(subject.fresh().await).await;
     seals_are_set_aside_once(subject.fresh().await).await;
+    a_unique_key_is_one_call_under_concurrency(subject.fresh().await).await;
     a_grant_is_held_by_one(subject.fresh().await).await;
     what_is_taken_is_taken_once(subject.fresh().await).await;
     the_feed_has_no_gap_under_concurrent_commits(subject.fresh().await).await;

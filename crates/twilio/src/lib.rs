@@ -16,13 +16,14 @@ use palisade_core::client::Profile;
 use palisade_core::provider::{Manifest, Provider};
 use palisade_core::sync::Source;
 use palisade_core::webhook::Webhook;
-use palisade_core::{Result, Timestamp};
+use palisade_core::{Finder, Operation, Result, Timestamp};
 
 pub mod auth;
 pub mod client;
 pub mod code;
 pub mod error;
 pub mod event;
+mod find;
 pub mod operation;
 pub mod sid;
 pub mod status;
@@ -95,6 +96,14 @@ impl Provider for TwilioProvider {
         let mut profile = Profile::new(MANIFEST.name, MANIFEST.hosts, Arc::new(error::TwilioClassifier));
         profile.request_id_header = error::REQUEST_ID;
         self.base_urls.iter().fold(profile, |profile, base_url| profile.allowing(base_url))
+    }
+
+    fn operations(&self, method: &http::Method, path: &str) -> Vec<&'static Operation> {
+        operation::of_request(method, path).into_iter().collect()
+    }
+
+    fn finder(&self) -> Option<&dyn Finder> {
+        Some(&find::MessageFinder)
     }
 
     fn webhook(&self) -> Option<&dyn Webhook> {

@@ -85,6 +85,23 @@ pub static DELETE_MESSAGE: Operation = Operation {
 pub static OPERATIONS: [&Operation; 6] =
     [&FETCH_ACCOUNT, &CREATE_MESSAGE, &LIST_MESSAGES, &FETCH_MESSAGE, &UPDATE_MESSAGE, &DELETE_MESSAGE];
 
+/// Returns the operation of a request.
+pub(crate) fn of_request(method: &http::Method, path: &str) -> Option<&'static Operation> {
+    let parts: Vec<&str> = path.strip_prefix("/2010-04-01/Accounts/")?.split('/').collect();
+    if parts.iter().any(|part| part.is_empty()) {
+        return None;
+    }
+    match (method.as_str(), parts.as_slice()) {
+        ("GET", [account]) if account.ends_with(".json") => Some(&FETCH_ACCOUNT),
+        ("POST", [_, "Messages.json"]) => Some(&CREATE_MESSAGE),
+        ("GET", [_, "Messages.json"]) => Some(&LIST_MESSAGES),
+        ("GET", [_, "Messages", message]) if message.ends_with(".json") => Some(&FETCH_MESSAGE),
+        ("POST", [_, "Messages", message]) if message.ends_with(".json") => Some(&UPDATE_MESSAGE),
+        ("DELETE", [_, "Messages", message]) if message.ends_with(".json") => Some(&DELETE_MESSAGE),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,7 +45,7 @@ use super::turnstile::{Place, Turnstile};
 use super::way::{Refusal, Way};
 use super::{Fallback, Observer, PauseObserver, Profile, Repeat, Verdict};
 use crate::auth::{Credential, CredentialSource};
-use crate::call::{Call, Scope};
+use crate::call::{Call, Leave, Scope};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::id::ConnectionId;
@@ -264,6 +264,13 @@ impl Engine {
                 return Err(crossing());
             }
             let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
+            // Most requests carry nothing beside their call, and are not asked for more.
+            if request.extensions().len() > 1
+                && let Some(leave) = request.extensions().get::<Leave>().cloned()
+            {
+                let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the attempt was let go");
+                Box::pin(timeout_at(on.deadline, leave.ask())).await.map_err(|_| late())??;
+            }
             let span = to.meters.attempt_span(on.attempts);
             let attempt = on.call.operation.attempt_timeout;
             let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));

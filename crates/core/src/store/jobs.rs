@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{Effect, EventRow, Merge, MergeCounts, ReplayFilter, RunMode, StreamKey};
+use super::{CallId, Effect, EventRow, Merge, MergeCounts, OutboxChange, ReplayFilter, RunMode, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{RecordId, TenantId};
@@ -60,6 +60,11 @@ pub enum Work {
         row: EventRow,
         /// The destination's name.
         destination: String,
+    },
+    /// Makes a call of the outbox.
+    Call {
+        /// The call.
+        call: CallId,
     },
     /// Removes what its retention has passed.
     Retention,
@@ -221,6 +226,7 @@ impl Work {
         match self {
             Self::Event { .. } => Queue::Events,
             Self::Forward { .. } => Queue::Forwards,
+            Self::Call { .. } => Queue::Calls,
             Self::Sync { .. }
             | Self::Approved { .. }
             | Self::Watch { .. }
@@ -271,6 +277,9 @@ pub struct Settlement {
     pub merges: Vec<Merge>,
     /// Jobs to add in the same commit, after the job has ended (its own unique key is free by then).
     pub follow: Vec<NewJob>,
+    /// Calls to keep, and what the job's own call came to. A call whose unique key another one has is answered as
+    /// [`Settled::EffectFailed`].
+    pub outbox: OutboxChange,
 }
 
 /// What became of a settlement.
@@ -336,14 +345,15 @@ pub trait Jobs: Send + Sync {
     /// order. A lease is good while the job is held under its fence, also past its `until` as long as no other claim
     /// took it.
     ///
-    /// Within one: the lease is checked, then the merges are made, then the effects, then the job ends, then `follow`
-    /// is added; the first of [`Settled::LeaseLost`], [`Settled::Fetch`] (all records that cannot be ordered, each
+    /// Within one: the lease is checked, then the merges are made, then the effects, then calls are kept, then the
+    /// result of the job's call is written, then the job ends, then `follow` is added; the first of [`Settled::LeaseLost`], [`Settled::Fetch`] (all records that cannot be ordered, each
     /// once, in order of appearance), [`Settled::EffectFailed`] is the answer and nothing of it is written.
     ///
     /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
     /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`] and
     /// [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with
-    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and the reason, at `now`. `Retry` on the last attempt is
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and the reason, at `now`; for [`Work::Call`], `Dead` ends a
+    /// call that waits or is on its way with the reason: in review if it may have been made, else failed. `Retry` on the last attempt is
     /// `Dead`. A job that died at a claim has the reason [`WORKER_LOST`].
     ///
     /// # Errors

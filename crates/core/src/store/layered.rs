@@ -170,6 +170,16 @@ delegate!(Destinations {
     fn note_forward(name: String, failed: Option<String>, now: Timestamp) -> Option<Noted>;
     fn disable_destination(name: String, disabled: Option<Disabled>) -> bool;
 });
+delegate!(Outbox {
+    fn transact(effects: Vec<Effect>, calls: Vec<KeptCall>) -> Transacted;
+    fn note_departure(lease: Lease, call: CallId, now: Timestamp) -> bool;
+    fn outbox_call(id: CallId) -> Option<OutboxCall>;
+    fn outbox(state: Option<CallState>, before: Option<CallId>, limit: u32) -> Vec<OutboxCall>;
+    fn outbox_counts() -> BTreeMap<CallState, u64>;
+    fn review_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
+    fn decide_call(id: CallId, decision: Decision, now: Timestamp) -> Decided;
+    fn prune_outbox(before: Timestamp, limit: u32) -> u64;
+});
 delegate!(Pauses {
     fn put_pauses(pauses: Vec<Pause>) -> ();
     fn pauses(now: Timestamp, limit: u32) -> Vec<Pause>;

@@ -12,12 +12,14 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
+use super::outbox::clash as outbox_clash;
 use super::{
-    Appended, CallCounts, CallDay, CallLog, CallRecord, Claim, Claimed, Connection, ConnectionState, Connections,
-    DeadLetters, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd,
-    JobId, Jobs, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob, PageCommit, PageCommitted, Queue, Record,
-    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store,
-    StoredBad, StoredEvent, StreamKey, StreamStatus, counts_as_error,
+    Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
+    Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
+    Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob,
+    Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd,
+    RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus,
+    Transacted, Work, counts_as_error,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +33,7 @@ mod grants;
 mod inbox;
 mod jobs;
 mod keys;
+mod outbox;
 mod pauses;
 mod records;
 mod schedules;
@@ -41,6 +44,7 @@ use grants::GrantsModel;
 use inbox::InboxModel;
 use jobs::JobsModel;
 use keys::KeysModel;
+use outbox::OutboxModel;
 use pauses::PausesModel;
 use records::RecordsModel;
 use schedules::SchedulesModel;
@@ -77,6 +81,7 @@ struct Model {
     schedules: SchedulesModel,
     destinations: DestinationsModel,
     halts: BTreeMap<Halt, Timestamp>,
+    outbox: OutboxModel,
 }
 
 const HOUR_MILLIS: i64 = 3_600_000;
@@ -167,12 +172,13 @@ impl Model {
             match one {
                 jobs::Followed::Event { row, state, reason } => self.inbox.set_state(row, state, reason, now),
                 jobs::Followed::DeadSync { key, mode, reason } => self.records.fail_run(&key, mode, reason, now),
+                jobs::Followed::DeadCall { call, reason } => self.outbox.job_died(call, reason, now),
             }
         }
     }
 
     fn settle(&mut self, settlement: Settlement) -> Settled {
-        let Settlement { lease, end, now, effects, merges, follow } = settlement;
+        let Settlement { lease, end, now, effects, merges, follow, outbox } = settlement;
         if !self.jobs.holds(lease) {
             return Settled::LeaseLost;
         }
@@ -185,8 +191,18 @@ impl Model {
         {
             return Settled::EffectFailed(why);
         }
+        let calls = match self.outbox.add(outbox.add) {
+            Ok((_, jobs)) => jobs,
+            Err(clash) => return Settled::EffectFailed(outbox_clash(clash.known)),
+        };
         let counts = self.records.commit(staged);
         self.effects.extend(effects);
+        for job in calls {
+            self.jobs.enqueue(job, None);
+        }
+        if let Some(result) = outbox.result {
+            self.outbox.settle(result, now);
+        }
         let ended = self.jobs.end(lease, end, now);
         self.follow(ended.into_iter().collect(), now);
         for job in follow {
@@ -650,6 +666,69 @@ impl CallLog for MemoryStore {
         }
         let newest = days.into_iter().rev().take(limit as usize);
         Ok(newest.map(|(day, counts)| CallDay { day: Timestamp(day * DAY_HOURS * HOUR_MILLIS), counts }).collect())
+    }
+}
+
+#[async_trait]
+impl Outbox for MemoryStore {
+    async fn transact(&self, effects: Vec<Effect>, calls: Vec<KeptCall>) -> Result<Transacted> {
+        let enqueued = {
+            let mut model = self.lock();
+            if let Some(hook) = &model.effect_hook
+                && let Some(why) = effects.iter().find_map(|effect| hook(effect))
+            {
+                return Ok(Transacted::EffectFailed(why));
+            }
+            let (enqueued, jobs) = match model.outbox.add(calls) {
+                Ok(added) => added,
+                Err(clash) => return Ok(Transacted::Clash { at: clash.at, known: clash.known }),
+            };
+            model.effects.extend(effects);
+            for job in jobs {
+                model.jobs.enqueue(job, None);
+            }
+            enqueued
+        };
+        self.wake(Queue::Calls).notify_one();
+        Ok(Transacted::Committed(enqueued))
+    }
+
+    async fn note_departure(&self, lease: Lease, call: CallId, now: Timestamp) -> Result<bool> {
+        let mut model = self.lock();
+        Ok(model.jobs.works_on(lease, &Work::Call { call }) && model.outbox.depart(call, now))
+    }
+
+    async fn outbox_call(&self, id: CallId) -> Result<Option<OutboxCall>> {
+        Ok(self.lock().outbox.one(id))
+    }
+
+    async fn outbox(&self, state: Option<CallState>, before: Option<CallId>, limit: u32) -> Result<Vec<OutboxCall>> {
+        Ok(self.lock().outbox.list(state, before, limit))
+    }
+
+    async fn outbox_counts(&self) -> Result<BTreeMap<CallState, u64>> {
+        Ok(self.lock().outbox.counts())
+    }
+
+    async fn review_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>> {
+        Ok(self.lock().outbox.reviews(&connections))
+    }
+
+    async fn decide_call(&self, id: CallId, decision: Decision, now: Timestamp) -> Result<Decided> {
+        let decided = {
+            let mut model = self.lock();
+            let (decided, job) = model.outbox.decide(id, decision, now);
+            if let Some(job) = job {
+                model.jobs.enqueue(job, None);
+            }
+            decided
+        };
+        self.wake(Queue::Calls).notify_one();
+        Ok(decided)
+    }
+
+    async fn prune_outbox(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().outbox.prune(before, limit))
     }
 }
 

@@ -347,6 +347,9 @@ impl<'a> Engine<'a> {
             match settled {
                 Settled::Committed(_) => {
                     self.held.remove(&job);
+                    if settlement.outbox.result.is_some() {
+                        self.worker.calls_settled.notify_waiters();
+                    }
                     self.worker.metrics.settled(self.queue, &settlement.end);
                     tell(&settlement);
                 }

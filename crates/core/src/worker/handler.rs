@@ -10,6 +10,8 @@ use crate::store::{Effect, StoredEvent, Value};
 use crate::sync::Site;
 use crate::transport::Transport;
 
+use super::NewCall;
+
 /// Handles events. A handler may be called again for the same event (a worker died, another handler of the event
 /// asked for a repeat): writes to the same database belong into [`Context::effect`] and then happen exactly once;
 /// everything else uses [`Context::idempotency_key`] and happens at least once.
@@ -85,6 +87,7 @@ pub struct Context {
     pub(super) key: String,
     pub(super) effects: Vec<Effect>,
     pub(super) preview: bool,
+    pub(super) calls: Vec<NewCall>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) site: Site,
 }
@@ -93,6 +96,16 @@ impl Context {
     /// Adds a write to the same database, committed if and only if the event is settled as done.
     pub fn effect(&mut self, sql: impl Into<String>, values: Vec<Value>) {
         self.effects.push(Effect { sql: sql.into(), values });
+    }
+
+    /// Adds a call to the outbox, committed if and only if the event is settled as done. Under one name an event has one
+    /// call, also when it is replayed: unless the call has a unique key of its own it gets that of the event and name.
+    /// A call that cannot be made (its connection is unknown, say) makes a dead letter of the event.
+    pub fn enqueue(&mut self, name: &str, mut call: NewCall) {
+        if call.unique.is_none() {
+            call.unique = Some(self.idempotency_key(name));
+        }
+        self.calls.push(call);
     }
 
     /// Returns a key that is the same in every attempt and replay of this event under the same name, and differs

@@ -11,8 +11,9 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, Lease, Merge, NO_CONNECTION,
-    NewJob, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work, mark_needs_reconnect,
+    CallResult, Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, KeptCall, Lease,
+    Merge, NO_CONNECTION, NewJob, OutboxChange, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work,
+    mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::dry_run::DryRun;
@@ -86,6 +87,7 @@ impl Inner {
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
+            Work::Call { call } => self.call(lease, call, attempt).await,
             Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
             Work::Replay { filter, after, replayed } => {
                 self.replay(filter, ReplayProgress { after, replayed }, &stop).await
@@ -94,8 +96,13 @@ impl Inner {
             Work::Reschedule { key } => self.reschedule(&key).await,
         };
         let settlement = match finish {
-            Ok(Finish::Done { effects, merges, follow }) => {
-                Settlement { effects, merges, follow, ..self.settlement(lease, JobEnd::Done) }
+            Ok(Finish::Done { effects, merges, follow, calls }) => {
+                let outbox = OutboxChange { add: calls, result: None };
+                Settlement { effects, merges, follow, outbox, ..self.settlement(lease, JobEnd::Done) }
+            }
+            Ok(Finish::Called(end, result)) => {
+                let outbox = OutboxChange { add: Vec::new(), result: Some(*result) };
+                Settlement { outbox, ..self.settlement(lease, end) }
             }
             Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
             Ok(Finish::Ended) => return Prepared::Ended,
@@ -109,7 +116,8 @@ impl Inner {
     /// Makes a settlement that only ends the job.
     pub(super) fn settlement(&self, lease: Lease, end: JobEnd) -> Settlement {
         let now = self.clock.now();
-        Settlement { lease, end, now, effects: Vec::new(), merges: Vec::new(), follow: Vec::new() }
+        let outbox = OutboxChange::default();
+        Settlement { lease, end, now, effects: Vec::new(), merges: Vec::new(), follow: Vec::new(), outbox }
     }
 
     /// Tells which attempt a claim is, and of how many.
@@ -118,6 +126,7 @@ impl Inner {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
             // Its waits are the schedule's.
             Work::Forward { .. } => (u32::MAX, self.settings.retry_max),
+            Work::Call { .. } => (u32::MAX, self.settings.retry_max),
             Work::Sync { .. }
             | Work::Approved { .. }
             | Work::Watch { .. }
@@ -176,13 +185,13 @@ impl Inner {
         };
         let place = self.place(&event.connection).await?;
         let merges = place.changes_of(&event)?;
-        let effects = self.handlers(&event, &place, attempt, None).await?;
+        let (effects, calls) = self.handlers(&event, &place, attempt, None).await?;
         self.note_end_of_grant(&event, &place).await?;
         let active = place.connection.state == ConnectionState::Active;
         let follow = if active { self.runs_after(&event, place.source) } else { Vec::new() };
         let mut follow = owned(follow, &place.connection);
         follow.extend(self.forwards(&event, &place).await?);
-        Ok(Finish::Done { effects, merges, follow })
+        Ok(Finish::Done { effects, merges, follow, calls })
     }
 
     /// Makes the runs an event asks for: of streams it says less of than happened.
@@ -225,11 +234,12 @@ impl Inner {
         place: &Place<'_>,
         attempt: u32,
         preview: Option<Arc<dyn Transport>>,
-    ) -> Result<Vec<Effect>, Stop> {
+    ) -> Result<(Vec<Effect>, Vec<KeptCall>), Stop> {
         let mut context = Context {
             attempt,
             key: format!("{}/{}/{}", event.provider, event.endpoint, event.event.id),
             effects: Vec::new(),
+            calls: Vec::new(),
             preview: preview.is_some(),
             transport: preview.unwrap_or_else(|| place.plugged.transport.clone()),
             site: place.site.clone(),
@@ -252,7 +262,17 @@ impl Inner {
                 Handled::Reject { reason } => return Err(Stop::Dead(reason)),
             }
         }
-        Ok(context.effects)
+        let mut calls = Vec::with_capacity(context.calls.len());
+        for call in context.calls {
+            let kept = self.keep(call).await;
+            calls.push(kept.map_err(|error| {
+                if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) {
+                    return Stop::from(error);
+                }
+                Stop::Dead(format!("a call it asks for cannot be made: {}", error.message()))
+            })?);
+        }
+        Ok((context.effects, calls))
     }
 
     /// Fetches the records a settlement could not order, and puts their reads in the place of what the event said.
@@ -437,6 +457,7 @@ impl Inner {
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         let gone = self.clock.now().minus(self.settings.feed_horizon.max(FEED_HORIZON_MIN));
         while self.store.compact_feed(gone, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        while self.store.prune_outbox(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         // What is over holds nobody back: there is nothing to keep it for.
         let now = self.clock.now();
         while self.store.prune_pauses(now, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
@@ -447,7 +468,9 @@ impl Inner {
 /// How a job came to its end, other than with an error.
 pub(super) enum Finish {
     /// Done, with what it brings to its settlement.
-    Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob> },
+    Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob>, calls: Vec<KeptCall> },
+    /// A call of the outbox, with what it came to.
+    Called(JobEnd, Box<CallResult>),
     /// It ended with its run: nothing is left to settle.
     Ended,
     /// It was asked to stop before its end.
@@ -458,7 +481,7 @@ pub(super) enum Finish {
 
 impl Finish {
     pub(super) fn followed_by(follow: Vec<NewJob>) -> Self {
-        Self::Done { effects: Vec::new(), merges: Vec::new(), follow }
+        Self::Done { effects: Vec::new(), merges: Vec::new(), follow, calls: Vec::new() }
     }
 }
 

@@ -9,6 +9,7 @@ const RUNS: (&str, &str) = ("palisade_runs", "Runs that ended");
 const RUN_SECONDS: (&str, &str) = ("palisade_run_duration_seconds", "Time from a run's beginning to its end");
 const RUN_PAGES: (&str, &str) = ("palisade_run_pages", "Pages of runs, as they are committed");
 const RUN_RECORDS: (&str, &str) = ("palisade_run_records", "Records of runs by what became of them, as committed");
+const CALLS: (&str, &str) = ("palisade_outbox_attempts", "Attempts of outbox calls by provider and what they came to");
 /// From a second to a day: an incremental run takes a second, a full one of millions of records hours.
 const RUN_BOUNDS: [f64; 9] = [1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
 
@@ -97,6 +98,11 @@ impl WorkerMetrics {
     /// Counts an attempt whose job another worker has by now.
     pub(super) fn lost(&self, queue: Queue) {
         self.of(queue).lost.inc();
+    }
+
+    /// Counts what an attempt of an outbox call came to.
+    pub(super) fn called(&self, provider: &str, came_to: &str) {
+        self.metrics.counter(CALLS.0, CALLS.1, &[("provider", provider), ("state", came_to)]).inc();
     }
 
     /// Resolves the counters of what runs of a stream do.

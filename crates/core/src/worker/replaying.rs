@@ -50,6 +50,8 @@ pub struct Preview {
     pub records: Vec<RecordPreview>,
     /// The statements handlers would write, without their values.
     pub effects: Vec<String>,
+    /// The operations of the calls handlers would enqueue.
+    pub calls: Vec<String>,
     /// Why it would come again or be dead; nothing when it would be done.
     pub refusal: Option<String>,
 }
@@ -123,6 +125,7 @@ impl Worker {
             | Work::Approved { .. }
             | Work::Watch { .. }
             | Work::Forward { .. }
+            | Work::Call { .. }
             | Work::Retention
             | Work::Chore { .. }
             | Work::Reschedule { .. } => None,
@@ -158,7 +161,7 @@ impl Worker {
     pub async fn preview(&self, row: EventRow) -> Result<Option<Preview>> {
         let inner = &self.inner;
         let Some(event) = inner.store.event(row).await? else { return Ok(None) };
-        let mut preview = Preview { records: Vec::new(), effects: Vec::new(), refusal: None };
+        let mut preview = Preview { records: Vec::new(), effects: Vec::new(), calls: Vec::new(), refusal: None };
         if let Err(stop) = inner.preview_into(&event, &mut preview).await {
             preview.refusal = Some(match stop {
                 Stop::Dead(reason) => format!("it would be dead: {reason}"),
@@ -229,8 +232,9 @@ impl Inner {
                 preview.records.push(RecordPreview { stream, id: change.id, change: change_is, before, after });
             }
         }
-        let effects = self.handlers(event, &place, 1, Some(Arc::new(NoCalls))).await?;
+        let (effects, calls) = self.handlers(event, &place, 1, Some(Arc::new(NoCalls))).await?;
         preview.effects.extend(effects.into_iter().map(|effect| effect.sql));
+        preview.calls.extend(calls.into_iter().map(|call| call.operation));
         Ok(())
     }
 }

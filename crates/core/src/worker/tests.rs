@@ -3,6 +3,7 @@
 mod events;
 mod life;
 mod metrics;
+mod outbox;
 mod schedules;
 mod syncs;
 mod watching;

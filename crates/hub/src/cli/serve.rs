@@ -468,6 +468,8 @@ fn settings(config: &Config, token: Option<Secret>) -> Settings {
             group_concurrency: config.workers.group_concurrency,
             attempts_max: config.workers.attempts_max,
             handler_timeout: config.workers.handler_timeout,
+            call_attempts_max: config.outbox.attempts_max,
+            call_patience: config.outbox.patience,
             full_every: interval(&config.sync.full, WorkerSettings::default().full_every),
             incremental_every: interval(&config.sync.incremental, WorkerSettings::default().incremental_every),
             idle_max: config.sync.idle_max,

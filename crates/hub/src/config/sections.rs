@@ -17,7 +17,8 @@ use super::flows::read_flow;
 use super::forward::{read_allow_from, read_destination, read_forwarding};
 use super::reader::{Section, nearest};
 use super::{
-    Admin, Apps, Config, Connection, Credential, Endpoint, Known, Log, SecretRef, Server, StoreAt, Sync, Workers,
+    Admin, Apps, Config, Connection, Credential, Endpoint, Known, Log, OutboxRules, SecretRef, Server, StoreAt, Sync,
+    Workers,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,6 +31,7 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     let master_key = read_vault(root.section("vault"));
     let log = read_log(root.section("log"));
     let workers = read_workers(root.section("workers"));
+    let outbox = read_outbox(root.section("outbox"));
     let mut sync = read_sync(root.section("sync"));
     let apps = Apps { slack_history: read_slack(root.section("slack")) };
     let mut named = Vec::new();
@@ -66,6 +68,7 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
         master_key,
         log,
         workers,
+        outbox,
         sync,
         apps,
         endpoints,
@@ -218,6 +221,13 @@ fn read_workers(mut section: Section<'_, '_>) -> Workers {
     let handler_timeout = section.duration("handler_timeout", SECOND..=HOUR).unwrap_or(30 * SECOND);
     section.finish();
     Workers { events, background, concurrency, group_concurrency, attempts_max, handler_timeout }
+}
+
+fn read_outbox(mut section: Section<'_, '_>) -> OutboxRules {
+    let attempts_max = small(section.number("attempts_max", 1..=100), 12);
+    let patience = section.duration("patience", SECOND..=365 * DAY).unwrap_or(3 * DAY);
+    section.finish();
+    OutboxRules { attempts_max, patience }
 }
 
 fn read_sync(mut section: Section<'_, '_>) -> Sync {

@@ -334,7 +334,8 @@ impl<'a> RecordOut<'a> {
 pub(crate) async fn preview(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
     let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
     let preview = shared.worker.preview(EventRow(row)).await?;
-    let Preview { records, effects, refusal } = preview.ok_or_else(|| Problem::missing("there is no such event"))?;
+    let Preview { records, effects, calls, refusal } =
+        preview.ok_or_else(|| Problem::missing("there is no such event"))?;
     let records: Vec<_> = records.iter().map(RecordOut::of).collect();
-    Ok(json(&json!({ "row": row, "records": records, "effects": effects, "refusal": refusal })))
+    Ok(json(&json!({ "row": row, "records": records, "effects": effects, "calls": calls, "refusal": refusal })))
 }

@@ -153,6 +153,7 @@ fn page(base: &str, overview: &Overview, paused: bool, logout: bool) -> Html<Str
             (connections(base, overview))
             (inbox(base, overview))
             (destinations(base, overview))
+            (super::outbox::section(base, overview))
             (runs(base, overview, now))
             (calls(&overview.calls, now))
             (chores(&overview.chores, now))
@@ -602,11 +603,11 @@ fn chores(chores: &[ChoreStatus], now: Timestamp) -> Markup {
 }
 
 /// A cell with a name that may be long: cut off where there is no room, whole when pointed at.
-fn name(id: &ConnectionId) -> Markup {
+pub(crate) fn name(id: &ConnectionId) -> Markup {
     html! { td.id title=(id) { (id) } }
 }
 
-fn figure(name: &str, value: u64, bad: bool) -> Markup {
+pub(crate) fn figure(name: &str, value: u64, bad: bool) -> Markup {
     html! { div.figure.bad[bad] { strong { (grouped(value)) } span { (name) } } }
 }
 
@@ -617,7 +618,7 @@ fn moment(at: Option<Timestamp>, now: Timestamp, otherwise: &str) -> Markup {
     }
 }
 
-fn ago(at: Timestamp, now: Timestamp) -> Markup {
+pub(crate) fn ago(at: Timestamp, now: Timestamp) -> Markup {
     html! { time datetime=(time::rfc3339(at)) title=(time::rfc3339(at)) { (time::ago(at, now)) } }
 }
 

@@ -7,8 +7,8 @@
 //! it is: `turns`.
 
 use palisade_core::store::{
-    Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode, Settled,
-    Settlement, WORKER_LOST, Work,
+    CallId, Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode,
+    Settled, Settlement, WORKER_LOST, Work,
 };
 use palisade_core::{Error, ErrorKind, Timestamp};
 use rusqlite::types::ValueRef;
@@ -19,7 +19,7 @@ use super::halts::Halts;
 use super::records::Staged;
 use super::turns::{self, Due, Place};
 use super::writer::{Tally, Tx};
-use super::{inbox, lanes, product, records, runs};
+use super::{inbox, lanes, outbox, product, records, runs};
 
 /// Stands in line.
 pub(super) const READY: i64 = 0;
@@ -55,7 +55,7 @@ pub(super) fn queue_of(number: i64) -> Queue {
 pub(super) fn bytes(settlement: &Settlement) -> usize {
     let merges: usize = settlement.merges.iter().map(|merge| records::bytes(&merge.changes)).sum();
     let effects: usize = settlement.effects.iter().map(product::bytes).sum();
-    merges + effects + inbox::COMMAND_BYTES
+    merges + effects + outbox::change_bytes(&settlement.outbox) + inbox::COMMAND_BYTES
 }
 
 /// A job to insert, borrowed.
@@ -323,6 +323,15 @@ pub(super) fn require(tx: &Tx<'_>, lease: Lease) -> Result<(), Fault> {
     }
 }
 
+/// Tells whether the lease is good and of a call of the outbox.
+pub(super) fn works_on(tx: &Tx<'_>, lease: Lease, call: CallId) -> Result<bool, Fault> {
+    let mut statement =
+        tx.prepare("SELECT event, work FROM palisade_job WHERE id = ?1 AND fence = ?2 AND state = 1")?;
+    let mut rows = statement.query(params![lease.job.0, lease.fence])?;
+    let Some(row) = rows.next()? else { return Ok(false) };
+    Ok(work_of(row.get(0)?, row.get_ref(1)?)? == Work::Call { call })
+}
+
 fn lost() -> Fault {
     Error::new(ErrorKind::LeaseLost, "the job is another worker's by now: nothing was written").into()
 }
@@ -340,13 +349,16 @@ pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled
                 return Ok(Settled::EffectFailed(phrase));
             }
         }
+        if let Err(phrase) = outbox::settle(tx, &settlement.outbox, settlement.now)? {
+            return Ok(Settled::EffectFailed(phrase));
+        }
         end(tx, &job, &settlement.end, settlement.now)?;
         for follow in &settlement.follow {
             enqueue_at(tx, follow, Some(settlement.now))?;
         }
         Ok(Settled::Committed(counts))
     };
-    if settlement.effects.is_empty() {
+    if settlement.effects.is_empty() && settlement.outbox.add.is_empty() {
         // Nothing is left that could be refused half-way.
         return commit(tx);
     }
@@ -409,6 +421,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
             match serde_json::from_str(&work).map_err(|_| unreadable("job"))? {
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
                 Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
+                Work::Call { call } => outbox::job_died(tx, call, reason, now)?,
                 Work::Event { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } | _ => {}
             }
         }

@@ -20,7 +20,7 @@ const CHECKPOINT_BYTES: i64 = 16 << 20;
 /// Pages kept in memory per connection: the key index of some 300,000 records, so that a large sync reads little twice.
 const CACHE_KIB: u32 = 16 * 1024;
 /// Statements kept prepared per connection: more than this crate has.
-const STATEMENTS_MAX: usize = 128;
+const STATEMENTS_MAX: usize = 256;
 
 /// How long examining waits for a process that holds the file.
 const EXAMINE_BUSY: std::time::Duration = std::time::Duration::from_secs(5);
@@ -41,6 +41,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
     Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
     Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql") },
+    Migration { name: "0010_outbox", sql: include_str!("migrations/0010_outbox.sql") },
     Migration { name: "0011_destination", sql: include_str!("migrations/0011_destination.sql") },
     Migration { name: "0012_run", sql: include_str!("migrations/0012_run.sql") },
     Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
@@ -414,6 +415,27 @@ mod tests {
             .query_row("SELECT records, bad FROM palisade_stream", [], |row| Ok((row.get(0)?, row.get(1)?)))
             .unwrap();
         assert_eq!((records, bad), (7, 0));
+    }
+
+    /// Fails when a file of before the outbox loses what it holds, or a call's number is given twice after its removal.
+    #[test]
+    fn a_file_of_before_the_outbox_gets_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let job =
+            "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max) VALUES (1, 0, 0, 0, 1, 20);";
+        file_of(&path, 8, job);
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let insert = "INSERT INTO palisade_outbox (state, connection, tenant, provider, operation, replay, method, \
+                      target, headers, body, idempotency_key, content, priority, created_at, run_at) \
+                      VALUES (0, 'c', 't', 'p', 'o', 'never', 'POST', '/', '[]', x'', 'k', x'', 0, 1, 1)";
+        connection.execute(insert, []).unwrap();
+        connection.execute("DELETE FROM palisade_outbox", []).unwrap();
+        connection.execute(insert, []).unwrap();
+        let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(number("SELECT id FROM palisade_outbox"), 2);
+        assert_eq!(number("SELECT count(*) FROM palisade_job"), 1);
     }
 
     /// Fails when dead events of before the counters are not counted, or jobs of replayed events stay dead.

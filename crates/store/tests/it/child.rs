@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
-use palisade_core::store::{Appended, Claim, Effect, Inbox, JobEnd, Jobs, Lease, Queue, Room, Settled, Settlement};
+use palisade_core::store::{
+    Appended, Claim, Effect, Inbox, JobEnd, Jobs, Lease, OutboxChange, Queue, Room, Settled, Settlement,
+};
 
 use crate::subject::{delivery, open};
 use crate::suite::variable;
@@ -133,5 +135,6 @@ pub(crate) fn done(lease: Lease, by: &str) -> Settlement {
         effects: vec![Effect { sql, values: vec![lease.job.0.into(), by.into()] }],
         merges: Vec::new(),
         follow: Vec::new(),
+        outbox: OutboxChange::default(),
     }
 }

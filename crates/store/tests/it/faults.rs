@@ -5,7 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Room, Settled, Settlement, Store};
+use palisade_core::store::{
+    Appended, Claim, EventRow, Inbox, JobEnd, Jobs, OutboxChange, Queue, Room, Settled, Settlement, Store,
+};
 use palisade_core::{Error, ErrorKind, Timestamp};
 use palisade_store::{Examined, SqliteConfig, SqliteStore};
 
@@ -298,6 +300,7 @@ async fn a_disk_that_is_nearly_full_refuses_deliveries_and_lets_work_go_on() {
         effects: Vec::new(),
         merges: Vec::new(),
         follow: Vec::new(),
+        outbox: OutboxChange::default(),
     };
     assert!(matches!(store.settle(vec![end]).await.unwrap()[..], [Settled::Committed(_)]));
     assert_eq!(store.prune_inbox(0, 9).await.unwrap(), 1, "room is made");

@@ -33,6 +33,7 @@ async fn end(store: &SqliteStore, claimed: &[Claimed], how: impl Fn() -> JobEnd)
         effects: Vec::new(),
         merges: Vec::new(),
         follow: Vec::new(),
+        outbox: Default::default(),
     };
     store.settle(claimed.iter().map(settle).collect()).await.unwrap();
 }

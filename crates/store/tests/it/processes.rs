@@ -172,6 +172,7 @@ async fn what_one_process_commits_the_other_sees_and_the_late_one_is_refused() {
         effects: Vec::new(),
         merges: Vec::new(),
         follow: Vec::new(),
+        outbox: Default::default(),
     };
     assert_eq!(two.settle(vec![settle(first[0])]).await.unwrap(), [Settled::LeaseLost]);
     assert!(matches!(one.settle(vec![settle(second[0])]).await.unwrap()[..], [Settled::Committed(_)]));

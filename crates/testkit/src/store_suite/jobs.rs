@@ -22,7 +22,15 @@ pub(super) async fn claim(store: &dyn Store, queue: Queue, now: i64) -> Vec<Clai
 
 /// A settlement without effects.
 pub(super) fn settlement(lease: Lease, end: JobEnd, now: i64) -> Settlement {
-    Settlement { lease, end, now: Timestamp(now), effects: Vec::new(), merges: Vec::new(), follow: Vec::new() }
+    Settlement {
+        lease,
+        end,
+        now: Timestamp(now),
+        effects: Vec::new(),
+        merges: Vec::new(),
+        follow: Vec::new(),
+        outbox: Default::default(),
+    }
 }
 
 /// Ends a job; panics when the lease is lost.

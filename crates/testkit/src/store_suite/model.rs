@@ -9,9 +9,10 @@ use bytes::Bytes;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
-    CallRecord, Claim, Connection, ConnectionState, Effect, EventRow, EventState, GrantLease, Halt, JobEnd, Lease,
-    Merge, MergeCounts, NewDelivery, NewEvent, NewJob, PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId,
-    RunMode, RunState, SealedCredential, Settled, Settlement, Store, StreamKey, Value, Work,
+    CallId, CallRecord, CallState, Claim, Connection, ConnectionState, Decision, Effect, EventRow, EventState,
+    GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, OutboxChange,
+    PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled,
+    Settlement, Store, StreamKey, Transacted, Value, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -225,11 +226,12 @@ impl Model {
 
     async fn step(&mut self, subject: &dyn StoreUnderTest) -> Option<(String, String)> {
         self.now += i64::try_from(self.below(80)).unwrap_or(0) - 8;
-        match self.below(104) {
+        match self.below(107) {
             0..=16 => self.append().await,
             17..=26 => self.enqueue().await,
             27..=44 => self.claim().await,
-            45..=60 => self.settle().await,
+            45..=58 => self.settle().await,
+            59..=60 => self.outbox().await,
             61..=78 => self.runs().await,
             79..=83 => self.merges().await,
             84..=86 => self.prune().await,
@@ -241,6 +243,7 @@ impl Model {
             96 => self.calls().await,
             97 => super::destinations::step(self).await,
             98..=101 => self.schedules().await,
+            102..=104 => self.outbox().await,
             _ => {
                 self.trace.push("crash and open again".to_owned());
                 self.store = subject.reopened(self.store.clone()).await;
@@ -271,7 +274,7 @@ impl Model {
             now: self.now(),
             hold: Duration::from_millis(self.below(200)),
             max: u32::try_from(self.below(5)).unwrap_or(0),
-            queue: if self.one_in(2) { Queue::Events } else { Queue::Background },
+            queue: self.pick(&[Queue::Events, Queue::Background, Queue::Calls]).unwrap_or(Queue::Events),
             room: self.room(),
         };
         let (wanted, found) = both!(self, store => store.claim(claim.clone()).await);
@@ -337,6 +340,7 @@ impl Model {
                 effects: self.some_effects(),
                 merges,
                 follow: if self.one_in(4) { vec![self.job()] } else { Vec::new() },
+                outbox: self.outbox_change(),
             });
         }
         let (wanted, found) = both!(self, store => store.settle(settlements.clone()).await);
@@ -471,7 +475,8 @@ impl Model {
             let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
             return self.note(format!("compact_feed {before:?} {limit}"), answers);
         }
-        let (what, answers) = match self.below(7) {
+        let (what, answers) = match self.below(8) {
+            7 => ("prune_outbox", both!(self, store => told(&store.prune_outbox(before, limit).await))),
             4 => ("roll_up_calls", both!(self, store => told(&store.roll_up_calls(before, limit).await))),
             5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),
             6 => {
@@ -544,6 +549,55 @@ impl Model {
         self.note(format!("log {calls:?}"), answers)
     }
 
+    fn call_id(&self) -> CallId {
+        CallId(i64::try_from(self.below(8)).unwrap_or(0))
+    }
+
+    fn kept_call(&self) -> KeptCall {
+        let unique = self.pick(&[None, Some("u1"), Some("u2")]).flatten();
+        let text = self.pick(&["x", "y"]).unwrap_or_default();
+        let call = super::outbox::call(self.pick(&CONNECTIONS).unwrap_or_default(), unique, text);
+        KeptCall { run_at: self.near(), created_at: self.now(), priority: self.pick(&[0, 10]).unwrap_or(0), ..call }
+    }
+
+    fn outbox_change(&self) -> OutboxChange {
+        let states = [CallState::Waiting, CallState::Done, CallState::Failed, CallState::Review];
+        let sent_at = self.one_in(2).then(|| self.near());
+        let result = self.pick(&states).map(|state| super::outbox::result(self.call_id(), state, sent_at));
+        OutboxChange {
+            add: if self.one_in(5) { vec![self.kept_call(), self.kept_call()] } else { Vec::new() },
+            result: result.filter(|_| self.one_in(2)),
+        }
+    }
+
+    async fn outbox(&mut self) -> Option<(String, String)> {
+        let (id, now) = (self.call_id(), self.now());
+        match self.below(4) {
+            0..=1 => {
+                let (effects, calls) = (self.some_effects(), vec![self.kept_call(), self.kept_call()]);
+                let plain = |answer: Result<Transacted>| {
+                    told(&answer.map(|one| match one {
+                        Transacted::EffectFailed(_) => Transacted::EffectFailed(String::new()),
+                        other @ (Transacted::Committed(_) | Transacted::Clash { .. }) => other,
+                    }))
+                };
+                let answers = both!(self, store => plain(store.transact(effects.clone(), calls.clone()).await));
+                self.note(format!("transact {effects:?} {calls:?}"), answers)
+            }
+            2 => {
+                let lease = self.lease();
+                let answers = both!(self, store => told(&store.note_departure(lease, id, now).await));
+                self.note(format!("note_departure {lease:?} {id}"), answers)
+            }
+            _ => {
+                let all = [Decision::Retry, Decision::Cancel, Decision::Happened, Decision::NotHappened];
+                let decision = self.pick(&all).unwrap_or(Decision::Retry);
+                let answers = both!(self, store => told(&store.decide_call(id, decision, now).await));
+                self.note(format!("{decision:?} {id}"), answers)
+            }
+        }
+    }
+
     fn pause(&self) -> Pause {
         Pause {
             provider: self.pick(&["stripe", "slack"]).unwrap_or_default().to_owned(),
@@ -596,6 +650,10 @@ impl Model {
         put("events", told(&store.events(None, None, all).await));
         put("runs", told(&store.runs(None, all).await));
         put("live runs", told(&store.live_runs(all).await));
+        put("outbox counts", told(&store.outbox_counts().await));
+        put("outbox reviews", told(&store.review_counts(CONNECTIONS.map(Into::into).to_vec()).await));
+        put("outbox", told(&store.outbox(None, None, all).await));
+        put("a page of the outbox", told(&store.outbox(Some(CallState::Waiting), Some(CallId(7)), 2).await));
         put("calls", told(&store.calls(None, all).await));
         put("pauses", told(&store.pauses(Timestamp(0), all).await));
         put("destinations", told(&store.destinations().await));

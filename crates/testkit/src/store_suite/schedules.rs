@@ -118,7 +118,15 @@ pub async fn only_a_job_that_waits_for_its_moment_is_moved(store: &dyn Store) {
     same(ok(store.held_job(lease).await), Some(wanted), "what is held is read");
     same(ok(store.held_job(Lease { fence: lease.fence + 1, ..lease }).await), None, "under its own fence only");
     let settle = |lease, end| {
-        vec![Settlement { lease, end, now: Timestamp(600), effects: vec![], merges: vec![], follow: vec![] }]
+        vec![Settlement {
+            lease,
+            end,
+            now: Timestamp(600),
+            effects: vec![],
+            merges: vec![],
+            follow: vec![],
+            outbox: Default::default(),
+        }]
     };
     let again = JobEnd::Retry { at: Timestamp(5_000), reason: "busy".to_owned() };
     ok(store.settle(settle(lease, again)).await);

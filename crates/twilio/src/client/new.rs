@@ -178,6 +178,26 @@ impl NewMessage {
         Ok(form(&pairs))
     }
 
+    /// Reads back the parameters of a message that was to be sent, as far as it can be looked for.
+    pub(crate) fn of_form(form: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(form).ok()?.replace('+', " ");
+        let mut message = Self::new(String::new());
+        for pair in text.split('&') {
+            let (name, value) = pair.split_once('=')?;
+            let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?.into_owned();
+            match name {
+                "To" => message.to = value,
+                "From" => message.from = Some(value),
+                "MessagingServiceSid" => message.service = Some(ServiceSid::parse(&value).ok()?),
+                "Body" => message.body = Some(value),
+                "MediaUrl" => message.media.push(value),
+                "ContentSid" => message.template = Some(ContentSid::parse(&value).ok()?),
+                _ => {}
+            }
+        }
+        (!message.to.is_empty()).then_some(message)
+    }
+
     /// The sender as it is sent: on the recipient's channel.
     pub(super) fn sender(&self) -> Option<String> {
         let sender = self.from.as_deref()?;

@@ -7,8 +7,8 @@ use crate::clock::Timestamp;
 use crate::id::ConnectionId;
 use crate::store::inbox::Halt;
 use crate::store::{
-    Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, LINED_UP_MAX, Lease, LiveJob, Moved,
-    NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work,
+    CallId, Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, LINED_UP_MAX, Lease, LiveJob,
+    Moved, NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work,
 };
 
 /// All jobs, with the live ones found quickly: a model that is slow in tests is not used.
@@ -69,6 +69,7 @@ enum State {
 pub(super) enum Followed {
     Event { row: EventRow, state: EventState, reason: Option<String> },
     DeadSync { key: StreamKey, mode: RunMode, reason: String },
+    DeadCall { call: CallId, reason: String },
 }
 
 impl Job {
@@ -342,6 +343,7 @@ impl JobsModel {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
+            Work::Call { call } => Some(Followed::DeadCall { call: *call, reason }),
             Work::Watch { .. }
             | Work::Forward { .. }
             | Work::Retention
@@ -363,6 +365,11 @@ impl JobsModel {
 
     pub(super) fn holds(&self, lease: Lease) -> bool {
         self.jobs.get(&lease.job).is_some_and(|job| job.fence == lease.fence && matches!(job.state, State::Held { .. }))
+    }
+
+    /// Tells whether the lease is good and of this work.
+    pub(super) fn works_on(&self, lease: Lease, work: &Work) -> bool {
+        self.holds(lease) && self.jobs.get(&lease.job).is_some_and(|job| job.new.work == *work)
     }
 
     pub(super) fn extend(&mut self, lease: Lease, until: Timestamp) -> bool {

@@ -37,7 +37,15 @@ async fn claim(store: &MemoryStore, now: Timestamp) -> Vec<Claimed> {
 }
 
 async fn settle(store: &MemoryStore, lease: Lease, end: JobEnd, now: Timestamp) -> Settled {
-    let settlement = Settlement { lease, end, now, effects: Vec::new(), merges: Vec::new(), follow: Vec::new() };
+    let settlement = Settlement {
+        lease,
+        end,
+        now,
+        effects: Vec::new(),
+        merges: Vec::new(),
+        follow: Vec::new(),
+        outbox: Default::default(),
+    };
     store.settle(vec![settlement]).await.unwrap().remove(0)
 }
 

@@ -657,7 +657,15 @@ async fn lost_schedules_come_back() {
     for claimed in world.store.inner.claim(claim.clone()).await.unwrap() {
         let end = JobEnd::Dead { reason: "lost".to_owned() };
         let (effects, merges, follow) = (Vec::new(), Vec::new(), Vec::new());
-        let settlement = Settlement { lease: claimed.lease, end, now: claim.now, effects, merges, follow };
+        let settlement = Settlement {
+            lease: claimed.lease,
+            end,
+            now: claim.now,
+            effects,
+            merges,
+            follow,
+            outbox: Default::default(),
+        };
         world.store.inner.settle(vec![settlement]).await.unwrap();
     }
     assert_eq!(world.store.inner.job_counts().await.unwrap().waiting, 0);
