@@ -637,7 +637,8 @@ async fn both_keys_sign_while_a_key_is_replaced() {
 #[tokio::test(start_paused = true)]
 async fn redirects_are_followed_within_bounds_and_carry_nothing_of_the_owners_elsewhere() {
     let to = |status, to: &str| Does::Says(status, "location", to.to_owned());
-    let cases: [(Vec<Does>, &[(&str, usize)], Option<&str>); 6] = [
+    type Case<'c> = (Vec<Does>, &'c [(&'c str, usize)], Option<&'c str>);
+    let cases: [Case<'_>; 6] = [
         (vec![to(307, "/next")], &[("app.example", 2)], None),
         (vec![to(308, "https://two.example/x")], &[("app.example", 1), ("two.example", 1)], None),
         (

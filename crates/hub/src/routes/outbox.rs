@@ -171,6 +171,7 @@ pub(crate) async fn create(
 }
 
 /// Makes the answer to a call that was not kept.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kinds told apart stand here; the others are the store's")]
 fn refused(error: &Error) -> Problem {
     let message = error.message().to_owned();
     match error.kind() {
@@ -390,6 +391,7 @@ pub(crate) async fn resolve(
     decided(&shared, id, decision).await
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "what else is wrong is wrong at the provider")]
 async fn look(shared: &Shared, id: i64) -> Result<(Found, CallState), Problem> {
     shared.worker.reconcile_call(CallId(id)).await.map_err(|error| {
         let message = error.message().to_owned();

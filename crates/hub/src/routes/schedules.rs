@@ -220,6 +220,7 @@ async fn set(
     Ok(json(&of_it))
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kinds told apart stand here; the others are the store's")]
 fn refused(error: palisade_core::Error) -> Problem {
     match error.kind() {
         ErrorKind::Invalid => Problem::invalid(
