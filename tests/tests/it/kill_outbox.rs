@@ -59,7 +59,7 @@ async fn a_killed_hub_sends_no_message_twice_and_forgets_none() {
         for life in 0..KILLS {
             let victim = start().await.unwrap();
             for n in 0..TEXTS {
-                let text = format!("text {life}/{n}");
+                let text = format!("text-{life}/{n}");
                 // The connection is put in place a moment after the hub listens.
                 if within(WITHIN, async || ask(&victim, &account, &text).await).await {
                     acknowledged.push(text);

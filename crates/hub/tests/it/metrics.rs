@@ -8,6 +8,7 @@ use palisade_core::Timestamp;
 use palisade_core::clock::ManualClock;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{Claim, Jobs, NewJob, Queue, Records, Room, RunMode, StreamKey, Work};
+use palisade_core::worker::NewCall;
 use palisade_hub::Access;
 
 use crate::fixtures::{NOW, ask, builder, delivery, event, settings};
@@ -43,6 +44,9 @@ async fn every_metric_is_documented_under_its_exact_name() {
     for request in [delivery("stripe", event("evt_1", "invoice.paid")), delivery("stripe", "{}")] {
         let _ = ask(&hub.router(), request).await;
     }
+    let call = NewCall::new("acme-stripe", http::Method::POST, "/v1/customers");
+    hub.enqueue(call).await.unwrap();
+    hub.worker().step(Queue::Calls).await.unwrap();
     let mut forged = delivery("stripe", event("evt_2", "invoice.paid"));
     forged.headers_mut().remove("stripe-signature");
     let _ = ask(&hub.router(), forged).await;
