@@ -344,7 +344,7 @@ impl Line {
         mut lost: Grouped,
     ) -> Result<(), Fault> {
         let mut groups = self.groups(tx, claim, halts, priority)?;
-        let share = claim.max / u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1) + 1;
+        let share = (claim.max / u32::try_from(groups.len()).unwrap_or(u32::MAX).max(1)).saturating_add(1);
         while !self.is_over(claim) {
             for group in &mut groups {
                 group.fill(tx, claim.queue, priority, share.max(READ_MIN))?;

@@ -31,7 +31,7 @@ async fn busy(time: Duration, settings: WorkerSettings) -> World {
 /// Fails when a stop leaves jobs held, or drops what could still finish.
 #[tokio::test(start_paused = true)]
 async fn a_stop_lets_running_jobs_finish_within_the_grace() {
-    let settings = WorkerSettings { concurrency: 4, ..settings() };
+    let settings = WorkerSettings { concurrency: 4, group_concurrency: Some(4), ..settings() };
     let world = busy(Duration::from_secs(15), settings).await;
     let (stop, stopped) = watch::channel(false);
     tokio::join!(world.worker.run(Queue::Events, stopped), async {
