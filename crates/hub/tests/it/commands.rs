@@ -260,6 +260,10 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 read_since: u64::MAX,
                 changes,
                 deliveries: Vec::new(),
+                missed_before: NOW,
+                bad: Vec::new(),
+                fetched: Default::default(),
+                total: None,
                 next: None,
                 now: NOW,
             };
@@ -268,6 +272,7 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 lease: one.lease,
                 run: run.id,
                 state,
+                stop: None,
                 span: None,
                 follow: Vec::new(),
                 resume: None,
