@@ -361,7 +361,7 @@ impl Inner {
         if let Some(next) = self.left_out(&pace, lease, mode).await? {
             return Ok(Finish::followed_by(owned([next], &place.connection)));
         }
-        if self.store.stream(key.clone()).await?.paused_at.is_some() {
+        if pace.before.paused_at.is_some() {
             return Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))]));
         }
         let provider = place.connection.provider.as_str();

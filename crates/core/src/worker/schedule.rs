@@ -127,7 +127,7 @@ pub struct StreamTimings {
 pub(super) struct Pace {
     key: StreamKey,
     kind: StreamKind,
-    before: StreamStatus,
+    pub(super) before: StreamStatus,
     incremental: Timing,
     full: Timing,
     now: Timestamp,

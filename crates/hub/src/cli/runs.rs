@@ -150,6 +150,8 @@ async fn show(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
         ("stream", run.key.stream.to_string()),
         ("mode", word(&run.mode)),
         ("state", state(&run.state)),
+        ("why", run.stop.as_ref().map_or_else(String::new, palisade_core::sync::Stop::sentence)),
+        ("unreadable", if run.bad > 0 { run.bad.to_string() } else { String::new() }),
         ("pages", run.pages.to_string()),
         ("records", did(&run.counts)),
         ("taken up", if run.resumed > 0 { format!("{} times", run.resumed) } else { String::new() }),

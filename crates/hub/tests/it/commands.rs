@@ -273,6 +273,7 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 lease: one.lease,
                 run: run.id,
                 state,
+                stop: None,
                 span: None,
                 follow: Vec::new(),
                 resume: None,
