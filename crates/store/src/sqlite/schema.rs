@@ -338,6 +338,26 @@ mod tests {
         );
     }
 
+    /// Fails when the upgrade loses an hour of calls, or a schedule cannot be set in an older file.
+    #[test]
+    fn an_older_file_keeps_its_hours_of_calls_and_takes_schedules() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let rows = "INSERT INTO palisade_call_hour VALUES ('a', 1, 2, 1), ('a', 30, 5, 0), ('b', 1, 1, 1);";
+        file_of(&path, 8, rows);
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let number = |sql: &str| -> i64 { connection.query_row(sql, [], |row| row.get(0)).unwrap() };
+        assert_eq!(number("SELECT sum(calls) * 100 + sum(errors) FROM palisade_call_hour"), 802);
+        for table in ["palisade_call_day", "palisade_schedule", "palisade_chore"] {
+            assert_eq!(number(&format!("SELECT count(*) FROM {table}")), 0, "{table}");
+        }
+        let due = "EXPLAIN QUERY PLAN SELECT connection, hour FROM palisade_call_hour WHERE hour < 9 \
+                   ORDER BY hour, connection LIMIT 9";
+        let plan: String = connection.query_row(due, [], |row| row.get(3)).unwrap();
+        assert!(plan.contains("palisade_call_hour_hour"), "{plan}");
+    }
+
     /// Fails when a job of a lane that waited at the upgrade is forgotten, or a finished one entered.
     #[test]
     fn lanes_of_unfinished_jobs_are_entered_by_the_migration() {

@@ -115,6 +115,11 @@ async fn of_the_rules_the_most_specific_counts() {
     let timing = world.timing(EVENTS, RunMode::Incremental).await;
     assert_eq!((timing.schedule.to_string().as_str(), timing.said_by), ("50s", SaidBy::Rule));
     assert_eq!(world.timing(THINGS, RunMode::Full).await.said_by, SaidBy::Settings, "no rule speaks of full runs");
+    let own = std::iter::once(rule(Some("conn"), None, None, 45)).chain(schedules.clone()).collect();
+    let owned = world.other(|builder| builder.settings(WorkerSettings { schedules: own, ..settings() }));
+    let timings = owned.schedules(&connection("conn")).await.unwrap();
+    let of_events = timings.into_iter().find(|one| one.stream.as_str() == EVENTS).unwrap();
+    assert_eq!(of_events.incremental.unwrap().schedule.to_string(), "45s", "the connection before stream and provider");
     let other =
         world.other(|builder| builder.settings(WorkerSettings { schedules: schedules[3..].to_vec(), ..settings() }));
     let timings = other.schedules(&connection("conn")).await.unwrap();
@@ -361,7 +366,8 @@ async fn a_thousand_connections_due_at_once_make_no_stampede() {
     }
     // Long enough for a thousand requests of two streams, 64 at a time, shorter than half an interval.
     crowd.live(2 * MINUTE, async || {}).await;
-    assert_eq!(crowd.most.load(Ordering::SeqCst), 64, "as many as may be, and no more");
+    let most = crowd.most.load(Ordering::SeqCst);
+    assert!((48..=64).contains(&most), "about as many as may be beside the chores, and no more: {most}");
     assert_eq!(crowd.under_way.load(Ordering::SeqCst), 0);
     let mut tenths = [0_u32; 10];
     for (id, before) in ids.iter().zip(counts) {
