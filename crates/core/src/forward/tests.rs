@@ -632,12 +632,15 @@ async fn both_keys_sign_while_a_key_is_replaced() {
     assert!(!format!("{row:?} {:?}", world.forwarder).contains("whsec"));
 }
 
+/// What the first receiver does, how often each host is asked, and why it failed.
+type Redirected = (Vec<Does>, &'static [(&'static str, usize)], Option<&'static str>);
+
 /// Fails when a redirect that changes the method is followed, when a header of the owner's goes to another host, when the
 /// scheme is left, or when a circle has no end.
 #[tokio::test(start_paused = true)]
 async fn redirects_are_followed_within_bounds_and_carry_nothing_of_the_owners_elsewhere() {
     let to = |status, to: &str| Does::Says(status, "location", to.to_owned());
-    let cases: [(Vec<Does>, &[(&str, usize)], Option<&str>); 6] = [
+    let cases: [Redirected; 6] = [
         (vec![to(307, "/next")], &[("app.example", 2)], None),
         (vec![to(308, "https://two.example/x")], &[("app.example", 1), ("two.example", 1)], None),
         (
