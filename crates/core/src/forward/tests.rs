@@ -356,7 +356,10 @@ async fn a_receiver_that_asks_for_time_gets_it_within_bounds() {
         world.deliver("acme", "evt_1", "a", None).await;
         world.quiet().await;
         let step = Duration::from_secs(if at_least > 3_600 { 60 } else { 1 });
-        while world.net.came("app.example").len() < 2 {
+        for _ in 0..3_600 {
+            if world.net.came("app.example").len() > 1 {
+                break;
+            }
             world.wait(step).await;
         }
         let came = world.net.came("app.example");
@@ -471,14 +474,15 @@ async fn a_destination_that_fails_for_days_is_told_and_then_disabled() {
     assert!(health.delivered_at.is_some());
 }
 
-/// Fails when a receiver that hangs holds the one beside it, or is waited for longer than its timeout.
+/// Fails when a receiver that hangs holds the one beside it, has more attempts under way than it may, or is waited for
+/// longer than its timeout.
 #[tokio::test(start_paused = true)]
 async fn a_receiver_that_hangs_does_not_delay_another() {
     let world = World::new().await;
     world.net.always("hangs.example", Does::Hangs);
     world.add("hangs", spec("https://hangs.example/")).await;
     world.add("works", spec("https://works.example/")).await;
-    for n in 0..40 {
+    for n in 0..200 {
         world.deliver("acme", &format!("evt_{n}"), "a", None).await;
     }
     while world.worker.step(Queue::Events).await.unwrap() > 0 {}
@@ -486,7 +490,8 @@ async fn a_receiver_that_hangs_does_not_delay_another() {
     let worker = world.worker.clone();
     let running = tokio::spawn(async move { worker.run(Queue::Forwards, stopped).await });
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(world.net.came("works.example").len(), 40, "within seconds");
+    assert_eq!(world.net.came("works.example").len(), 200, "within seconds");
+    assert_eq!(world.net.came("hangs.example").len(), 4, "as many as it may have under way");
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert!(world.row("hangs").await.health.failures > 0, "given up after its timeout");
     let reason = world.row("hangs").await.health.reason.unwrap();
@@ -632,13 +637,15 @@ async fn both_keys_sign_while_a_key_is_replaced() {
     assert!(!format!("{row:?} {:?}", world.forwarder).contains("whsec"));
 }
 
+/// What the first receiver does, how often each host is asked, and why it failed.
+type Redirected = (Vec<Does>, &'static [(&'static str, usize)], Option<&'static str>);
+
 /// Fails when a redirect that changes the method is followed, when a header of the owner's goes to another host, when the
 /// scheme is left, or when a circle has no end.
 #[tokio::test(start_paused = true)]
 async fn redirects_are_followed_within_bounds_and_carry_nothing_of_the_owners_elsewhere() {
     let to = |status, to: &str| Does::Says(status, "location", to.to_owned());
-    type Case<'c> = (Vec<Does>, &'c [(&'c str, usize)], Option<&'c str>);
-    let cases: [Case<'_>; 6] = [
+    let cases: [Redirected; 6] = [
         (vec![to(307, "/next")], &[("app.example", 2)], None),
         (vec![to(308, "https://two.example/x")], &[("app.example", 1), ("two.example", 1)], None),
         (

@@ -208,6 +208,11 @@ impl<'a> Engine<'a> {
     fn room(&self) -> Room {
         let settings = &self.worker.settings;
         let mut of = settings.group_overrides.clone();
+        if self.queue == Queue::Forwards
+            && let Some(forwarder) = &self.worker.forwarder
+        {
+            of.extend(forwarder.room());
+        }
         for group in self.held.values().filter_map(|held| held.group.as_ref()) {
             let room = of.entry(group.clone()).or_insert_with(|| settings.concurrency_of(group));
             *room = room.saturating_sub(1);
