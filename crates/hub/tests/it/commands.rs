@@ -278,7 +278,6 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 follow: Vec::new(),
                 resume: None,
                 allow_mass_delete: true,
-                stop: None,
                 now: NOW,
             };
             store.end_run(end).await.unwrap();
