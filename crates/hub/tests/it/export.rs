@@ -132,7 +132,9 @@ async fn large_and_empty_streams_are_whole_files() {
         match options.format {
             Format::JsonLines => assert!(bytes.is_empty()),
             Format::Csv => assert_eq!(bytes, b"id,seq,changed_at,deleted,data\r\n"),
-            _ => assert_eq!(SerializedFileReader::new(Bytes::from(bytes)).unwrap().metadata().num_row_groups(), 0),
+            Format::Parquet | _ => {
+                assert_eq!(SerializedFileReader::new(Bytes::from(bytes)).unwrap().metadata().num_row_groups(), 0)
+            }
         }
     }
     // Three row groups of 32 MiB at most.
@@ -220,7 +222,7 @@ async fn a_file_is_there_whole_or_as_it_was() {
         (&["--format", "xml"], 2, "jsonl"),
     ] {
         let arguments =
-            [&EXPORT[..], &["--out", &text], more, if more[0] == "--format" { &[] } else { &["--format", "csv"] }];
+            [EXPORT, &["--out", &text], more, if more[0] == "--format" { &[] } else { &["--format", "csv"] }];
         ends(&place.run(&arguments.concat()), code, &[word]);
     }
     let wrong = ["export", "acme-stripe", "nothing", "--format", "csv", "--out", &text];
