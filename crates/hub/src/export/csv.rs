@@ -28,10 +28,11 @@ impl<W: Write> Csv<W> {
 /// Tells what the target said, so that a pipe that closed can be told apart.
 #[expect(clippy::wildcard_enum_match_arm, reason = "only what the target says is told apart")]
 fn failed(error: csv::Error) -> io::Error {
-    match error.into_kind() {
-        ErrorKind::Io(error) => error,
-        other => io::Error::other(format!("a row cannot be written as CSV: {other:?}")),
+    let said = error.to_string();
+    if let ErrorKind::Io(error) = error.into_kind() {
+        return error;
     }
+    io::Error::other(said)
 }
 
 /// Puts an apostrophe before text that a spreadsheet would run.

@@ -61,13 +61,11 @@ pub(super) struct Parquet<W: Write + Send> {
 #[expect(clippy::wildcard_enum_match_arm, reason = "only what the target says is told apart")]
 fn failed(error: ParquetError) -> io::Error {
     // What the target says is under it: a pipe that closed is told apart by the caller.
-    match error {
-        ParquetError::External(source) => match source.downcast::<io::Error>() {
-            Ok(error) => *error,
-            Err(source) => io::Error::other(source),
-        },
-        other => io::Error::other(other),
+    let said = error.to_string();
+    if let ParquetError::External(source) = error {
+        return source.downcast::<io::Error>().map_or_else(io::Error::other, |error| *error);
     }
+    io::Error::other(said)
 }
 
 fn schema(columns: &[Column]) -> Result<Type, ParquetError> {

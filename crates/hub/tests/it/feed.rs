@@ -263,9 +263,10 @@ async fn a_consumer_that_crashes_has_no_gap_and_no_repeat_beyond_its_cursor() {
                 for commit in 0..COMMITS {
                     let id = format!("cus_{writer}_{}", random.bits() % 12);
                     let at = i64::try_from(commit).unwrap() + 1;
-                    let data = (!random.bits().is_multiple_of(4)).then(|| format!(r#"{{"n":{}}}"#, random.bits() % 1_000));
+                    let data =
+                        (!random.bits().is_multiple_of(4)).then(|| format!(r#"{{"n":{}}}"#, random.bits() % 1_000));
                     put(&store, &id, data, at, Timestamp(at)).await;
-                    if random.bits() % 40 == 0 {
+                    if random.bits().is_multiple_of(40) {
                         store.compact_feed(Timestamp(at - 20), 5).await.unwrap();
                     }
                 }
