@@ -119,6 +119,11 @@ impl<'a> Engine<'a> {
 
     async fn drive(&mut self) {
         loop {
+            // A job sees the stop as soon as it is asked for, and may be given back before this waits for anything: were
+            // it claimed again, this would never wait.
+            if self.stopping.is_none() && *self.stop.borrow() {
+                self.stopping = Some(Instant::now() + self.worker.settings.grace);
+            }
             while let Some(Some(step)) = self.steps.next().now_or_never() {
                 self.take(step);
             }

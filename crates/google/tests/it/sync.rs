@@ -130,6 +130,15 @@ fn history_names_each_message_once_and_deletion_wins() {
     assert_eq!(seen, [("a", State::Deleted), ("b", State::Unclear), ("c", State::Unclear)]);
 }
 
+/// Fails when a message without a name is passed over in silence: a full run would delete whatever it was.
+#[test]
+fn a_record_without_a_name_is_set_aside() {
+    let page = page(MESSAGES, Some("list:7:"), r#"{"messages":[{}]}"#).unwrap();
+    assert!(page.changes.is_empty());
+    let bad: Vec<_> = page.bad.iter().map(|bad| (bad.id.clone(), &bad.raw[..])).collect();
+    assert_eq!(bad, [(None, &b"{}"[..])]);
+}
+
 /// Fails when an answer that is no page is read as an empty one: a full run would delete everything.
 #[test]
 fn what_is_no_page_is_an_error() {
@@ -138,7 +147,7 @@ fn what_is_no_page_is_an_error() {
         (
             MESSAGES,
             Some("list:7:"),
-            &["{}", "[]", "<html>", r#"{"messages":7}"#, r#"{"messages":[{}]}"#, r#"{"historyId":"7"}"#][..],
+            &["{}", "[]", "<html>", r#"{"messages":7}"#, r#"{"historyId":"7"}"#][..],
         ),
         (MESSAGES, Some("history:7:"), &["{}", "[]", r#"{"history":[]}"#, r#"{"history":{},"historyId":"9"}"#][..]),
         (

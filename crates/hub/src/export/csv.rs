@@ -26,7 +26,6 @@ impl<W: Write> Csv<W> {
 }
 
 /// Tells what the target said, so that a pipe that closed can be told apart.
-#[expect(clippy::wildcard_enum_match_arm, reason = "only what the target says is told apart")]
 fn failed(error: csv::Error) -> io::Error {
     let said = error.to_string();
     if let ErrorKind::Io(error) = error.into_kind() {

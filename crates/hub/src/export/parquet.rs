@@ -58,7 +58,6 @@ pub(super) struct Parquet<W: Write + Send> {
     bytes: usize,
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "only what the target says is told apart")]
 fn failed(error: ParquetError) -> io::Error {
     // What the target says is under it: a pipe that closed is told apart by the caller.
     let said = error.to_string();

@@ -39,7 +39,11 @@ async fn every_metric_is_documented_under_its_exact_name() {
     let store = Arc::new(MemoryStore::new());
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let hub = builder(store.clone(), clock.clone()).transport(Arc::new(Empty::default()));
-    let hub = hub.settings(settings(Access::Trusted)).build().unwrap();
+    let forwards = Arc::new(Empty::default());
+    let hub = hub.forward_transport(forwards).settings(settings(Access::Trusted)).build().unwrap();
+    let app = r#"{"name":"app","url":"https://app.example.com/hooks"}"#;
+    let made = http::Request::post("/api/v1/destinations").body(axum::body::Body::from(app)).unwrap();
+    assert_eq!(ask(&hub.router(), made).await.status, 201);
     run_for(&hub, 5).await;
     for request in [delivery("stripe", event("evt_1", "invoice.paid")), delivery("stripe", "{}")] {
         let _ = ask(&hub.router(), request).await;
@@ -47,6 +51,7 @@ async fn every_metric_is_documented_under_its_exact_name() {
     let call = NewCall::new("acme-stripe", http::Method::POST, "/v1/customers");
     hub.enqueue(call).await.unwrap();
     hub.worker().step(Queue::Calls).await.unwrap();
+    run_for(&hub, 5).await;
     let mut forged = delivery("stripe", event("evt_2", "invoice.paid"));
     forged.headers_mut().remove("stripe-signature");
     let _ = ask(&hub.router(), forged).await;

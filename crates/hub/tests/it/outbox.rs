@@ -152,7 +152,7 @@ async fn what_any_adapter_writes_can_be_kept_and_is_made_as_written() {
     let wire = Wire::default();
     let store = Arc::new(MemoryStore::new());
     let (hub, _) = hub_of_all(&wire, store.clone()).await;
-    for (call, operation, replay, line) in drafts().await {
+    for (call, operation, replay, line) in Box::pin(drafts()).await {
         let body = call.body.clone();
         let id = hub.enqueue(call).await.unwrap().id();
         let kept = hub.call(id).await.unwrap().unwrap();

@@ -140,9 +140,9 @@ async fn turns_are_taken_across_processes_and_restarts() {
     };
     let rows = async |store: &SqliteStore, max: u32| {
         let claimed = store.claim(claim(max)).await.unwrap();
-        let row = |work: &palisade_core::store::Work| match work {
-            palisade_core::store::Work::Event { row } => row.0,
-            other => panic!("{other:?}"),
+        let row = |work: &palisade_core::store::Work| {
+            let palisade_core::store::Work::Event { row } = work else { panic!("{work:?}") };
+            row.0
         };
         claimed.iter().map(|one| row(&one.work)).collect::<Vec<_>>()
     };

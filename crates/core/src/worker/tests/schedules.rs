@@ -364,10 +364,11 @@ async fn a_thousand_connections_due_at_once_make_no_stampede() {
     for id in &ids {
         counts.push(crowd.runs_of(id).await);
     }
-    // Long enough for a thousand requests of two streams, 64 at a time, shorter than half an interval.
+    // Long enough for a thousand requests of two streams, 32 at a time, shorter than half an interval.
     crowd.live(2 * MINUTE, async || {}).await;
     let most = crowd.most.load(Ordering::SeqCst);
-    assert!((48..=64).contains(&most), "about as many as may be beside the chores, and no more: {most}");
+    // Half of the 64 places are one provider's at most.
+    assert!((24..=32).contains(&most), "about as many as may be beside the chores, and no more: {most}");
     assert_eq!(crowd.under_way.load(Ordering::SeqCst), 0);
     let mut tenths = [0_u32; 10];
     for (id, before) in ids.iter().zip(counts) {

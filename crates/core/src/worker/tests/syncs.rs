@@ -469,7 +469,7 @@ async fn a_run_that_waits_says_why() {
     assert!(run.is_stalled(until.plus(patience * 2), patience));
     world.wait(hour + Duration::from_secs(1)).await;
     world.quiet().await;
-    let run = world.runs().await.remove(0);
+    let run = world.runs().await.into_iter().find(|known| known.id == run.id).unwrap();
     assert_eq!((run.state, run.stop, run.total), (RunState::Done, None, Some(10)));
     world.fake.truth().failures.push_back(Error::new(ErrorKind::Permission, "no").with_scope("things:read"));
     world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
