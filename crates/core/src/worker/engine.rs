@@ -135,8 +135,9 @@ impl<'a> Engine<'a> {
             }
             let (idle, stopping) = (self.idle_until, self.stopping);
             let claims = idle.is_some() && stopping.is_none() && self.claims_left.is_none();
-            let ensures = self.ensure_at.filter(|_| stopping.is_none());
             let store_again = self.store_again_at;
+            // Not while nothing is asked of the store: it would be due all the time.
+            let ensures = self.ensure_at.filter(|_| stopping.is_none()).map(|at| at.max(store_again));
             let waits_for_store = store_again > Instant::now();
             let far = Instant::now() + NEVER;
             tokio::select! {
