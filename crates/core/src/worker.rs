@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::schedule::Schedule;
-use crate::store::{Connection, NewJob, Queue, RunId, RunMode, RunState, Store, StoredEvent};
+use crate::store::{Connection, NewJob, Queue, RunId, RunMode, Store, StoredEvent};
 use crate::sync::dry_run::DryRun;
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
@@ -47,9 +47,6 @@ pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgre
 pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
 pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;
-
-/// Runs of a connection looked through for one that is unfinished.
-const RUNS_LOOKED_AT: u32 = 100;
 
 /// How a worker works. The defaults suit a small hub.
 #[derive(Clone, Debug)]
@@ -554,9 +551,9 @@ impl Worker {
     pub async fn resume_stream(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
         self.inner.store.pause_stream(key.clone(), None).await?;
-        let runs = self.inner.store.runs(Some(connection.clone()), RUNS_LOOKED_AT).await?;
+        let runs = self.inner.store.live_runs(u32::MAX).await?;
         let status = self.inner.store.stream(key.clone()).await?;
-        let unfinished = runs.into_iter().find(|run| run.key == key && run.state == RunState::Running);
+        let unfinished = runs.into_iter().find(|run| run.key == key);
         let begin = if status.cursor.is_some() { RunMode::Incremental } else { RunMode::Full };
         self.sync_now(connection, stream, unfinished.map_or(begin, |run| run.mode)).await
     }

@@ -106,7 +106,7 @@ pub struct Task<'a> {
     /// The full runs to add when nothing before the stream's position is known: when a stream of events was read
     /// for the first time, or when a stream of records lost its cursor.
     pub resync: Vec<NewJob>,
-    /// This run once more, to add when its cursor expired and no other run makes up for it.
+    /// This run once more, to add when it failed and no other run makes up for it soon.
     pub again: NewJob,
     /// Whether deletions beyond the guard are lawful.
     pub allow_mass_delete: bool,
@@ -246,6 +246,13 @@ impl Driver<'_> {
             (ErrorKind::CursorExpired, StreamKind::Events, _) => vec![task.again.clone()],
             (ErrorKind::CursorExpired, StreamKind::Records, RunMode::Full) => vec![task.again.clone()],
             (ErrorKind::CursorExpired, StreamKind::Records, RunMode::Incremental) => task.resync.clone(),
+            // The next call is refused as well, until it is connected again.
+            (ErrorKind::Auth, _, _) => task.next.clone(),
+            (_, StreamKind::Records, RunMode::Full) => match self.stays_behind(&task.key).await {
+                Ok(true) => vec![task.again.clone()],
+                Ok(false) => task.next.clone(),
+                Err(error) => return passing(error),
+            },
             _ => task.next.clone(),
         };
         let end = RunEnd {
@@ -263,6 +270,14 @@ impl Driver<'_> {
             Ok(run) => Ended::Failed(run, error),
             Err(error) => passing(error),
         }
+    }
+
+    /// Tells whether nothing brings a stream up to date before its next full run: it has no cursor to go on from, as
+    /// after one that expired, or was never whole and no walk over events would add the run that is missing.
+    async fn stays_behind(&self, key: &StreamKey) -> Result<bool> {
+        let status = self.store.stream(key.clone()).await?;
+        let walks = self.source.streams().iter().any(|spec| spec.kind == StreamKind::Events);
+        Ok(status.cursor.is_none() || (status.full_at.is_none() && !walks))
     }
 
     /// Commits pages until the last; `deleted` counts what the run has deleted so far.

@@ -349,20 +349,26 @@ impl Inner {
         };
         let mode = if spec.kind == StreamKind::Events { RunMode::Incremental } else { mode };
         let pace = self.pace(&place.connection, spec).await?;
+        // What is paused keeps its turn, and an approval is not forgotten.
+        let later = || {
+            let mut job = self.sync_job(key, mode, pace.next(mode));
+            if allow_mass_delete {
+                let run_at = self.clock.now().plus(self.settings.incremental_every);
+                job = NewJob { run_at, ..self.approved_job(key.clone()) };
+            }
+            Finish::followed_by(owned([job], &place.connection))
+        };
         match place.connection.state {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
-            ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                let next = self.sync_job(key, mode, pace.next(mode));
-                return Ok(Finish::followed_by(owned([next], &place.connection)));
-            }
+            ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => return Ok(later()),
             ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
         }
         if let Some(next) = self.left_out(&pace, lease, mode).await? {
             return Ok(Finish::followed_by(owned([next], &place.connection)));
         }
         if pace.before.paused_at.is_some() {
-            return Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))]));
+            return Ok(later());
         }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
@@ -420,7 +426,7 @@ impl Inner {
                 Err(Stop::Retry { after, reason: phrase(&error) })
             }
             Ended::Stopped => Ok(Finish::Stopped),
-            Ended::Paused => Ok(Finish::followed_by(vec![self.sync_job(key, mode, pace.next(mode))])),
+            Ended::Paused => Ok(later()),
             Ended::LeaseLost => Ok(Finish::Lost),
         }
     }

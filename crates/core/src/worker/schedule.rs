@@ -234,6 +234,7 @@ impl Inner {
         connection: &ConnectionId,
     ) -> Result<Vec<NewJob>> {
         // Runs before streams: one that ends between the two is complete by the second.
+        let live = self.store.live_runs(u32::MAX).await?;
         let runs = self.store.runs(Some(connection.clone()), RUNS_LOOKED_AT).await?;
         let known = self.store.streams(connection.clone()).await?;
         let complete = |name: &StreamName, status: &StreamStatus, job: &NewJob| {
@@ -242,9 +243,11 @@ impl Inner {
         let mut jobs = self.full_runs(source, connection);
         jobs.retain(|job| !known.iter().any(|(name, status)| complete(name, status, job)));
         jobs.retain(|job| {
-            let newest = runs.iter().find(|run| matches!(&job.work, Work::Sync { key, .. } if *key == run.key));
+            let of_it = |run: &&Run| matches!(&job.work, Work::Sync { key, .. } if *key == run.key);
+            let newest = runs.iter().find(of_it);
             // One under way has a live job. Were it added here, it would begin again should it end before this walk does.
-            !newest.is_some_and(|run| matches!(run.state, RunState::Review { .. } | RunState::Running))
+            let under_way = live.iter().any(|run| of_it(&run));
+            !under_way && !newest.is_some_and(|run| matches!(run.state, RunState::Review { .. } | RunState::Running))
         });
         Ok(jobs)
     }

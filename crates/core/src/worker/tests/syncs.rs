@@ -507,6 +507,155 @@ async fn a_paused_stream_stops_behind_its_page_and_goes_on_there() {
     world.check_equal(&world.held().await);
 }
 
+/// Fails when the job of a paused stream comes back without its owner, so that its provider's cap does not hold it.
+#[tokio::test(start_paused = true)]
+async fn what_a_paused_stream_leaves_for_later_counts_for_its_provider() {
+    for midway in [false, true] {
+        let world = filled(10).await;
+        world.connect().await;
+        if !midway {
+            world.quiet().await;
+            world.worker.pause_stream(&"conn".into(), &THINGS.into()).await.unwrap();
+            world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+            world.worker.step(Queue::Background).await.unwrap();
+        } else {
+            world.worker.step(Queue::Background).await.unwrap();
+            paused_midway(&world).await;
+        }
+        world.wait(Duration::from_secs(30 * 86_400)).await;
+        let claim = Claim {
+            now: world.clock.now(),
+            hold: Duration::from_secs(60),
+            max: 10,
+            queue: Queue::Background,
+            room: Room::default(),
+        };
+        let claimed = world.store.inner.claim(claim).await.unwrap();
+        let things = |one: &&Claimed| matches!(&one.work, Work::Sync { key, .. } if key.stream.as_str() == THINGS);
+        let found = claimed.iter().find(things).unwrap();
+        assert_eq!(found.group.as_deref(), Some("fake"), "midway: {midway}");
+    }
+}
+
+/// Fails when deletions that somebody approved are forgotten because the stream or its connection is paused just then.
+#[tokio::test(start_paused = true)]
+async fn an_approval_outlasts_a_pause() {
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Paused {
+        Stream,
+        Midway,
+        Connection,
+    }
+    for paused in [Paused::Stream, Paused::Midway, Paused::Connection] {
+        let world = filled(200).await;
+        let (id, stream) = ("conn".into(), THINGS.into());
+        world.connect().await;
+        world.quiet().await;
+        world.fake.truth().things.retain(|id, _| id.as_str() < "t010");
+        world.wait(Duration::from_secs(10)).await;
+        if paused == Paused::Connection {
+            let halted = Connection { state: ConnectionState::Paused, ..connection("conn") };
+            world.store.put_connection(halted).await.unwrap();
+        }
+        if paused == Paused::Stream {
+            world.worker.pause_stream(&id, &stream).await.unwrap();
+        }
+        world.worker.approve(&id, &stream).await.unwrap();
+        if paused == Paused::Midway {
+            paused_midway(&world).await;
+        }
+        world.quiet().await;
+        assert_eq!(world.stream(THINGS).await.records, 200, "{paused:?}");
+        world.wait(Duration::from_secs(40 * 60)).await;
+        world.quiet().await;
+        world.store.put_connection(connection("conn")).await.unwrap();
+        // Not by `resume_stream`, whose own run would stand in the way.
+        world.store.pause_stream(schedule::stream_key(&id, THINGS), None).await.unwrap();
+        world.wait(Duration::from_secs(16 * 60)).await;
+        world.quiet().await;
+        assert_eq!(world.stream(THINGS).await.records, 10, "{paused:?}");
+        world.check_equal(&world.held().await);
+    }
+}
+
+/// Fails when a full run that fails is followed by nothing for a week, though nothing else brings its stream up to date.
+#[tokio::test(start_paused = true)]
+async fn a_full_run_that_fails_comes_again_soon_where_nothing_makes_up_for_it() {
+    let refused = || Error::new(ErrorKind::Permission, "not allowed to list things");
+    for whole_before in [false, true] {
+        let world = filled(10).await;
+        world.fake.truth().lists_no_events = true;
+        if whole_before {
+            world.connect().await;
+            world.quiet().await;
+            world.fake.put("t003", Some(77));
+            world.wait(Duration::from_secs(10)).await;
+        }
+        world.fake.truth().failures.push_back(refused());
+        world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+        world.quiet().await;
+        let failed = world.runs().await.remove(0);
+        assert!(matches!(failed.state, RunState::Failed { kind: ErrorKind::Permission, .. }), "{:?}", failed.state);
+        // Not at once: what was refused is not hammered.
+        let requests = world.requests();
+        world.wait(Duration::from_secs(14 * 60)).await;
+        world.quiet().await;
+        assert_eq!(world.requests(), requests);
+        world.wait(Duration::from_secs(2 * 60)).await;
+        world.quiet().await;
+        assert_eq!(world.runs().await[0].state, RunState::Done);
+        world.check_equal(&world.held().await);
+    }
+}
+
+/// Pauses the stream of things in the middle of the run that is due, and returns that.
+async fn paused_midway(world: &World) -> Run {
+    world.fake.truth().delay = Duration::from_secs(1);
+    let worker = world.worker.clone();
+    let (done, ()) = tokio::join!(worker.step(Queue::Background), async {
+        world.wait(Duration::from_millis(1_500)).await;
+        world.worker.pause_stream(&"conn".into(), &THINGS.into()).await.unwrap();
+    });
+    world.fake.truth().delay = Duration::ZERO;
+    assert_eq!(done.unwrap(), 1);
+    let run = world.runs().await.remove(0);
+    assert_eq!((run.key.stream.as_str(), &run.state), (THINGS, &RunState::Running));
+    run
+}
+
+/// Fails when an unfinished run is looked for among the newest only: it would be begun again on every walk, or a run of
+/// the other mode would take its place when it is resumed.
+#[tokio::test(start_paused = true)]
+async fn an_unfinished_run_is_found_however_many_came_after() {
+    for mode in [RunMode::Full, RunMode::Incremental] {
+        let world = filled(10).await;
+        world.connect().await;
+        if mode == RunMode::Incremental {
+            world.quiet().await;
+            world.worker.sync_now(&"conn".into(), &THINGS.into(), mode).await.unwrap();
+        } else {
+            // The walk over the events goes before it.
+            world.worker.step(Queue::Background).await.unwrap();
+        }
+        let run = paused_midway(&world).await;
+        assert_eq!(run.mode, mode);
+        let (mut steps, mut walks) = (0, 0);
+        while walks < 120 {
+            world.fake.put("t003", Some(walks));
+            world.wait(Duration::from_secs(15 * 60)).await;
+            while world.worker.step(Queue::Background).await.unwrap() > 0 {
+                steps += 1;
+            }
+            walks = world.runs().await.iter().filter(|newer| newer.id > run.id).count() as u64;
+        }
+        assert!(mode == RunMode::Incremental || steps <= walks, "it came up {steps} times in {walks} walks");
+        world.worker.resume_stream(&"conn".into(), &THINGS.into()).await.unwrap();
+        world.quiet().await;
+        let resumed = world.runs().await.into_iter().find(|other| other.id == run.id).unwrap();
+        assert_eq!((resumed.state, resumed.pages), (RunState::Done, 4), "{mode:?}");
+    }
+}
+
 /// Fails when a reset keeps the position, leaves records out of the feed, or does not read everything anew.
 #[tokio::test(start_paused = true)]
 async fn a_reset_forgets_and_reads_anew() {

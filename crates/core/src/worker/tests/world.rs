@@ -57,6 +57,8 @@ pub(super) struct Truth {
     /// The push channels that were opened and not ended, with when they are over.
     pub(super) channels: BTreeMap<String, Timestamp>,
     pub(super) opens_no_channel: bool,
+    /// The provider lists no events, only things.
+    pub(super) lists_no_events: bool,
 }
 
 impl Truth {
@@ -285,7 +287,11 @@ impl Webhook for Fake {
 
 impl Source for Fake {
     fn streams(&self) -> &'static [StreamSpec] {
-        &[StreamSpec { name: THINGS, kind: StreamKind::Records }, StreamSpec { name: EVENTS, kind: StreamKind::Events }]
+        const STREAMS: &[StreamSpec] = &[
+            StreamSpec { name: THINGS, kind: StreamKind::Records },
+            StreamSpec { name: EVENTS, kind: StreamKind::Events },
+        ];
+        if self.truth().lists_no_events { &STREAMS[..1] } else { STREAMS }
     }
 
     fn request(&self, site: &Site, stream: &StreamName, cursor: Option<&Cursor>) -> Result<http::Request<Bytes>> {
