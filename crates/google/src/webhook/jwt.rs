@@ -14,6 +14,7 @@ use palisade_core::Timestamp;
 use palisade_core::webhook::Refusal;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 
 use super::{Jwks, PushTrust};
 
@@ -87,17 +88,29 @@ struct Claims<'a> {
     email: Field<'a>,
     #[serde(default)]
     email_verified: Field<'a>,
-    #[serde(default)]
-    exp: Field<'a>,
-    #[serde(default)]
-    iat: Field<'a>,
+    #[serde(borrow, default)]
+    exp: Number<'a>,
+    #[serde(borrow, default)]
+    iat: Number<'a>,
 }
 
-/// A value of a token, read once and where it stands: a text, a whole number, or true. Anything else counts as absent.
+/// A number of a token as it is written. Not read as a [`Field`]: with serde_json's `arbitrary_precision`, which any
+/// crate of a build may turn on for all, a number that is read as "anything" comes as a map.
+#[derive(Default, Deserialize)]
+#[serde(transparent)]
+struct Number<'a>(#[serde(borrow)] Option<&'a RawValue>);
+
+impl Number<'_> {
+    /// Returns it where it is a whole number; anything else counts as absent.
+    fn whole(&self) -> Option<i64> {
+        self.0?.get().parse().ok()
+    }
+}
+
+/// A value of a token, read once and where it stands: a text, or true. Anything else counts as absent.
 #[derive(Default)]
 enum Field<'a> {
     Text(Cow<'a, str>),
-    Number(i64),
     True,
     #[default]
     Other,
@@ -106,10 +119,6 @@ enum Field<'a> {
 impl Field<'_> {
     fn text(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
-    }
-
-    fn number(&self) -> Option<i64> {
-        if let Self::Number(number) = self { Some(*number) } else { None }
     }
 }
 
@@ -136,12 +145,12 @@ impl<'de> Visitor<'de> for FieldVisitor {
         Ok(Field::Text(Cow::Owned(text.to_owned())))
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<Self::Value, E> {
-        Ok(i64::try_from(number).map_or(Field::Other, Field::Number))
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(Field::Other)
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<Self::Value, E> {
-        Ok(Field::Number(number))
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(Field::Other)
     }
 
     fn visit_bool<E>(self, truth: bool) -> Result<Self::Value, E> {
@@ -186,7 +195,7 @@ fn check(claims: &Claims<'_>, trusts: &[&PushTrust], now: Timestamp) -> Result<(
     if !matches!(claims.email_verified, Field::True) {
         return Err(Refusal::Untrusted("the service account's e-mail address is not verified"));
     }
-    let (Some(expires), Some(issued)) = (claims.exp.number(), claims.iat.number()) else {
+    let (Some(expires), Some(issued)) = (claims.exp.whole(), claims.iat.whole()) else {
         return Err(Refusal::Malformed("the token does not say when it was issued and when it expires"));
     };
     let now = now.seconds();
@@ -228,7 +237,7 @@ mod tests {
     #[track_caller]
     fn check(json: &str, expected: Option<(Option<&str>, Option<i64>)>) {
         let read = serde_json::from_str::<Claims<'_>>(json).ok();
-        let found = read.as_ref().map(|claims| (claims.iss.text(), claims.exp.number()));
+        let found = read.as_ref().map(|claims| (claims.iss.text(), claims.exp.whole()));
         assert_eq!(found, expected, "{json}");
     }
 
@@ -244,6 +253,7 @@ mod tests {
         check(r#"{"iss":7,"exp":"7"}"#, Some((None, None)));
         check(r#"{"exp":9223372036854775808}"#, Some((None, None)));
         check(r#"{"exp":1e9}"#, Some((None, None)));
+        check(r#"{"exp": 7 }"#, Some((None, Some(7))));
         check(r#"{"iss":"a","iss":"a"}"#, None);
         check(r#"{"exp":1,"exp":1}"#, None);
     }
