@@ -183,7 +183,12 @@ impl FromStr for Schedule {
             Some(_) => return Err(wrong("an interval lies between 1s and 3650d")),
             None => Ticks::Cron(Cron::read(expression.join(" "), zone.unwrap_or("UTC"), spread.unwrap_or_default())?),
         };
-        Ok(Self { ticks, catch_up: catch_up.unwrap_or_default() })
+        let schedule = Self { ticks, catch_up: catch_up.unwrap_or_default() };
+        // What is kept is the text that it is written as, with a zone where this one has none: it must be readable.
+        if schedule.to_string().len() > TEXT_BYTES_MAX {
+            return Err(wrong("a schedule and its time zone are at most 200 bytes long"));
+        }
+        Ok(schedule)
     }
 }
 

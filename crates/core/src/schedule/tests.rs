@@ -107,6 +107,15 @@ mod cron {
         check_refused("@often", "@often");
     }
 
+    /// Fails when a schedule is taken whose own text is longer than any that is read: set for a stream it would not count.
+    #[test]
+    fn what_is_taken_can_be_read_back() {
+        let minutes = |number: usize| format!("{}0 3 * * *", "0,".repeat(number));
+        let longest = read(&minutes(93));
+        assert_eq!(read(&longest.to_string()), longest);
+        check_refused(&minutes(94), "its time zone");
+    }
+
     #[test]
     fn a_cron_expression_is_spread_over_its_window_and_no_further() {
         check_spread(&read("0 3 * * * ~30m"), 1_800_000);
