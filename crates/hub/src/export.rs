@@ -227,11 +227,18 @@ async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send 
     tokio::task::spawn_blocking(run).await.map_err(|_| io::Error::other("the thread that writes died"))?
 }
 
+/// Tells whether what is at a path is written straight: all but a regular file, such as a pipe, a device, or a link
+/// (`/dev/stdout`). It cannot be replaced, or must not be.
+pub(crate) fn is_written_straight(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file())
+}
+
 /// Exports a stream to a file, as [`export`] does. The file is there whole and on the disk, or what was there before is;
-/// only its owner may read it.
+/// only its owner may read it. What is there and no regular file (a pipe, a device, a link) stays and is written into as
+/// the export goes on.
 ///
 /// # Errors
-/// [`ExportError`]; nothing is left behind.
+/// [`ExportError`]; nothing is left behind, but for what was written into a pipe, a device or a link.
 pub async fn export_file(
     store: &dyn Store,
     key: StreamKey,
@@ -239,6 +246,16 @@ pub async fn export_file(
     path: &Path,
     progress: impl FnMut(u64, u64) + Send,
 ) -> Result<Exported, ExportError> {
+    let target = path.to_owned();
+    let open = move || {
+        let straight = is_written_straight(&target);
+        straight.then(|| std::fs::File::options().write(true).create(true).truncate(true).open(target)).transpose()
+    };
+    if let Some(straight) = blocking(open).await? {
+        let (exported, out) = run(store, key, options, BufWriter::new(straight), progress).await?;
+        blocking(move || out.into_inner().map(drop).map_err(io::IntoInnerError::into_error)).await?;
+        return Ok(exported);
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         Some(_) | None => PathBuf::from("."),

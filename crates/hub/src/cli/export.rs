@@ -99,11 +99,12 @@ async fn write(opened: &Opened, arguments: &Arguments, options: Options) -> Resu
     }
 }
 
-/// Says what was written: beside the data on standard error, so that a pipe holds nothing else.
+/// Says what was written: beside the data on standard error, so that a pipe holds nothing else. What is written straight
+/// may be standard output by another name.
 fn tell(arguments: &Arguments, exported: &Exported) {
     let cursor = exported.cursor.to_string();
     let told = json!({ "records": exported.records, "head": exported.head, "cursor": cursor });
-    if arguments.out == Path::new("-") {
+    if arguments.out == Path::new("-") || export::is_written_straight(&arguments.out) {
         let _ = writeln!(std::io::stderr().lock(), "{told}");
     } else {
         say(told);

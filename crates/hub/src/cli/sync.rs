@@ -8,7 +8,7 @@ use bytes::Bytes;
 use clap::Args;
 use palisade_core::clock::SystemClock;
 use palisade_core::random::SystemRandom;
-use palisade_core::store::{ConnectionState, Records, Run, RunId, RunMode, RunState};
+use palisade_core::store::{Connection, ConnectionState, Records, Run, RunId, RunMode, RunState, StreamKey};
 use palisade_core::sync::{StreamKind, StreamSpec};
 use palisade_core::worker::Worker;
 use palisade_core::{ConnectionId, Error, ErrorKind, StreamName, Transport};
@@ -96,6 +96,9 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::no(format!("{} has nothing to sync", connection.provider)));
     }
     let failed = |error: Error| store_failure(&error);
+    if arguments.wait {
+        awake(opened, &connection, &streams).await?;
+    }
     let newest = opened.store.runs(None, 1).await.map_err(failed)?.first().map_or(RunId(0), |run| run.id);
     let worker = Worker::builder(Arc::new(opened.store.clone()), Arc::new(SystemClock), Arc::new(SystemRandom))
         .provider(provider, Arc::new(Nowhere))
@@ -122,6 +125,29 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     if ended.iter().all(|run| run.state == RunState::Done) { Ok(()) } else { Err(Failure::negative()) }
+}
+
+/// Refuses to wait for what does not run until somebody acts.
+async fn awake(opened: &Opened, connection: &Connection, streams: &[&'static str]) -> Result<(), Failure> {
+    let id = &connection.id;
+    let why = match &connection.state {
+        ConnectionState::Active => None,
+        ConnectionState::Paused => Some(format!("{id} is paused: resume it first, or leave --wait out")),
+        ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected => {
+            Some(format!("{id} must be connected again first, or leave --wait out"))
+        }
+    };
+    if let Some(why) = why {
+        return Err(Failure::no(why));
+    }
+    for stream in streams {
+        let key = StreamKey { connection: id.clone(), stream: StreamName::new(*stream) };
+        let status = opened.store.stream(key).await.map_err(|error| store_failure(&error))?;
+        if status.paused_at.is_some() {
+            return Err(Failure::no(format!("{stream} of {id} is paused: resume it first, or leave --wait out")));
+        }
+    }
+    Ok(())
 }
 
 /// Waits until each stream's run that was under way when it was asked for, or that came after, has ended.

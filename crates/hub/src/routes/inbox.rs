@@ -164,10 +164,14 @@ pub(crate) async fn turn_from_page(
     uri: Uri,
 ) -> Response {
     let Ok(Path((id, word))) = path else { return Problem::unreadable_address().into_response() };
-    match (turn(&shared, &id, word == "pause").await, word.as_str()) {
-        (Ok(_), "pause" | "resume") => redirect(&format!("{}/", pages::base(&original, &uri))),
-        (Err(problem), _) => problem.into_response(),
-        (Ok(_), _) => Problem::unreadable_address().into_response(),
+    let pause = match word.as_str() {
+        "pause" => true,
+        "resume" => false,
+        _ => return Problem::unreadable_address().into_response(),
+    };
+    match turn(&shared, &id, pause).await {
+        Ok(_) => redirect(&format!("{}/", pages::base(&original, &uri))),
+        Err(problem) => problem.into_response(),
     }
 }
 

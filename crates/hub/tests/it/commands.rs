@@ -292,7 +292,8 @@ fn far() -> Timestamp {
     Timestamp(NOW.millis() * 2)
 }
 
-// Fails when a command that waits does not tell how the run ended, or ends with success where it failed.
+// Fails when a command that waits does not tell how the run ended, ends with success where it failed, or waits for what
+// is paused.
 #[tokio::test]
 async fn a_sync_is_asked_for_and_waited_for() {
     let place = Place::filled().await;
@@ -318,7 +319,22 @@ async fn a_sync_is_asked_for_and_waited_for() {
         let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap();
         ends(&output, code, words);
     }
+    // What is paused is asked for, and not waited for: that would never end.
+    let waits = ["sync", "acme-stripe", "customers", "--full", "--wait", "--timeout", "1s"];
+    store.pause_stream(key(), Some(NOW)).await.unwrap();
+    ends(&place.run(&waits), 1, &["customers of acme-stripe is paused"]);
+    ends(&place.run(&waits[..4]), 0, &["asked for customers"]);
+    store.pause_stream(key(), None).await.unwrap();
     let mut acme = store.connection("acme-stripe".into()).await.unwrap().unwrap();
+    for (state, word) in [
+        (ConnectionState::Paused, "acme-stripe is paused"),
+        (ConnectionState::NeedsReconnect { reason: "the key was revoked".to_owned() }, "must be connected again"),
+    ] {
+        acme.state = state;
+        store.put_connection(acme.clone()).await.unwrap();
+        ends(&place.run(&waits), 1, &[word]);
+        ends(&place.run(&waits[..4]), 0, &["asked for customers"]);
+    }
     acme.state = ConnectionState::Disconnected;
     store.put_connection(acme).await.unwrap();
     store.close().await.unwrap();

@@ -211,6 +211,15 @@ async fn a_file_is_there_whole_or_as_it_was() {
     ends(&place.run(&[EXPORT, &["--format", "csv", "--out", &text, "--live"]].concat()), 0, &[]);
     assert_ne!(fs::read(&out).unwrap(), first, "replaced");
     assert_eq!(files(), ["customers.csv"]);
+    // A link to standard output is written into and stays; it holds nothing but the data.
+    let link = place.folder.path().join("link");
+    std::os::unix::fs::symlink("/dev/stdout", &link).unwrap();
+    let through = place.run(&[EXPORT, &["--format", "csv", "--out", &link.display().to_string()]].concat());
+    ends(&through, 0, &["\"cursor\""]);
+    assert_eq!(through.stdout, first);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    fs::remove_file(&link).unwrap();
+    assert_eq!(files(), ["customers.csv"]);
     let nowhere = place.folder.path().join("nowhere/customers.csv").display().to_string();
     ends(&place.run(&[EXPORT, &["--format", "csv", "--out", &nowhere]].concat()), 3, &["cannot be written"]);
     let folder = place.folder.path().display().to_string();

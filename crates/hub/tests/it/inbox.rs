@@ -78,7 +78,8 @@ async fn events_are_kept_and_not_handled_while_they_are_paused() {
     assert!(counts["bytes"].as_u64().unwrap() > 0);
 }
 
-// Fails when a paused connection is called or its events are handled, or a resumed one is not brought up to date.
+// Fails when a paused connection is called or its events are handled, a resumed one is not brought up to date, or one is
+// resumed by a word that nobody knows.
 #[tokio::test]
 async fn a_connection_is_paused_and_resumed_with_its_events() {
     let fixture = broken(true).await;
@@ -90,12 +91,13 @@ async fn a_connection_is_paused_and_resumed_with_its_events() {
     assert_eq!(work(&fixture.hub).await, 0);
     let page = fixture.get("/").await.text();
     assert!(page.contains("/actions/connections/acme-stripe/turn/resume"), "{page}");
+    fixture.post("/actions/connections/acme-stripe/turn/over").await.is_error(400, "invalid");
+    assert_eq!(fixture.get(path).await.json()["health"]["state"], "paused", "by no other word");
     let resumed = fixture.post("/actions/connections/acme-stripe/turn/resume").await;
     assert_eq!(resumed.status, 303);
     assert_ne!(fixture.get(path).await.json()["health"]["state"], "paused");
     assert_eq!(work(&fixture.hub).await, 1);
     assert_eq!(fixture.store.halts(9).await.unwrap(), [], "nothing is left of it");
-    fixture.post("/actions/connections/acme-stripe/turn/over").await.is_error(400, "invalid");
     let mut connection = fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap();
     connection.state = palisade_core::store::ConnectionState::Disconnected;
     fixture.store.put_connection(connection).await.unwrap();
