@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::random::Random;
 use crate::secret::Secret;
 use crate::store::{
-    Disabled, DisabledBy, EventRow, NewJob, Order, SealedKey, Store, StoredDestination, StoredEvent, Work,
+    Disabled, DisabledBy, EventRow, NewJob, Order, SealedKey, Store, StoredDestination, StoredEvent, Work, forward_key,
 };
 use crate::transport::Transport;
 use crate::worker::Pattern;
@@ -293,11 +293,6 @@ fn group(name: &str) -> String {
     format!("forward/{name}")
 }
 
-/// The unique key of the job that forwards an event to a destination.
-fn unique(name: &str, row: EventRow) -> String {
-    format!("forward/{name}/{}", row.0)
-}
-
 /// What a signing key is sealed for.
 fn sealed_for<'p>(tenant: &'p TenantId, connection: &'p ConnectionId, version: u64) -> Place<'p> {
     Place { tenant, connection, field: KEY_FIELD, generation: version }
@@ -333,7 +328,7 @@ impl Live {
             lane: key.map(|key| format!("forward/{name}/{}/{key}", event.connection)),
             group: Some(group(name)),
             tenant: Some(tenant.clone()),
-            unique: Some(unique(name, event.row)),
+            unique: Some(forward_key(name, event.row)),
             priority: 0,
             run_at: now,
             attempts_max: u32::try_from(SCHEDULE.len() + 1).unwrap_or(u32::MAX),
@@ -431,7 +426,7 @@ impl Inner {
                 let health = &live.row.health;
                 let is_noted = health.delivered_at.is_some_and(|at| now.since(at) < NOTED_EVERY);
                 if health.failures > 0 || !is_noted {
-                    let noted = self.store.note_forward(name.clone(), None, now).await?;
+                    let noted = self.store.note_forward(name.clone(), None, live.row.revision, now).await?;
                     if noted.is_some_and(|noted| noted.before.failures >= self.settings.warn_failures) {
                         tracing::info!(destination = name, "the destination takes events again");
                     }
@@ -440,11 +435,15 @@ impl Inner {
             }
             Answer::Gone => {
                 let reason = "the receiver answered 410: it wants no more events".to_owned();
-                self.disable(name, Disabled { at: now, by: DisabledBy::Receiver, reason: reason.clone() }).await?;
+                let disabled = Disabled { at: now, by: DisabledBy::Receiver, reason: reason.clone() };
+                if !self.disable(live, disabled).await? && self.is_changed(live).await? {
+                    // The address that is gone is not its address any more.
+                    return Ok(Forwarded::Retry(self.wait(attempt, None), reason));
+                }
                 Ok(Forwarded::Dead(reason))
             }
             Answer::Failed { reason, retry_after, .. } => {
-                self.failed(name, &reason, now).await?;
+                self.failed(live, &reason, now).await?;
                 if last {
                     self.count(name, "dead");
                 }
@@ -461,8 +460,9 @@ impl Inner {
         scheduled.max(asked).mul_f64(1.0 + JITTER * self.random.unit())
     }
 
-    async fn failed(&self, name: &str, reason: &str, now: Timestamp) -> Result<()> {
-        let Some(noted) = self.store.note_forward(name.to_owned(), Some(reason.to_owned()), now).await? else {
+    async fn failed(&self, live: &Live, reason: &str, now: Timestamp) -> Result<()> {
+        let (name, of) = (live.row.name.as_str(), live.row.revision);
+        let Some(noted) = self.store.note_forward(name.to_owned(), Some(reason.to_owned()), of, now).await? else {
             return Ok(());
         };
         let (before, after) = (noted.before, noted.after);
@@ -480,14 +480,16 @@ impl Inner {
         {
             let days = now.since(since).as_secs() / 86_400;
             let reason = format!("it failed for {days} days, last because {reason}");
-            self.disable(name, Disabled { at: now, by: DisabledBy::Failures, reason }).await?;
+            self.disable(live, Disabled { at: now, by: DisabledBy::Failures, reason }).await?;
         }
         Ok(())
     }
 
-    async fn disable(&self, name: &str, disabled: Disabled) -> Result<()> {
-        let reason = disabled.reason.clone();
-        if self.store.disable_destination(name.to_owned(), Some(disabled)).await? {
+    /// Disables a destination unless somebody has changed it since. Returns whether that changed anything.
+    async fn disable(&self, live: &Live, disabled: Disabled) -> Result<bool> {
+        let (name, reason) = (&live.row.name, disabled.reason.clone());
+        let done = self.store.disable_destination(name.clone(), Some(disabled), Some(live.row.revision)).await?;
+        if done {
             tracing::error!(
                 destination = name,
                 reason,
@@ -495,7 +497,14 @@ impl Inner {
             );
             self.anew().await?;
         }
-        Ok(())
+        Ok(done)
+    }
+
+    /// Tells whether somebody has changed a destination since, so that it is another one now.
+    async fn is_changed(&self, live: &Live) -> Result<bool> {
+        let list = self.anew().await?;
+        let now = list.iter().find(|one| one.row.name == live.row.name);
+        Ok(now.is_some_and(|now| now.row.revision != live.row.revision))
     }
 
     fn count(&self, destination: &str, result: &str) {

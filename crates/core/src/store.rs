@@ -57,7 +57,7 @@ pub use connections::{
 pub use destinations::MockDestinations;
 pub use destinations::{
     DESTINATIONS_MAX, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy, Filter, NewDestination,
-    Noted, Order, SealedKey, StoredDestination,
+    Noted, Order, SealedKey, StoredDestination, forward_key,
 };
 pub use effects::{Effect, Value};
 pub use feed::{FEED_HORIZON_MIN, FeedBells, FeedListener, FeedPage};

@@ -793,12 +793,18 @@ impl Destinations for SqliteStore {
         self.write(move |tx| destinations::remove(tx, &name)).await
     }
 
-    async fn note_forward(&self, name: String, failed: Option<String>, now: Timestamp) -> Result<Option<Noted>> {
-        self.write(move |tx| destinations::note(tx, &name, failed.as_deref(), now)).await
+    async fn note_forward(
+        &self,
+        name: String,
+        failed: Option<String>,
+        of: u64,
+        now: Timestamp,
+    ) -> Result<Option<Noted>> {
+        self.write(move |tx| destinations::note(tx, &name, failed.as_deref(), of, now)).await
     }
 
-    async fn disable_destination(&self, name: String, disabled: Option<Disabled>) -> Result<bool> {
-        self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref())).await
+    async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool> {
+        self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref(), of)).await
     }
 }
 

@@ -28,7 +28,10 @@ mod rest;
 mod schedules;
 mod secrets;
 
-pub use destinations::{a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted};
+pub use destinations::{
+    a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted,
+    what_is_noted_of_a_destination_is_of_its_revision,
+};
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
     a_grant_rests_after_a_failure, a_lost_hold_writes_nothing_and_its_intent_is_found,
@@ -37,9 +40,9 @@ pub use grants::{
 };
 pub use inbox::{
     a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
-    an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause, dead_events_are_counted_by_connection,
-    events_are_listed_newest_first, events_are_replayed_by_filter, only_finished_events_are_pruned,
-    the_inbox_is_pruned_to_its_bytes, what_is_heard_is_noted_by_type,
+    an_event_stays_until_it_is_forwarded, an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause,
+    dead_events_are_counted_by_connection, events_are_listed_newest_first, events_are_replayed_by_filter,
+    only_finished_events_are_pruned, the_inbox_is_pruned_to_its_bytes, what_is_heard_is_noted_by_type,
 };
 pub use jobs::{
     a_claim_gives_the_most_urgent_due_jobs, a_crowd_enters_the_line_in_steps, a_dead_sync_fails_its_run,
@@ -56,8 +59,9 @@ pub use keys::{
 };
 pub use model::model;
 pub use outbox::{
-    a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule, a_departure_is_noted_under_the_lease,
-    a_kept_call_has_its_job, a_result_comes_with_its_settlement, a_unique_key_is_one_call_of_a_connection,
+    a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule, a_decision_is_not_lost_with_the_end_of_a_job,
+    a_departure_is_noted_under_the_lease, a_due_call_stands_in_line_at_once, a_kept_call_has_its_job,
+    a_result_comes_with_its_settlement, a_unique_key_is_one_call_of_a_connection,
     a_unique_key_is_one_call_under_concurrency, calls_and_effects_are_one_commit, calls_are_listed_and_pruned,
     calls_of_a_settlement_are_kept_with_it,
 };
@@ -121,6 +125,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         the_inbox_is_pruned_to_its_bytes,
         only_finished_events_are_pruned,
         what_is_heard_is_noted_by_type,
+        an_event_stays_until_it_is_forwarded,
         a_claim_gives_the_most_urgent_due_jobs,
         tenants_take_turns,
         a_group_without_room_holds_up_no_other,
@@ -174,6 +179,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         how_a_destination_fares_is_noted,
         a_kept_call_has_its_job,
         calls_and_effects_are_one_commit,
+        what_is_noted_of_a_destination_is_of_its_revision,
         a_unique_key_is_one_call_of_a_connection,
         a_departure_is_noted_under_the_lease,
         a_result_comes_with_its_settlement,
@@ -181,6 +187,8 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_decision_follows_the_rule,
         calls_are_listed_and_pruned,
         calls_of_a_settlement_are_kept_with_it,
+        a_decision_is_not_lost_with_the_end_of_a_job,
+        a_due_call_stands_in_line_at_once,
     );
     two_claims_never_hold_the_same_job(subject.fresh().await).await;
     enqueued_work_wakes_a_waiter(subject.fresh().await).await;

@@ -16,7 +16,7 @@ use crate::id::{ConnectionId, TenantId};
 use crate::random::{Random, SystemRandom};
 use crate::secret::Secret;
 use crate::store::{
-    DESTINATIONS_MAX, DestinationSpec, Disabled, DisabledBy, EventRow, NO_CONNECTION, NewDestination, SealedKey,
+    DESTINATIONS_MAX, DestinationSpec, Disabled, DisabledBy, EventRow, NO_CONNECTION, NewDestination, Order, SealedKey,
     StoredDestination,
 };
 use crate::webhook::standard;
@@ -211,7 +211,7 @@ impl Forwarder {
         inner.row(name).await?;
         let reason = "somebody disabled it".to_owned();
         let disabled = (!enabled).then(|| Disabled { at: inner.clock.now(), by: DisabledBy::Person, reason });
-        let changed = inner.store.disable_destination(name.to_owned(), disabled).await?;
+        let changed = inner.store.disable_destination(name.to_owned(), disabled, None).await?;
         if changed {
             tracing::info!(destination = name, enabled, "a destination was enabled or disabled");
             inner.anew().await?;
@@ -235,7 +235,8 @@ impl Forwarder {
 
     /// Forwards stored events again: those of a time that fit the destination's filter, ignored ones too, newest first.
     /// One that waits to be sent anyway is not sent twice; one that arrived before comes again under the same
-    /// `webhook-id`. At most `limit` events are looked at: [`Replayed::next_before`] says where to go on.
+    /// `webhook-id`. At most `limit` events are looked at: [`Replayed::next_before`] says where to go on. Where the order
+    /// matters ([`Order::ByKey`]) those found are put in line oldest first, once all have been looked at.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`]; [`ErrorKind::Conflict`] when it is disabled and not only counted; [`ErrorKind::Store`],
@@ -248,12 +249,14 @@ impl Forwarder {
         }
         let mut tenants: BTreeMap<ConnectionId, Option<TenantId>> = BTreeMap::new();
         let (mut before, mut done) = (replay.before, Replayed::default());
+        let now = inner.clock.now();
+        let mut ordered = Vec::new();
         loop {
             let left = u64::from(replay.limit).saturating_sub(done.looked_at);
             let step = u32::try_from(left).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
             if step == 0 {
                 done.next_before = before;
-                return Ok(done);
+                break;
             }
             let page = inner.store.events(None, before, step).await?;
             let full = page.len() >= step as usize;
@@ -274,17 +277,29 @@ impl Forwarder {
                 }
                 let Some(Some(tenant)) = tenants.get(&event.connection) else { continue };
                 if live.filters(event, tenant) {
-                    jobs.push(live.job(event, tenant, inner.clock.now()));
+                    jobs.push(live.job(event, tenant, now));
                 }
             }
             done.wanted += jobs.len() as u64;
-            if !replay.dry_run && !jobs.is_empty() {
+            if replay.dry_run {
+                jobs.clear();
+            }
+            if live.row.spec.order == Order::ByKey {
+                ordered.append(&mut jobs);
+            } else if !jobs.is_empty() {
                 inner.store.enqueue(jobs).await?;
             }
             if over || !full {
-                return Ok(done);
+                break;
             }
         }
+        // A lane runs by the numbers of its jobs.
+        ordered.reverse();
+        while !ordered.is_empty() {
+            let rest = ordered.split_off(ordered.len().min(LOOKED_AT_ONCE as usize));
+            inner.store.enqueue(std::mem::replace(&mut ordered, rest)).await?;
+        }
+        Ok(done)
     }
 
     /// Puts the destinations of a configuration in place: those that are new or changed are kept, those of an earlier

@@ -19,7 +19,7 @@ use crate::random::{SeededRandom, SystemRandom};
 use crate::store::memory::MemoryStore;
 use crate::store::{
     Connection, ConnectionState, Connections, DestinationSpec, Destinations, EventState, Filter, Inbox, Jobs,
-    NewDelivery, NewEvent, Queue,
+    NewDelivery, NewDestination, NewEvent, Queue, RunMode, StreamKey,
 };
 use crate::transport::DiscardBody;
 use crate::webhook::standard::{ID, StandardWebhook};
@@ -600,6 +600,71 @@ async fn events_of_one_key_arrive_in_order_where_that_is_asked_for() {
         let of_key: Vec<&str> = came.iter().skip(1).map(String::as_str).filter(|id| *id != "free").collect();
         assert_eq!(of_key, wanted, "{order:?}");
     }
+}
+
+/// Fails when a replay puts events of one key in line as it finds them, newest first.
+#[tokio::test(start_paused = true)]
+async fn a_replay_of_one_key_arrives_in_order() {
+    let world = World::new().await;
+    for n in 0..450 {
+        world.deliver("acme", &format!("evt_{n:03}"), "a", Some("key")).await;
+    }
+    world.add("app", DestinationSpec { order: Order::ByKey, ..spec("https://app.example/") }).await;
+    let all = Replay { since: START, until: Timestamp(i64::MAX), before: None, limit: 1_000, dry_run: true };
+    assert_eq!(world.forwarder.replay("app", all).await.unwrap().wanted, 450);
+    world.quiet().await;
+    assert_eq!(world.net.came("app.example").len(), 0, "they were counted only");
+    let done = world.forwarder.replay("app", Replay { dry_run: false, ..all }).await.unwrap();
+    assert_eq!((done.looked_at, done.wanted, done.next_before), (450, 450, None));
+    world.quiet().await;
+    let body = |request: &Request<Bytes>| serde_json::from_slice::<Json>(request.body()).unwrap();
+    let came = world.net.came("app.example");
+    let came = came.iter().map(|(_, request)| body(request)["palisade"]["event"].as_str().unwrap().to_owned());
+    assert_eq!(came.collect::<Vec<_>>(), (0..450).map(|n| format!("evt_{n:03}")).collect::<Vec<_>>());
+}
+
+/// Fails when what an old address answered is noted of the new one, or its 410 disables that or gives the event up.
+#[tokio::test(start_paused = true)]
+async fn what_an_old_address_answers_is_not_held_against_the_new_one() {
+    for does in [410, 500] {
+        let world = World::new().await;
+        world.add("app", spec("https://old.example/")).await;
+        world.net.always("old.example", Does::Answers(does));
+        world.deliver("acme", "evt_1", "a", None).await;
+        while world.worker.step(Queue::Events).await.unwrap() > 0 {}
+        let repair = async {
+            // The message is out, and its answer is on its way.
+            while world.net.came("old.example").is_empty() {
+                tokio::task::yield_now().await;
+            }
+            let spec = spec("https://new.example/");
+            let keys = world.row("app").await.keys;
+            let new = NewDestination { name: "app".to_owned(), configured: false, spec, keys };
+            assert!(world.store.put_destination(new, 1, world.clock.now()).await.unwrap());
+        };
+        let (_, ()) = tokio::join!(world.worker.step(Queue::Forwards), repair);
+        let health = world.row("app").await.health;
+        assert_eq!((health.disabled, health.failures), (None, 0), "{does}");
+        world.wait(Duration::from_secs(10)).await;
+        assert_eq!(world.net.came("new.example").len(), 1, "{does}: it arrives at the new address");
+        assert_eq!(world.dead().await, 0, "{does}");
+    }
+}
+
+/// Fails when a run leaves an event because its hub has not heard yet of the destination that wants it.
+#[tokio::test(start_paused = true)]
+async fn an_event_that_a_run_finds_is_wanted_by_a_new_destination() {
+    let one = World::new().await;
+    let two = one.other();
+    two.forwarder.look().await.unwrap();
+    let filter = Filter { types: vec!["thing.updated".to_owned()], ..Filter::default() };
+    tokio::time::sleep(KNOWN_FOR).await;
+    one.add("app", DestinationSpec { filter, ..spec("https://app.example/") }).await;
+    let key = StreamKey { connection: "acme".into(), stream: "events".into() };
+    two.worker.sync_now(&key.connection, &key.stream, RunMode::Incremental).await.unwrap();
+    while two.worker.step(Queue::Background).await.unwrap() > 0 {}
+    assert!(two.forwarder.is_up_to_date(), "it has looked");
+    assert!(two.forwarder.wants("fake", "thing.updated"));
 }
 
 /// Fails when only one key signs while two are live, when the old one signs after its time, or when a new key is not

@@ -9,9 +9,17 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, TenantId};
 use crate::net::Reach;
+use crate::store::EventRow;
 
 /// The most destinations of a hub: all of them are kept in memory.
 pub const DESTINATIONS_MAX: u32 = 1_000;
+
+/// Returns the unique key of the job that forwards an event to a destination. While that job is not finished the event
+/// stays ([`Inbox::prune_events`](super::Inbox::prune_events)).
+#[must_use]
+pub fn forward_key(destination: &str, row: EventRow) -> String {
+    format!("forward/{destination}/{}", row.0)
+}
 
 /// What is forwarded where, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,17 +214,25 @@ pub trait Destinations: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn remove_destination(&self, name: String) -> Result<bool>;
 
-    /// Notes an attempt that succeeded, or failed with a reason, as [`DestinationHealth::note`] says. `None` when there is
-    /// no such destination.
+    /// Notes an attempt at a destination of revision `of` that succeeded, or failed with a reason, as
+    /// [`DestinationHealth::note`] says. `None`, and nothing is noted, when there is no such destination or it was changed
+    /// since: an answer of its old address says nothing of the new one.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
-    async fn note_forward(&self, name: String, failed: Option<String>, now: Timestamp) -> Result<Option<Noted>>;
+    async fn note_forward(
+        &self,
+        name: String,
+        failed: Option<String>,
+        of: u64,
+        now: Timestamp,
+    ) -> Result<Option<Noted>>;
 
     /// Disables a destination (one that is disabled already stays as it is), or enables it: its failures are forgotten
-    /// then. Returns whether that changed anything.
+    /// then. `of` is the revision that this is about: nothing happens when the destination was changed since (`None`: a
+    /// person's word, whatever it is by now). Returns whether that changed anything.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
-    async fn disable_destination(&self, name: String, disabled: Option<Disabled>) -> Result<bool>;
+    async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool>;
 }

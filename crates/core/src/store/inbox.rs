@@ -325,7 +325,8 @@ pub trait Inbox: Send + Sync {
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
     /// `before`, lowest rows first. Returns how many went. An event removed is no longer a duplicate when it comes
-    /// again, so the retention must be longer than any provider repeats.
+    /// again, so the retention must be longer than any provider repeats. One that is still forwarded stays: whose
+    /// [`forward_key`](super::forward_key) for a destination there is names an unfinished job.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

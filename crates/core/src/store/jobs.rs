@@ -242,7 +242,8 @@ impl Work {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "a closed set: stores decide on each")]
 pub enum JobEnd {
-    /// Done.
+    /// Done. The job of a call that waits by then, as somebody has decided while the job was held, comes again at once
+    /// instead.
     Done,
     /// Try again at a moment. Beyond `attempts_max` it becomes dead instead.
     Retry {
@@ -317,9 +318,10 @@ pub trait Jobs: Send + Sync {
     ///   delays nobody else's by more than one of its jobs per turn, and rest gives no credit. A turn is kept until the
     ///   job enters the line again.
     /// - **Into line** comes an event's job when it is appended or replayed; one that follows a settlement or waits for
-    ///   another attempt at once if it is due at that moment; any other job by the claim that finds it due
-    ///   (`run_at <= now`): at most [`LINED_UP_MAX`] a claim, by due time, then number. Who stands in line stays there,
-    ///   also when the clock is set back. A job given back has its old turn. A claim with `max` 0 moves nobody.
+    ///   another attempt at once if it is due at that moment, and a call's if it is due when the call is made
+    ///   ([`KeptCall::created_at`](super::KeptCall::created_at)) or decided on; any other job by the claim that finds it
+    ///   due (`run_at <= now`): at most [`LINED_UP_MAX`] a claim, by due time, then number. Who stands in line stays
+    ///   there, also when the clock is set back. A job given back has its old turn. A claim with `max` 0 moves nobody.
     /// - **Lanes.** A lane is blocked while one of its jobs is held, and by a job of it with a lower number that stands
     ///   in line, is due, or waits for another attempt. A job never tried that waits for a later moment (a schedule)
     ///   blocks nothing. A claim takes at most one job of a lane. One whose lane is certain to be blocked when it is

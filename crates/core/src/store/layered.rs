@@ -167,8 +167,8 @@ delegate!(Destinations {
     fn put_destination(destination: NewDestination, expected: u64, now: Timestamp) -> bool;
     fn destinations() -> Vec<StoredDestination>;
     fn remove_destination(name: String) -> bool;
-    fn note_forward(name: String, failed: Option<String>, now: Timestamp) -> Option<Noted>;
-    fn disable_destination(name: String, disabled: Option<Disabled>) -> bool;
+    fn note_forward(name: String, failed: Option<String>, of: u64, now: Timestamp) -> Option<Noted>;
+    fn disable_destination(name: String, disabled: Option<Disabled>, of: Option<u64>) -> bool;
 });
 delegate!(Outbox {
     fn transact(effects: Vec<Effect>, calls: Vec<KeptCall>) -> Transacted;

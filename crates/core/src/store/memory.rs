@@ -12,14 +12,14 @@ use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::sync::Notify;
 
-use super::outbox::clash as outbox_clash;
+use super::outbox::{CALL_WAITS, clash as outbox_clash};
 use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
     Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
     Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob,
     Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd,
     RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus,
-    Transacted, Work, counts_as_error,
+    Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -177,6 +177,18 @@ impl Model {
         }
     }
 
+    /// Ends a held job with what follows. The job of a call that waits by now is not done: it comes again at once.
+    fn end(&mut self, lease: Lease, end: JobEnd, now: Timestamp) {
+        let end = match (end, self.jobs.call_of(lease)) {
+            (JobEnd::Done, Some(call)) if self.outbox.is_waiting(call) => {
+                JobEnd::Retry { at: now, reason: CALL_WAITS.to_owned() }
+            }
+            (end, _) => end,
+        };
+        let ended = self.jobs.end(lease, end, now);
+        self.follow(ended.into_iter().collect(), now);
+    }
+
     fn settle(&mut self, settlement: Settlement) -> Settled {
         let Settlement { lease, end, now, effects, merges, follow, outbox } = settlement;
         if !self.jobs.holds(lease) {
@@ -197,18 +209,23 @@ impl Model {
         };
         let counts = self.records.commit(staged);
         self.effects.extend(effects);
-        for job in calls {
-            self.jobs.enqueue(job, None);
+        for (job, now) in calls {
+            self.jobs.enqueue(job, Some(now));
         }
         if let Some(result) = outbox.result {
             self.outbox.settle(result, now);
         }
-        let ended = self.jobs.end(lease, end, now);
-        self.follow(ended.into_iter().collect(), now);
+        self.end(lease, end, now);
         for job in follow {
             self.jobs.enqueue(job, Some(now));
         }
         Settled::Committed(counts)
+    }
+
+    /// Removes events but those that are still forwarded.
+    fn prune_events(&mut self, prune: impl FnOnce(&mut InboxModel, &dyn Fn(EventRow) -> bool) -> u64) -> u64 {
+        let Self { inbox, jobs, destinations, .. } = self;
+        prune(inbox, &|row| destinations.names().any(|name| jobs.is_live(&forward_key(name, row))))
     }
 
     fn claim(&mut self, claim: &Claim) -> Vec<Claimed> {
@@ -309,7 +326,7 @@ impl Inbox for MemoryStore {
     }
 
     async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        Ok(self.lock().inbox.prune(before, limit))
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, limit, needed)))
     }
 
     async fn inbox_bytes(&self) -> Result<u64> {
@@ -317,7 +334,7 @@ impl Inbox for MemoryStore {
     }
 
     async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
-        Ok(self.lock().inbox.prune_to(bytes_max, limit))
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, limit, needed)))
     }
 }
 
@@ -439,8 +456,7 @@ impl Records for MemoryStore {
             model.records.running(end.run)?;
             let (lease, now, follow) = (end.lease, end.now, end.follow.clone());
             let run = model.records.end_run(end)?;
-            let ended = model.jobs.end(lease, JobEnd::Done, now);
-            model.follow(ended.into_iter().collect(), now);
+            model.end(lease, JobEnd::Done, now);
             for job in follow {
                 model.jobs.enqueue(job, Some(now));
             }
@@ -684,8 +700,8 @@ impl Outbox for MemoryStore {
                 Err(clash) => return Ok(Transacted::Clash { at: clash.at, known: clash.known }),
             };
             model.effects.extend(effects);
-            for job in jobs {
-                model.jobs.enqueue(job, None);
+            for (job, now) in jobs {
+                model.jobs.enqueue(job, Some(now));
             }
             enqueued
         };
@@ -719,7 +735,7 @@ impl Outbox for MemoryStore {
             let mut model = self.lock();
             let (decided, job) = model.outbox.decide(id, decision, now);
             if let Some(job) = job {
-                model.jobs.enqueue(job, None);
+                model.jobs.enqueue(job, Some(now));
             }
             decided
         };

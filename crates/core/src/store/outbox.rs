@@ -311,6 +311,9 @@ pub fn decide(call: CallState, sent: bool, decision: Decision) -> Option<(CallSt
     }
 }
 
+/// Why the job of a call comes again that ended while somebody decided that the call is to be made.
+pub const CALL_WAITS: &str = "somebody decided meanwhile that the call is to be made";
+
 /// Says why a settlement is refused that would keep a call under the unique key of another.
 #[must_use]
 pub fn clash(known: CallId) -> String {
@@ -327,7 +330,8 @@ pub trait Outbox: Send + Sync {
     /// is written.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded), also when
+    /// there are calls and the disk is nearly full.
     async fn transact(&self, effects: Vec<Effect>, calls: Vec<KeptCall>) -> Result<Transacted>;
 
     /// Notes, durably, that an attempt of a held job's call leaves now: from here on it may have been made. `false`

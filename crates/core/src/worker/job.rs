@@ -388,6 +388,10 @@ impl Inner {
         let (next, resync, again) = (owned(next, connection), owned(resync, connection), owned_one(again, connection));
         let incremental = self.sync_job(key, RunMode::Incremental, pace.next(RunMode::Incremental));
         let incremental = Some(owned_one(incremental, connection));
+        if let Some(forwarder) = self.forwarder.as_ref().filter(|forwarder| !forwarder.is_up_to_date()) {
+            // Or an event that only a new destination wants would be found and left.
+            forwarder.look().await?;
+        }
         let meters = self.metrics.run(provider, key.stream.as_str());
         let task = Task {
             lease,

@@ -220,15 +220,12 @@ impl Inner {
         Leave::new(move || {
             let (store, clock, left) = (Arc::clone(&store), Arc::clone(&clock), Arc::clone(&left));
             Box::pin(async move {
-                if left.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
-                    // A repeat inside the pipeline.
-                    return Ok(());
-                }
+                // A repeat inside the pipeline asks again: by then the lease may be another worker's.
                 let now = clock.now();
                 if !store.note_departure(lease, id, now).await? {
                     return Err(Error::new(ErrorKind::LeaseLost, "the call was called back, or is another worker's"));
                 }
-                *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+                left.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
                 Ok(())
             })
         })

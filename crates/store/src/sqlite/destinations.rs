@@ -96,9 +96,12 @@ pub(super) fn remove(tx: &Tx<'_>, name: &str) -> Result<bool, Fault> {
     Ok(tx.prepare("DELETE FROM palisade_destination WHERE name = ?1")?.execute([name])? > 0)
 }
 
-fn health_of(tx: &Tx<'_>, name: &str) -> Result<Option<DestinationHealth>, Fault> {
-    let mut statement = tx.prepare(&format!("SELECT {HEALTH} FROM palisade_destination WHERE name = ?1"))?;
-    let mut rows = statement.query([name])?;
+/// Reads how a destination fares, if it has the revision.
+fn health_of(tx: &Tx<'_>, name: &str, of: Option<u64>) -> Result<Option<DestinationHealth>, Fault> {
+    let mut statement = tx.prepare(&format!(
+        "SELECT {HEALTH} FROM palisade_destination WHERE name = ?1 AND (?2 IS NULL OR revision = ?2)"
+    ))?;
+    let mut rows = statement.query(params![name, of.map(u64::cast_signed)])?;
     rows.next()?.map(|row| health(row, 0)).transpose()
 }
 
@@ -120,16 +123,22 @@ fn put_health(tx: &Tx<'_>, name: &str, health: &DestinationHealth) -> Result<(),
     Ok(())
 }
 
-pub(super) fn note(tx: &Tx<'_>, name: &str, failed: Option<&str>, now: Timestamp) -> Result<Option<Noted>, Fault> {
-    let Some(before) = health_of(tx, name)? else { return Ok(None) };
+pub(super) fn note(
+    tx: &Tx<'_>,
+    name: &str,
+    failed: Option<&str>,
+    of: u64,
+    now: Timestamp,
+) -> Result<Option<Noted>, Fault> {
+    let Some(before) = health_of(tx, name, Some(of))? else { return Ok(None) };
     let mut after = before.clone();
     after.note(failed, now);
     put_health(tx, name, &after)?;
     Ok(Some(Noted { before, after }))
 }
 
-pub(super) fn disable(tx: &Tx<'_>, name: &str, disabled: Option<&Disabled>) -> Result<bool, Fault> {
-    let Some(mut health) = health_of(tx, name)? else { return Ok(false) };
+pub(super) fn disable(tx: &Tx<'_>, name: &str, disabled: Option<&Disabled>, of: Option<u64>) -> Result<bool, Fault> {
+    let Some(mut health) = health_of(tx, name, of)? else { return Ok(false) };
     match (disabled, health.disabled.is_some()) {
         (Some(_), true) | (None, false) => return Ok(false),
         (Some(disabled), false) => health.disabled = Some(disabled.clone()),

@@ -301,12 +301,22 @@ pub(super) fn replay_some(
     Ok(ReplayStep { met, next: rows.last().copied().map(EventRow) })
 }
 
+/// That no unfinished job forwards an event: one look into the index of unique keys for each destination
+/// ([`forward_key`](palisade_core::store::forward_key)).
+const FORWARDED: &str = "NOT EXISTS (SELECT 1 FROM palisade_destination d CROSS JOIN palisade_job j \
+     ON j.unique_key = 'forward/' || d.name || '/' || palisade_event.id AND j.finished_at IS NULL)";
+
 pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
     let rows = prunable(
         tx,
-        "SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
-         WHERE state IN (1, 2) AND received_at < ?1 LIMIT ?2",
-        "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 2) AND received_at < ?1 ORDER BY id LIMIT ?2",
+        &format!(
+            "SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
+             WHERE state IN (1, 2) AND received_at < ?1 AND {FORWARDED} LIMIT ?2"
+        ),
+        &format!(
+            "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 2) AND received_at < ?1 AND {FORWARDED} \
+             ORDER BY id LIMIT ?2"
+        ),
         before,
         limit,
     )?;
@@ -323,10 +333,10 @@ pub(super) fn prune_to(tx: &mut Tx<'_>, bytes_max: u64, limit: u32) -> Result<u6
         return Ok(0);
     }
     let rows = tx
-        .prepare(
-            "SELECT id FROM palisade_event INDEXED BY palisade_event_settled WHERE state IN (1, 2) \
-             ORDER BY received_at, id LIMIT ?1",
-        )?
+        .prepare(&format!(
+            "SELECT id FROM palisade_event INDEXED BY palisade_event_settled WHERE state IN (1, 2) AND {FORWARDED} \
+             ORDER BY received_at, id LIMIT ?1"
+        ))?
         .query_map([limit], |row| row.get::<_, i64>(0))?
         .collect::<rusqlite::Result<Vec<_>>>()?;
     let mut gone = 0;

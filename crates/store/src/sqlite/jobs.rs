@@ -6,6 +6,7 @@
 //! job of a lane stands in line, and the claim asks the lane itself ([`is_blocked`]). Who stands in line and whose turn
 //! it is: `turns`.
 
+use palisade_core::store::outbox::CALL_WAITS;
 use palisade_core::store::{
     CallId, Claim, Claimed, EventRow, EventState, JobCounts, JobEnd, JobId, Lease, LiveJob, NewJob, Queue, RunMode,
     Settled, Settlement, WORKER_LOST, Work,
@@ -368,13 +369,17 @@ pub(super) fn settle(tx: &mut Tx<'_>, settlement: &Settlement) -> Result<Settled
 /// Ends a held job as done, for what ends together with it.
 pub(super) fn done(tx: &mut Tx<'_>, lease: Lease, now: Timestamp) -> Result<(), Fault> {
     match held(tx, lease)? {
-        Some(job) => finish(tx, &job, None, now),
+        Some(job) => end(tx, &job, &JobEnd::Done, now),
         None => Err(lost()),
     }
 }
 
 fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), Fault> {
     match how {
+        JobEnd::Done if waits_for(tx, job)? => {
+            let reason = CALL_WAITS.to_owned();
+            end(tx, job, &JobEnd::Retry { at: now, reason }, now)
+        }
         JobEnd::Done => finish(tx, job, None, now),
         JobEnd::Dead { reason } => finish(tx, job, Some(reason), now),
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
@@ -398,6 +403,17 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
             Ok(())
         }
     }
+}
+
+/// Tells whether the job is that of a call which waits by now, so that it cannot be done.
+fn waits_for(tx: &Tx<'_>, job: &Held) -> Result<bool, Fault> {
+    if job.queue != queue_number(Queue::Calls) {
+        return Ok(false);
+    }
+    let work: Option<String> =
+        tx.prepare("SELECT work FROM palisade_job WHERE id = ?1")?.query_row([job.id], |row| row.get(0))?;
+    let work = work.map(|work| serde_json::from_str(&work)).transpose().map_err(|_| unreadable("job"))?;
+    if let Some(Work::Call { call }) = work { outbox::is_waiting(tx, call) } else { Ok(false) }
 }
 
 fn waits_again(tx: &mut Tx<'_>, job: &Held) {

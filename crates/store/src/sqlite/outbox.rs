@@ -51,6 +51,9 @@ pub(super) fn change_bytes(change: &OutboxChange) -> usize {
 // ------------------------------------------------------------------------------------------------------ writing
 
 pub(super) fn transact(tx: &mut Tx<'_>, effects: &[Effect], calls: &[KeptCall]) -> Result<Transacted, Fault> {
+    if !calls.is_empty() {
+        tx.has_room()?;
+    }
     let commit = |tx: &mut Tx<'_>| {
         for effect in effects {
             if let Err(phrase) = product::run(tx, effect)? {
@@ -119,7 +122,7 @@ fn add(tx: &mut Tx<'_>, call: &KeptCall) -> Result<Result<Enqueued, CallId>, Fau
     ])?;
     let id = CallId(tx.last_rowid());
     count(tx, CallState::Waiting, 1)?;
-    jobs::enqueue(tx, &call.job(id, call.run_at))?;
+    jobs::enqueue_at(tx, &call.job(id, call.run_at), Some(call.created_at))?;
     Ok(Ok(Enqueued::New(id)))
 }
 
@@ -166,6 +169,11 @@ fn head(tx: &Tx<'_>, id: CallId) -> Result<Option<Head>, Fault> {
 /// Reads a call that waits or is on its way.
 fn live(tx: &Tx<'_>, id: CallId) -> Result<Option<Head>, Fault> {
     Ok(head(tx, id)?.filter(|head| matches!(head.state, CallState::Waiting | CallState::Running)))
+}
+
+/// Tells whether a call waits.
+pub(super) fn is_waiting(tx: &Tx<'_>, id: CallId) -> Result<bool, Fault> {
+    Ok(head(tx, id)?.is_some_and(|head| head.state == CallState::Waiting))
 }
 
 /// Moves a call to a state, with the counters.
@@ -253,7 +261,7 @@ pub(super) fn decide_call(tx: &mut Tx<'_>, id: CallId, decision: Decision, now: 
         .execute(params![id.0, now.millis(), unsent])?;
     }
     if let Some(call) = one(tx.connection(), id)? {
-        jobs::enqueue(tx, &call.call.job(id, now))?;
+        jobs::enqueue_at(tx, &call.call.job(id, now), Some(now))?;
     }
     Ok(Decided::Now(to))
 }

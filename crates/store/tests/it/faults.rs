@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, Claim, EventRow, Inbox, JobEnd, Jobs, OutboxChange, Queue, Room, Settled, Settlement, Store,
+    Appended, CallRequest, Claim, EventRow, Inbox, JobEnd, Jobs, KeptCall, Outbox, OutboxChange, Queue, Room, Settled,
+    Settlement, Store, Transacted,
 };
 use palisade_core::{Error, ErrorKind, Timestamp};
 use palisade_store::{Examined, SqliteConfig, SqliteStore};
@@ -273,7 +274,31 @@ async fn a_full_queue_refuses_at_once_and_a_closed_store_for_good() {
     assert!(!path.with_extension("db-wal").exists(), "the WAL was moved into the database");
 }
 
-/// Fails when deliveries are taken while the disk is nearly full, or what is kept cannot be worked off then.
+fn kept_call() -> KeptCall {
+    KeptCall {
+        connection: "acme".into(),
+        tenant: "tenant".into(),
+        provider: "stripe".to_owned(),
+        operation: "customers.create".to_owned(),
+        replay: "keyed".to_owned(),
+        request: CallRequest {
+            method: "POST".to_owned(),
+            target: "/v1/customers".to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            grant: None,
+            lane: None,
+        },
+        idempotency_key: "key".to_owned(),
+        unique: None,
+        content: Vec::new(),
+        priority: 0,
+        created_at: Timestamp(0),
+        run_at: Timestamp(0),
+    }
+}
+
+/// Fails when deliveries or calls are taken while the disk is nearly full, or what is kept cannot be worked off then.
 #[tokio::test]
 async fn a_disk_that_is_nearly_full_refuses_deliveries_and_lets_work_go_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -290,6 +315,10 @@ async fn a_disk_that_is_nearly_full_refuses_deliveries_and_lets_work_go_on() {
     assert!(refused.retry_after().is_some(), "with a time to come again");
     assert!(refused.message().contains("disk"), "{refused}");
     assert!(store.probe(Timestamp(0)).await.is_err(), "nor is it ready");
+    let refused = store.transact(Vec::new(), vec![kept_call()]).await.expect_err("no call is kept either");
+    assert_eq!(refused.kind(), ErrorKind::Overloaded, "{refused}");
+    let nothing = store.transact(Vec::new(), Vec::new()).await.unwrap();
+    assert_eq!(nothing, Transacted::Committed(Vec::new()), "what keeps nothing goes on");
     let now = Timestamp(i64::MAX);
     let claim = Claim { now, hold: Duration::ZERO, max: 9, queue: Queue::Events, room: Room::default() };
     let claimed = store.claim(claim).await.unwrap();

@@ -11,7 +11,7 @@ use palisade_core::store::{
 use super::model::{Model, both, told};
 use super::{ok, same};
 
-fn new(name: &str, url: &str, keys: &[(u64, u8, Option<i64>)]) -> NewDestination {
+pub(super) fn new(name: &str, url: &str, keys: &[(u64, u8, Option<i64>)]) -> NewDestination {
     let key = |(version, byte, until): &(u64, u8, Option<i64>)| SealedKey {
         version: *version,
         blob: vec![*byte, 0, 159],
@@ -54,7 +54,7 @@ pub async fn a_destination_is_written_over_what_was_seen(store: &dyn Store) {
     same(put(first.clone(), 1, 5).await, false, "there is none yet");
     same(put(first.clone(), 0, 5).await, true, "a new one");
     same(put(first.clone(), 0, 6).await, false, "the name is taken");
-    ok(store.note_forward("b".to_owned(), Some("why".to_owned()), Timestamp(7)).await);
+    ok(store.note_forward("b".to_owned(), Some("why".to_owned()), 1, Timestamp(7)).await);
     let second = new("b", "https://two.example/", &[(2, 7, Some(90)), (u64::MAX, 9, None), (3, 8, Some(-1))]);
     same(put(second.clone(), 1, 8).await, true, "over what was seen");
     same(put(second.clone(), 1, 9).await, false, "and not over what was not");
@@ -91,10 +91,10 @@ pub async fn a_destination_is_written_over_what_was_seen(store: &dyn Store) {
 pub async fn how_a_destination_fares_is_noted(store: &dyn Store) {
     let name = || "app".to_owned();
     let note = async |failed: Option<&str>, now| {
-        ok(store.note_forward(name(), failed.map(str::to_owned), Timestamp(now)).await)
+        ok(store.note_forward(name(), failed.map(str::to_owned), 1, Timestamp(now)).await)
     };
     same(note(Some("why"), 1).await, None, "there is none");
-    same(ok(store.disable_destination(name(), None).await), false, "there is none");
+    same(ok(store.disable_destination(name(), None, None).await), false, "there is none");
     ok(store.put_destination(new("app", "https://a.example/", &[]), 0, Timestamp(0)).await);
     let Some(first) = note(Some("one"), 10).await else { panic!("it is there") };
     same(first.before, DestinationHealth::default(), "before");
@@ -111,7 +111,7 @@ pub async fn how_a_destination_fares_is_noted(store: &dyn Store) {
     same(note(Some("three"), 15).await.map(|noted| noted.after), Some(wanted), "the last one, whatever its time");
     let done = DestinationHealth { delivered_at: Some(Timestamp(30)), ..DestinationHealth::default() };
     same(note(None, 30).await.map(|noted| noted.after), Some(done.clone()), "a success ends them");
-    let disable = async |with| ok(store.disable_destination(name(), with).await);
+    let disable = async |with| ok(store.disable_destination(name(), with, None).await);
     same(disable(None).await, false, "it is enabled");
     same(disable(Some(disabled(40, DisabledBy::Failures))).await, true, "disabled");
     same(disable(Some(disabled(41, DisabledBy::Person))).await, false, "once");
@@ -127,16 +127,41 @@ pub async fn how_a_destination_fares_is_noted(store: &dyn Store) {
     same(rows.first().map(|row| row.health.clone()), Some(clean), "with a clean slate");
 }
 
+/// What an old address of a destination answered says nothing of the new one; a person's word is about whatever it is.
+pub async fn what_is_noted_of_a_destination_is_of_its_revision(store: &dyn Store) {
+    let name = || "app".to_owned();
+    let health = async || ok(store.destinations().await).first().map(|row| row.health.clone()).unwrap_or_default();
+    ok(store.put_destination(new("app", "https://old.example/", &[]), 0, Timestamp(0)).await);
+    ok(store.put_destination(new("app", "https://new.example/", &[]), 1, Timestamp(1)).await);
+    same(ok(store.note_forward(name(), Some("why".to_owned()), 1, Timestamp(2)).await), None, "the old one failed");
+    let gone = || Some(disabled(3, DisabledBy::Receiver));
+    same(ok(store.disable_destination(name(), gone(), Some(1)).await), false, "the old one is gone");
+    same(health().await, DestinationHealth::default(), "nothing was noted");
+    ok(store.note_forward(name(), Some("why".to_owned()), 2, Timestamp(4)).await);
+    same(ok(store.note_forward(name(), None, 1, Timestamp(5)).await), None, "the old one took it");
+    same(health().await.failures, 1, "what the new one answered is noted");
+    same(ok(store.disable_destination(name(), gone(), Some(2)).await), true, "the new one is gone");
+    same(ok(store.disable_destination(name(), None, Some(1)).await), false, "enabled by who saw the old one");
+    same(ok(store.disable_destination(name(), None, None).await), true, "enabled by a person");
+}
+
+/// The revision a destination has, more often than not.
+async fn revision(model: &Model, name: &str) -> u64 {
+    if model.one_in(5) {
+        return model.below(3);
+    }
+    let reference: &dyn Store = &*model.reference;
+    let rows = reference.destinations().await.unwrap_or_default();
+    rows.iter().find(|row| row.name == name).map_or(0, |row| row.revision)
+}
+
 /// One random operation.
 pub(super) async fn step(model: &mut Model) -> Option<(String, String)> {
     let name = model.pick(&["app", "conf"]).unwrap_or_default().to_owned();
     let now = model.near();
     let (what, answers) = match model.below(6) {
         0..=1 => {
-            let reference: &dyn Store = &*model.reference;
-            let rows = reference.destinations().await.unwrap_or_default();
-            let known = rows.iter().find(|row| row.name == name).map_or(0, |row| row.revision);
-            let expected = if model.one_in(5) { model.below(3) } else { known };
+            let expected = revision(model, &name).await;
             let until = model.one_in(2).then(|| model.near().millis());
             let versions: &[(u64, u8, Option<i64>)] = &[(model.below(3), 1, until), (7, 2, None)];
             let new = new(&name, "https://app.example/", versions);
@@ -145,13 +170,15 @@ pub(super) async fn step(model: &mut Model) -> Option<(String, String)> {
         }
         2..=3 => {
             let failed = model.one_in(2).then(|| "why".to_owned());
-            let answers = both!(model, store => told(&store.note_forward(name.clone(), failed.clone(), now).await));
-            (format!("note_forward {name} {failed:?} {now:?}"), answers)
+            let of = revision(model, &name).await;
+            let answers = both!(model, store => told(&store.note_forward(name.clone(), failed.clone(), of, now).await));
+            (format!("note_forward {name} {failed:?} of {of} {now:?}"), answers)
         }
         4 => {
             let with = model.one_in(2).then(|| disabled(now.millis(), DisabledBy::Person));
-            let answers = both!(model, store => told(&store.disable_destination(name.clone(), with.clone()).await));
-            (format!("disable_destination {name} {with:?}"), answers)
+            let of = if model.one_in(2) { Some(revision(model, &name).await) } else { None };
+            let answers = both!(model, store => told(&store.disable_destination(name.clone(), with.clone(), of).await));
+            (format!("disable_destination {name} {with:?} of {of:?}"), answers)
         }
         _ => {
             let answers = both!(model, store => told(&store.remove_destination(name.clone()).await));

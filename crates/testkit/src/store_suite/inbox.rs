@@ -7,11 +7,11 @@ use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
     Appended, CAUSES_MAX, Claim, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, OTHER_CAUSES, Queue, ReplayFilter, Room, Settled,
-    Settlement, Store, Work,
+    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, Queue, ReplayFilter, Room,
+    Settled, Settlement, Store, Work, forward_key,
 };
 
-use super::jobs::{claim, end};
+use super::jobs::{claim, end, settlement};
 use super::{distinct, ok, same, tally};
 
 /// Makes an event worth a job.
@@ -250,6 +250,46 @@ pub async fn only_finished_events_are_pruned(store: &dyn Store) {
     same(again, vec![vec![Appended::New(EventRow(6)), Appended::Duplicate(EventRow(2))]], "rows are never reused");
     let shared = ok(store.event(EventRow(2)).await).map(|stored| stored.event.payload);
     same(shared, Some(Bytes::from_static(b"{\"whole\":true}")), "a shared body lives as long as one of its events");
+}
+
+/// A handled event that is still to be forwarded stays, however old it is and however much there is, and holds nothing
+/// else back; once its forwards have ended it goes.
+pub async fn an_event_stays_until_it_is_forwarded(store: &dyn Store) {
+    let put = super::destinations::new("app", "https://app.example/", &[]);
+    same(ok(store.put_destination(put, 0, Timestamp(0)).await), true, "a destination");
+    let ignored = NewEvent { wanted: false, ..event("ignored") };
+    ok(store.append(vec![delivery(10, vec![event("a"), ignored, event("c")]), delivery(20, vec![event("d")])]).await);
+    for (row, one) in (1..).zip(claim(store, Queue::Events, 30).await) {
+        let follow = NewJob {
+            work: Work::Forward { row: EventRow(row), destination: "app".to_owned() },
+            unique: Some(forward_key("app", EventRow(row))),
+            ..super::jobs::job(50)
+        };
+        let Work::Event { row: EventRow(row) } = one.work else { panic!("an event") };
+        let follow = if row == 1 { vec![follow] } else { Vec::new() };
+        settle_done(store, Settlement { follow, ..settlement(one.lease, JobEnd::Done, 31) }).await;
+    }
+    let again = NewJob {
+        work: Work::Forward { row: EventRow(2), destination: "app".to_owned() },
+        unique: Some(forward_key("app", EventRow(2))),
+        ..super::jobs::job(50)
+    };
+    ok(store.enqueue(vec![again]).await);
+    same(ok(store.prune_events(Timestamp(15), 1).await), 1, "what is forwarded does not use the step up");
+    assert!(ok(store.event(EventRow(3)).await).is_none(), "the one that is not forwarded went");
+    same(ok(store.prune_events(Timestamp(15), 9).await), 0, "the others stay");
+    same(ok(store.prune_inbox(0, 2).await), 1, "also where there is too much; they do not use the step up");
+    assert!(ok(store.event(EventRow(4)).await).is_none(), "the one that is not forwarded went");
+    let due = claim(store, Queue::Forwards, 60).await;
+    same(due.len(), 2, "both are forwarded");
+    same(ok(store.prune_events(Timestamp(99), 9).await), 0, "while they are forwarded they stay");
+    let of = |row| due.iter().find(|one| matches!(&one.work, Work::Forward { row: of, .. } if of.0 == row));
+    for row in [1, 2] {
+        let how = if row == 1 { JobEnd::Done } else { JobEnd::Dead { reason: "no".to_owned() } };
+        let Some(one) = of(row) else { panic!("its job is claimed") };
+        end(store, one.lease, how, 61).await;
+    }
+    same(ok(store.prune_events(Timestamp(99), 9).await), 2, "then they go");
 }
 
 /// Dead events are counted by cause; causes without end are counted together, and what is replayed counts no more.

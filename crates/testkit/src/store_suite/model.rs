@@ -12,7 +12,7 @@ use palisade_core::store::{
     CallId, CallRecord, CallState, Claim, Connection, ConnectionState, Decision, Effect, EventRow, EventState,
     GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, OutboxChange,
     PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled,
-    Settlement, Store, StreamKey, Transacted, Value, Work,
+    Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -195,7 +195,9 @@ impl Model {
             lane: self.pick(&[None, Some("l1".to_owned()), Some("event/acme/k1".to_owned())]).flatten(),
             group: self.pick(&[None, Some(String::new()), Some("g1".to_owned()), Some("stripe".to_owned())]).flatten(),
             tenant: self.pick(&[None, Some("t1".into()), Some("t2".into())]).flatten(),
-            unique: self.pick(&[None, None, Some("u1".to_owned()), Some("u2".to_owned())]).flatten(),
+            unique: self
+                .pick(&[None, None, Some("u1".to_owned()), Some("u2".to_owned()), Some(forward_key("app", row))])
+                .flatten(),
             priority: self.pick(&[0, 0, 1, -1]).unwrap_or(0),
             run_at: self.near(),
             attempts_max: self.pick(&[0, 1, 2, 3, 20]).unwrap_or(1),

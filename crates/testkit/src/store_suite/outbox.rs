@@ -251,6 +251,43 @@ pub async fn a_decision_follows_the_rule(store: &dyn Store) {
     same(counts.into_iter().collect::<Vec<_>>(), vec![(CallState::Waiting, 2)], "and the counters say so");
 }
 
+/// A decision that comes while the job of an attempt before it is held is not lost with that job's end.
+pub async fn a_decision_is_not_lost_with_the_end_of_a_job(store: &dyn Store) {
+    let decide = async |decision, now| ok(store.decide_call(CallId(1), decision, Timestamp(now)).await);
+    keep(store, vec![call("a", None, "x")]).await;
+    let first = claim_one(store, 0).await;
+    ok(store.note_departure(first.lease, CallId(1), Timestamp(1)).await);
+    let again = JobEnd::Retry { at: Timestamp(500), reason: "a reason".to_owned() };
+    settle(store, first.lease, again, 10, result(CallId(1), CallState::Waiting, Some(Timestamp(1)))).await;
+    same(decide(Decision::Cancel, 20).await, Decided::Now(CallState::Review), "it may have been made");
+    let second = claim_one(store, 500).await;
+    same(decide(Decision::NotHappened, 501).await, Decided::Now(CallState::Waiting), "it was not");
+    // Its worker read that it is for review, so there was nothing to do.
+    ok(store.settle(vec![settlement(second.lease, JobEnd::Done, 502)]).await);
+    same(read(store, CallId(1)).await.state, CallState::Waiting, "it is to be made");
+    same(claim(store, 501).await.len(), 1, "and has its job, in line at once");
+    let lease = claim_one(store, 700).await.lease;
+    settle(store, lease, JobEnd::Done, 701, result(CallId(1), CallState::Done, None)).await;
+    same(claim(store, 9_999).await.len(), 0, "which ends with it");
+}
+
+/// The job of a call that is due when it is kept stands in line at once, and so has its turn before what is found due
+/// later; one that is decided on as well.
+pub async fn a_due_call_stands_in_line_at_once(store: &dyn Store) {
+    let at = |created: i64, due: i64, text: &str| KeptCall {
+        created_at: Timestamp(created),
+        run_at: Timestamp(due),
+        ..call("a", None, text)
+    };
+    let is_in_line = async |now| ok(store.oldest_due(Queue::Calls, Timestamp(now)).await);
+    keep(store, vec![at(50, 90, "later"), at(50, 50, "now")]).await;
+    same(is_in_line(50).await, Some(Timestamp(50)), "it is due");
+    // What stands in line stays there, also when the clock is set back.
+    same(claim_one(store, 10).await.work, Work::Call { call: CallId(2) }, "the one that is due");
+    ok(store.decide_call(CallId(1), Decision::Retry, Timestamp(60)).await);
+    same(claim_one(store, 20).await.work, Work::Call { call: CallId(1) }, "the one that was brought forward");
+}
+
 /// Calls are listed newest first by state, and only those that ended are pruned; a key is free afterwards.
 pub async fn calls_are_listed_and_pruned(store: &dyn Store) {
     keep(store, (0..4).map(|n| call("a", Some(&format!("u{n}")), &n.to_string())).collect()).await;
@@ -276,12 +313,14 @@ pub async fn calls_of_a_settlement_are_kept_with_it(store: &dyn Store) {
     keep(store, vec![call("a", Some("u"), "x"), call("a", None, "y")]).await;
     let held = claim(store, 0).await;
     let [first, second] = held.as_slice() else { panic!("two are due") };
-    let adding = |lease, calls| {
-        let outbox = OutboxChange { add: calls, result: None };
+    let adding = |one: &Claimed, calls| {
+        let Work::Call { call } = one.work else { panic!("a call") };
+        let outbox = OutboxChange { add: calls, result: Some(result(call, CallState::Done, None)) };
+        let lease = one.lease;
         Settlement { outbox, effects: vec![effect(EFFECT_GOOD)], ..settlement(lease, JobEnd::Done, 5) }
     };
-    let clash = adding(first.lease, vec![call("b", None, "n"), call("a", Some("u"), "other")]);
-    let fine = adding(second.lease, vec![call("b", None, "m"), call("a", Some("u"), "x")]);
+    let clash = adding(first, vec![call("b", None, "n"), call("a", Some("u"), "other")]);
+    let fine = adding(second, vec![call("b", None, "m"), call("a", Some("u"), "x")]);
     let settled = ok(store.settle(vec![clash, fine]).await);
     assert!(matches!(settled.as_slice(), [Settled::EffectFailed(_), Settled::Committed(_)]), "{settled:?}");
     let said: Vec<_> = ok(store.outbox(None, None, 9).await).into_iter().map(|one| one.call.content).collect();

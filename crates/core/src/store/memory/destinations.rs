@@ -16,6 +16,10 @@ use crate::store::destinations::{
 pub(super) struct DestinationsModel(BTreeMap<String, StoredDestination>);
 
 impl DestinationsModel {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     fn put(&mut self, new: NewDestination, expected: u64, now: Timestamp) -> bool {
         let known = self.0.get(&new.name);
         if known.map_or(0, |known| known.revision) != expected {
@@ -31,8 +35,9 @@ impl DestinationsModel {
         true
     }
 
-    fn disable(&mut self, name: &str, disabled: Option<Disabled>) -> bool {
-        let Some(row) = self.0.get_mut(name) else { return false };
+    fn disable(&mut self, name: &str, disabled: Option<Disabled>, of: Option<u64>) -> bool {
+        let row = self.0.get_mut(name).filter(|row| of.is_none_or(|of| of == row.revision));
+        let Some(row) = row else { return false };
         match (disabled, row.health.disabled.is_some()) {
             (Some(_), true) | (None, false) => false,
             (Some(disabled), false) => {
@@ -62,15 +67,22 @@ impl Destinations for MemoryStore {
         Ok(self.lock().destinations.0.remove(&name).is_some())
     }
 
-    async fn note_forward(&self, name: String, failed: Option<String>, now: Timestamp) -> Result<Option<Noted>> {
+    async fn note_forward(
+        &self,
+        name: String,
+        failed: Option<String>,
+        of: u64,
+        now: Timestamp,
+    ) -> Result<Option<Noted>> {
         let mut model = self.lock();
-        let Some(row) = model.destinations.0.get_mut(&name) else { return Ok(None) };
+        let row = model.destinations.0.get_mut(&name).filter(|row| row.revision == of);
+        let Some(row) = row else { return Ok(None) };
         let before = row.health.clone();
         row.health.note(failed.as_deref(), now);
         Ok(Some(Noted { before, after: row.health.clone() }))
     }
 
-    async fn disable_destination(&self, name: String, disabled: Option<Disabled>) -> Result<bool> {
-        Ok(self.lock().destinations.disable(&name, disabled))
+    async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool> {
+        Ok(self.lock().destinations.disable(&name, disabled, of))
     }
 }

@@ -236,11 +236,12 @@ impl InboxModel {
         deliveries + self.events.values().map(own).sum::<u64>()
     }
 
-    pub(super) fn prune_to(&mut self, bytes_max: u64, limit: u32) -> u64 {
+    /// Removes finished events but those that are `needed` still, as long as there is more than there may be.
+    pub(super) fn prune_to(&mut self, bytes_max: u64, limit: u32, needed: impl Fn(EventRow) -> bool) -> u64 {
         let finished = |stored: &Row| matches!(stored.state, EventState::Done | EventState::Ignored);
         let received = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
-        let mut oldest: Vec<_> =
-            self.events.iter().filter(|(_, one)| finished(one)).map(|(row, one)| (received(one), *row)).collect();
+        let finished = self.events.iter().filter(|(row, one)| finished(one) && !needed(**row));
+        let mut oldest: Vec<_> = finished.map(|(row, one)| (received(one), *row)).collect();
         oldest.sort_unstable();
         let mut gone = 0;
         for (_, row) in oldest.into_iter().take(limit as usize) {
@@ -272,13 +273,14 @@ impl InboxModel {
         counts
     }
 
-    pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
+    /// Removes old finished events but those that are `needed` still.
+    pub(super) fn prune(&mut self, before: Timestamp, limit: u32, needed: impl Fn(EventRow) -> bool) -> u64 {
         let old = |stored: &Row| {
             let finished = matches!(stored.state, EventState::Done | EventState::Ignored);
             finished && self.deliveries.get(&stored.delivery).is_some_and(|delivery| delivery.received_at < before)
         };
-        let gone: Vec<EventRow> =
-            self.events.iter().filter(|(_, stored)| old(stored)).map(|(row, _)| *row).take(limit as usize).collect();
+        let gone = self.events.iter().filter(|(row, stored)| old(stored) && !needed(**row));
+        let gone: Vec<EventRow> = gone.map(|(row, _)| *row).take(limit as usize).collect();
         for row in &gone {
             self.remove(*row);
         }

@@ -23,7 +23,12 @@ pub(super) struct JobsModel {
     passed: HashMap<(Queue, i32), i64>,
     /// The turn given last, by queue, priority, group and tenant.
     last: HashMap<(Queue, i32, String, String), i64>,
+    /// How many of those there were left when the passed ones were last forgotten.
+    left: usize,
 }
+
+/// Least number of turns kept in mind before those that are passed are forgotten.
+const FORGET_FROM: usize = 1_024;
 
 /// What stands in a lane.
 #[derive(Default)]
@@ -160,6 +165,16 @@ impl JobsModel {
         (job.state, job.turn) = (State::Ready, *last);
     }
 
+    /// Forgets who has been passed, now and then: their next turn is the same without.
+    fn forget(&mut self) {
+        if self.last.len() <= FORGET_FROM.max(2 * self.left) {
+            return;
+        }
+        let Self { last, passed, .. } = self;
+        last.retain(|(queue, priority, ..), turn| *turn > passed.get(&(*queue, *priority)).copied().unwrap_or(0));
+        self.left = self.last.len();
+    }
+
     /// Claims jobs; `halts` concern events, whose connection `connection_of` tells.
     pub(super) fn claim(
         &mut self,
@@ -189,23 +204,27 @@ impl JobsModel {
             |group| events && halts.contains(&Halt::Provider(group.to_owned())),
         );
         let until = now.plus(claim.hold);
-        let claimed = chosen.into_iter().filter_map(|id| {
-            let job = self.jobs.get_mut(&id)?;
-            job.state = State::Held { until };
-            job.attempts += 1;
-            job.fence += 1;
-            let passed = self.passed.entry((queue, job.new.priority)).or_insert(0);
-            *passed = job.turn.max(*passed);
-            Some(Claimed {
-                lease: Lease { job: id, fence: job.fence },
-                attempt: job.attempts,
-                attempts_max: job.new.attempts_max,
-                work: job.new.work.clone(),
-                group: job.new.group.clone().filter(|group| !group.is_empty()),
-                until,
+        let claimed: Vec<Claimed> = chosen
+            .into_iter()
+            .filter_map(|id| {
+                let job = self.jobs.get_mut(&id)?;
+                job.state = State::Held { until };
+                job.attempts += 1;
+                job.fence += 1;
+                let passed = self.passed.entry((queue, job.new.priority)).or_insert(0);
+                *passed = job.turn.max(*passed);
+                Some(Claimed {
+                    lease: Lease { job: id, fence: job.fence },
+                    attempt: job.attempts,
+                    attempts_max: job.new.attempts_max,
+                    work: job.new.work.clone(),
+                    group: job.new.group.clone().filter(|group| !group.is_empty()),
+                    until,
+                })
             })
-        });
-        (claimed.collect(), followed)
+            .collect();
+        self.forget();
+        (claimed, followed)
     }
 
     fn unpark(&mut self, halts: &BTreeSet<Halt>, now: Timestamp) {
@@ -372,6 +391,11 @@ impl JobsModel {
         self.holds(lease) && self.jobs.get(&lease.job).is_some_and(|job| job.new.work == *work)
     }
 
+    /// Returns the call a job makes, if it makes one.
+    pub(super) fn call_of(&self, lease: Lease) -> Option<CallId> {
+        if let Work::Call { call } = self.jobs.get(&lease.job)?.new.work { Some(call) } else { None }
+    }
+
     pub(super) fn extend(&mut self, lease: Lease, until: Timestamp) -> bool {
         if !self.holds(lease) {
             return false;
@@ -440,6 +464,11 @@ impl JobsModel {
         Some(HeldJob { unique: job.new.unique.clone(), run_at: job.new.run_at, attempt: job.attempts })
     }
 
+    /// Tells whether the job of a unique key is not finished.
+    pub(super) fn is_live(&self, unique: &str) -> bool {
+        self.unique.contains_key(unique)
+    }
+
     pub(super) fn live_of(&self, unique: &str) -> Option<LiveJob> {
         let job = self.jobs.get(self.unique.get(unique)?)?;
         Some(LiveJob { work: job.new.work.clone(), run_at: job.new.run_at, reason: job.reason.clone() })
@@ -469,5 +498,45 @@ impl JobsModel {
             self.jobs.remove(id);
         }
         gone.len() as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::Room;
+
+    /// Fails when the turns of tenants that are passed are kept for ever, or one that is not passed is forgotten.
+    #[test]
+    fn turns_that_are_passed_are_forgotten() {
+        let mut model = JobsModel::default();
+        let new = |tenant: &str| NewJob {
+            work: Work::Retention,
+            lane: None,
+            group: None,
+            tenant: Some(tenant.into()),
+            unique: None,
+            priority: 0,
+            run_at: Timestamp(0),
+            attempts_max: 1,
+        };
+        let now = Timestamp(0);
+        // More urgent work keeps it waiting.
+        for _ in 0..3 {
+            model.enqueue(NewJob { priority: -1, ..new("waits") }, Some(now));
+        }
+        let claim =
+            Claim { now, hold: Duration::from_secs(9), max: 1, queue: Queue::Background, room: Room::default() };
+        let halts = BTreeSet::new();
+        for n in 0..4 * FORGET_FROM {
+            model.enqueue(new(&n.to_string()), Some(now));
+            let (claimed, _) = model.claim(&claim, &halts, |_| None);
+            model.end(claimed[0].lease, JobEnd::Done, now);
+        }
+        assert!(model.last.len() <= FORGET_FROM + 1, "{}", model.last.len());
+        let waits = (Queue::Background, -1, String::new(), "waits".to_owned());
+        assert_eq!(model.last[&waits], 3, "its jobs still stand in line");
     }
 }

@@ -28,8 +28,8 @@ fn unique(call: &KeptCall) -> Option<(ConnectionId, String)> {
 }
 
 impl OutboxModel {
-    /// Keeps calls and gives their jobs; all of them or none.
-    pub(super) fn add(&mut self, calls: Vec<KeptCall>) -> Result<(Vec<Enqueued>, Vec<NewJob>), Clash> {
+    /// Keeps calls and gives their jobs, each with the moment it is added at; all of them or none.
+    pub(super) fn add(&mut self, calls: Vec<KeptCall>) -> Result<(Vec<Enqueued>, Vec<(NewJob, Timestamp)>), Clash> {
         let mut fresh: HashMap<(ConnectionId, String), Vec<u8>> = HashMap::new();
         for (at, call) in calls.iter().enumerate() {
             let Some(key) = unique(call) else { continue };
@@ -56,7 +56,7 @@ impl OutboxModel {
             if let Some(key) = key {
                 self.unique.insert(key, id);
             }
-            jobs.push(call.job(id, call.run_at));
+            jobs.push((call.job(id, call.run_at), call.created_at));
             let call = OutboxCall {
                 id,
                 next_at: Some(call.run_at),
@@ -120,6 +120,11 @@ impl OutboxModel {
         call.finished_at = call.state.is_final().then_some(now);
         call.next_at = None;
         call.error = Some(reason);
+    }
+
+    /// Tells whether a call waits.
+    pub(super) fn is_waiting(&self, id: CallId) -> bool {
+        self.calls.get(&id).is_some_and(|call| call.state == CallState::Waiting)
     }
 
     pub(super) fn one(&self, id: CallId) -> Option<OutboxCall> {

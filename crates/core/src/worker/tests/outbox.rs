@@ -409,6 +409,27 @@ async fn nothing_leaves_without_its_note() {
     assert_eq!(world.acme.book().effects, 1);
 }
 
+/// Fails when a repeat inside the pipeline leaves without asking, though another worker has the call by then.
+#[tokio::test(start_paused = true)]
+async fn a_repeat_leaves_under_the_lease_only() {
+    let world = World::new().await;
+    world.acme.book().next.extend([Mishap::Refused, Mishap::Refused]);
+    let id = world.keep(post("/letters")).await;
+    let taken = async {
+        while world.acme.book().next.len() == 2 {
+            tokio::task::yield_now().await;
+        }
+        // Its clock stood still, and its lease ran out for everybody else.
+        let now = world.clock.now().plus(Duration::from_secs(86_400));
+        let claim =
+            Claim { now, hold: Duration::from_secs(86_400), max: 9, queue: Queue::Calls, room: Room::default() };
+        assert_eq!(world.store.inner.claim(claim).await.unwrap().len(), 1);
+    };
+    tokio::join!(world.step(), taken);
+    assert_eq!(world.acme.book().next.len(), 1, "the repeat stayed here");
+    assert_eq!((world.acme.book().arrived.len(), world.read(id).await.state), (0, CallState::Running));
+}
+
 /// Fails when waiting for a pause, a reconnect or a limit costs attempts, or never ends.
 #[tokio::test(start_paused = true)]
 async fn waiting_costs_no_attempt_and_has_an_end() {
