@@ -532,6 +532,10 @@ impl Records for SqliteStore {
     async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |tx| feed::compact(tx, before, limit)).await
     }
+
+    async fn prune_runs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| runs::prune(tx, before, limit)).await
+    }
 }
 
 #[async_trait]

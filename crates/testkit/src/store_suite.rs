@@ -69,9 +69,10 @@ pub use records::{
     a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
     a_run_tells_why_it_waits_or_ended, a_stream_is_paused_and_reset, a_whole_reading_of_the_feed_is_one_snapshot,
     an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review,
-    missed_events_are_kept_with_their_run, old_tombstones_are_removed_and_leave_a_horizon,
-    the_feed_has_no_gap_under_concurrent_commits, the_feed_shows_each_record_once_with_its_latest_state,
-    what_cannot_be_read_is_set_aside, whoever_waits_for_a_change_is_woken,
+    missed_events_are_kept_with_their_run, old_runs_are_removed_but_for_the_newest,
+    old_tombstones_are_removed_and_leave_a_horizon, the_feed_has_no_gap_under_concurrent_commits,
+    the_feed_shows_each_record_once_with_its_latest_state, what_cannot_be_read_is_set_aside,
+    whoever_waits_for_a_change_is_woken,
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
@@ -154,6 +155,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         what_cannot_be_read_is_set_aside,
         a_stream_is_paused_and_reset,
         missed_events_are_kept_with_their_run,
+        old_runs_are_removed_but_for_the_newest,
         connections_are_kept_and_listed_by_id,
         the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,

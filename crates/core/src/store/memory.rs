@@ -549,6 +549,10 @@ impl Records for MemoryStore {
     async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64> {
         Ok(self.lock().records.compact(before, limit))
     }
+
+    async fn prune_runs(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().records.prune_runs(before, limit))
+    }
 }
 
 #[async_trait]

@@ -301,4 +301,14 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn compact_feed(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Removes up to `limit` runs that ended before `before`, those first that ended longest ago (of one moment by their
+    /// numbers). Returns how many went. What stays, however old: the newest run of each mode of a stream, so that it can
+    /// be seen how it went last and no number is given twice; runs under way; and runs that wait for a review. What a
+    /// run found missing ([`Run::missed`]) goes with it; what it set aside is the stream's and stays, though it names a
+    /// run that is gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn prune_runs(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }

@@ -465,6 +465,7 @@ impl Inner {
         }
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        while self.store.prune_runs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         let gone = self.clock.now().minus(self.settings.feed_horizon.max(FEED_HORIZON_MIN));
         while self.store.compact_feed(gone, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_outbox(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}

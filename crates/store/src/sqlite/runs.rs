@@ -119,6 +119,8 @@ pub(super) fn start_run(
         }
         cancel(tx, id, "a run of the other mode took its place", Some(&Stop::Superseded), now)?;
     }
+    tx.prepare("UPDATE palisade_run SET followed = 1 WHERE stream = ?1 AND mode = ?2 AND followed = 0")?
+        .execute(params![stream, mode_number(mode)])?;
     tx.prepare(
         "INSERT INTO palisade_run (stream, connection, name, mode, state, cursor, started_at, progressed_at, began, \
          feed_from) SELECT id, connection, name, ?2, ?3, CASE WHEN ?2 = 1 THEN cursor END, ?4, ?4, commits, head \
@@ -367,6 +369,18 @@ fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], read: Option<i64>, no
         tombstone.execute(params![id, seq, observed, latest, now.millis()])?;
     }
     Ok(())
+}
+
+/// Finds old runs that others of their stream and mode have followed. A followed run has ended, so the index holds
+/// nothing else, and what is passed over is only what waits for a review.
+pub(super) const OLD: &str = "SELECT id FROM palisade_run INDEXED BY palisade_run_followed WHERE followed = 1 \
+     AND finished_at < ?1 AND state NOT LIKE '{\"state\":\"review\"%' ORDER BY finished_at, id LIMIT ?2";
+
+pub(super) fn prune(tx: &Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let gone = tx
+        .prepare(&format!("DELETE FROM palisade_run WHERE id IN ({OLD})"))?
+        .execute(params![before.millis(), limit])?;
+    Ok(gone as u64)
 }
 
 pub(super) fn live(connection: &Connection, limit: u32) -> Result<Vec<Run>, Fault> {

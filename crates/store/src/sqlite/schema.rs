@@ -437,6 +437,32 @@ mod tests {
         assert_eq!((records, bad), (7, 0));
     }
 
+    /// Fails when runs of before the upgrade never go, the newest of a mode does, or old runs are found by a walk over
+    /// all of them.
+    #[test]
+    fn old_runs_of_before_are_found_by_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let rows = [(1, 0), (2, 1), (3, 0), (4, 1), (5, 1)].map(|(id, mode)| {
+            format!(
+                "INSERT INTO palisade_run (id, stream, connection, name, mode, state, started_at, progressed_at, \
+                 finished_at, began) VALUES ({id}, 1, 'c', 's', {mode}, '{{\"state\":\"done\"}}', 5, 6, 10 - {id}, 0);"
+            )
+        });
+        let before = MIGRATIONS.iter().position(|one| one.name == "0012_run").unwrap();
+        file_of(&path, before, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let old = super::super::runs::OLD;
+        let mut statement = connection.prepare(old).unwrap();
+        let found = statement.query_map([99, 9], |row| row.get(0)).unwrap();
+        assert_eq!(found.collect::<rusqlite::Result<Vec<i64>>>().unwrap(), [4, 2, 1]);
+        let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {old}")).unwrap();
+        let steps = plan.query_map([99, 9], |row| row.get(3)).unwrap();
+        let steps = steps.collect::<rusqlite::Result<Vec<String>>>().unwrap();
+        assert_eq!(steps, ["SEARCH palisade_run USING INDEX palisade_run_followed (finished_at<?)"], "and none sorts");
+    }
+
     /// Fails when a file of before the outbox loses what it holds, or a call's number is given twice after its removal.
     #[test]
     fn a_file_of_before_the_outbox_gets_one() {

@@ -477,7 +477,8 @@ impl Model {
             let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
             return self.note(format!("compact_feed {before:?} {limit}"), answers);
         }
-        let (what, answers) = match self.below(8) {
+        let (what, answers) = match self.below(10) {
+            8..=9 => ("prune_runs", both!(self, store => told(&store.prune_runs(before, limit).await))),
             7 => ("prune_outbox", both!(self, store => told(&store.prune_outbox(before, limit).await))),
             4 => ("roll_up_calls", both!(self, store => told(&store.roll_up_calls(before, limit).await))),
             5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),

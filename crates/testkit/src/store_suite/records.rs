@@ -420,6 +420,57 @@ pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     same(ok(store.healings("acme".into(), 0).await).len(), 0, "bounded");
 }
 
+/// Runs that ended before a moment are removed, those first that ended longest ago; the newest of each mode of a
+/// stream, one that waits for a review and one under way stay. What was set aside stays too.
+///
+/// Fails when a stream forgets how its last run went, a review goes before anybody decided on it, or a run's number is
+/// given twice.
+pub async fn old_runs_are_removed_but_for_the_newest(store: &dyn Store) {
+    let other = StreamKey { stream: "other".into(), ..key() };
+    let ended = async |of: &StreamKey, mode: RunMode, at: i64| {
+        let lease = hold(store, NewJob { work: Work::Sync { key: of.clone(), mode }, ..job(0) }, at).await;
+        let run = ok(store.start_run(lease, of.clone(), mode, Timestamp(at)).await);
+        ok(store.end_run(RunEnd { now: Timestamp(at), ..done(lease, &run) }).await).id
+    };
+    let left = async || ok(store.runs(None, 99).await).into_iter().rev().map(|run| run.id).collect::<Vec<_>>();
+    // One that waits for a review: it saw none of many records, and set one aside.
+    let many: Vec<_> = (0..51).map(|n| present(&format!("r{n}"), 1, "1")).collect();
+    merge(store, Some(0), 1, many).await;
+    let (lease, run) = begin(store, RunMode::Full).await;
+    let aside = vec![BadRecord::new(Some("bad"), b"[]", "broken")];
+    ok(store.commit_page(PageCommit { bad: aside, ..page(lease, &run, 1, vec![]) }).await);
+    let review = ok(store.end_run(done(lease, &run)).await);
+    same(review.state, RunState::Review { deletions: 51 }, "it waits");
+    let review = review.id;
+    // The clock went back between the first two.
+    let second = ended(&key(), RunMode::Incremental, 40).await;
+    let first = ended(&key(), RunMode::Incremental, 30).await;
+    let newest = ended(&key(), RunMode::Incremental, 50).await;
+    let alone = ended(&other, RunMode::Incremental, 20).await;
+    let lease = hold(store, sync(RunMode::Full), 60).await;
+    let under_way = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(60)).await);
+    let live = under_way.id;
+    let all = vec![review, second, first, newest, alone, live];
+    same((ok(store.prune_runs(Timestamp(30), 9).await), left().await), (0, all), "none is older");
+    same(ok(store.prune_runs(Timestamp(99), 0).await), 0, "a step of none");
+    let rest = vec![review, second, newest, alone, live];
+    same((ok(store.prune_runs(Timestamp(99), 1).await), left().await), (1, rest), "longest ago first");
+    let kept = vec![review, newest, alone, live];
+    same((ok(store.prune_runs(Timestamp(99), 9).await), left().await), (1, kept.clone()), "then the next");
+    same((ok(store.prune_runs(Timestamp(i64::MAX), 9).await), left().await), (0, kept), "what stays however old");
+    same(ok(store.run(first).await), None, "one removed is as one never seen");
+    // Decided on, the review may go. The one under way ends, and none has followed it.
+    same(ok(store.dismiss_run(review, Timestamp(70)).await), true, "dismissed");
+    let failed = RunState::Failed { kind: ErrorKind::Provider, reason: "down".to_owned() };
+    ok(store.end_run(RunEnd { state: failed, now: Timestamp(71), ..done(lease, &under_way) }).await);
+    let kept = vec![newest, alone, live];
+    same((ok(store.prune_runs(Timestamp(99), 9).await), left().await), (1, kept), "the review that was decided on");
+    let aside = ok(store.bad_records(key(), 9).await);
+    same(aside.iter().map(|bad| bad.run).collect::<Vec<_>>(), vec![review], "what it set aside stays");
+    let next = ended(&key(), RunMode::Full, 80).await;
+    same(next > live, true, "no number comes again");
+}
+
 /// A run that failed because its cursor is too old makes the stream forget it; other failures change nothing.
 pub async fn an_old_cursor_is_forgotten(store: &dyn Store) {
     let (lease, run) = begin(store, RunMode::Incremental).await;

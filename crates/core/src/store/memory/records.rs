@@ -404,6 +404,26 @@ impl RecordsModel {
         live
     }
 
+    pub(super) fn prune_runs(&mut self, before: Timestamp, limit: u32) -> u64 {
+        // The last one inserted is the newest.
+        let newest: BTreeMap<_, _> =
+            self.runs.values().map(|row| ((row.run.key.clone(), row.run.mode as u8), row.run.id)).collect();
+        let mut old: Vec<(Timestamp, RunId)> = Vec::new();
+        for RunRow { run } in self.runs.values() {
+            let waits = matches!(run.state, RunState::Review { .. });
+            let last = newest.get(&(run.key.clone(), run.mode as u8)) == Some(&run.id);
+            if let Some(finished_at) = run.finished_at.filter(|at| *at < before && !waits && !last) {
+                old.push((finished_at, run.id));
+            }
+        }
+        old.sort_unstable();
+        old.truncate(limit as usize);
+        for (_, id) in &old {
+            self.runs.remove(id);
+        }
+        old.len() as u64
+    }
+
     pub(super) fn record(&self, key: &StreamKey, id: &RecordId) -> Option<Record> {
         self.streams.get(key)?.rows.get(id).map(|row| row.record(id))
     }

@@ -10,6 +10,12 @@ ALTER TABLE palisade_run ADD COLUMN missed_from INTEGER;
 ALTER TABLE palisade_run ADD COLUMN missed_to INTEGER;
 CREATE INDEX palisade_run_missed ON palisade_run (connection, id) WHERE missed > 0;
 
+-- `followed`: a newer run of the same stream and mode exists, so this one may go when it is old.
+ALTER TABLE palisade_run ADD COLUMN followed INTEGER NOT NULL DEFAULT 0;
+UPDATE palisade_run SET followed = 1 WHERE id NOT IN (SELECT max(id) FROM palisade_run GROUP BY stream, mode);
+CREATE INDEX palisade_run_newest ON palisade_run (stream, mode) WHERE followed = 0;
+CREATE INDEX palisade_run_followed ON palisade_run (finished_at, id) WHERE followed = 1;
+
 ALTER TABLE palisade_stream ADD COLUMN bad INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE palisade_stream ADD COLUMN paused_at INTEGER;
 
