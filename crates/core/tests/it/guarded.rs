@@ -12,9 +12,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
+use palisade_core::auth::vault::{LocalMasterKey, Vault};
+use palisade_core::clock::TokioClock;
+use palisade_core::forward::{Answer, ForwardSettings, Forwarder};
+use palisade_core::metrics::Metrics;
 use palisade_core::net::{OutOfReach, Reach};
+use palisade_core::random::SystemRandom;
+use palisade_core::store::memory::MemoryStore;
+use palisade_core::store::{DestinationSpec, Filter, Order};
 use palisade_core::transport::{DiscardBody, GuardedTransport, Resolver};
-use palisade_core::{ErrorKind, Outcome, Result, Transport};
+use palisade_core::{ErrorKind, Outcome, Result, Timestamp, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -37,7 +44,8 @@ impl Resolver for Names {
 }
 
 /// Answers every request and closes; counts the connections it got.
-async fn receiver(address: &str, port: u16, answer: &'static str) -> (u16, Arc<AtomicUsize>) {
+async fn receiver(address: &str, port: u16, answer: impl Into<String>) -> (u16, Arc<AtomicUsize>) {
+    let answer = answer.into();
     let listener = TcpListener::bind((address, port)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let came = Arc::new(AtomicUsize::new(0));
@@ -184,4 +192,75 @@ async fn an_answers_head_is_enough() {
     request.extensions_mut().insert(DiscardBody);
     let answer = tokio::time::timeout(Duration::from_secs(10), transport.send(request)).await.unwrap().unwrap();
     assert_eq!((answer.status().as_u16(), answer.body().len()), (202, 0));
+}
+
+/// A forwarder whose only way out is the transport.
+fn forwarder(transport: GuardedTransport) -> Forwarder {
+    let store = Arc::new(MemoryStore::new());
+    let random = Arc::new(SystemRandom);
+    let master = LocalMasterKey::parse("0123456789abcdef".repeat(4).as_bytes(), Arc::clone(&random) as _).unwrap();
+    let vault = Vault::new(Arc::clone(&store) as _, Arc::new(master), Arc::clone(&random) as _);
+    let clock = Arc::new(TokioClock::starting_at(Timestamp(0)));
+    let (settings, metrics) = (ForwardSettings::default(), Metrics::default());
+    Forwarder::new(store, Arc::new(vault), Arc::new(transport), clock, random, settings, metrics)
+}
+
+/// Posts to a destination on 127.0.0.1, which alone it may reach.
+async fn forward(transport: GuardedTransport, port: u16) -> Answer {
+    let forwarder = forwarder(transport);
+    let spec = DestinationSpec {
+        url: format!("http://127.0.0.1:{port}/hook"),
+        filter: Filter { types: vec!["*".to_owned()], ..Filter::default() },
+        concurrency: 1,
+        timeout: Duration::from_secs(10),
+        headers: Vec::new(),
+        order: Order::None,
+        reach: reach(&["127.0.0.1"]),
+    };
+    forwarder.create("app", spec, None).await.unwrap();
+    forwarder.test("app").await.unwrap().answer
+}
+
+fn redirect(to: &str) -> String {
+    format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+}
+
+/// Fails when a hop of a forward is sent without the destination's reach, or only the first address is checked: whoever
+/// answers a forward could send it, signed, to any service inside.
+#[tokio::test]
+async fn a_redirect_leads_nowhere_the_destination_may_not_reach() {
+    let (inside, inside_came) = receiver("127.0.0.2", 0, OK).await;
+    let (six, six_came) = receiver("::1", 0, OK).await;
+    let (allowed, allowed_came) = receiver("127.0.0.1", 0, OK).await;
+    let answer_of = async |to: String| {
+        let (port, came) = receiver("127.0.0.1", 0, redirect(&to)).await;
+        let answer = forward(GuardedTransport::new(names(&[&["127.0.0.2"]])), port).await;
+        assert_eq!(came.load(SeqCst), 1, "{to}: the first hop was made, and once");
+        answer
+    };
+    // That a redirect is followed at all.
+    let twice = receiver("127.0.0.1", 0, redirect(&format!("http://127.0.0.1:{allowed}/"))).await.0;
+    for first in [allowed, twice] {
+        let answer = answer_of(format!("http://127.0.0.1:{first}/next")).await;
+        assert_eq!(answer, Answer::Delivered { status: 200 });
+    }
+    assert_eq!(allowed_came.load(SeqCst), 2);
+    let second = receiver("127.0.0.1", 0, redirect(&format!("http://127.0.0.2:{inside}/"))).await.0;
+    for (to, what) in [
+        (format!("http://127.0.0.2:{inside}/"), "127.0.0.2 is loopback"),
+        (format!("//127.0.0.2:{inside}/"), "127.0.0.2 is loopback"),
+        (format!("http://0x7f.2:{inside}/"), "127.0.0.2 is loopback"),
+        (format!("http://[::1]:{six}/"), "::1 is loopback"),
+        (format!("https://[::1]:{six}/"), "::1 is loopback"),
+        ("http://169.254.169.254/latest/meta-data/".to_owned(), "169.254.169.254 is link-local"),
+        // A name is checked by what it resolves to.
+        (format!("http://inside.example:{inside}/"), "127.0.0.2 is loopback"),
+        // The second hop as the first.
+        (format!("http://127.0.0.1:{second}/"), "127.0.0.2 is loopback"),
+    ] {
+        let answer = answer_of(to.clone()).await;
+        let reason = format!("the address is refused: {what}");
+        assert_eq!(answer, Answer::Failed { status: None, reason, retry_after: None }, "{to}");
+    }
+    assert_eq!((inside_came.load(SeqCst), six_came.load(SeqCst)), (0, 0), "nothing connected");
 }
