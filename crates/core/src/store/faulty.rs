@@ -16,6 +16,8 @@ pub(crate) enum Fault {
     Before,
     /// After it is done: the caller cannot know.
     After,
+    /// Before it does anything, by the call's own fault: again it would fail again.
+    Refused,
 }
 
 type FaultHook = Box<dyn FnMut(&str) -> Option<Fault> + Send>;
@@ -74,6 +76,9 @@ impl StoreLayer for Faults {
         self.delay(name).await;
         if fault == Some(Fault::Before) {
             return broken();
+        }
+        if fault == Some(Fault::Refused) {
+            return broken().map_err(|error| error.with_retryable(false));
         }
         let result = call.await;
         self.delay(name).await;

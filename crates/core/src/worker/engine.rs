@@ -3,8 +3,11 @@
 //! Everything under way is a future in one set, so that dropping the loop drops all of it, and a handler that waits
 //! holds up nobody. At most one claim, one settling and one renewal are under way at a time; jobs that finish
 //! meanwhile share the next settling.
+//!
+//! What a job comes to goes by its lease, never by its id: whoever claims a job again whose lease ran out may be this
+//! loop itself, and what is left of the first claim must not touch the second.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -14,13 +17,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::RecordId;
 use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey};
 use crate::sync::driver::FETCH_ROUNDS_MAX;
 
 use super::Inner;
-use super::job::{Attempt, Prepared};
+use super::job::{Attempt, Prepared, phrase};
 
 /// How often chores are seen to, and the clock looked at.
 const SCHEDULES_EVERY: Duration = Duration::from_secs(60);
@@ -35,7 +39,7 @@ const PANICKED: &str = "the adapter panicked";
 /// Something under way has come to its end.
 enum Step {
     Claimed(u32, Result<Vec<Claimed>>),
-    Prepared(JobId, Prepared),
+    Prepared(Lease, Prepared),
     Settled(Vec<Settlement>, Result<Vec<Settled>>),
     Extended(Vec<Lease>, Result<Vec<bool>>),
     Ensured(Result<()>),
@@ -48,6 +52,8 @@ struct Held {
     group: Option<String>,
     abort: AbortHandle,
     rounds: u32,
+    /// The store would not have its settlement.
+    refused: bool,
 }
 
 pub(super) struct Engine<'a> {
@@ -57,12 +63,17 @@ pub(super) struct Engine<'a> {
     steps: FuturesUnordered<BoxFuture<'a, Step>>,
     held: BTreeMap<JobId, Held>,
     ready: Vec<Settlement>,
+    /// To be settled one at a time: one of them is refused, and nobody knows which.
+    alone: VecDeque<Settlement>,
     claiming: bool,
     settling: bool,
-    extending: bool,
+    /// How many renewals are under way: one, or more when the wall clock was set meanwhile.
+    extending: u32,
     /// Nothing was due at the last look.
     idle_until: Option<Instant>,
     extend_at: Instant,
+    /// What both clocks said when the leases held were renewed last, or none was held.
+    renewed_at: (Instant, Timestamp),
     ensure_at: Option<Instant>,
     /// The store failed: nothing is asked of it before.
     store_again_at: Instant,
@@ -86,11 +97,13 @@ impl<'a> Engine<'a> {
             steps: FuturesUnordered::new(),
             held: BTreeMap::new(),
             ready: Vec::new(),
+            alone: VecDeque::new(),
             claiming: false,
             settling: false,
-            extending: false,
+            extending: 0,
             idle_until: None,
             extend_at: now,
+            renewed_at: (now, worker.clock.now()),
             ensure_at: (queue == Queue::Background).then_some(now),
             store_again_at: now,
             store_failures: 0,
@@ -130,7 +143,7 @@ impl<'a> Engine<'a> {
             if self.begin() {
                 continue;
             }
-            if self.steps.is_empty() && self.ready.is_empty() && self.is_over() {
+            if self.steps.is_empty() && self.nothing_to_settle() && self.is_over() {
                 return;
             }
             let (idle, stopping) = (self.idle_until, self.stopping);
@@ -157,7 +170,7 @@ impl<'a> Engine<'a> {
                 () = self.worker.store.wait_for_work(self.queue), if claims => self.idle_until = None,
                 () = sleep_until(idle.unwrap_or(far)), if claims => self.idle_until = None,
                 () = sleep_until(ensures.unwrap_or(far)), if ensures.is_some() => {}
-                () = sleep_until(self.extend_at), if !self.held.is_empty() && !self.extending => {}
+                () = sleep_until(self.extend_at), if !self.held.is_empty() && self.extending == 0 => {}
                 () = sleep_until(store_again), if waits_for_store => {}
             }
         }
@@ -169,18 +182,25 @@ impl<'a> Engine<'a> {
         no_claims && self.held.is_empty() && !self.claiming && !self.settling
     }
 
+    fn nothing_to_settle(&self) -> bool {
+        self.ready.is_empty() && self.alone.is_empty()
+    }
+
     /// Begins what can begin. Returns whether anything did.
     fn begin(&mut self) -> bool {
-        let now = Instant::now();
+        let (now, wall) = (Instant::now(), self.worker.clock.now());
         let mut begun = false;
-        if !self.extending && !self.held.is_empty() && self.extend_at <= now {
-            self.begin_extend(now);
+        if self.held.is_empty() {
+            self.renewed_at = (now, wall);
+        } else if self.was_set(now, wall) || (self.extending == 0 && self.extend_at <= now) {
+            // Before a claim: what this loop holds may look expired to it.
+            self.begin_extend(now, wall);
             begun = true;
         }
         if self.store_again_at > now {
             return begun;
         }
-        if !self.settling && !self.ready.is_empty() {
+        if !self.settling && !self.nothing_to_settle() {
             self.begin_settle();
             begun = true;
         }
@@ -196,17 +216,25 @@ impl<'a> Engine<'a> {
         let free = (self.worker.settings.concurrency as usize).saturating_sub(self.held.len());
         let may = self.claims_left != Some(0) && self.idle_until.is_none();
         if !self.claiming && may && free > 0 {
-            self.begin_claim(free);
+            self.begin_claim(free, wall);
             begun = true;
         }
         begun
     }
 
-    fn begin_claim(&mut self, free: usize) {
+    /// Tells whether the wall clock went so far ahead of the time that has passed that the leases held may end before
+    /// their next renewal. Leases end by the wall clock; renewals come by the time that passes.
+    fn was_set(&self, now: Instant, wall: Timestamp) -> bool {
+        let (then, wall_then) = self.renewed_at;
+        let passed = now.saturating_duration_since(then);
+        wall.since(wall_then) > passed.saturating_add(self.worker.settings.hold / 3)
+    }
+
+    fn begin_claim(&mut self, free: usize, wall: Timestamp) {
         self.claiming = true;
         let (worker, queue) = (self.worker, self.queue);
         let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
-        let claim = Claim { now: worker.clock.now(), hold: worker.settings.hold, max, queue, room: self.room() };
+        let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: self.room() };
         self.steps.push(async move { Step::Claimed(max, worker.store.claim(claim).await) }.boxed());
     }
 
@@ -233,7 +261,10 @@ impl<'a> Engine<'a> {
     fn begin_settle(&mut self) {
         self.settling = true;
         let worker = self.worker;
-        let settlements = std::mem::take(&mut self.ready);
+        let settlements = match self.alone.pop_front() {
+            Some(one) => vec![one],
+            None => std::mem::take(&mut self.ready),
+        };
         let settle = async move {
             let settled = worker.store.settle(settlements.clone()).await;
             Step::Settled(settlements, settled)
@@ -241,12 +272,13 @@ impl<'a> Engine<'a> {
         self.steps.push(settle.boxed());
     }
 
-    fn begin_extend(&mut self, now: Instant) {
-        self.extending = true;
+    fn begin_extend(&mut self, now: Instant, wall: Timestamp) {
+        self.extending += 1;
+        self.renewed_at = (now, wall);
         let worker = self.worker;
         self.extend_at = now + worker.settings.hold / 3;
         let leases: Vec<Lease> = self.held.values().map(|held| held.lease).collect();
-        let until = worker.clock.now().plus(worker.settings.hold);
+        let until = wall.plus(worker.settings.hold);
         let extend = async move {
             let kept = worker.store.extend(leases.clone(), until).await;
             Step::Extended(leases, kept)
@@ -257,14 +289,16 @@ impl<'a> Engine<'a> {
     fn take(&mut self, step: Step) {
         match step {
             Step::Claimed(max, claimed) => self.take_claimed(max, claimed),
+            // It was claimed again: the store would not have what comes of the first claim.
+            Step::Prepared(lease, _) if self.held(lease).is_none() => self.lost(lease),
             Step::Prepared(_, Prepared::Settle(settlement)) => self.ready.push(*settlement),
-            Step::Prepared(job, Prepared::Ended) => {
-                self.held.remove(&job);
+            Step::Prepared(lease, Prepared::Ended) => {
+                self.let_go(lease);
                 self.worker.metrics.settled(self.queue, &JobEnd::Done);
                 self.store_answered();
                 self.idle_until = None;
             }
-            Step::Prepared(job, Prepared::Lost) => self.lost(job),
+            Step::Prepared(lease, Prepared::Lost) => self.lost(lease),
             Step::Settled(settlements, settled) => self.take_settled(settlements, settled),
             Step::Extended(leases, kept) => self.take_extended(&leases, kept),
             Step::Ensured(Ok(())) => self.idle_until = None,
@@ -302,8 +336,7 @@ impl<'a> Engine<'a> {
                 // Claimed while the stop came: not started, so given back.
                 let (abort, _) = AbortHandle::new_pair();
                 let attempt = self.worker.attempt(&one);
-                let held = Held { lease: one.lease, attempt, group: one.group, abort, rounds: 0 };
-                self.held.insert(one.lease.job, held);
+                self.keep(Held { lease: one.lease, attempt, group: one.group, abort, rounds: 0, refused: false });
                 self.ready.push(self.worker.settlement(one.lease, JobEnd::Release));
             } else {
                 self.start(one);
@@ -317,6 +350,25 @@ impl<'a> Engine<'a> {
         self.hold(lease, attempt, group, 0, async move { worker.work(claimed, attempt, stop).await }.boxed());
     }
 
+    /// Returns what is held by this lease.
+    fn held(&self, lease: Lease) -> Option<&Held> {
+        self.held.get(&lease.job).filter(|held| held.lease == lease)
+    }
+
+    /// Lets go of a job if it is this lease that holds it.
+    fn let_go(&mut self, lease: Lease) -> Option<Held> {
+        self.held(lease)?;
+        self.held.remove(&lease.job)
+    }
+
+    /// Keeps what is held of a job, and drops what was under way by an earlier lease.
+    fn keep(&mut self, held: Held) {
+        let lease = held.lease;
+        if let Some(before) = self.held.insert(lease.job, held).filter(|before| before.lease != lease) {
+            before.abort.abort();
+        }
+    }
+
     /// Puts a job's future into the set, so that it can be aborted by its job.
     fn hold(
         &mut self,
@@ -327,7 +379,7 @@ impl<'a> Engine<'a> {
         job: BoxFuture<'a, Prepared>,
     ) {
         let (abort, registration) = AbortHandle::new_pair();
-        self.held.insert(lease.job, Held { lease, attempt, group, abort, rounds });
+        self.keep(Held { lease, attempt, group, abort, rounds, refused: false });
         let worker = self.worker;
         let job = Abortable::new(AssertUnwindSafe(job).catch_unwind(), registration).map(move |prepared| {
             let prepared = match prepared {
@@ -335,7 +387,7 @@ impl<'a> Engine<'a> {
                 Ok(Err(_)) => Prepared::Settle(Box::new(worker.retry(lease, attempt, None, PANICKED.to_owned()))),
                 Err(_) => Prepared::Settle(Box::new(worker.settlement(lease, JobEnd::Release))),
             };
-            Step::Prepared(lease.job, prepared)
+            Step::Prepared(lease, prepared)
         });
         self.steps.push(job.boxed());
     }
@@ -346,7 +398,11 @@ impl<'a> Engine<'a> {
             Ok(settled) => settled,
             Err(error) => {
                 self.store_failed(&error);
-                self.ready.extend(settlements);
+                if error.is_retryable() {
+                    self.ready.extend(settlements);
+                } else {
+                    self.take_refused(settlements, &error);
+                }
                 return;
             }
         };
@@ -354,37 +410,60 @@ impl<'a> Engine<'a> {
         // A lane may be free now, or a job that follows be due.
         self.idle_until = None;
         for (settlement, settled) in settlements.into_iter().zip(settled) {
-            let job = settlement.lease.job;
+            let lease = settlement.lease;
             match settled {
                 Settled::Committed(_) => {
-                    self.held.remove(&job);
+                    self.let_go(lease);
                     if settlement.outbox.result.is_some() {
                         self.worker.calls_settled.notify_waiters();
                     }
                     self.worker.metrics.settled(self.queue, &settlement.end);
                     tell(&settlement);
                 }
-                Settled::LeaseLost => self.lost(job),
+                Settled::LeaseLost => self.lost(lease),
                 Settled::Fetch(ids) => self.resolve(settlement, ids),
                 Settled::EffectFailed(why) => {
-                    let Some(attempt) = self.held.get(&job).map(|held| held.attempt) else { continue };
+                    let Some(attempt) = self.held(lease).map(|held| held.attempt) else {
+                        self.lost(lease);
+                        continue;
+                    };
                     let reason = format!("an effect failed: {why}");
-                    self.ready.push(self.worker.retry(settlement.lease, attempt, None, reason));
+                    self.ready.push(self.worker.retry(lease, attempt, None, reason));
                 }
             }
         }
     }
 
-    fn lost(&mut self, job: JobId) {
-        self.held.remove(&job);
+    /// The store will never have these settlements together: each is sent alone, and one that was alone ends as a
+    /// failed attempt. A job whose failed attempt is refused as well is let go: its lease runs out.
+    fn take_refused(&mut self, settlements: Vec<Settlement>, error: &Error) {
+        if settlements.len() > 1 {
+            self.alone.extend(settlements);
+            return;
+        }
+        for lease in settlements.into_iter().map(|one| one.lease) {
+            let Some(held) = self.held.get_mut(&lease.job).filter(|held| held.lease == lease && !held.refused) else {
+                tracing::warn!(job = lease.job.0, "the job cannot be settled: it comes again when its lease has run out");
+                self.worker.metrics.lost(self.queue);
+                self.let_go(lease);
+                continue;
+            };
+            held.refused = true;
+            let reason = format!("it could not be settled: {}", phrase(error));
+            self.alone.push_back(self.worker.retry(lease, held.attempt, None, reason));
+        }
+    }
+
+    fn lost(&mut self, lease: Lease) {
+        self.let_go(lease);
         self.worker.metrics.lost(self.queue);
-        tracing::warn!(job = job.0, "the lease was lost: another worker has the job");
+        tracing::warn!(job = lease.job.0, "the lease was lost: the job was claimed again");
     }
 
     /// Fetches what a settlement could not order, and settles again.
     fn resolve(&mut self, settlement: Settlement, ids: Vec<(StreamKey, RecordId)>) {
         let lease = settlement.lease;
-        let Some(held) = self.held.get(&lease.job) else { return };
+        let Some(held) = self.held(lease) else { return self.lost(lease) };
         let (attempt, group, rounds) = (held.attempt, held.group.clone(), held.rounds + 1);
         if rounds > FETCH_ROUNDS_MAX {
             let reason = "its records kept changing while they were fetched".to_owned();
@@ -397,14 +476,12 @@ impl<'a> Engine<'a> {
     }
 
     fn take_extended(&mut self, leases: &[Lease], kept: Result<Vec<bool>>) {
-        self.extending = false;
+        self.extending = self.extending.saturating_sub(1);
         match kept {
             Ok(kept) => {
                 for (lease, kept) in leases.iter().zip(kept) {
                     // One settled meanwhile is not held any more, and its lease is lost by right.
-                    let Some(held) = self.held.get(&lease.job).filter(|held| held.lease == *lease && !kept) else {
-                        continue;
-                    };
+                    let Some(held) = self.held(*lease).filter(|_| !kept) else { continue };
                     tracing::warn!(job = lease.job.0, "the lease was lost: its work is dropped");
                     held.abort.abort();
                 }
