@@ -443,7 +443,10 @@ impl<'a> Engine<'a> {
         }
         for lease in settlements.into_iter().map(|one| one.lease) {
             let Some(held) = self.held.get_mut(&lease.job).filter(|held| held.lease == lease && !held.refused) else {
-                tracing::warn!(job = lease.job.0, "the job cannot be settled: it comes again when its lease has run out");
+                tracing::warn!(
+                    job = lease.job.0,
+                    "the job cannot be settled: it comes again when its lease has run out"
+                );
                 self.worker.metrics.lost(self.queue);
                 self.let_go(lease);
                 continue;
