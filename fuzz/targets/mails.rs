@@ -25,7 +25,17 @@ fuzz_target!(|data: &[u8]| {
     let Ok(mime) = mail.to_mime("abcdefghijklmnopqrstuvwxyz012345", NOW) else { return };
     let whole = String::from_utf8_lossy(mime.bytes());
     let head = whole.split("\r\n\r\n").next().unwrap_or_default();
-    let ours = ["from", "to", "cc", "subject", "date", "message-id", "mime-version", "content-type", "content-transfer-encoding"];
+    let ours = [
+        "from",
+        "to",
+        "cc",
+        "subject",
+        "date",
+        "message-id",
+        "mime-version",
+        "content-type",
+        "content-transfer-encoding",
+    ];
     for line in head.split("\r\n").filter(|line| !line.starts_with([' ', '\t'])) {
         let name = line.split(':').next().unwrap_or_default();
         let known = ours.iter().any(|ours| name.eq_ignore_ascii_case(ours)) || name.eq_ignore_ascii_case(&header);

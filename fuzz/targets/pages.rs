@@ -17,7 +17,9 @@ fuzz_target!(|data: &[u8]| {
     let cursor = Cursor::new(cut.text());
     let id = RecordId::new(cut.text());
     let site = site(provider.as_ref());
-    for request in [source.request(&site, &stream, Some(&cursor)), source.fetch(&site, &stream, &id)].into_iter().flatten() {
+    for request in
+        [source.request(&site, &stream, Some(&cursor)), source.fetch(&site, &stream, &id)].into_iter().flatten()
+    {
         let host = request.uri().host().unwrap_or_default();
         assert!(provider.manifest().hosts.contains(&host), "a request would leave for {host}");
     }
