@@ -6,7 +6,6 @@
 use std::process::ExitCode;
 
 mod conformance;
-mod fuzz;
 mod new_adapter;
 mod sdks;
 mod steps;
@@ -23,8 +22,6 @@ usage: cargo xtask <command>
   bench [NAME] the measurements, in release, as ratios
   sim [ARGS]   the simulation: --seed N or --seeds FROM..TO, --minutes M of its own time; a failure is repeated by its
                seed. A night's worth: --seeds 1..10000 --minutes 120
-  fuzz [NAME] [--seconds N]
-               arbitrary bytes into every parser of what comes from outside; needs nightly and a C++ compiler
   conformance  the kit on every adapter: prints adapter by check, writes the table of docs/adapters.md
                (--join: of what the last tests left; --sdks: the providers' official SDKs against the emulators)
   new-adapter NAME
@@ -45,7 +42,6 @@ fn main() -> ExitCode {
         "demo" => steps::demo(&rest),
         "bench" => steps::bench(&rest),
         "sim" => steps::sim(&rest),
-        "fuzz" => fuzz::command(&rest),
         "tidy" => tidy::run(),
         _ => {
             println!("{USAGE}");

@@ -294,7 +294,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// Registers a handler for one type of event, which it is given as a type of its own; see [`typed`].
+    /// Registers a handler for one type of event, which it is given as a type of its own; see [`typed()`].
     #[must_use]
     pub fn on_typed<E: Typed>(
         self,

@@ -144,11 +144,7 @@ fn a_record_without_a_name_is_set_aside() {
 fn what_is_no_page_is_an_error() {
     for (stream, cursor, bodies) in [
         (MESSAGES, None, &["{}", "[]", "", "7", r#"{"historyId":"x"}"#][..]),
-        (
-            MESSAGES,
-            Some("list:7:"),
-            &["{}", "[]", "<html>", r#"{"messages":7}"#, r#"{"historyId":"7"}"#][..],
-        ),
+        (MESSAGES, Some("list:7:"), &["{}", "[]", "<html>", r#"{"messages":7}"#, r#"{"historyId":"7"}"#][..]),
         (MESSAGES, Some("history:7:"), &["{}", "[]", r#"{"history":[]}"#, r#"{"history":{},"historyId":"9"}"#][..]),
         (
             EVENTS,

@@ -34,6 +34,9 @@ pub(super) const LATER: i64 = 5;
 /// Waits for its event's connection to be resumed.
 pub(super) const PARKED: i64 = 6;
 
+/// Why a job is dead that nobody can work on.
+const UNREADABLE: &str = "what it is to do cannot be read: was the database changed by hand?";
+
 pub(super) fn queue_number(queue: Queue) -> i64 {
     match queue {
         Queue::Events => 0,
@@ -206,7 +209,11 @@ pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Faul
     }
     turns::gather(tx, claim.queue, claim.now.millis(), &halts)?;
     let chosen = turns::choose(tx, claim, &halts)?;
-    chosen.into_iter().map(|job| take(tx, &job, claim)).collect()
+    let mut claimed = Vec::with_capacity(chosen.len());
+    for job in chosen {
+        claimed.extend(take(tx, &job, claim)?);
+    }
+    Ok(claimed)
 }
 
 /// Buries jobs whose lease ran out in their last attempt.
@@ -232,30 +239,42 @@ pub(super) fn is_free(tx: &Tx<'_>, lane: Option<&str>, id: i64, now: Timestamp) 
     }
 }
 
-fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Claimed, Fault> {
+/// Takes a job, or buries one whose work cannot be read: it would keep all others of its queue from being claimed.
+fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Option<Claimed>, Fault> {
     let until = claim.now.plus(claim.hold);
     let mut statement = tx.prepare(
         "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
          WHERE id = ?1 RETURNING fence, attempt, attempts_max, event, work, grp",
     )?;
-    let claimed = {
+    let (lease, claimed) = {
         let mut rows = statement.query(params![job.id, until.millis()])?;
         let row = rows.next()?.ok_or_else(|| unreadable("job"))?;
-        let work = work_of(row.get(3)?, row.get_ref(4)?)?;
-        Claimed {
-            lease: Lease { job: JobId(job.id), fence: row.get(0)? },
-            attempt: row.get(1)?,
-            attempts_max: row.get(2)?,
-            work,
-            group: row.get::<_, Option<String>>(5)?.filter(|group| !group.is_empty()),
-            until,
-        }
+        let lease = Lease { job: JobId(job.id), fence: row.get(0)? };
+        let claimed = match work_of(row.get(3)?, row.get_ref(4)?) {
+            Ok(work) => Some(Claimed {
+                lease,
+                attempt: row.get(1)?,
+                attempts_max: row.get(2)?,
+                work,
+                group: row.get::<_, Option<String>>(5)?.filter(|group| !group.is_empty()),
+                until,
+            }),
+            Err(_) => None,
+        };
+        (lease, claimed)
     };
     // An UPDATE … RETURNING is done when its statement is reset.
     drop(statement);
     if !job.expired {
         tx.tally.jobs_waiting -= 1;
         tx.tally.jobs_running += 1;
+    }
+    if claimed.is_none()
+        && let Some(held) = held(tx, lease)?
+    {
+        finish(tx, &held, Some(UNREADABLE), claim.now)?;
+        // A worker that was given fewer than it asked for takes it that no more are due.
+        tx.wake(claim.queue);
     }
     Ok(claimed)
 }
@@ -424,17 +443,21 @@ fn waits_again(tx: &mut Tx<'_>, job: &Held) {
 
 /// Ends a running job for good (dead when there is a reason) with what follows its end elsewhere.
 fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Result<(), Fault> {
-    let work: Option<String> = tx
+    let state = if dead.is_some() { DEAD } else { DONE };
+    let work: Option<Work> = tx
         .prepare(
             "UPDATE palisade_job SET state = ?2, lease_until = NULL, finished_at = ?3, reason = coalesce(?4, reason) \
-             WHERE id = ?1 RETURNING work",
+             WHERE id = ?1 RETURNING event, work",
         )?
-        .query_row(params![job.id, if dead.is_some() { DEAD } else { DONE }, now.millis(), dead], |row| row.get(0))?;
+        .query_row(params![job.id, state, now.millis(), dead], |row| {
+            // Of work that cannot be read nothing is known that would end with it.
+            Ok(if dead.is_some() { work_of(row.get(0)?, row.get_ref(1)?).ok() } else { None })
+        })?;
     tx.tally.jobs_running -= 1;
     if let Some(reason) = dead {
         tx.tally.jobs_dead += 1;
         if let Some(work) = work {
-            match serde_json::from_str(&work).map_err(|_| unreadable("job"))? {
+            match work {
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
                 Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
                 Work::Call { call } => outbox::job_died(tx, call, reason, now)?,

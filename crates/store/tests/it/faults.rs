@@ -335,3 +335,34 @@ async fn a_disk_that_is_nearly_full_refuses_deliveries_and_lets_work_go_on() {
     assert_eq!(store.prune_inbox(0, 9).await.unwrap(), 1, "room is made");
     store.close().await.unwrap();
 }
+
+/// Fails when a job whose work cannot be read is not buried at its claim (`take` returns the error): no other job of the
+/// queue is ever claimed. Fails too when its end asks for the work again (`finish` refuses what it cannot read), or is
+/// not counted.
+#[tokio::test]
+async fn a_job_that_cannot_be_read_is_buried_and_holds_up_no_other() {
+    for work in ["'{'", "'{\"unheard_of\":1}'", "NULL", "CAST(x'ff' AS TEXT)"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("unreadable.db");
+        let store = open(&path);
+        let ids = store.enqueue(vec![job(), job()]).await.unwrap();
+        let other = rusqlite::Connection::open(&path).unwrap();
+        other.execute(&format!("UPDATE palisade_job SET work = {work} WHERE id = ?1"), [ids[0].0]).unwrap();
+        let claim = Claim {
+            now: Timestamp(1),
+            hold: Duration::from_secs(60),
+            max: 9,
+            queue: Queue::Background,
+            room: Room::default(),
+        };
+        let claimed = store.claim(claim).await.unwrap();
+        assert_eq!(claimed.iter().map(|one| one.lease.job).collect::<Vec<_>>(), ids[1..], "work {work}");
+        let counts = store.job_counts().await.unwrap();
+        assert_eq!((counts.waiting, counts.running, counts.dead), (0, 1, 1), "work {work}");
+        let reason: String =
+            other.query_row("SELECT reason FROM palisade_job WHERE id = ?1", [ids[0].0], |row| row.get(0)).unwrap();
+        assert!(reason.contains("cannot be read"), "{reason}");
+        drop(other);
+        store.close().await.unwrap();
+    }
+}

@@ -27,9 +27,12 @@ fn unique(call: &KeptCall) -> Option<(ConnectionId, String)> {
     Some((call.connection.clone(), call.unique.clone()?))
 }
 
+/// The job of a call, and the moment it is let into line by.
+type DueJob = (NewJob, Timestamp);
+
 impl OutboxModel {
     /// Keeps calls and gives their jobs, each with the moment it is added at; all of them or none.
-    pub(super) fn add(&mut self, calls: Vec<KeptCall>) -> Result<(Vec<Enqueued>, Vec<(NewJob, Timestamp)>), Clash> {
+    pub(super) fn add(&mut self, calls: Vec<KeptCall>) -> Result<(Vec<Enqueued>, Vec<DueJob>), Clash> {
         let mut fresh: HashMap<(ConnectionId, String), Vec<u8>> = HashMap::new();
         for (at, call) in calls.iter().enumerate() {
             let Some(key) = unique(call) else { continue };

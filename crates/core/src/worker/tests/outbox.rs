@@ -427,7 +427,8 @@ async fn a_repeat_leaves_under_the_lease_only() {
     };
     tokio::join!(world.step(), taken);
     assert_eq!(world.acme.book().next.len(), 1, "the repeat stayed here");
-    assert_eq!((world.acme.book().arrived.len(), world.read(id).await.state), (0, CallState::Running));
+    let arrived = world.acme.book().arrived.len();
+    assert_eq!((arrived, world.read(id).await.state), (0, CallState::Running));
 }
 
 /// Fails when waiting for a pause, a reconnect or a limit costs attempts, or never ends.

@@ -313,7 +313,12 @@ impl Crowd {
         let slow = Slow { fake: world.fake.clone(), took, under_way: under_way.clone(), most: most.clone() };
         let store: Arc<Faulty> = world.store.clone();
         let worker = Worker::builder(store, clock.clone(), Arc::new(SeededRandom::new(2)))
-            .settings(WorkerSettings { concurrency, poll: Duration::from_secs(20), ..settings() })
+            .settings(WorkerSettings {
+                concurrency,
+                poll: Duration::from_secs(20),
+                retention: 10 * 365 * DAY,
+                ..settings()
+            })
             .provider(Arc::new(world.fake.clone()), Arc::new(slow))
             .build()
             .unwrap();
