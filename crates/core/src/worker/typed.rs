@@ -31,6 +31,7 @@ pub trait Typed: Sized + Send + 'static {
 /// another, and never panics.
 ///
 /// ```
+/// use palisade_core::store::Value;
 /// use palisade_core::worker::{Handled, Typed, typed};
 /// use palisade_core::{Result, webhook::Event};
 ///
@@ -46,7 +47,7 @@ pub trait Typed: Sized + Send + 'static {
 ///
 /// let paid = typed(|Paid(body), event, context| {
 ///     Box::pin(async move {
-///         context.effect("INSERT INTO paid VALUES (?1, ?2)", vec![event.event.id.as_str().into(), body.into()]);
+///         context.effect("INSERT INTO paid VALUES (?1, ?2)", vec![event.event.id.as_str().into(), Value::Blob(body)]);
 ///         Handled::Done
 ///     })
 /// });
