@@ -29,7 +29,6 @@ use crate::senders::AllowFrom;
 pub use flows::{Flow, Known, StandardFlow};
 pub use forward::Destination;
 pub(crate) use forward::{CONCURRENCY, TIMEOUT};
-pub(crate) use reader::parse_duration;
 use reader::{Problem, Problems, Section, line_of};
 pub use secret::{SecretRef, Variables, process_variables};
 use sections::read_root;

@@ -12,8 +12,8 @@ use palisade_core::Timestamp;
 use serde::Serialize;
 
 use super::{Failure, say};
-use crate::config::parse_duration;
 use crate::time::rfc3339;
+use palisade_core::schedule::read_duration;
 
 /// Rows of a list when nothing is said.
 pub(super) const LIMIT_DEFAULT: u32 = 50;
@@ -82,7 +82,7 @@ pub(super) fn limit() -> clap::builder::RangedI64ValueParser<u32> {
 
 /// Reads an age: `30m`, `2h`, `7d`.
 pub(super) fn age(text: &str) -> Result<std::time::Duration, String> {
-    parse_duration(text).ok_or_else(|| "write it as 30m, 2h or 7d".to_owned())
+    read_duration(text).ok_or_else(|| "write it as 30m, 2h or 7d".to_owned())
 }
 
 /// Makes a progress bar on standard error, hidden where that is no terminal.

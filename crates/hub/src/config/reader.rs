@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use palisade_core::schedule::read_duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -163,7 +164,7 @@ impl<'a, 'p> Section<'a, 'p> {
     /// Takes a length of time (`"30s"`) within bounds.
     pub(super) fn duration(&mut self, key: &'static str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
         let (offset, value) = self.take(key)?;
-        let duration = value.get_ref().as_str().and_then(parse_duration).filter(|d| bounds.contains(d));
+        let duration = value.get_ref().as_str().and_then(read_duration).filter(|d| bounds.contains(d));
         if duration.is_none() {
             let (from, to) = (format_duration(*bounds.start()), format_duration(*bounds.end()));
             self.wrong(
@@ -367,23 +368,6 @@ fn distance(a: &str, b: &str) -> usize {
     row.last().copied().unwrap_or_default()
 }
 
-/// Reads `"500ms"`, `"30s"`, `"15m"`, `"2h"`, `"7d"`.
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<Duration> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at_checked(digits)?;
-    let number: u64 = number.parse().ok()?;
-    let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
-    match unit {
-        "ms" => Some(Duration::from_millis(number)),
-        "s" => seconds(1),
-        "m" => seconds(60),
-        "h" => seconds(3_600),
-        "d" => seconds(86_400),
-        _ => None,
-    }
-}
-
 /// Writes a length of time in its largest whole unit.
 #[must_use]
 pub fn format_duration(duration: Duration) -> String {
@@ -421,10 +405,10 @@ mod tests {
     #[test]
     fn durations_are_read_and_written_the_same() {
         for text in ["1ms", "500ms", "30s", "90s", "15m", "2h", "7d"] {
-            assert_eq!(format_duration(parse_duration(text).unwrap()), text);
+            assert_eq!(format_duration(read_duration(text).unwrap()), text);
         }
         for text in ["", "s", "30", "-1s", "1.5s", "30 s", "1w", "99999999999999999999s", "999999999999999999d"] {
-            assert_eq!(parse_duration(text), None, "{text}");
+            assert_eq!(read_duration(text), None, "{text}");
         }
     }
 }

@@ -17,10 +17,10 @@ use serde_json::value::RawValue;
 
 use super::api::{Answer, Asked, LIMIT_MAX, limit, query, raw};
 use super::{Problem, json};
-use crate::config::parse_duration;
 use crate::feed::{self, FeedCursor};
 use crate::hub::Shared;
 use crate::time::rfc3339;
+use palisade_core::schedule::read_duration;
 
 /// What an answer takes beside the waiting, before the request's own time is over.
 const WAIT_MARGIN: Duration = Duration::from_secs(1);
@@ -84,7 +84,7 @@ pub(crate) async fn records(
     let Path((connection, stream)) = path.map_err(|_| Problem::unreadable_address())?;
     let asked = query(asked)?;
     let limit = limit(asked.limit, LIMIT_MAX)?;
-    let wait = asked.wait.as_deref().map_or(Some(Duration::ZERO), parse_duration);
+    let wait = asked.wait.as_deref().map_or(Some(Duration::ZERO), read_duration);
     let wait = wait.ok_or_else(|| Problem::invalid("wait is not a time", "write it as wait=30s"))?;
     let wait = wait.min(shared.settings.request_timeout.saturating_sub(WAIT_MARGIN));
     let cursor = asked.cursor.map(|text| text.parse::<FeedCursor>()).transpose().map_err(of_feed)?;
