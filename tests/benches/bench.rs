@@ -23,6 +23,7 @@ mod ingest;
 mod limits;
 mod loopback;
 mod report;
+mod resync;
 mod schedule;
 mod signature;
 mod stacks;
@@ -39,7 +40,9 @@ const BENCHES: &[(&str, Bench)] = &[
     ("loopback", loopback::run),
     ("signature", signature::run),
     ("ingest", ingest::run),
+    ("handled", ingest::handled),
     ("sync", sync::run),
+    ("resync", resync::run),
     ("feed", feed::run),
     ("limits", limits::run),
     ("schedule", schedule::run),
@@ -57,6 +60,8 @@ const CHILDREN: &[Part] = &[
     ("ingest-server", ingest::server),
     ("ingest-load", ingest::client),
     ("limits-memory", limits::memory),
+    ("resync-hub", resync::hub),
+    ("resync-killed", resync::killed),
     ("schedule-fill", schedule::fill),
     ("schedule-idle", schedule::idle),
     ("sync-provider", sync::provider),
@@ -85,12 +90,13 @@ fn main() {
         if wanted.names.is_empty() || wanted.names.iter().any(|wanted| wanted == name) {
             println!("measuring {name} …");
             rows.extend(bench(wanted.rounds));
+            // At once, so that a later bench that fails takes nothing with it.
+            if let Some(path) = &wanted.json {
+                std::fs::write(path, format!("{:#}\n", report::json(&rows))).expect("the JSON file can be written");
+            }
         }
     }
     report::print(&rows);
-    if let Some(path) = wanted.json {
-        std::fs::write(&path, format!("{:#}\n", report::json(&rows))).expect("the JSON file can be written");
-    }
 }
 
 /// What the command line asks for.

@@ -3,7 +3,7 @@
 //! The machine is shared, so a figure alone says little. Contenders take turns (A B A B …), a ratio is formed inside a
 //! round and only then summed up, and what is counted is CPU time of the process under test, not time on the wall.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child as Process, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -133,6 +133,14 @@ impl Child {
     pub(crate) fn ask(&mut self, line: &str) -> serde_json::Value {
         self.tell(line);
         self.json()
+    }
+
+    /// Kills the child with SIGKILL; returns how many lines it had printed that were not read yet.
+    pub(crate) fn kill(mut self) -> usize {
+        self.process.kill().expect("it runs");
+        let _ = self.process.wait();
+        drop(self.input.take());
+        self.output.by_ref().lines().map_while(Result::ok).count()
     }
 
     /// Ends the child and waits until it is gone.

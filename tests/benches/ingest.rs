@@ -9,11 +9,16 @@ use std::path::Path;
 use crate::harness::{Child, Spread, number};
 use crate::report::{Row, Target};
 
+mod handled;
 mod hub;
 mod load;
 mod peers;
 
+pub(crate) use handled::run as handled;
+
 pub(crate) use load::client;
+
+use hub::Then;
 
 /// Deliveries of one contender in one round.
 const DELIVERIES: usize = 10_000;
@@ -43,7 +48,7 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
             let (server, deliveries) = (&mut servers[who], if who == EACH { DELIVERIES_EACH } else { DELIVERIES });
             let kind = if who == HUB { load::UNWANTED } else { load::WANTED };
             let before = number(&server.child.ask("stats"), "cpu_us");
-            let answer = load.ask(&format!("{} {kind} {deliveries} {}", server.address, round * 1_000_000 + 1));
+            let answer = load.ask(&format!("{} {kind} {deliveries} {} 0", server.address, round * 1_000_000 + 1));
             assert_eq!(number(&answer, "refused"), 0.0, "{} refused deliveries", NAMES[who]);
             let cpu = number(&server.child.ask("stats"), "cpu_us") - before;
             turn.push((who, number(&answer, "per_second"), cpu / deliveries as f64));
@@ -110,25 +115,39 @@ struct Server {
 
 impl Server {
     fn start(name: &str, folder: &Path) -> Self {
-        let file = folder.join(format!("{name}.db"));
+        Self::start_at(name, folder, name)
+    }
+
+    fn start_at(name: &str, folder: &Path, file: &str) -> Self {
+        let file = folder.join(format!("{file}.db"));
         let mut child = Child::start("ingest-server", &[name, &file.display().to_string()]);
         let address = child.line();
         Self { child, address }
     }
 }
 
-/// A server in a process of its own: `name file`. Prints its address, then answers `stats` until its input ends.
+/// A server in a process of its own: `name file`. Prints its address, then answers `stats`, `handled` and `clear` until
+/// its input ends.
 pub(crate) fn server(args: &[String]) {
     let [name, file] = args else { panic!("two arguments") };
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let file = Path::new(file);
+    let seen = hub::Seen::default();
+    let handled = [load::HANDLED, load::WANTED];
     let address = match name.as_str() {
-        "hub" | "hub-wanted" => runtime.block_on(hub::start(file)),
+        "hub" | "hub-wanted" => runtime.block_on(hub::start(file, &seen, &[], Then::Keep)),
+        "hub-keeping" => runtime.block_on(hub::start(file, &seen, &handled, Then::Keep)),
+        "hub-handling" => runtime.block_on(hub::start(file, &seen, &handled, Then::Handle)),
         name => runtime.block_on(peers::start(name, file)),
     };
     println!("{address}");
-    crate::harness::serve_lines(|_| {
+    crate::harness::serve_lines(|line| {
+        match line {
+            "handled" => return seen.figures(),
+            "clear" => seen.clear(),
+            _ => {}
+        }
         let (now, peak) = crate::harness::resident().unwrap_or_default();
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let cpu_us = crate::harness::process_cpu().as_micros() as f64;

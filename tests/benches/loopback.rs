@@ -110,7 +110,7 @@ impl Stack {
             let builder = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
-                .retry(reqwest::retry::never())
+                .retry(reqwest::retry::never().max_retries_per_request(0))
                 .no_proxy()
                 .tcp_nodelay(true)
                 .user_agent("palisade/0.1.0");

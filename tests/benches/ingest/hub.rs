@@ -1,14 +1,17 @@
-//! The hub's own router, as a product mounts it.
+//! The hub's own router, as a product mounts it, with or without its workers.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use axum::body::Bytes;
 use palisade_core::auth::Scheme;
 use palisade_core::auth::vault::LocalMasterKey;
+use palisade_core::clock::SystemClock;
 use palisade_core::random::SystemRandom;
-use palisade_core::{Error, ErrorKind, Secret, Transport};
+use palisade_core::store::{Queue, StoredEvent};
+use palisade_core::worker::{Context, Handled, Handler};
+use palisade_core::{Clock, Error, ErrorKind, Secret, Timestamp, Transport};
 use palisade_hub::{ConnectionConfig, EndpointConfig, Hub, ServeSettings, serve};
 use palisade_store::{SqliteConfig, SqliteStore};
 use palisade_stripe::StripeProvider;
@@ -26,23 +29,81 @@ impl Transport for NoNetwork {
     }
 }
 
-/// Starts the hub's router on a free port, without workers; the answer is its address.
-pub(super) async fn start(file: &Path) -> String {
-    let store = SqliteStore::open(SqliteConfig::at(file)).expect("a store");
-    let hub = Hub::builder()
+/// The workers that take events, as a hub has them unless told otherwise.
+const WORKERS: usize = 2;
+
+/// A handler that notes when each event arrived and when it was handled.
+#[derive(Clone, Default)]
+pub(super) struct Seen(Arc<Mutex<Vec<(Timestamp, Timestamp)>>>);
+
+#[async_trait]
+impl Handler for Seen {
+    async fn handle(&self, event: &StoredEvent, _: &mut Context) -> Handled {
+        self.lock().push((event.received_at, SystemClock.now()));
+        Handled::Done
+    }
+}
+
+impl Seen {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Timestamp, Timestamp)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what was seen.
+    pub(super) fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Returns how many were handled, how many a second from the first arrival to the last end, and the median and
+    /// 99th percentile of the milliseconds from one to the other.
+    pub(super) fn figures(&self) -> serde_json::Value {
+        let seen = self.lock();
+        let first = seen.iter().map(|(received, _)| received.millis()).min().unwrap_or_default();
+        let last = seen.iter().map(|(_, handled)| handled.millis()).max().unwrap_or_default();
+        let mut took: Vec<i64> = seen.iter().map(|(received, handled)| handled.millis() - received.millis()).collect();
+        took.sort_unstable();
+        let at = |share: f64| took.get((took.len().saturating_sub(1) as f64 * share) as usize).copied();
+        serde_json::json!({
+            "handled": seen.len(),
+            "per_second": seen.len() as f64 * 1_000.0 / (last - first).max(1) as f64,
+            "p50_ms": at(0.5).unwrap_or_default(),
+            "p99_ms": at(0.99).unwrap_or_default(),
+        })
+    }
+}
+
+/// What a hub does with what it received.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Nothing: no worker runs.
+    Keep,
+    /// Its workers handle it.
+    Handle,
+}
+
+/// Starts the hub's router on a free port; the answer is its address. `seen` handles every event of the types in
+/// `kinds`, if workers run.
+pub(super) async fn start(file: &Path, seen: &Seen, kinds: &[&str], then: Then) -> String {
+    let store = Arc::new(SqliteStore::open(SqliteConfig::at(file)).expect("a store"));
+    let mut hub = Hub::builder();
+    for kind in kinds {
+        hub = hub.on(*kind, seen.clone());
+    }
+    let connection = ConnectionConfig {
+        environment: Default::default(),
+        id: "stripe".into(),
+        tenant: "acme".into(),
+        provider: "stripe".to_owned(),
+        account: None,
+        base_url: None,
+        credential: Scheme::Bearer("sk_test_bench".into()).into(),
+    };
+    let hub = hub
         .provider(StripeProvider::new())
-        .store(Arc::new(store))
+        .store(store)
         .transport(Arc::new(NoNetwork))
         .master_key(Arc::new(LocalMasterKey::parse(&(0..32).collect::<Vec<u8>>(), Arc::new(SystemRandom)).unwrap()))
-        .connection(ConnectionConfig {
-            environment: Default::default(),
-            id: "stripe".into(),
-            tenant: "acme".into(),
-            provider: "stripe".to_owned(),
-            account: None,
-            base_url: None,
-            credential: Scheme::Bearer("sk_test_bench".into()).into(),
-        })
+        .connection(connection.clone())
         .endpoint(EndpointConfig {
             name: "stripe".to_owned(),
             provider: "stripe".to_owned(),
@@ -51,6 +112,17 @@ pub(super) async fn start(file: &Path) -> String {
         })
         .build()
         .expect("a hub");
+    if then == Then::Handle {
+        hub.connect(&connection).await.expect("a connection");
+        for _ in 0..WORKERS {
+            // Of events alone: the first sync of the connection would only find that there is no network.
+            let (worker, (_never, stop)) = (hub.worker().clone(), watch::channel(false));
+            tokio::spawn(async move {
+                let _never = _never;
+                worker.run(Queue::Events, stop).await;
+            });
+        }
+    }
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     tokio::spawn(async move {

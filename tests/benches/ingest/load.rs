@@ -25,22 +25,28 @@ pub(super) const SECRET: &str = "whsec_5WbX5kEWLlfzsGNjH64I8lOOqUB6e8FH";
 pub(super) const WANTED: &str = "invoice.paid";
 /// The type of an event that nobody handles and no stream concerns.
 pub(super) const UNWANTED: &str = "issuing_card.created";
+/// The type of an event that only a handler wants.
+pub(super) const HANDLED: &str = "issuing_card.updated";
 /// Tells the peers, which read no body, the event's id.
 pub(super) const ID_HEADER: &str = "x-event-id";
 
-/// The load in a process of its own: each line is `address type deliveries first-number`, each answer the figures.
+/// The load in a process of its own: each line is `address type deliveries first-number deliveries-per-second`, where 0
+/// is as fast as they are answered; each answer the figures.
 pub(crate) fn client(_args: &[String]) {
     let runtime = runtime();
     serve_lines(|line| {
         let words: Vec<&str> = line.split(' ').collect();
-        let [address, kind, deliveries, first] = words.as_slice() else { panic!("four words") };
+        let [address, kind, deliveries, first, rate] = words.as_slice() else { panic!("five words") };
         let (deliveries, first): (usize, u64) = (deliveries.parse().unwrap(), first.parse().unwrap());
+        let rate: f64 = rate.parse().unwrap();
+        // Each connection has every 64th delivery.
+        let apart = if rate > 0.0 { Duration::from_secs_f64(CONNECTIONS as f64 / rate) } else { Duration::ZERO };
         let now = SystemClock.now();
         let mut requests: Vec<Vec<Vec<u8>>> = vec![Vec::new(); CONNECTIONS];
         for number in 0..deliveries {
             requests[number % CONNECTIONS].push(request(kind, first + number as u64, now));
         }
-        runtime.block_on(post(address, requests))
+        runtime.block_on(post(address, requests, apart))
     });
 }
 
@@ -65,7 +71,7 @@ fn request(kind: &str, number: u64, now: Timestamp) -> Vec<u8> {
     request.into_bytes()
 }
 
-async fn post(address: &str, requests: Vec<Vec<Vec<u8>>>) -> serde_json::Value {
+async fn post(address: &str, requests: Vec<Vec<Vec<u8>>>, apart: Duration) -> serde_json::Value {
     let mut connections = Vec::new();
     for requests in requests {
         let stream = TcpStream::connect(address).await.expect("the server listens");
@@ -73,8 +79,13 @@ async fn post(address: &str, requests: Vec<Vec<Vec<u8>>>) -> serde_json::Value {
         connections.push((stream, requests));
     }
     let start = Instant::now();
-    let tasks: Vec<_> =
-        connections.into_iter().map(|(stream, requests)| tokio::spawn(connection(stream, requests))).collect();
+    let tasks: Vec<_> = (0..)
+        .zip(connections)
+        .map(|(at, (stream, requests))| {
+            let begin = start + apart * at / CONNECTIONS as u32;
+            tokio::spawn(connection(stream, requests, begin, apart))
+        })
+        .collect();
     let (mut took, mut refused) = (Vec::new(), 0_u64);
     for task in tasks {
         let (times, not_accepted) = task.await.expect("the connection holds");
@@ -92,12 +103,23 @@ async fn post(address: &str, requests: Vec<Vec<Vec<u8>>>) -> serde_json::Value {
     })
 }
 
-/// Posts its requests one after another; the answer is how long each took and how many were not answered 2xx.
-async fn connection(mut stream: TcpStream, requests: Vec<Vec<u8>>) -> (Vec<Duration>, u64) {
+/// Posts its requests one after another, none before it is due; the answer is how long each took and how many were not
+/// answered 2xx.
+async fn connection(
+    mut stream: TcpStream,
+    requests: Vec<Vec<u8>>,
+    begin: Instant,
+    apart: Duration,
+) -> (Vec<Duration>, u64) {
+    let mut due = begin;
     let mut took = Vec::with_capacity(requests.len());
     let mut refused = 0;
     let mut buffer = Vec::with_capacity(4_096);
     for request in requests {
+        if apart > Duration::ZERO {
+            tokio::time::sleep_until(due).await;
+            due += apart;
+        }
         let start = Instant::now();
         stream.write_all(&request).await.expect("the server reads");
         buffer.clear();
