@@ -15,9 +15,7 @@ use palisade_core::store::{Connection, ConnectionState, Connections, Queue, Reco
 use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
 use palisade_core::webhook::Event;
 use palisade_core::worker::{Worker, WorkerSettings};
-use palisade_core::{
-    Clock, Error, ErrorKind, Manifest, Provider, RecordId, Result, StreamName, Timestamp, Transport,
-};
+use palisade_core::{Clock, Error, ErrorKind, Manifest, Provider, RecordId, Result, StreamName, Timestamp, Transport};
 use palisade_store::{SqliteConfig, SqliteStore};
 
 use crate::harness::{Child, Spread, number, process_cpu, resident, runtime};
@@ -160,7 +158,13 @@ impl Source for Memory {
         request.map_err(|_| Error::new(ErrorKind::Invalid, "the address cannot be read"))
     }
 
-    fn page(&self, stream: &StreamName, cursor: Option<&Cursor>, _: &http::Response<Bytes>, span: Span) -> Result<Page> {
+    fn page(
+        &self,
+        stream: &StreamName,
+        cursor: Option<&Cursor>,
+        _: &http::Response<Bytes>,
+        span: Span,
+    ) -> Result<Page> {
         let from: usize = cursor.map_or(Ok(0), |cursor| cursor.as_str().parse()).expect("a cursor of ours");
         let until = (from + PAGE).min(self.records);
         let version = self.version.load(Ordering::Relaxed);
@@ -171,11 +175,8 @@ impl Source for Memory {
             span,
             state: State::Present(document(number, if number % CHANGED == 0 { version } else { 0 })),
         };
-        let next = if until < self.records {
-            Next::More(Cursor::new(until.to_string()))
-        } else {
-            Next::Done { resume: None }
-        };
+        let next =
+            if until < self.records { Next::More(Cursor::new(until.to_string())) } else { Next::Done { resume: None } };
         Ok(Page::of_changes((from..until).map(change).collect(), next))
     }
 

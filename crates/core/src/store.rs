@@ -69,6 +69,7 @@ pub use inbox::MockInbox;
 pub use inbox::{
     Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
     HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, ReplayFilter, ReplayStep, StoredEvent,
+    ToHandle,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;

@@ -28,8 +28,8 @@ use palisade_core::store::{
     Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox, OutboxCall, PageCommit,
     PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation,
     Rewrapped, Run, RunEnd, RunId, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement,
-    Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, TokenHash, Transacted,
-    Value, WrappedKey,
+    Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash,
+    Transacted, Value, WrappedKey,
 };
 use palisade_core::sync::Stop;
 use palisade_core::sync::merge::Stored;
@@ -291,6 +291,10 @@ impl Inbox for SqliteStore {
 
     async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>> {
         self.inner.readers.read(move |connection| inbox::event(connection, row)).await
+    }
+
+    async fn events_to_handle(&self, rows: Vec<EventRow>) -> Result<Vec<Option<ToHandle>>> {
+        self.inner.readers.read(move |connection| inbox::to_handle(connection, &rows)).await
     }
 
     async fn events(

@@ -33,7 +33,8 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
                 let first = (round * 10 + turn) * 100_000 + 1;
                 let sent = load.ask(&format!("{} {kind} {DELIVERIES} {first} 0", server.address));
                 assert_eq!(number(&sent, "refused"), 0.0, "no delivery is refused");
-                let per_second = if who == 1 { all_of(server, DELIVERIES, "per_second") } else { number(&sent, "per_second") };
+                let per_second =
+                    if who == 1 { all_of(server, DELIVERIES, "per_second") } else { number(&sent, "per_second") };
                 let used = number(&server.child.ask("stats"), "cpu_us") - before;
                 if round > 0 {
                     measured[who].push(per_second);

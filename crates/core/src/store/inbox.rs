@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, EndpointId, EventId};
+use crate::store::Connection;
 use crate::webhook::Event;
 
 /// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
@@ -114,6 +115,16 @@ pub struct StoredEvent {
     pub state: EventState,
     /// Why it is dead or was last retried.
     pub reason: Option<String>,
+}
+
+/// An event with the connection it came for, as both were at one moment.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct ToHandle {
+    /// The event.
+    pub event: StoredEvent,
+    /// Its connection, if there is one.
+    pub connection: Option<Connection>,
 }
 
 /// How events of one type come to an endpoint: what [`crate::health::silence`] judges by.
@@ -245,6 +256,13 @@ pub trait Inbox: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>>;
+
+    /// Reads events that are to be handled, each with its connection if that is known: what was claimed together is read
+    /// in one look. One entry per row, in order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn events_to_handle(&self, rows: Vec<EventRow>) -> Result<Vec<Option<ToHandle>>>;
 
     /// Lists events, newest first, of a state if given, older than `before` if given.
     ///

@@ -220,6 +220,12 @@ impl Queue {
 }
 
 impl Work {
+    /// Returns the event a job handles, if it is one's.
+    #[must_use]
+    pub fn event(&self) -> Option<EventRow> {
+        if let Self::Event { row } = self { Some(*row) } else { None }
+    }
+
     /// Returns the queue the work waits in.
     #[must_use]
     pub fn queue(&self) -> Queue {

@@ -63,6 +63,7 @@ macro_rules! delegate {
 delegate!(Inbox {
     fn append(deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>>;
     fn event(row: EventRow) -> Option<StoredEvent>;
+    fn events_to_handle(rows: Vec<EventRow>) -> Vec<Option<ToHandle>>;
     fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
     fn replay(row: EventRow, now: Timestamp) -> bool;
     fn replay_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;

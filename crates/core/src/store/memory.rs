@@ -19,7 +19,7 @@ use super::{
     Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob,
     Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd,
     RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus,
-    Transacted, Work, counts_as_error, forward_key,
+    ToHandle, Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -254,6 +254,16 @@ impl Inbox for MemoryStore {
 
     async fn event(&self, row: EventRow) -> Result<Option<StoredEvent>> {
         Ok(self.lock().inbox.event(row))
+    }
+
+    async fn events_to_handle(&self, rows: Vec<EventRow>) -> Result<Vec<Option<ToHandle>>> {
+        let data = self.lock();
+        let found = rows.into_iter().map(|row| {
+            let event = data.inbox.event(row)?;
+            let connection = data.connections.get(&event.connection).cloned();
+            Some(ToHandle { event, connection })
+        });
+        Ok(found.collect())
     }
 
     async fn events(

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::RecordId;
-use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey};
+use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey, ToHandle};
 use crate::sync::driver::FETCH_ROUNDS_MAX;
 
 use super::Inner;
@@ -38,7 +38,7 @@ const PANICKED: &str = "the adapter panicked";
 
 /// Something under way has come to its end.
 enum Step {
-    Claimed(u32, Result<Vec<Claimed>>),
+    Claimed(u32, Result<Vec<(Claimed, Option<ToHandle>)>>),
     Prepared(Lease, Prepared),
     Settled(Vec<Settlement>, Result<Vec<Settled>>),
     Extended(Vec<Lease>, Result<Vec<bool>>),
@@ -235,7 +235,7 @@ impl<'a> Engine<'a> {
         let (worker, queue) = (self.worker, self.queue);
         let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
         let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: self.room() };
-        self.steps.push(async move { Step::Claimed(max, worker.store.claim(claim).await) }.boxed());
+        self.steps.push(async move { Step::Claimed(max, worker.claim(claim).await) }.boxed());
     }
 
     /// Returns how many more of each group may be under way.
@@ -309,7 +309,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn take_claimed(&mut self, max: u32, claimed: Result<Vec<Claimed>>) {
+    fn take_claimed(&mut self, max: u32, claimed: Result<Vec<(Claimed, Option<ToHandle>)>>) {
         self.claiming = false;
         if let Some(left) = &mut self.claims_left {
             *left -= 1;
@@ -331,7 +331,7 @@ impl<'a> Engine<'a> {
             self.extend_at = Instant::now() + self.worker.settings.hold / 3;
         }
         self.claimed += claimed.len();
-        for one in claimed {
+        for (one, event) in claimed {
             if self.stopping.is_some() {
                 // Claimed while the stop came: not started, so given back.
                 let (abort, _) = AbortHandle::new_pair();
@@ -339,15 +339,15 @@ impl<'a> Engine<'a> {
                 self.keep(Held { lease: one.lease, attempt, group: one.group, abort, rounds: 0, refused: false });
                 self.ready.push(self.worker.settlement(one.lease, JobEnd::Release));
             } else {
-                self.start(one);
+                self.start(one, event);
             }
         }
     }
 
-    fn start(&mut self, claimed: Claimed) {
+    fn start(&mut self, claimed: Claimed, event: Option<ToHandle>) {
         let (worker, stop) = (self.worker, self.stop.clone());
         let (lease, attempt, group) = (claimed.lease, worker.attempt(&claimed), claimed.group.clone());
-        self.hold(lease, attempt, group, 0, async move { worker.work(claimed, attempt, stop).await }.boxed());
+        self.hold(lease, attempt, group, 0, async move { worker.work(claimed, event, attempt, stop).await }.boxed());
     }
 
     /// Returns what is held by this lease.

@@ -11,9 +11,9 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    CallResult, Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, KeptCall, Lease,
-    Merge, NO_CONNECTION, NewJob, OutboxChange, Revocation, RunMode, Settlement, StoredEvent, StreamKey, Work,
-    mark_needs_reconnect,
+    CallResult, Claim, Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, KeptCall,
+    Lease, Merge, NO_CONNECTION, NewJob, OutboxChange, Revocation, RunMode, Settlement, StoredEvent, StreamKey,
+    ToHandle, Work, mark_needs_reconnect,
 };
 use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::dry_run::DryRun;
@@ -78,11 +78,32 @@ pub(super) fn phrase(error: &Error) -> String {
 }
 
 impl Inner {
+    /// Claims, and reads the events that were claimed: together, because one by one each would cost a read of its own.
+    /// An event that could not be read comes without, and is read again where it is handled.
+    pub(super) async fn claim(&self, claim: Claim) -> Result<Vec<(Claimed, Option<ToHandle>)>> {
+        let claimed = self.store.claim(claim).await?;
+        let rows: Vec<EventRow> = claimed.iter().filter_map(|one| one.work.event()).collect();
+        let read =
+            if rows.is_empty() { Vec::new() } else { self.store.events_to_handle(rows).await.unwrap_or_default() };
+        let mut read = read.into_iter();
+        let mut with_event = |one: Claimed| {
+            let event = one.work.event().and_then(|_| read.next()).flatten();
+            (one, event)
+        };
+        Ok(claimed.into_iter().map(&mut with_event).collect())
+    }
+
     /// Runs a claimed job up to its settlement.
-    pub(super) async fn work(&self, claimed: Claimed, attempt: Attempt, stop: watch::Receiver<bool>) -> Prepared {
+    pub(super) async fn work(
+        &self,
+        claimed: Claimed,
+        event: Option<ToHandle>,
+        attempt: Attempt,
+        stop: watch::Receiver<bool>,
+    ) -> Prepared {
         let Claimed { lease, work, .. } = claimed;
         let finish = match work {
-            Work::Event { row } => self.event(row, attempt.number).await,
+            Work::Event { row } => self.event(row, event, attempt.number).await,
             Work::Forward { row, destination } => self.forward(row, &destination, attempt).await,
             Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
             Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
@@ -154,12 +175,18 @@ impl Inner {
     }
 
     pub(super) async fn place(&self, id: &ConnectionId) -> Result<Place<'_>, Stop> {
+        let known = if id.as_str() == NO_CONNECTION { None } else { self.store.connection(id.clone()).await? };
+        self.place_of(id, known)
+    }
+
+    /// Returns where the work of a connection happens that was looked up.
+    fn place_of(&self, id: &ConnectionId, known: Option<Connection>) -> Result<Place<'_>, Stop> {
         if id.as_str() == NO_CONNECTION {
             return Err(Stop::Dead(
                 "it belongs to no connection: what came names no account that can be told".to_owned(),
             ));
         }
-        let Some(connection) = self.store.connection(id.clone()).await? else {
+        let Some(connection) = known else {
             return Err(Stop::Dead(format!("the connection {id} is not known: connect it and replay")));
         };
         let Some(plugged) = self.providers.get(connection.provider.as_str()) else {
@@ -179,11 +206,15 @@ impl Inner {
 
     // ---------------------------------------------------------------------------------------------- events
 
-    async fn event(&self, row: EventRow, attempt: u32) -> Result<Finish, Stop> {
-        let Some(event) = self.store.event(row).await? else {
+    async fn event(&self, row: EventRow, read: Option<ToHandle>, attempt: u32) -> Result<Finish, Stop> {
+        let read = match read {
+            Some(read) => Some(read),
+            None => self.store.events_to_handle(vec![row]).await?.into_iter().next().flatten(),
+        };
+        let Some(ToHandle { event, connection }) = read else {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
-        let place = self.place(&event.connection).await?;
+        let place = self.place_of(&event.connection, connection)?;
         let merges = place.changes_of(&event)?;
         let (effects, calls) = self.handlers(&event, &place, attempt, None).await?;
         self.note_end_of_grant(&event, &place).await?;

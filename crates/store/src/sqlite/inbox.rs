@@ -1,11 +1,12 @@
 //! Deliveries and their events. The hot path of a webhook: two rows (event and job) per delivery.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
     Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, Queue, ReplayFilter,
-    ReplayStep, StoredEvent,
+    ReplayStep, StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
@@ -13,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{causes, heard, jobs};
+use super::{causes, connections, heard, jobs};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -199,6 +200,17 @@ fn count(tally: &mut Tally, state: u8, by: i64) {
     if let Some(counter) = tally.events.get_mut(usize::from(state)) {
         *counter += by;
     }
+}
+
+/// Moves an event to done, if it is still there. Nearly every one waits until then, and takes one statement.
+pub(super) fn set_done(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<(), Fault> {
+    let sql = "UPDATE palisade_event SET state = 1, reason = NULL WHERE id = ?1 AND state = 0";
+    if tx.hot(sql)?.execute([row])? == 0 {
+        return set_state(tx, row, EventState::Done, None, now);
+    }
+    count(&mut tx.tally, number(EventState::Pending), -1);
+    count(&mut tx.tally, number(EventState::Done), 1);
+    Ok(())
 }
 
 /// Moves an event to a state with its reason, if it is still there.
@@ -430,6 +442,23 @@ pub(super) fn event(connection: &Connection, row: EventRow) -> Result<Option<Sto
     let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE e.id = ?1"))?;
     let mut rows = statement.query([row.0])?;
     rows.next()?.map(stored).transpose()
+}
+
+pub(super) fn to_handle(connection: &Connection, rows: &[EventRow]) -> Result<Vec<Option<ToHandle>>, Fault> {
+    let mut accounts = HashMap::new();
+    let mut found = Vec::with_capacity(rows.len());
+    for row in rows {
+        let Some(event) = event(connection, *row)? else {
+            found.push(None);
+            continue;
+        };
+        let account = match accounts.entry(event.connection.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(connections::one(connection, &event.connection)?),
+        };
+        found.push(Some(ToHandle { connection: account.clone(), event }));
+    }
+    Ok(found)
 }
 
 pub(super) fn events(

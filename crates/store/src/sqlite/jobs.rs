@@ -25,7 +25,6 @@ use super::{inbox, lanes, outbox, product, records, runs};
 /// Stands in line.
 pub(super) const READY: i64 = 0;
 const RUNNING: i64 = 1;
-const DONE: i64 = 2;
 const DEAD: i64 = 3;
 /// Waits behind the lowest job of its lane.
 const BEHIND: i64 = 4;
@@ -120,9 +119,9 @@ pub(super) fn insert(tx: &mut Tx<'_>, job: &Insert<'_>, now: Option<Timestamp>) 
     Ok(JobId(id))
 }
 
-/// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has ended.
-pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, now: Timestamp) -> Result<(), Fault> {
-    let Some(lowest) = lanes::lowest(tx, lane)? else { return Ok(()) };
+/// Lets jobs of a lane out of [`BEHIND`] after one of its jobs has `ended`, or was moved.
+pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, ended: Option<i64>, now: Timestamp) -> Result<(), Fault> {
+    let Some(lowest) = lanes::lowest_but(tx, lane, ended)? else { return Ok(()) };
     turns::promote(tx, lane, lowest.id, lowest.run_at, now.millis())?;
     tx.wake(queue_of(lowest.queue));
     Ok(())
@@ -232,28 +231,29 @@ fn bury_expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<(), Fault
 }
 
 /// Tells whether a job's lane lets it run.
-pub(super) fn is_free(tx: &Tx<'_>, lane: Option<&str>, id: i64, now: Timestamp) -> Result<bool, Fault> {
+pub(super) fn is_free(tx: &mut Tx<'_>, lane: Option<&str>, id: i64, now: Timestamp) -> Result<bool, Fault> {
     match lane {
-        Some(lane) => Ok(!is_blocked(tx, lane, id, now)?),
+        Some(lane) => Ok(lanes::is_alone(tx, lane, id)? || !is_blocked(tx, lane, id, now)?),
         None => Ok(true),
     }
 }
 
+const WORK: &str = "SELECT fence, attempt, attempts_max, event, work, grp FROM palisade_job WHERE id = ?1";
+const TAKE: &str = "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
+     WHERE id = ?1";
+
 /// Takes a job, or buries one whose work cannot be read: it would keep all others of its queue from being claimed.
 fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Option<Claimed>, Fault> {
     let until = claim.now.plus(claim.hold);
-    let mut statement = tx.prepare(
-        "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
-         WHERE id = ?1 RETURNING fence, attempt, attempts_max, event, work, grp",
-    )?;
+    // Two statements and not one with RETURNING: SQLite keeps a journal of its own for each of those.
     let (lease, claimed) = {
-        let mut rows = statement.query(params![job.id, until.millis()])?;
+        let mut rows = tx.hot(WORK)?.query([job.id])?;
         let row = rows.next()?.ok_or_else(|| unreadable("job"))?;
-        let lease = Lease { job: JobId(job.id), fence: row.get(0)? };
+        let lease = Lease { job: JobId(job.id), fence: row.get::<_, i64>(0)? + 1 };
         let claimed = match work_of(row.get(3)?, row.get_ref(4)?) {
             Ok(work) => Some(Claimed {
                 lease,
-                attempt: row.get(1)?,
+                attempt: row.get::<_, u32>(1)? + 1,
                 attempts_max: row.get(2)?,
                 work,
                 group: row.get::<_, Option<String>>(5)?.filter(|group| !group.is_empty()),
@@ -263,8 +263,7 @@ fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Option<Claimed>, Fa
         };
         (lease, claimed)
     };
-    // An UPDATE … RETURNING is done when its statement is reset.
-    drop(statement);
+    tx.hot(TAKE)?.execute(params![job.id, until.millis()])?;
     if !job.expired {
         tx.tally.jobs_waiting -= 1;
         tx.tally.jobs_running += 1;
@@ -441,18 +440,23 @@ fn waits_again(tx: &mut Tx<'_>, job: &Held) {
     tx.wake(queue_of(job.queue));
 }
 
+const DONE_JOB: &str = "UPDATE palisade_job SET state = 2, lease_until = NULL, finished_at = ?2 WHERE id = ?1";
+
 /// Ends a running job for good (dead when there is a reason) with what follows its end elsewhere.
 fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Result<(), Fault> {
-    let state = if dead.is_some() { DEAD } else { DONE };
-    let work: Option<Work> = tx
-        .prepare(
-            "UPDATE palisade_job SET state = ?2, lease_until = NULL, finished_at = ?3, reason = coalesce(?4, reason) \
-             WHERE id = ?1 RETURNING event, work",
-        )?
-        .query_row(params![job.id, state, now.millis(), dead], |row| {
+    let work = match dead {
+        Some(reason) => tx
+            .prepare(
+                "UPDATE palisade_job SET state = 3, lease_until = NULL, finished_at = ?2, reason = ?3 WHERE id = ?1 \
+                 RETURNING event, work",
+            )?
             // Of work that cannot be read nothing is known that would end with it.
-            Ok(if dead.is_some() { work_of(row.get(0)?, row.get_ref(1)?).ok() } else { None })
-        })?;
+            .query_row(params![job.id, now.millis(), reason], |row| Ok(work_of(row.get(0)?, row.get_ref(1)?).ok()))?,
+        None => {
+            tx.hot(DONE_JOB)?.execute(params![job.id, now.millis()])?;
+            None
+        }
+    };
     tx.tally.jobs_running -= 1;
     if let Some(reason) = dead {
         tx.tally.jobs_dead += 1;
@@ -469,11 +473,14 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
         tx.prepare("INSERT OR REPLACE INTO palisade_dead_letter VALUES (?1, ?2)")?.execute([event, job.id])?;
     }
     if let Some(event) = job.event {
-        inbox::set_state(tx, event, if dead.is_some() { EventState::Dead } else { EventState::Done }, dead, now)?;
+        match dead {
+            Some(_) => inbox::set_state(tx, event, EventState::Dead, dead, now)?,
+            None => inbox::set_done(tx, event, now)?,
+        }
     }
     let Some(lane) = &job.lane else { return Ok(()) };
     lanes::finished(tx, lane, job.id)?;
-    promote(tx, lane, now)
+    promote(tx, lane, Some(job.id), now)
 }
 
 /// Counts the job an event died with as done.

@@ -142,6 +142,22 @@ pub(super) struct Lowest {
 const ENTERED: &str = "SELECT j.id, j.queue, j.run_at, j.state <> 1 AND j.attempt > 0 FROM palisade_lane l \
      CROSS JOIN palisade_job j ON j.id = l.job WHERE l.lane = ?1 ORDER BY l.job LIMIT 1";
 
+/// Returns the lowest unfinished job of a lane, of which one may just have been finished.
+pub(super) fn lowest_but(tx: &mut Tx<'_>, lane: &str, finished: Option<i64>) -> Result<Option<Lowest>, Fault> {
+    // Most lanes have no other job: nothing is looked up then.
+    if tx.tally.lane_jobs == 0 && tx.tail.of(lane).all(|job| Some(job) == finished) {
+        return Ok(None);
+    }
+    lowest(tx, lane)
+}
+
+/// Tells whether the lane has no unfinished job but this one. `false` may also mean that it takes a longer look.
+pub(super) fn is_alone(tx: &mut Tx<'_>, lane: &str, job: i64) -> Result<bool, Fault> {
+    let entered = "SELECT 1 FROM palisade_lane WHERE lane = ?1 AND job <> ?2 LIMIT 1";
+    Ok(tx.tail.of(lane).all(|other| other == job)
+        && (tx.tally.lane_jobs == 0 || !tx.hot(entered)?.exists(params![lane, job])?))
+}
+
 pub(super) fn lowest(tx: &mut Tx<'_>, lane: &str) -> Result<Option<Lowest>, Fault> {
     let read = |row: &rusqlite::Row<'_>| {
         Ok(Lowest { id: row.get(0)?, queue: row.get(1)?, run_at: row.get(2)?, tried: row.get(3)? })

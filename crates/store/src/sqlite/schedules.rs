@@ -79,7 +79,7 @@ pub(super) fn move_job(tx: &mut Tx<'_>, unique: &str, to: Timestamp, now: Timest
     };
     // Those behind it may be due before it now.
     if let Some(lane) = lane {
-        jobs::promote(tx, &lane, now)?;
+        jobs::promote(tx, &lane, None, now)?;
     }
     tx.wake(jobs::queue_of(queue));
     Ok(Moved::Moved)

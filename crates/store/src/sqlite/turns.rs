@@ -297,8 +297,13 @@ pub(super) fn choose(tx: &mut Tx<'_>, claim: &Claim, halts: &Halts) -> Result<Ve
     if line.parked >= LINED_UP_MAX {
         tx.wake(claim.queue);
     }
+    let mut highest: BTreeMap<i64, i64> = BTreeMap::new();
     for job in &line.chosen {
-        pass(tx, queue, job.priority, job.turn)?;
+        let turn = highest.entry(job.priority).or_insert(job.turn);
+        *turn = job.turn.max(*turn);
+    }
+    for (priority, turn) in highest {
+        pass(tx, queue, priority, turn)?;
     }
     Ok(line.chosen)
 }
