@@ -31,7 +31,8 @@ const HUB_WANTED: usize = 1;
 const GROUPED: usize = 2;
 const GROUPED_WITH_JOB: usize = 3;
 const EACH: usize = 4;
-const NAMES: [&str; 5] = ["hub", "hub-wanted", "grouped", "grouped-with-job", "each"];
+const CHECKED_WITH_JOB: usize = 5;
+const NAMES: [&str; 6] = ["hub", "hub-wanted", "grouped", "grouped-with-job", "each", "checked-with-job"];
 
 /// Measures the hub's endpoint beside its peers.
 pub(crate) fn run(count: usize) -> Vec<Row> {
@@ -77,6 +78,12 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
         against("event with its job", HUB_WANTED, "bare axum, group commit of the same two rows", GROUPED_WITH_JOB)
             .target(Target::AtLeast(0.9)),
         against("event with its job", HUB_WANTED, "bare axum, group commit of the event row alone", GROUPED),
+        against(
+            "event with its job",
+            HUB_WANTED,
+            "bare axum that checks the signature and reads id and type, same two rows",
+            CHECKED_WITH_JOB,
+        ),
         against("event nobody handles", HUB, "bare axum, one transaction per delivery", EACH)
             .target(Target::AtLeast(3.0)),
         against("event with its job", HUB_WANTED, "bare axum, one transaction per delivery", EACH)

@@ -1,4 +1,5 @@
-//! The peers: bare axum handlers that verify nothing, look at no body and only store the row.
+//! The peers: bare axum handlers that verify nothing, look at no body and only store the row; and one that does check the
+//! signature and read the id and type, with nothing else around it.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -6,12 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
+use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, StatusCode};
 use palisade_core::{Clock, clock::SystemClock};
 use rusqlite::{Connection, params};
+use sha2::Sha256;
 use tokio::sync::oneshot;
 
-use super::load::{ID_HEADER, PATH, WANTED};
+use super::load::{ID_HEADER, PATH, SECRET, WANTED};
 
 /// Most rows in one commit, as the hub's writer has it.
 const BATCH_MAX: usize = 512;
@@ -46,7 +49,7 @@ struct NewRow {
 pub(super) async fn start(name: &str, file: &Path) -> String {
     let (batch_max, with_job) = match name {
         "grouped" => (BATCH_MAX, false),
-        "grouped-with-job" => (BATCH_MAX, true),
+        "grouped-with-job" | "checked-with-job" => (BATCH_MAX, true),
         "each" => (1, false),
         other => panic!("{other} is no peer"),
     };
@@ -55,7 +58,8 @@ pub(super) async fn start(name: &str, file: &Path) -> String {
     connection.execute_batch(SCHEMA).expect("the tables");
     let (queue, waiting) = sync_channel(4_096);
     std::thread::spawn(move || write(&connection, &waiting, batch_max, with_job));
-    let app = Router::new().route(PATH, axum::routing::post(accept)).with_state(queue);
+    let handler = if name == "checked-with-job" { axum::routing::post(check) } else { axum::routing::post(accept) };
+    let app = Router::new().route(PATH, handler).with_state(queue);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     let listener =
@@ -72,6 +76,34 @@ async fn accept(State(queue): State<SyncSender<NewRow>>, headers: HeaderMap, bod
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     if is_stored.await.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }
+}
+
+/// What is read of an event.
+#[derive(serde::Deserialize)]
+struct Read<'e> {
+    id: &'e str,
+    #[serde(rename = "type")]
+    kind: &'e str,
+}
+
+/// As `accept`, after the signature was checked and the id and type read.
+async fn check(state: State<SyncSender<NewRow>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let signature = headers.get("stripe-signature").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let Some((time, code)) = signature.split_once(",v1=") else { return StatusCode::UNAUTHORIZED };
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("a key of any length");
+    mac.update(time.trim_start_matches("t=").as_bytes());
+    mac.update(b".");
+    mac.update(&body);
+    let code: Option<Vec<u8>> = (0..code.len() / 2)
+        .map(|at| code.get(2 * at..2 * at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect();
+    if code.is_none_or(|code| mac.verify_slice(&code).is_err()) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    match serde_json::from_slice::<Read<'_>>(&body) {
+        Ok(read) if read.kind == WANTED && !read.id.is_empty() => accept(state, headers, body).await,
+        _ => StatusCode::BAD_REQUEST,
+    }
 }
 
 /// The headers as the hub keeps them.
