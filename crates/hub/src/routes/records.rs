@@ -12,7 +12,6 @@ use base64::engine::general_purpose::STANDARD;
 use palisade_core::store::{ChangeKind, FeedEntry, Record, StreamKey};
 use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, StreamName};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::api::{Answer, Asked, LIMIT_MAX, limit, query, raw};
@@ -44,6 +43,15 @@ pub(crate) struct RecordOut<'a> {
     data_base64: Option<String>,
     first_seen: String,
     changed_at: String,
+}
+
+/// A page of the feed. Written as it is and never by way of a [`serde_json::Value`], which would read every record, sort
+/// its fields and round its large numbers.
+#[derive(Serialize)]
+struct FeedOut<'a> {
+    records: Vec<RecordOut<'a>>,
+    next_cursor: FeedCursor,
+    has_more: bool,
 }
 
 impl<'a> RecordOut<'a> {
@@ -91,8 +99,8 @@ pub(crate) async fn records(
     let key = StreamKey { connection: ConnectionId::from(connection), stream: StreamName::from(stream) };
     feed::check_known(&shared, &key).await.map_err(of_feed)?;
     let read = shared.waiting.read(&*shared.store, &key, cursor, limit, wait).await.map_err(of_feed)?;
-    let list: Vec<_> = read.entries.iter().map(RecordOut::of).collect();
-    Ok(json(&json!({ "records": list, "next_cursor": read.next, "has_more": read.more })))
+    let records = read.entries.iter().map(RecordOut::of).collect();
+    Ok(json(&FeedOut { records, next_cursor: read.next, has_more: read.more }))
 }
 
 /// Shows one record; a deleted one as what is left of it.

@@ -217,6 +217,14 @@ struct DeletionOut<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// A run with what it would delete. Its records are written as they are, never by way of a [`serde_json::Value`].
+#[derive(Serialize)]
+struct ReviewOut<'a> {
+    run: RunOut<'a>,
+    deletions: Vec<DeletionOut<'a>>,
+    next_after: Option<String>,
+}
+
 async fn known(shared: &Shared, id: Result<Path<i64>, PathRejection>) -> Result<Run, Problem> {
     let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
     shared.store.run(RunId(id)).await?.ok_or_else(|| Problem::missing("there is no such run"))
@@ -246,7 +254,7 @@ pub(crate) async fn run(
         })
         .collect();
     let run = RunOut::judged(&run, shared.clock.now(), patience(&shared));
-    Ok(json(&json!({ "run": run, "deletions": deletions, "next_after": next })))
+    Ok(json(&ReviewOut { run, deletions, next_after: next }))
 }
 
 /// Approves the deletions of a run that waits for review.
