@@ -5,6 +5,7 @@ mod leases;
 mod life;
 mod metrics;
 mod outbox;
+mod reads;
 mod schedules;
 mod syncs;
 mod watching;

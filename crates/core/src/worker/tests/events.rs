@@ -416,7 +416,7 @@ async fn an_event_that_tells_less_than_happened_has_its_streams_read_anew() {
 }
 
 /// A delivery of a provider's events, each of a type, that belong to the world's connection.
-fn of_provider(world: &World, provider: &str, kinds: &[&str]) -> NewDelivery {
+pub(super) fn of_provider(world: &World, provider: &str, kinds: &[&str]) -> NewDelivery {
     let events = (0..).zip(kinds).map(|(n, kind)| NewEvent {
         id: format!("{provider} {n}").into(),
         kind: (*kind).to_owned(),
