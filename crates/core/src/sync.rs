@@ -274,6 +274,26 @@ pub trait Source: Send + Sync {
         span: Span,
     ) -> Result<Change>;
 
+    /// Makes the request for the whole of an event of which no more than a notice was delivered (Stripe's thin events).
+    /// `None`, the default, for one that came whole. What is fetched takes the notice's place before streams and handlers
+    /// see it; the inbox keeps what came.
+    ///
+    /// # Errors
+    /// As [`Source::request`].
+    fn complete(&self, site: &Site, event: &Event) -> Result<Option<http::Request<Bytes>>> {
+        let _ = (site, event);
+        Ok(None)
+    }
+
+    /// Reads the whole event, asked for by [`Source::complete`].
+    ///
+    /// # Errors
+    /// As [`Source::page`].
+    fn completed(&self, event: &Event, response: &http::Response<Bytes>) -> Result<Event> {
+        let _ = response;
+        Ok(event.clone())
+    }
+
     /// Tells whether events of this type concern any of the streams. `false` lets the hub store such an event as
     /// ignored, when no handler wants it either.
     fn concerns(&self, kind: &str) -> bool;

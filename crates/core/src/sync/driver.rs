@@ -329,7 +329,8 @@ impl Driver<'_> {
             walk.bad += bad;
             (task.committed)(1, counts);
             if let Some(resume) = resume {
-                if status.bad > 0 {
+                // An event is no record: one that could not be read stays aside until its stream is reset.
+                if status.bad > 0 && kind == StreamKind::Records {
                     let counts = self.retry_bad(task, run.id).await?;
                     *deleted += counts.deleted;
                     (task.committed)(0, counts);

@@ -148,7 +148,7 @@ impl Driver<'_> {
         Ok(Fetched::Read(Merge { key: key.clone(), read_since, changes: vec![change] }))
     }
 
-    pub(super) async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
+    pub(crate) async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
         if let Some(call) = request.extensions_mut().get_mut::<Call>() {
             call.priority = Priority::Background;
         }

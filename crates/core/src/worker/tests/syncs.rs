@@ -755,6 +755,35 @@ async fn a_walk_keeps_what_it_found_missing() {
     assert_eq!(healed[0].missed, missed);
 }
 
+/// Fails when one unreadable event stops the walk over a provider's list, is lost without a word, or is fetched as if it
+/// were a record.
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_event_of_the_list_is_set_aside_by_its_name() {
+    let world = filled(5).await;
+    world.connect().await;
+    world.quiet().await;
+    for (n, id) in ["t000", "t001", "t002"].into_iter().enumerate() {
+        world.fake.put(id, Some(100 + n as u64));
+    }
+    let last = world.fake.truth().log.len() as u64 - 1;
+    world.fake.truth().broken_events.push(last - 1);
+    for _ in 0..2 {
+        world.wait(Duration::from_secs(25 * 60)).await;
+        world.quiet().await;
+    }
+    let held = world.held().await;
+    assert_eq!(
+        (&held["t000"][..], &held["t002"][..]),
+        (&br#"{"id":"t000","value":100}"#[..], &br#"{"id":"t002","value":102}"#[..])
+    );
+    let key = schedule::stream_key(&"conn".into(), EVENTS);
+    let aside = world.store.inner.bad_records(key, 9).await.unwrap();
+    let named: Vec<_> = aside.iter().map(|bad| bad.record.id.as_ref().unwrap().to_string()).collect();
+    assert_eq!(named, [format!("evt_{}", last - 1)]);
+    assert!(world.fake.truth().requests.iter().all(|path| !path.starts_with("/events/")), "an event is no record");
+    assert!(world.runs().await.iter().all(|run| run.state == RunState::Done));
+}
+
 /// What a webhook lost is found in the provider's own list, through the same inbox.
 /// Fails when an event of the list is not put into the inbox, or one a webhook told is put there again.
 #[tokio::test(start_paused = true)]
