@@ -18,7 +18,7 @@ use crate::secret::Secret;
 pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
 use crate::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
-use crate::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use crate::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
 use crate::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 
 pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -57,6 +57,8 @@ pub(super) struct Truth {
     pub(super) broken: BTreeMap<String, bool>,
     /// Events of the list that cannot be read.
     pub(super) broken_events: Vec<u64>,
+    /// Of which things a webhook should tell: when, and whether as a notice.
+    pub(super) told: BTreeMap<String, (Timestamp, bool)>,
     pub(super) hang: bool,
     /// The push channels that were opened and not ended, with when they are over.
     pub(super) channels: BTreeMap<String, Timestamp>,
@@ -351,6 +353,11 @@ impl Source for Fake {
             return Err(Error::new(ErrorKind::Decode, "it is broken"));
         }
         Ok(change(&body, span))
+    }
+
+    fn told(&self, change: &Change) -> Option<Told> {
+        let (at, is_notice) = *self.truth().told.get(change.id.as_str())?;
+        Some(Told { at, by: &["thing.updated"], is_notice })
     }
 
     fn complete(&self, site: &Site, event: &Event) -> Result<Option<http::Request<Bytes>>> {
