@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 mod conformance;
 mod new_adapter;
+mod recorded;
 mod sdks;
 mod steps;
 mod tests;

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::recorded::Routes;
 use crate::steps::{self, root};
 
 /// A judge and what is judged.
@@ -134,6 +135,21 @@ const SDKS: &[Sdk] = &[
         install: python,
         against: Against::Emulator(&["sendgrid"]),
     },
+    Sdk {
+        name: "official SendGrid SDK for Node",
+        script: "crates/emulator/tests/sdks/sendgrid_node.mjs",
+        packages: &["@sendgrid/mail@8.1.6", "@sendgrid/client@8.1.6", "@sendgrid/eventwebhook@8.0.0"],
+        install: node,
+        against: Against::Emulator(&["sendgrid"]),
+    },
+    Sdk {
+        name: "Google's API client for Node",
+        script: "crates/emulator/tests/sdks/google_node.mjs",
+        // What `googleapis` is for these two APIs: that package holds all of them, and 200 MB.
+        packages: &["@googleapis/gmail@18.0.0", "@googleapis/calendar@16.0.0"],
+        install: node,
+        against: Against::Emulator(&["google", "--redirect-uri", "http://127.0.0.1:9/google/callback"]),
+    },
 ];
 const STRIPE: Against = Against::Emulator(&["stripe", "--connected", "acct_connected"]);
 
@@ -158,22 +174,28 @@ pub(crate) enum Outcome {
     },
 }
 
-/// Installs and runs each SDK against a fresh emulator.
+/// Installs and runs each SDK against a fresh emulator, and tells whether every recorded call was driven by one of them.
 pub(crate) fn run() -> Vec<Outcome> {
     let folder = std::env::temp_dir().join(format!("palisade-sdks-{}", std::process::id()));
-    let outcomes = SDKS
+    let mut routes = Routes::default();
+    let mut all_ran = true;
+    let mut outcomes: Vec<Outcome> = SDKS
         .iter()
         .map(|sdk| {
             println!("\n== {}", sdk.name);
             // A folder each: pip leaves out what stands in its way, such as another package's half of `google`.
             let folder = folder.join(sdk.name.replace(' ', "-"));
             let made = std::fs::create_dir_all(&folder).map_err(|e| e.to_string());
-            match made.and_then(|()| (sdk.install)(&folder, sdk.packages)) {
-                Ok(command) => drive(sdk, command),
+            let outcome = match made.and_then(|()| (sdk.install)(&folder, sdk.packages)) {
+                Ok(command) => drive(sdk, command, &mut routes),
                 Err(why) => Outcome::Skipped { name: sdk.name.to_owned(), why },
-            }
+            };
+            let counts = matches!(sdk.against, Against::Emulator(_));
+            all_ran &= !counts || matches!(outcome, Outcome::Ran { .. });
+            outcome
         })
         .collect();
+    outcomes.push(routes.judged(all_ran));
     let _ = std::fs::remove_dir_all(&folder);
     outcomes
 }
@@ -238,13 +260,16 @@ fn browser(folder: &Path, wanted: &[&str]) -> Result<Command, String> {
     node(folder, wanted)
 }
 
-/// Starts what is judged, runs the script against it and counts its `ok` lines.
-fn drive(sdk: &Sdk, mut command: Command) -> Outcome {
+/// Starts what is judged, runs the script against it and counts its `ok` lines; of an emulator it adds what it was asked.
+fn drive(sdk: &Sdk, mut command: Command, routes: &mut Routes) -> Outcome {
     let skipped = |why: String| Outcome::Skipped { name: sdk.name.to_owned(), why };
     let script: PathBuf = root().join(sdk.script);
-    let mut judged = None;
+    let (mut judged, mut base_url) = (None, None);
     match started(sdk, &script, &command) {
         Ok(Started::Waiting(running, said)) => {
+            if matches!(sdk.against, Against::Emulator(_)) {
+                base_url = said.get("base_url").and_then(serde_json::Value::as_str).map(str::to_owned);
+            }
             // What it says of itself is the script's environment: base_url as BASE_URL, and so on.
             for (key, value) in said {
                 command.env(key.to_uppercase(), value.as_str().map_or_else(|| value.to_string(), str::to_owned));
@@ -256,6 +281,7 @@ fn drive(sdk: &Sdk, mut command: Command) -> Outcome {
         Err(why) => return skipped(why),
     }
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let asked = base_url.map_or(Ok(()), |base_url| routes.ask(&base_url));
     if let Some(mut running) = judged {
         let _ = running.kill();
         let _ = running.wait();
@@ -265,7 +291,10 @@ fn drive(sdk: &Sdk, mut command: Command) -> Outcome {
             let said = String::from_utf8_lossy(&output.stdout);
             print!("{said}");
             let passed = said.lines().filter(|line| line.starts_with("ok ")).count() as u64;
-            let failed = u64::from(!output.status.success() || passed == 0);
+            if let Err(why) = &asked {
+                println!("FAILED {}: {why}", sdk.name);
+            }
+            let failed = u64::from(!output.status.success() || passed == 0 || asked.is_err());
             Outcome::Ran { name: sdk.name.to_owned(), passed, failed }
         }
         Err(e) => skipped(format!("the script cannot start: {e}")),

@@ -94,11 +94,15 @@ fn differing<'a>(plain: &'a str, tested: &str) -> Vec<&'a str> {
 /// Each crate as somebody who picks it alone would build it. Checked, not built: the features differ from the
 /// workspace's, and only names and types can break.
 fn alone() -> Step {
+    no_foreign_types()?;
     for (title, args) in [
         ("core without its transport", &["-p", "palisade-core", "--no-default-features"][..]),
         ("core with mocks", &["-p", "palisade-core", "--features", "mock"][..]),
+        ("google alone", &["-p", "palisade-google"][..]),
+        ("sendgrid alone", &["-p", "palisade-sendgrid"][..]),
         ("slack alone", &["-p", "palisade-slack"][..]),
         ("stripe alone", &["-p", "palisade-stripe"][..]),
+        ("twilio alone", &["-p", "palisade-twilio"][..]),
         ("store without an engine", &["-p", "palisade-store", "--no-default-features"][..]),
         ("emulator alone", &["-p", "palisade-emulator"][..]),
     ] {
@@ -109,6 +113,33 @@ fn alone() -> Step {
     // The one example that needs a feature nothing else here has.
     let mocked = ["test", "--locked", "-p", "palisade-core", "--features", "mock", "--doc", "transport"];
     run("core's example of a mock", &mut cargo(&mocked))
+}
+
+/// The adapters, each of which brings the types of its own provider only.
+const ADAPTERS: [&str; 5] = ["google", "sendgrid", "slack", "stripe", "twilio"];
+
+/// Fails when an adapter pulls in what is made for another provider.
+fn no_foreign_types() -> Step {
+    for adapter in ADAPTERS {
+        let package = format!("palisade-{adapter}");
+        let tree = ["tree", "--locked", "-p", &package, "--edges", "normal,build", "--prefix", "none"];
+        let output = cargo(&tree).output().map_err(|e| format!("cargo tree: cannot start: {e}"))?;
+        if !output.status.success() {
+            return Err(format!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
+        }
+        let tree = String::from_utf8_lossy(&output.stdout);
+        if let Some(foreign) = foreign(adapter, &tree).next() {
+            return Err(format!("{package} pulls in {foreign}, which is another provider's"));
+        }
+    }
+    Ok(())
+}
+
+/// Names the crates of an adapter's tree that are called after another adapter's provider.
+fn foreign<'a>(adapter: &str, tree: &'a str) -> impl Iterator<Item = &'a str> {
+    let others: Vec<&str> = ADAPTERS.into_iter().filter(|other| *other != adapter).collect();
+    let names = tree.lines().filter_map(|line| line.split(' ').next());
+    names.filter(move |name| others.iter().any(|other| name.contains(other)))
 }
 
 /// Everything a change must pass.
@@ -167,5 +198,12 @@ mod cases {
         let tested = "a v1.0.0 alloc,std\nb v1.0.0 \nc v1.0.0 \nc v2.0.0 std (*)\nd v1.0.0 \n";
         assert_eq!(differing(plain, tested), ["a"]);
         assert_eq!(differing(plain, plain), [""; 0]);
+    }
+
+    #[test]
+    fn a_crate_of_another_provider_is_named() {
+        let tree = "palisade-slack v0.1.0\nslack-morphism v2.0.0\nhttp v1.0.0 (*)\ngoogle-apis-common v8.0.0\npalisade-core v0.1.0\n";
+        assert_eq!(foreign("slack", tree).collect::<Vec<_>>(), ["google-apis-common"]);
+        assert_eq!(foreign("google", tree).collect::<Vec<_>>(), ["palisade-slack", "slack-morphism"]);
     }
 }

@@ -196,6 +196,18 @@ pub enum Next {
     },
 }
 
+/// What a webhook should have told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Told {
+    /// When it happened.
+    pub at: Timestamp,
+    /// The types of events that tell of it. Where none of them ever came to the connection's endpoint nothing was missed.
+    pub by: &'static [&'static str],
+    /// Whether such an event says no more than that something happened ([`Source::due`]): one that came since tells of it.
+    pub is_notice: bool,
+}
+
 /// Where and for whom a source's requests go.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -273,6 +285,34 @@ pub trait Source: Send + Sync {
         response: &http::Response<Bytes>,
         span: Span,
     ) -> Result<Change>;
+
+    /// Makes the request for the whole of an event of which no more than a notice was delivered (Stripe's thin events).
+    /// `None`, the default, for one that came whole. What is fetched takes the notice's place before streams and handlers
+    /// see it; the inbox keeps what came.
+    ///
+    /// # Errors
+    /// As [`Source::request`].
+    fn complete(&self, site: &Site, event: &Event) -> Result<Option<http::Request<Bytes>>> {
+        let _ = (site, event);
+        Ok(None)
+    }
+
+    /// Reads the whole event, asked for by [`Source::complete`].
+    ///
+    /// # Errors
+    /// As [`Source::page`].
+    fn completed(&self, event: &Event, response: &http::Response<Bytes>) -> Result<Event> {
+        let _ = response;
+        Ok(event.clone())
+    }
+
+    /// Tells when what a record of a page shows happened, and what tells of it, where a webhook tells of every such
+    /// happening: what an incremental run finds of it that is not here was missed, and is said to be. `None`, the default,
+    /// where no webhook does, or where it cannot be told from what none tells.
+    fn told(&self, change: &Change) -> Option<Told> {
+        let _ = change;
+        None
+    }
 
     /// Tells whether events of this type concern any of the streams. `false` lets the hub store such an event as
     /// ignored, when no handler wants it either.

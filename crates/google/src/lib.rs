@@ -23,12 +23,14 @@ use palisade_core::webhook::Webhook;
 pub mod auth;
 pub mod client;
 pub mod error;
+pub mod event;
 pub mod operation;
 pub mod sync;
 mod time;
 pub mod webhook;
 
 pub use client::{BASE_URL, GMAIL_URL, Google};
+pub use event::TypedEvent;
 pub use sync::GoogleSource;
 pub use webhook::GoogleWebhook;
 

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::Request;
 use palisade_core::call::{Call, Operation};
 use palisade_core::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
-use palisade_core::sync::{Change, Cursor, Page, Site, Source, Span, StreamKind, StreamSpec};
+use palisade_core::sync::{Change, Cursor, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
 use palisade_core::webhook::Event;
-use palisade_core::{Error, ErrorKind, RecordId, Result, Secret, StreamName};
+use palisade_core::{Error, ErrorKind, RecordId, Result, Secret, StreamName, Timestamp};
 use serde_json::Value;
 
 use crate::client::address;
@@ -226,10 +226,21 @@ impl Source for GoogleSource {
             return Err(decode("the record that came is not the one asked for"));
         }
         let state = match self.which(stream)? {
-            Which::Messages => palisade_core::sync::State::Present(record(&gmail::steady(&value))),
+            Which::Messages => State::Present(record(&gmail::steady(&value))),
             Which::Events => calendar::state(&value),
         };
         Ok(Change { stream: stream.clone(), id: id.clone(), span, state })
+    }
+
+    /// A notification says that something changed, and a run finds what: missed is what happened after the last of them.
+    fn told(&self, change: &Change) -> Option<Told> {
+        let State::Present(record) = &change.state else { return None };
+        let record: Value = serde_json::from_slice(record).ok()?;
+        let (at, by): (_, &[&str]) = match self.which(&change.stream).ok()? {
+            Which::Messages => (Timestamp(text(&record, "internalDate")?.parse().ok()?), &[MAIL_CHANGED]),
+            Which::Events => (crate::time::rfc3339(text(&record, "updated")?)?, &[CALENDAR_CHANGED]),
+        };
+        Some(Told { at, by, is_notice: true })
     }
 
     fn concerns(&self, kind: &str) -> bool {

@@ -10,7 +10,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use http::{Method, Request};
 use palisade_core::call::Call;
-use palisade_core::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::sync::{
+    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told,
+};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
 use serde_json::Value;
@@ -175,6 +177,19 @@ impl Source for SendGridSource {
             Some((email, entry)) => change(stream, email, &entry, span),
             None => Ok(Change { stream: stream.clone(), id: id.clone(), span, state: State::Deleted }),
         }
+    }
+
+    /// What recipients' servers and recipients did; addresses on the other lists may have been put there by hand.
+    fn told(&self, change: &Change) -> Option<Told> {
+        let by: &[&str] = match List::of(change.stream.as_str())? {
+            List::Bounces | List::Blocks => &["bounce"],
+            List::SpamReports => &["spamreport"],
+            List::Unsubscribes | List::InvalidEmails => return None,
+        };
+        let State::Present(entry) = &change.state else { return None };
+        let entry: Value = serde_json::from_slice(entry).ok()?;
+        let created = entry.get("created").and_then(Value::as_i64)?;
+        Some(Told { at: Timestamp::from_seconds(created), by, is_notice: false })
     }
 
     fn concerns(&self, kind: &str) -> bool {

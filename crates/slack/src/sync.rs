@@ -14,7 +14,7 @@ use http::Request;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use palisade_core::call::Call;
 use palisade_core::sync::{
-    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, bad,
+    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told, bad,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
@@ -393,6 +393,23 @@ impl Source for SlackSource {
         self.walk(Some(cursor)).ok()?.step_back()?.cursor().ok()
     }
 
+    /// A message written or edited; the time of any other change does not stand in it.
+    fn told(&self, change: &Change) -> Option<Told> {
+        #[derive(Deserialize)]
+        struct Written {
+            ts: String,
+            edited: Option<Edited>,
+        }
+        #[derive(Deserialize)]
+        struct Edited {
+            ts: String,
+        }
+        let State::Present(message) = &change.state else { return None };
+        let message: Written = serde_json::from_slice(message).ok().filter(|_| change.stream.as_str() == MESSAGES)?;
+        let ts = message.edited.map_or(message.ts, |edited| edited.ts);
+        Some(Told { at: Timestamp(ts_millis(&ts)?), by: WRITTEN, is_notice: false })
+    }
+
     /// A message is asked for by its `ts` in the list of a thread: there alone a reply is found without knowing the
     /// thread it belongs to, and a message that stands by itself is a thread of one.
     fn fetch(&self, site: &Site, stream: &StreamName, id: &RecordId) -> Result<Request<Bytes>> {
@@ -501,6 +518,9 @@ impl Source for SlackSource {
         Ok(changes)
     }
 }
+
+/// What tells of messages: whoever hears one of these hears of them all.
+const WRITTEN: &[&str] = &["message", "message.message_changed", "message.bot_message", "echo.message"];
 
 /// Messages asked for when one is wanted: it, and the one its thread begins with.
 const FETCHED: &str = "2";

@@ -232,6 +232,7 @@ async fn pages(per_page: usize) -> Vec<Measured> {
     for (round, filler) in [(1, b'x'), (2, b'x'), (3, b'y')] {
         let batches: Vec<PageCommit> = (0..RECORDS / per_page)
             .map(|page| PageCommit {
+                missed: Default::default(),
                 missed_before: Timestamp(0),
                 bad: Vec::new(),
                 fetched: Default::default(),

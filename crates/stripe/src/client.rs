@@ -26,6 +26,7 @@ use crate::operation;
 mod calls;
 mod lists;
 mod new;
+mod thin;
 
 pub use calls::{CheckoutSession, Confirmation, Refund, StartedSubscription, SubscriptionState};
 pub use new::{NewCheckout, NewCustomer, NewRefund, NewSubscription, RefundReason};
@@ -36,6 +37,10 @@ pub const API_VERSION: &str = "2026-09-30.endive";
 pub const BASE_URL: &str = "https://api.stripe.com";
 pub(crate) const VERSION_HEADER: &str = "stripe-version";
 pub(crate) const ACCOUNT_HEADER: &str = "stripe-account";
+/// Names the account in v2; refused beside [`ACCOUNT_HEADER`].
+pub(crate) const CONTEXT_HEADER: &str = "stripe-context";
+/// Names the event that is why a call is made, as the official SDKs do.
+const TRIGGER_HEADER: &str = "stripe-request-trigger";
 const FORM: HeaderValue = HeaderValue::from_static("application/x-www-form-urlencoded");
 /// Stripe refuses longer keys (Stripe API reference, idempotent requests).
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
@@ -163,7 +168,7 @@ impl Stripe {
     }
 
     async fn execute_pieces(&self, request: RequestBuilder, overrides: Overrides) -> Result<Answer> {
-        let operation = operation::find(request.method, &format!("/v1{}", request.path));
+        let operation = operation::find(request.method, &format!("{}{}", overrides.api.prefix(), request.path));
         let request = self.http_request(operation, request, overrides)?;
         let response = self.transport.send(request).await.map_err(|error| error.during("stripe", operation.name))?;
         Ok(Answer::of(operation, response))
@@ -196,7 +201,7 @@ impl Stripe {
         let has_body = !body.is_empty();
         let mut http = Request::builder()
             .method(&method)
-            .uri(format!("{}/v1{}{query}", self.base_url, request.path))
+            .uri(format!("{}{}{}{query}", self.base_url, overrides.api.prefix(), request.path))
             .body(body)
             .map_err(|_| refuse("the parameters do not make a URL"))?;
         let headers = http.headers_mut();
@@ -204,14 +209,18 @@ impl Stripe {
         if method == Method::POST || has_body {
             headers.insert(CONTENT_TYPE, FORM);
         }
-        let account = match overrides.account {
-            Some(account) => {
-                Some(HeaderValue::from_str(&account).map_err(|_| refuse("the account id cannot stand in a header"))?)
-            }
-            None => self.account.clone(),
+        let value = |text: String| {
+            HeaderValue::from_str(&text).map_err(|_| refuse("the account or event id cannot stand in a header"))
         };
-        if let Some(account) = account {
-            headers.insert(HeaderName::from_static(ACCOUNT_HEADER), account);
+        let account = overrides.account.map(value).transpose()?.or_else(|| self.account.clone());
+        if let Some(context) = overrides.context.map(value).transpose()? {
+            headers.insert(HeaderName::from_static(CONTEXT_HEADER), context);
+        } else if let Some(account) = account {
+            let name = if overrides.api == Api::V2 { CONTEXT_HEADER } else { ACCOUNT_HEADER };
+            headers.insert(HeaderName::from_static(name), account);
+        }
+        if let Some(trigger) = overrides.trigger.map(value).transpose()? {
+            headers.insert(HeaderName::from_static(TRIGGER_HEADER), trigger);
         }
         let mut call = Call::new(operation, self.connection.clone(), self.tenant.clone());
         call.priority = self.priority;
@@ -247,10 +256,32 @@ fn checked_key(key: &str) -> Result<String> {
     Ok(key.to_owned())
 }
 
+/// A part of Stripe's API with rules of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Api {
+    #[default]
+    V1,
+    V2,
+}
+
+impl Api {
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::V1 => "/v1",
+            Self::V2 => "/v2",
+        }
+    }
+}
+
 /// What one call has of its own.
 #[derive(Default)]
 struct Overrides {
+    api: Api,
     account: Option<String>,
+    /// Whose it is in the words of v2, in place of the account.
+    context: Option<String>,
+    /// Why it is made.
+    trigger: Option<String>,
     idempotency_key: Option<String>,
     timeout: Option<Duration>,
 }
@@ -360,7 +391,7 @@ impl StripeClient for Stripe {
             }
         };
         let account = given.account_id.map(|account| account.as_str().to_owned());
-        let overrides = Overrides { account, idempotency_key, timeout: given.timeout };
+        let overrides = Overrides { account, idempotency_key, timeout: given.timeout, ..Overrides::default() };
         let answer = self.execute_pieces(request, overrides).await?;
         LAST.set(Some(answer.context));
         Ok(answer.body)

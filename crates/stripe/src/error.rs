@@ -246,7 +246,7 @@ impl Answer<'_> {
             }
             (401, ..) => Row::refused(K::Auth, "the key was refused"),
             (403, ..) => Row::refused(K::Permission, "the key lacks the permission for this"),
-            (404, _, "resource_missing") => Row::refused(K::NotFound, "no such object"),
+            (404, _, "resource_missing" | "not_found") => Row::refused(K::NotFound, "no such object"),
             (404, ..) if matches!(self.body, Body::Other) => {
                 Row::refused(K::Config, "nothing like Stripe answers at this address: is the base URL right?")
             }

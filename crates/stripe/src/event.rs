@@ -18,8 +18,10 @@ use crate::id::{
 use crate::json;
 use crate::webhook::Envelope;
 
+mod thin;
 mod typed;
 
+pub use thin::{RelatedObject, ThinEvent};
 pub use typed::{
     ChargeRefunded, CheckoutSessionCompleted, CustomerCreated, DisputeCreated, InvoicePaid, InvoicePaymentFailed,
     PaymentFailed, PaymentSucceeded, SubscriptionCreated, SubscriptionEnded, SubscriptionUpdated,
@@ -69,7 +71,9 @@ pub enum TypedEvent {
     DisputeCreated(Dispute),
     /// `payout.paid`.
     PayoutPaid(Payout),
-    /// Every other type, and thin events, which carry no object.
+    /// A thin event, of any type: it names its object and carries none of it.
+    Thin(ThinEvent),
+    /// Every other type.
     Unknown {
         /// The event's type.
         kind: String,
@@ -312,7 +316,7 @@ impl TypedEvent {
         let unknown = || Self::Unknown { kind: event.kind.clone(), raw: event.payload.clone() };
         let envelope = Envelope::read(&event.payload)?;
         if envelope.is_thin() {
-            return Ok(unknown());
+            return ThinEvent::parse(event).map(Self::Thin);
         }
         let data = envelope.data().ok_or_else(|| unreadable("stripe", "the event carries no object"))?;
         let fields = |name: &'static str| Fields::read(data.object, name);

@@ -130,6 +130,7 @@ pub static OPERATIONS: &[Operation] = &[
     Operation { name: "checkout.sessions.expire", url_template: "/v1/checkout/sessions/{id}/expire", bucket: &endpoint("checkout.sessions.expire"), ..WRITE },
     Operation { name: "events.list", url_template: "/v1/events", bucket: &endpoint("events.list"), ..LIST },
     Operation { name: "events.retrieve", url_template: "/v1/events/{id}", bucket: &endpoint("events.retrieve"), ..READ },
+    Operation { name: "v2.core.events.retrieve", url_template: "/v2/core/events/{id}", bucket: &endpoint("v2.core.events.retrieve"), ..READ },
     Operation { name: "webhook_endpoints.create", url_template: "/v1/webhook_endpoints", bucket: &endpoint("webhook_endpoints.create"), ..WRITE },
     Operation { name: "webhook_endpoints.list", url_template: "/v1/webhook_endpoints", bucket: &endpoint("webhook_endpoints.list"), ..LIST },
     Operation { name: "webhook_endpoints.update", url_template: "/v1/webhook_endpoints/{id}", bucket: &endpoint("webhook_endpoints.update"), ..WRITE },
@@ -149,7 +150,7 @@ pub static OTHER_DELETE: Operation =
 pub static OTHER_SEARCH: Operation =
     Operation { name: "other.search", url_template: "/v1/{other}/search", bucket: &searching("other.search"), ..LIST };
 
-/// Returns the operation of a method and a path that begins with `/v1/`, without a query.
+/// Returns the operation of a method and a path, without a query, that begins with `/v1/` or is a row's of v2.
 #[must_use]
 pub fn find(method: StripeMethod, path: &str) -> &'static Operation {
     // A row without a placeholder comes before the row with one at the same place (`/search` before `/{id}`).
@@ -164,7 +165,7 @@ pub fn find(method: StripeMethod, path: &str) -> &'static Operation {
     }
 }
 
-/// Returns the operation of a request, if it is one of the first version of the API.
+/// Returns the operation of a request, if it is one of the first version of the API or has a row of its own.
 pub(crate) fn of_request(method: &http::Method, path: &str) -> Option<&'static Operation> {
     let method = match method.as_str() {
         "GET" => StripeMethod::Get,
@@ -172,7 +173,8 @@ pub(crate) fn of_request(method: &http::Method, path: &str) -> Option<&'static O
         "DELETE" => StripeMethod::Delete,
         _ => return None,
     };
-    path.starts_with("/v1/").then(|| find(method, path))
+    let row = find(method, path);
+    (path.starts_with("/v1/") || fits(row.url_template, path)).then_some(row)
 }
 
 /// In v1 the replay rule follows the method, so the table need not name it twice.
@@ -212,11 +214,22 @@ mod tests {
         check(StripeMethod::Delete, "/v1/subscriptions/sub_1", "subscriptions.cancel");
         check(StripeMethod::Post, "/v1/invoices/create_preview", "invoices.create_preview");
         check(StripeMethod::Post, "/v1/checkout/sessions/cs_1/expire", "checkout.sessions.expire");
+        check(StripeMethod::Get, "/v2/core/events/evt_1", "v2.core.events.retrieve");
         check(StripeMethod::Get, "/v1/customers/", "other.read");
         check(StripeMethod::Get, "/v1/customers/cus_1/sources", "other.read");
         check(StripeMethod::Get, "/v1/issuing/cards/search", "other.search");
         check(StripeMethod::Post, "/v1/quotes", "other.write");
         check(StripeMethod::Delete, "/v1/coupons/x", "other.delete");
+    }
+
+    /// Fails when a path of v2 that nothing is known of is sent in a lane of v1, or the one that is known is refused.
+    #[test]
+    fn of_v2_only_what_has_a_row_is_known() {
+        let name = |path| of_request(&http::Method::GET, path).map(|row| row.name);
+        assert_eq!(name("/v1/quotes"), Some("other.read"));
+        assert_eq!(name("/v2/core/events/evt_1"), Some("v2.core.events.retrieve"));
+        assert_eq!(name("/v2/core/events"), None);
+        assert_eq!(of_request(&http::Method::POST, "/v2/core/events/evt_1").map(|row| row.name), None);
     }
 
     /// Fails when a second may see more than is published, or a long run has less than 95 % of it.

@@ -19,14 +19,15 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use stripe_client_core::StripeMethod;
 
+use crate::event::ThinEvent;
 use crate::json;
 use crate::operation;
-use crate::webhook::{Envelope, event};
+use crate::webhook::{Envelope, NAME_BYTES_MAX, event};
 
 pub mod cursor;
 mod effect;
 
-use cursor::Position;
+use cursor::{Position, Seen};
 use effect::{Effect, effects};
 
 /// The name of the stream of `/v1/events`.
@@ -202,6 +203,30 @@ impl Source for StripeSource {
         Ok(Change { stream: stream.clone(), id: id.clone(), span, state })
     }
 
+    /// A thin event came as a notice: the event itself tells what changed. Its account is named as v2 wants it.
+    fn complete(&self, site: &Site, event: &Event) -> Result<Option<Request<Bytes>>> {
+        if !ThinEvent::is(event) {
+            return Ok(None);
+        }
+        let place = Site { account: None, ..site.clone() };
+        let mut request = self.get(&place, &format!("/v2/core/events/{}", encode(event.id.as_str())), "")?;
+        if let Some(account) = event.account.as_ref().or(site.account.as_ref()) {
+            let value =
+                HeaderValue::from_str(account).map_err(|_| config("the account id cannot stand in a header"))?;
+            request.headers_mut().insert(HeaderName::from_static(crate::client::CONTEXT_HEADER), value);
+        }
+        Ok(Some(request))
+    }
+
+    fn completed(&self, event: &Event, response: &http::Response<Bytes>) -> Result<Event> {
+        let whole = crate::webhook::event(response.body(), response.body().clone())?;
+        if whole.id != event.id || whole.kind != event.kind || !ThinEvent::is(&whole) {
+            return Err(decode("the event that came is not the one asked for"));
+        }
+        // Whose it is was said under the signature.
+        Ok(Event { account: event.account.clone(), ..whole })
+    }
+
     fn concerns(&self, kind: &str) -> bool {
         !effects(kind).is_empty()
     }
@@ -224,13 +249,9 @@ impl Source for StripeSource {
         // A thin event may carry fractions of a second; the object it names is fetched anyway.
         let span = Span::second(at);
         if envelope.is_thin() {
-            let related = envelope.related_object.as_ref();
-            let stream = related.and_then(|related| effect::stream_of(&related.kind));
-            return Ok(related
-                .zip(stream)
-                .map(|(related, stream)| change(stream, &related.id, span, State::Unclear))
-                .into_iter()
-                .collect());
+            let named = envelope.related_object.as_ref();
+            let named = named.and_then(|related| Some((effect::stream_of(&related.kind)?, related.id.as_deref()?)));
+            return Ok(named.map(|(stream, id)| change(stream, id, span, State::Unclear)).into_iter().collect());
         }
         let data = envelope.data().ok_or_else(|| decode("the event carries no object"))?;
         let ours = envelope.api_version().is_some_and(|version| self.api_version == version);
@@ -305,18 +326,34 @@ fn records(stream: &StreamName, body: &Bytes, list: &List<'_>, span: Span) -> Re
 }
 
 fn events(cursor: Option<&Cursor>, body: &Bytes, list: &List<'_>, span: Span) -> Result<Page> {
-    let mut events = Vec::with_capacity(list.data.len());
-    for raw in &list.data {
-        let text = raw.get().as_bytes();
-        events.push(event(text, json::share(text, body))?);
-    }
+    let (mut events, mut bad) = (Vec::with_capacity(list.data.len()), Vec::new());
+    let mut seen = Vec::with_capacity(list.data.len());
     // Stripe lists newest first, whichever way the page was asked for.
-    events.reverse();
+    for raw in list.data.iter().rev() {
+        let text = raw.get().as_bytes();
+        match event(text, json::share(text, body)) {
+            Ok(event) => {
+                let created = event.created.map(Timestamp::seconds);
+                seen.push(Seen { id: event.id.as_str().to_owned(), created });
+                events.push(event);
+            }
+            Err(error) => {
+                let id = json::glance(raw).id.filter(|id| !id.is_empty() && id.len() <= NAME_BYTES_MAX);
+                bad.push(BadRecord::new(id.as_deref(), text, error.message()));
+                seen.extend(id.map(|id| Seen { id: id.into_owned(), created: None }));
+            }
+        }
+    }
+    if seen.is_empty() && !bad.is_empty() && list.has_more {
+        return Err(decode("a page without an event to go on behind says that more follow"));
+    }
     let read_at = Timestamp(span.earliest).seconds();
     let mut walk = Position::read(cursor)?;
-    let next = walk.advance(&events, list.has_more, read_at)?;
+    let next = walk.advance(&seen, list.has_more, read_at)?;
     if !walk.shows() {
+        // Those that are for the caller are shown, and set aside, by a later page.
         events.clear();
+        bad.clear();
     }
-    Ok(Page::of_events(events, next))
+    Ok(Page { bad, ..Page::of_events(events, next) })
 }

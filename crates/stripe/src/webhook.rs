@@ -43,11 +43,11 @@ const SENDERS: &[&str] = &[
 /// The header with the signed time and one or more signatures.
 pub static SIGNATURE: HeaderName = HeaderName::from_static("stripe-signature");
 /// What a thin event calls itself. It names an object and carries none of it.
-const THIN: &str = "v2.core.event";
+pub(crate) const THIN: &str = "v2.core.event";
 /// Says that an account ended the grant of the platform.
 const DEAUTHORIZED: &str = "account.application.deauthorized";
 /// Stripe's ids and types are far shorter; longer ones would only fill rows.
-const NAME_BYTES_MAX: usize = 255;
+pub(crate) const NAME_BYTES_MAX: usize = 255;
 
 /// Stripe's deliveries.
 #[derive(Clone, Copy, Debug, Default)]
@@ -144,7 +144,7 @@ pub(crate) struct Envelope<'a, D = &'a RawValue> {
     created: Option<&'a RawValue>,
     pub(crate) account: Option<String>,
     /// The account in thin events.
-    context: Option<String>,
+    pub(crate) context: Option<String>,
     #[serde(borrow)]
     api_version: Option<Text<'a>>,
     pub(crate) livemode: Option<bool>,
@@ -174,7 +174,9 @@ struct Named<'a> {
 /// The object a thin event is about.
 #[derive(Deserialize)]
 pub(crate) struct Related {
-    pub(crate) id: String,
+    /// Absent for a thing of which an account has one.
+    #[serde(default)]
+    pub(crate) id: Option<String>,
     #[serde(rename = "type")]
     pub(crate) kind: String,
 }
@@ -245,7 +247,7 @@ impl<D> Envelope<'_, D> {
             created: self.created(),
             kind: self.kind.into_owned(),
             account: self.account.or(self.context),
-            ordering_key: self.related_object.map_or(subject, |related| Some(related.id)),
+            ordering_key: self.related_object.map_or(subject, |related| related.id),
             payload,
         }
     }
@@ -270,7 +272,7 @@ pub(crate) fn event(text: &[u8], payload: bytes::Bytes) -> Result<Event> {
 }
 
 /// Reads `2026-08-26T10:11:12.345Z`, the one form Stripe's v2 writes.
-fn rfc3339(text: &str) -> Option<Timestamp> {
+pub(crate) fn rfc3339(text: &str) -> Option<Timestamp> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
     let number = |text: &str, digits: usize, max: i64| -> Option<i64> {
         let plain = text.len() == digits && text.bytes().all(|c| c.is_ascii_digit());

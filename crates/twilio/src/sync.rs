@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Method, Request};
 use palisade_core::call::Call;
 use palisade_core::sync::{
-    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, bad,
+    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told, bad,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
@@ -23,6 +23,7 @@ use crate::client::{form, message_path, messages_path, next_query, request};
 use crate::operation;
 use crate::sid::{AccountSid, MessageSid};
 use crate::time;
+use crate::webhook::MESSAGE_RECEIVED;
 
 /// The name of the stream.
 pub const MESSAGES: &str = "messages";
@@ -193,6 +194,19 @@ impl Source for TwilioSource {
             serde_json::from_slice(response.body()).map_err(|_| decode("the record is not a JSON object"))?;
         let change = change(stream, &message, span)?;
         if change.id == *id { Ok(change) } else { Err(decode("the record that came is not the one asked for")) }
+    }
+
+    /// What somebody wrote to us is told by a webhook; of what we send only what was asked for, so that is not judged.
+    fn told(&self, change: &Change) -> Option<Told> {
+        #[derive(Deserialize)]
+        struct Inbound {
+            direction: String,
+            date_created: String,
+        }
+        let State::Present(message) = &change.state else { return None };
+        let message: Inbound = serde_json::from_slice(message).ok()?;
+        let at = time::from_rfc2822(&message.date_created).filter(|_| message.direction == "inbound")?;
+        Some(Told { at, by: &[MESSAGE_RECEIVED], is_notice: false })
     }
 
     fn concerns(&self, kind: &str) -> bool {

@@ -94,16 +94,17 @@ pub struct Run {
     pub feed_from: Option<u64>,
     /// The feed's newest number when it ended.
     pub feed_to: Option<u64>,
-    /// Events of the provider's list that should have come by then and had not.
+    /// What webhooks should have brought by then and had not.
     pub missed: Missed,
 }
 
-/// Events a walk over the provider's list found missing here, and brought.
+/// What a run found that webhooks should have brought before, and brought: events of the provider's list, or records
+/// where events cannot be listed ([`Run::missed_records`] tells which).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Missed {
     /// How many.
-    pub events: u64,
+    pub count: u64,
     /// When the first of them happened.
     pub from: Option<Timestamp>,
     /// When the last of them happened.
@@ -111,11 +112,18 @@ pub struct Missed {
 }
 
 impl Missed {
-    /// Counts one more event.
+    /// Counts one more.
     pub fn add(&mut self, created: Timestamp) {
-        self.events += 1;
+        self.count += 1;
         self.from = Some(self.from.map_or(created, |from| from.min(created)));
         self.to = self.to.max(Some(created));
+    }
+
+    /// Counts others too.
+    pub fn join(&mut self, others: Self) {
+        self.count += others.count;
+        self.from = [self.from, others.from].into_iter().flatten().min();
+        self.to = self.to.max(others.to);
     }
 }
 
@@ -127,6 +135,13 @@ impl Run {
         let until = self.stop.as_ref().and_then(Stop::until);
         let due = until.map_or(self.progressed_at, |until| until.max(self.progressed_at));
         self.state == RunState::Running && self.stop != Some(Stop::Paused) && now.since(due) > patience
+    }
+
+    /// Tells whether what it found missing is records. A walk over a list of events writes none by itself, and a run over
+    /// records counts each that it misses as added or updated.
+    #[must_use]
+    pub fn missed_records(&self) -> bool {
+        self.missed.count > 0 && self.counts.added + self.counts.updated > 0
     }
 
     /// Returns how many records its pages have held.
@@ -175,6 +190,8 @@ pub struct PageCommit {
     /// Events created no later than this that are new here were missed: younger ones may be on their way, and of one
     /// that does not say when it was created nobody can tell.
     pub missed_before: Timestamp,
+    /// Records of the page that webhooks should have told of by then and had not.
+    pub missed: Missed,
     /// Records of the page that could not be read, to set aside.
     pub bad: Vec<BadRecord>,
     /// What fetching the page's records has done already, to count into the run.

@@ -11,6 +11,7 @@
 //! are that overlap, and fetched where the spans cannot tell. No other record carries that counter. (The search in
 //! `merge/tests.rs` has reads that leave before another's commit and are merged behind it.)
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
@@ -19,13 +20,13 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::{Cursor, Next, Page, Site, Source, Span, State, Stop, StreamKind};
+use super::{Change, Cursor, Next, Page, Site, Source, Span, State, Stop, StreamKind, Told};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::EndpointId;
 use crate::store::{
-    Lease, MergeCounts, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode, RunState, Store,
-    StreamKey, StreamStatus,
+    HEARD_EVERY_MS, Lease, MergeCounts, Missed, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode,
+    RunState, Store, StreamKey, StreamStatus,
 };
 use crate::transport::Transport;
 use crate::webhook::Event;
@@ -50,6 +51,9 @@ const BAD_PAGE: usize = 10;
 /// How old an event must be to be called missed when a walk finds it new: a delivery may be on its way, and is repeated
 /// for the first time within a minute by every provider here.
 const MISSED_AFTER: Duration = Duration::from_secs(120);
+
+/// By how much a webhook may be heard later than is noted of it.
+const HEARD_AGAIN: Duration = Duration::from_millis(HEARD_EVERY_MS.unsigned_abs());
 
 /// Records fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
@@ -285,7 +289,7 @@ impl Driver<'_> {
         let mut at = run.cursor.clone();
         let mut ahead: Option<Result<Read>> = None;
         let mut walk = Walk { pages: run.pages, bad: run.bad, ..Walk::default() };
-        let listens = self.listens(task, kind).await?;
+        let ears = self.ears(task, kind).await?;
         loop {
             // A page that was read ahead is at hand: were it dropped, it would be read again.
             if ahead.is_none() && *task.stop.borrow() {
@@ -314,7 +318,8 @@ impl Driver<'_> {
                 read_since: status.commits,
                 changes,
                 deliveries: deliveries(task, kind, events, now),
-                missed_before: if listens { now.minus(MISSED_AFTER) } else { Timestamp(i64::MIN) },
+                missed_before: if ears.listens { now.minus(MISSED_AFTER) } else { Timestamp(i64::MIN) },
+                missed: Missed::default(),
                 bad,
                 fetched: MergeCounts::default(),
                 total,
@@ -322,14 +327,15 @@ impl Driver<'_> {
                 now,
             };
             let onward = next.clone().filter(|_| plain && task.read_ahead && !*task.stop.borrow());
-            let (committed, read) = self.commit_and_read(task, commit, onward).await;
+            let (committed, read) = self.commit_and_read(task, &ears, commit, onward).await;
             let Committed { counts, bad } = committed?;
             ahead = read;
             *deleted += counts.deleted;
             walk.bad += bad;
             (task.committed)(1, counts);
             if let Some(resume) = resume {
-                if status.bad > 0 {
+                // An event is no record: one that could not be read stays aside until its stream is reset.
+                if status.bad > 0 && kind == StreamKind::Records {
                     let counts = self.retry_bad(task, run.id).await?;
                     *deleted += counts.deleted;
                     (task.committed)(0, counts);
@@ -340,23 +346,50 @@ impl Driver<'_> {
         }
     }
 
-    /// Tells whether deliveries have ever come where a stream's events are delivered: where none does, every event comes
-    /// by the provider's list, and none is missed.
-    async fn listens(&self, task: &Task<'_>, kind: StreamKind) -> Result<bool> {
-        if kind == StreamKind::Records {
-            return Ok(false);
+    /// Reads what is heard of a stream by webhook. Of records only an incremental run judges: a full one also brings what
+    /// was there before anybody listened.
+    async fn ears(&self, task: &Task<'_>, kind: StreamKind) -> Result<Ears> {
+        if kind == StreamKind::Records && task.mode == RunMode::Full {
+            return Ok(Ears::default());
         }
-        Ok(self.store.heard(task.endpoint.clone()).await?.iter().any(|one| one.heard_at.is_some()))
+        let heard = self.store.heard(task.endpoint.clone()).await?;
+        let heard: BTreeMap<_, _> = heard.into_iter().filter_map(|one| Some((one.kind, one.heard_at?))).collect();
+        let listens = kind == StreamKind::Events && !heard.is_empty();
+        if kind == StreamKind::Events || heard.is_empty() {
+            return Ok(Ears { listens, ..Ears::default() });
+        }
+        // What happened before the last run ended well was that one's to find.
+        let since = self.store.stream(task.key.clone()).await?.fresh_at;
+        let until = self.clock.now().minus(MISSED_AFTER);
+        Ok(Ears { listens, heard, window: since.map(|since| (since, until)) })
+    }
+
+    /// Counts the records among changes that a webhook should have told of and that are not here.
+    async fn missed(&self, ears: &Ears, key: &StreamKey, changes: &[Change]) -> Result<Missed> {
+        let mut missed = Missed::default();
+        if ears.window.is_none() {
+            return Ok(missed);
+        }
+        for change in changes {
+            let State::Present(content) = &change.state else { continue };
+            let Some(at) = self.source.told(change).and_then(|told| ears.missed_at(told)) else { continue };
+            let held = self.store.record(key.clone(), change.id.clone()).await?.and_then(|record| record.data);
+            if held.as_ref() != Some(content) {
+                missed.add(at);
+            }
+        }
+        Ok(missed)
     }
 
     /// Commits a page and reads the one at `onward` meanwhile. A commit that fails waits for no reading.
     async fn commit_and_read(
         &self,
         task: &Task<'_>,
+        ears: &Ears,
         commit: PageCommit,
         onward: Option<Cursor>,
     ) -> (Result<Committed>, Option<Result<Read>>) {
-        let commit = self.commit(&task.key, commit);
+        let commit = self.commit(&task.key, ears, commit);
         let Some(onward) = onward else { return (commit.await, None) };
         let (mut commit, mut reading) = (pin!(commit), pin!(self.read(&task.key, Some(onward))));
         // The commit goes first: it is with the store before the next request leaves.
@@ -367,6 +400,30 @@ impl Driver<'_> {
             }
             Either::Right((read, _)) => (commit.await, Some(read)),
         }
+    }
+}
+
+/// What a run knows of the webhooks that tell of its stream.
+#[derive(Default)]
+pub(super) struct Ears {
+    /// Whether deliveries have ever come where a stream's events are delivered: where none does, every event comes by the
+    /// provider's list, and none is missed.
+    listens: bool,
+    /// When an event of a type came last.
+    heard: BTreeMap<String, Timestamp>,
+    /// When what happened should have been told by now, and is this run's to find: from and to. `None` where nothing is
+    /// judged.
+    window: Option<(Timestamp, Timestamp)>,
+}
+
+impl Ears {
+    /// Returns when something happened that should have been told, if a webhook has not.
+    fn missed_at(&self, told: Told) -> Option<Timestamp> {
+        let (since, until) = self.window?;
+        let last = told.by.iter().filter_map(|kind| self.heard.get(*kind)).max()?;
+        // A notice tells of all that happened before it.
+        let noticed = told.is_notice && told.at <= last.plus(HEARD_AGAIN);
+        (told.at > since && told.at <= until && !noticed).then_some(told.at)
     }
 }
 

@@ -215,6 +215,7 @@ impl Inner {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
         let place = self.place_of(&event.connection, connection)?;
+        let event = self.whole(event, &place).await?;
         let merges = place.changes_of(&event)?;
         let (effects, calls) = self.handlers(&event, &place, attempt, None).await?;
         self.note_end_of_grant(&event, &place).await?;
@@ -223,6 +224,33 @@ impl Inner {
         let mut follow = owned(follow, &place.connection);
         follow.extend(self.forwards(&event, &place).await?);
         Ok(Finish::Done { effects, merges, follow, calls })
+    }
+
+    /// Fetches an event of which no more than a notice came, where anybody here wants it. One that the provider no longer
+    /// has, or that this credential may not read, stays its notice.
+    async fn whole(&self, event: StoredEvent, place: &Place<'_>) -> Result<StoredEvent, Stop> {
+        let Some(source) = place.source else { return Ok(event) };
+        let (provider, kind) = (place.connection.provider.as_str(), event.event.kind.as_str());
+        let wanted = source.concerns(kind) || self.routes.iter().any(|route| route.wants(provider, kind));
+        if !wanted || place.connection.state == ConnectionState::Disconnected {
+            return Ok(event);
+        }
+        let unread = |error: Error| Stop::Dead(format!("the whole event cannot be read: {}", phrase(&error)));
+        let Some(request) = source.complete(&place.site, &event.event).map_err(unread)? else { return Ok(event) };
+        match self.driver(place, source).send(request).await {
+            Ok((response, _)) => {
+                let whole = source.completed(&event.event, &response).map_err(unread)?;
+                Ok(StoredEvent { event: whole, ..event })
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Permission) => {
+                tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
+                Ok(event)
+            }
+            Err(error) => {
+                self.note_refusal(&place.connection.id, &error).await?;
+                Err(error.into())
+            }
+        }
     }
 
     /// Makes the runs an event asks for: of streams it says less of than happened.

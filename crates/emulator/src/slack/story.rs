@@ -462,6 +462,7 @@ fn mutate(world: &mut World, team: &str, bot: &str, dice: &mut Dice, now: i64) -
 struct ControlForm {
     url: Option<String>,
     events: Vec<String>,
+    scopes: Vec<String>,
     random: u64,
     seed: u64,
     limits: Option<bool>,
@@ -506,6 +507,10 @@ pub(crate) fn control(
                 .collect();
             slack.announce(house);
             json!({ "changes": changes })
+        }),
+        ("POST", "/_emulator/token") => control::read::<ControlForm>(body).map(|form| {
+            let scopes: Vec<&str> = form.scopes.iter().map(String::as_str).collect();
+            json!({ "access_token": super::oauth::install_forever(slack, now, &scopes) })
         }),
         ("GET", "/_emulator/waiting") => Ok(json!({ "deliveries": house.post.len() })),
         _ => return None,

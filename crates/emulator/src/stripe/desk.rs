@@ -14,6 +14,7 @@ use super::error::Failure;
 use super::objects;
 use super::shape::{self, Era};
 use super::state::{Account, Announced, EventRow, Kind, Links, Row, World};
+use super::thin;
 
 /// Metadata bounds (Stripe API reference, metadata).
 const METADATA_KEYS_MAX: usize = 50;
@@ -182,6 +183,8 @@ impl Desk<'_> {
         pending: usize,
     ) -> String {
         let mut object = value.clone();
+        let is_thin = version == thin::THIN;
+        let version = if is_thin { &self.world.api_version } else { version };
         let era = shape::era(version);
         if let Some(account) = self.world.accounts.get(&self.account) {
             shape::reshape(account, &mut object, links, era);
@@ -196,6 +199,9 @@ impl Desk<'_> {
         });
         if self.account != self.world.own {
             body["account"] = json!(self.account);
+        }
+        if is_thin {
+            body = thin::notice(&body);
         }
         serde_json::to_string_pretty(&body).unwrap_or_default()
     }
@@ -363,7 +369,8 @@ fn days_of(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
 }
 
-fn civil(days: i64) -> (i64, i64, i64) {
+/// Gives the year, month and day of so many days since 1970.
+pub(crate) fn civil(days: i64) -> (i64, i64, i64) {
     let days = days + 719_468;
     let era = days.div_euclid(146_097);
     let of_era = days - era * 146_097;

@@ -20,6 +20,7 @@ mod seed;
 mod shape;
 mod state;
 mod story;
+mod thin;
 mod webhooks;
 
 use std::collections::HashMap;

@@ -295,7 +295,14 @@ impl Inner {
                 Held::Nothing => return Err(invalid()),
             }
         }
-        if let Some(account) = text(&way.parts.headers, "stripe-account") {
+        // v2 names the account in a context, the last part of which it is.
+        let context = text(&way.parts.headers, "stripe-context");
+        let context = context.as_deref().and_then(|context| context.rsplit('/').next()).map(str::to_owned);
+        let account = text(&way.parts.headers, "stripe-account");
+        if account.is_some() && context.is_some() {
+            return Err(Failure::invalid("Stripe-Account and Stripe-Context cannot be given together."));
+        }
+        if let Some(account) = account.or(context) {
             if account != world.own && !world.connected.contains(&account) {
                 let message = format!(
                     "The provided key '{}' does not have access to account '{account}' (or that account does not exist). Application access may have been revoked.",
@@ -318,6 +325,10 @@ impl Inner {
             return form::parse(query);
         }
         let kind = text(&way.parts.headers, "content-type").unwrap_or_default();
+        if way.parts.uri.path().starts_with("/v2/") {
+            let read = serde_json::from_slice(&way.body).ok().filter(|_| kind.starts_with("application/json"));
+            return read.ok_or_else(|| Failure::invalid("Invalid request: v2 endpoints take a body of JSON."));
+        }
         if kind.starts_with("application/json") {
             return Err(Failure::invalid(
                 "Invalid request: this endpoint takes application/x-www-form-urlencoded, not JSON.",

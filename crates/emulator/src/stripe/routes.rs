@@ -13,7 +13,7 @@ use super::desk::{Desk, bytes_of};
 use super::error::Failure;
 use super::form;
 use super::state::Kind;
-use super::{billing, catalog, checkout, invoices, lists, oauth, objects, payments, shape};
+use super::{billing, catalog, checkout, invoices, lists, oauth, objects, payments, shape, thin};
 
 /// Gives the route of a request: method and path with identifiers replaced, as Stripe counts its limits.
 pub(crate) fn route(method: &Method, path: &str) -> String {
@@ -44,7 +44,13 @@ pub(crate) fn run(desk: &mut Desk<'_>, method: &Method, path: &str, params: &Val
     match (method.as_str(), path) {
         ("POST", "/oauth/token") => return oauth::token(desk, params).map(|value| bytes_of(&value)),
         ("POST", "/oauth/deauthorize") => return oauth::deauthorize(desk, params).map(|value| bytes_of(&value)),
+        ("POST", "/v2/core/event_destinations") => {
+            return thin::create_destination(desk, params).map(|value| bytes_of(&value));
+        }
         _ => {}
+    }
+    if let ("GET", Some(id)) = (method.as_str(), path.strip_prefix("/v2/core/events/")) {
+        return thin::retrieve(desk, id).map(|value| bytes_of(&value));
     }
     let rest = path.strip_prefix("/v1/").ok_or_else(unknown)?;
     let segments: Vec<&str> = rest.trim_end_matches('/').split('/').collect();

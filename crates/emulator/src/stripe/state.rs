@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::Failure;
+use super::thin;
 pub(crate) use crate::dice::Dice;
 use crate::oauth::Authority;
 
@@ -313,6 +314,7 @@ pub(crate) struct Endpoint {
     pub(crate) account: String,
     pub(crate) url: String,
     pub(crate) secrets: Vec<(String, Option<i64>)>,
+    /// The version its events are rendered in, or [`thin::THIN`] for one that is sent notices.
     pub(crate) api_version: Option<String>,
     pub(crate) enabled_events: Vec<String>,
     pub(crate) connect: bool,
@@ -323,7 +325,14 @@ impl Endpoint {
     /// Tells whether this endpoint wants the event of that account.
     pub(crate) fn wants(&self, account: &str, own: &str, kind: &str) -> bool {
         let scope = if self.connect { account != own } else { account == self.account };
+        let thin = self.is_thin().then(|| thin::kind_of(kind));
+        let kind = thin.as_deref().unwrap_or(kind);
         self.enabled && scope && self.enabled_events.iter().any(|pattern| matches_pattern(pattern, kind))
+    }
+
+    /// Tells whether it is sent notices (thin events) instead of snapshots.
+    pub(crate) fn is_thin(&self) -> bool {
+        self.api_version.as_deref() == Some(thin::THIN)
     }
 }
 
@@ -423,7 +432,9 @@ impl World {
         let dispatch = |endpoint: &Endpoint| {
             let version = endpoint.api_version.as_ref().unwrap_or(&self.api_version);
             let known = announced.bodies.iter().find(|(known, _)| known == version);
-            let (_, body) = known.or_else(|| announced.bodies.last())?;
+            // A destination that was not there then is not sent a snapshot in the place of a notice, nor the other way round.
+            let snapshots = announced.bodies.iter().filter(|(version, _)| version != thin::THIN && !endpoint.is_thin());
+            let (_, body) = known.or_else(|| snapshots.last())?;
             Some(Dispatch {
                 endpoint: endpoint.id.clone(),
                 account: announced.account.clone(),

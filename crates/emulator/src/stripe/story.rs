@@ -15,7 +15,7 @@ use super::desk::{Desk, Origin};
 use super::error::Failure;
 use super::shape;
 use super::state::{Dice, Kind, Links};
-use super::{Stripe, billing, catalog, checkout, form, invoices, routes};
+use super::{Stripe, billing, catalog, checkout, form, invoices, routes, thin};
 
 impl Stripe {
     /// Works at the desk of an account, without socket, credential, faults or ledger.
@@ -157,6 +157,13 @@ impl Stripe {
         value["id"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Adds a destination that is sent notices of events (thin events, `v1.customer.updated`) with a secret of your choice.
+    #[allow(clippy::must_use_candidate, reason = "nothing is asked of a destination afterwards")]
+    pub fn event_destination(&self, url: &str, secret: &str, enabled_events: &[&str]) -> String {
+        let enabled = enabled_events.iter().map(|name| (*name).to_owned()).collect();
+        self.at_desk(&self.own(), |desk| thin::add_destination(desk, url, secret, enabled))
+    }
+
     /// Adds an endpoint that hears of all connected accounts, and of none of the platform's own events.
     #[allow(clippy::must_use_candidate, reason = "who never rolls the secret needs no identifier")]
     pub fn connect_endpoint(
@@ -194,7 +201,10 @@ impl Stripe {
         let now = self.inner.now();
         let mut world = self.inner.world();
         let endpoint = world.endpoints.get(endpoint)?.clone();
-        let body = world.account(&endpoint.account).events.json(event)?;
+        let mut body = world.account(&endpoint.account).events.json(event)?;
+        if endpoint.is_thin() {
+            body = serde_json::to_vec_pretty(&thin::notice(&serde_json::from_slice(&body).ok()?)).ok()?;
+        }
         Some((super::webhooks::header(&endpoint, now, &body), body))
     }
 

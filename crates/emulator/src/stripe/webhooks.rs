@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::Inner;
 use super::faults::between;
 use super::state::{Dispatch, Endpoint};
+use super::thin;
 use crate::ledger::Breach;
 
 /// How many deliveries are in flight at the same time.
@@ -261,7 +262,8 @@ fn forged(delivery: &Delivery) -> Delivery {
     let mut forged = delivery.clone();
     forged.sort = Sort::Forged;
     let text = String::from_utf8_lossy(&delivery.dispatch.body)
-        .replace(&delivery.dispatch.event, &format!("evt_forged{}", delivery.dispatch.event.len()));
+        .replace(&delivery.dispatch.event, &format!("evt_forged{}", delivery.dispatch.event.len()))
+        .replace(&thin::id_of(&delivery.dispatch.event), "evt_test_forged");
     forged.dispatch.body = Bytes::from(text);
     forged
 }

@@ -105,6 +105,19 @@ def rotation():
     assert word(lambda: client(fresh.bot_token).auth_test()) == "token_expired"
 
 
+def tokens():
+    old = control("POST", "token", {"scopes": ["chat:write"]})["access_token"]
+    assert client(old).auth_test()["ok"]
+    fresh = client().oauth_v2_exchange(token=old, client_id=ID, client_secret=SECRET)
+    assert fresh["expires_in"] == 43_200 and fresh["refresh_token"], fresh
+    assert word(lambda: client(old).auth_test()) == "token_revoked"
+    assert word(lambda: client().oauth_v2_exchange(token=old, client_id=ID, client_secret=SECRET)) == "token_already_exchanged"
+    held = client(fresh["access_token"])
+    assert held.auth_revoke(test=True)["revoked"] is False and held.auth_test()["ok"]
+    assert held.auth_revoke()["revoked"] is True
+    assert word(lambda: held.auth_test()) == "token_revoked"
+
+
 def messages():
     api = client(connected()["access_token"])
     channel = next(c for c in api.conversations_list(limit=200)["channels"] if c["is_member"])["id"]
@@ -167,7 +180,7 @@ def events():
 
 control("POST", "limits", {"limits": False})
 control("POST", "populate", {"users": 20, "channels": 5, "private_channels": 1, "messages_per_channel": 20})
-for check in [oauth, rotation, messages, pages, limits, events]:
+for check in [oauth, rotation, tokens, messages, pages, limits, events]:
     try:
         check()
     except Exception as error:

@@ -159,6 +159,24 @@ const checks = {
     assert.throws(() => api.webhooks.constructEvent(JSON.stringify(JSON.parse(signed.body)), signed.header, 'whsec_node'));
     await api.webhookEndpoints.del(endpoint.id);
   },
+  async thinEvents() {
+    const api = client();
+    const made = await api.v2.core.eventDestinations.create({
+      name: 'SDK', type: 'webhook_endpoint', event_payload: 'thin', enabled_events: ['v1.customer.updated'],
+      webhook_endpoint: {url: 'http://127.0.0.1:9/'}, include: ['webhook_endpoint.signing_secret'],
+    });
+    const customer = await api.customers.create({name: 'x'});
+    await api.customers.update(customer.id, {name: 'y'});
+    const [snapshot] = (await api.events.list({types: ['customer.updated'], limit: 1})).data;
+    const signed = await control('GET', `signed?endpoint=${made.id}&event=${snapshot.id}`);
+    const notice = api.parseEventNotification(signed.body, signed.header, made.webhook_endpoint.signing_secret);
+    assert.deepEqual([notice.type, notice.related_object.id], ['v1.customer.updated', customer.id]);
+    const event = await notice.fetchEvent();
+    assert.deepEqual([event.snapshot_event, event.changes.before.name], [snapshot.id, 'x']);
+    assert.equal((await notice.fetchRelatedObject()).name, 'y');
+    const error = await refused(() => api.v2.core.events.retrieve('evt_test_none'), 'StripeInvalidRequestError');
+    assert.equal(error.statusCode, 404);
+  },
   async search() {
     const api = client();
     await api.customers.create({email: 'needle-node@example.com'});

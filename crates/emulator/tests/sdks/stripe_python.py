@@ -7,6 +7,8 @@ Prints one line per check; exits with 1 at the first that fails.
 import json
 import os
 import sys
+import urllib.error
+import urllib.parse
 import urllib.request
 
 import stripe
@@ -205,6 +207,59 @@ def webhooks():
     client().v1.webhook_endpoints.delete(endpoint["id"])
 
 
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None
+
+
+def connect():
+    place, back = "ca_emulator", "http://127.0.0.1:9/stripe/callback"
+    control("POST", "oauth", {
+        "client": {"id": place, "secret": KEY, "name": "SDK", "redirect_uris": [back]}, "dials": {"consent": "allow"},
+    })
+    api = stripe.StripeClient(KEY, client_id=place, base_addresses={"api": BASE, "connect": BASE}, max_network_retries=0)
+    ask = api.oauth.authorize_url({"redirect_uri": back, "scope": "read_write", "state": "s"})
+    try:
+        urllib.request.build_opener(NoRedirect).open(ask)
+        raise AssertionError("expected a redirect")
+    except urllib.error.HTTPError as answer:
+        code = dict(urllib.parse.parse_qsl(urllib.parse.urlparse(answer.headers["location"]).query))["code"]
+    made = api.oauth.token({"grant_type": "authorization_code", "code": code})
+    assert made.stripe_user_id.startswith("acct_") and made.scope == "read_write", made
+    error = raises(
+        stripe.oauth_error.InvalidGrantError,
+        lambda: api.oauth.token({"grant_type": "authorization_code", "code": "ac_bad"}),
+    )
+    assert (error.code, error.http_status) == ("invalid_grant", 400), error
+    assert api.oauth.deauthorize({"stripe_user_id": made.stripe_user_id}).stripe_user_id == made.stripe_user_id
+    raises(stripe.oauth_error.InvalidClientError, lambda: api.oauth.deauthorize({"stripe_user_id": made.stripe_user_id}))
+
+
+def thin_events():
+    api = client()
+    made = api.v2.core.event_destinations.create({
+        "name": "SDK", "type": "webhook_endpoint", "event_payload": "thin", "enabled_events": ["v1.customer.updated"],
+        "webhook_endpoint": {"url": "http://127.0.0.1:9/"}, "include": ["webhook_endpoint.signing_secret"],
+    })
+    secret = made.webhook_endpoint.signing_secret
+    customer = api.v1.customers.create({"name": "x"})
+    api.v1.customers.update(customer.id, {"name": "y"})
+    snapshot = api.v1.events.list({"types": ["customer.updated"], "limit": 1}).data[0]
+    signed = control("GET", f"signed?endpoint={made.id}&event={snapshot.id}")
+    notice = api.parse_event_notification(signed["body"], signed["header"], secret)
+    assert type(notice).__name__ == "V1CustomerUpdatedEventNotification" and notice.related_object.id == customer.id
+    raises(
+        stripe.SignatureVerificationError,
+        lambda: api.parse_event_notification(signed["body"] + " ", signed["header"], secret),
+    )
+    event = notice.fetch_event()
+    assert event.snapshot_event == snapshot.id and event.changes["before"]["name"] == "x", event
+    assert notice.fetch_related_object().name == "y"
+    assert api.v2.core.events.retrieve(notice.id).type == "v1.customer.updated"
+    assert raises(stripe.InvalidRequestError, lambda: api.v2.core.events.retrieve("evt_test_none")).http_status == 404
+    raises(stripe.InvalidRequestError, lambda: api.v2.core.event_destinations.create({"name": "x"}))
+
+
 def search():
     api = client()
     api.v1.customers.create({"email": "needle@example.com", "metadata": {"shelf": "7"}})
@@ -224,7 +279,8 @@ def invoices():
 
 CHECKS = [
     customers, auto_pagination, subscription_new, subscription_old, cancel_at_period_end, refund, card_error, checkout,
-    events, idempotency, rate_limit, retries_on_500_do_not_double, credentials, webhooks, search, invoices,
+    events, idempotency, rate_limit, retries_on_500_do_not_double, credentials, webhooks, connect, thin_events, search,
+    invoices,
 ]
 
 for check in CHECKS:

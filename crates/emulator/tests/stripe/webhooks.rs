@@ -181,3 +181,28 @@ async fn endpoints_are_managed_over_the_api() {
     stripe.call("DELETE", &path, &[]).unwrap();
     assert_eq!(stripe.call("GET", &path, &[]).unwrap_err().status, 404);
 }
+
+/// Fails when a destination is sent snapshots, or types of v1 without what stands before them, or when what a notice names
+/// cannot be fetched.
+#[tokio::test(start_paused = true)]
+async fn a_destination_is_sent_notices_that_lead_to_event_and_object() {
+    let receiver = Receiver::default();
+    let stripe = receiver.emulator();
+    stripe.event_destination("http://receiver.invalid/", "whsec_a", &["v1.customer.updated", "customer.created"]);
+    let customer = stripe.create_customer(&[("name", "Ada")]).unwrap();
+    let place = format!("/v1/customers/{}", customer["id"].as_str().unwrap());
+    stripe.call("POST", &place, &[("name", "Grace")]).unwrap();
+    stripe.drain_webhooks().await;
+    let notices = receiver.events();
+    assert_eq!(notices.len(), 1, "of what it asked for: {notices:?}");
+    let notice = &notices[0];
+    assert_eq!((&notice["object"], &notice["type"]), (&"v2.core.event".into(), &"v1.customer.updated".into()));
+    assert_eq!(notice["related_object"]["url"], place);
+    let event = get(&stripe, &format!("/v2/core/events/{}", notice["id"].as_str().unwrap())).await.ok();
+    assert_eq!(event["changes"]["before"]["name"], "Ada");
+    assert_eq!(event["changes"]["after"]["name"], "Grace");
+    let snapshot = get(&stripe, &format!("/v1/events/{}", event["snapshot_event"].as_str().unwrap())).await.ok();
+    assert_eq!(snapshot["type"], "customer.updated");
+    get(&stripe, "/v2/core/events/evt_test_none").await.refused(404, "not_found");
+    assert_eq!(stripe.ledger().webhooks.acked, 1);
+}

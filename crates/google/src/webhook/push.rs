@@ -51,12 +51,33 @@ pub fn verify(
     jwt::verify(token, &pushes, keys, now)
 }
 
+/// What a push says.
+pub(crate) struct Push {
+    id: EventId,
+    pub(crate) mailbox: String,
+    pub(crate) history_id: u64,
+    pub(crate) published_at: Option<Timestamp>,
+}
+
 /// Reads the envelope: whose mailbox changed. Its history id says nothing the next run does not find, so an old one does
 /// no harm.
 ///
 /// # Errors
 /// [`palisade_core::ErrorKind::Decode`] when the body is not a push of Gmail's.
 pub fn event(body: &Bytes) -> Result<Event> {
+    let push = read(body)?;
+    Ok(Event {
+        id: push.id,
+        kind: MAIL_CHANGED.to_owned(),
+        account: Some(push.mailbox.clone()),
+        created: push.published_at,
+        ordering_key: Some(push.mailbox),
+        payload: body.clone(),
+    })
+}
+
+/// As [`event`], for what is inside.
+pub(crate) fn read(body: &[u8]) -> Result<Push> {
     let wrong = |why| unreadable("google", why);
     let value: Value = serde_json::from_slice(body).map_err(|_| wrong("the body is not JSON"))?;
     let message = value.get("message").filter(|m| m.is_object()).ok_or_else(|| wrong("the body has no message"))?;
@@ -67,17 +88,11 @@ pub fn event(body: &Bytes) -> Result<Event> {
     let data: Value = serde_json::from_slice(&data).map_err(|_| wrong("the message's data is not JSON"))?;
     let address = data.get("emailAddress").and_then(Value::as_str);
     let address = address.filter(|text| !text.is_empty() && text.len() <= ADDRESS_BYTES_MAX);
-    let address = address.ok_or_else(|| wrong("the notification does not name a mailbox"))?;
-    if history_id(&data).is_none() {
-        return Err(wrong("the notification has no history id"));
-    }
-    Ok(Event {
+    Ok(Push {
         id: EventId::new(id),
-        kind: MAIL_CHANGED.to_owned(),
-        account: Some(address.to_owned()),
-        created: text("publishTime").or_else(|| text("publish_time")).and_then(rfc3339),
-        ordering_key: Some(address.to_owned()),
-        payload: body.clone(),
+        mailbox: address.ok_or_else(|| wrong("the notification does not name a mailbox"))?.to_owned(),
+        history_id: history_id(&data).ok_or_else(|| wrong("the notification has no history id"))?,
+        published_at: text("publishTime").or_else(|| text("publish_time")).and_then(rfc3339),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use palisade_core::sync::{Cursor, Next, Page, Site, Source, Span, State};
+use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State};
 use palisade_core::webhook::Event;
 use palisade_core::{Call, ErrorKind, Priority, Result, StreamName};
 use palisade_google::GoogleSource;
@@ -290,4 +290,20 @@ proptest! {
             let _ = GoogleSource::new().request(&site(Some(cursor.as_str()), 1), &stream.into(), Some(&cursor));
         }
     }
+}
+
+/// Fails when what no webhook tells of is called missed, or the time of what one tells of is read from elsewhere.
+#[test]
+fn a_notification_tells_of_all_before_it() {
+    let told = |stream: &str, record: &str| {
+        let state = State::Present(record.to_owned().into());
+        let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
+        let told = GoogleSource::new().told(&change)?;
+        Some((told.at.millis(), told.by[0], told.is_notice))
+    };
+    let mail = r#"{"id":"1","internalDate":"1767225600123"}"#;
+    let meeting = r#"{"id":"1","updated":"2026-01-01T00:00:00.123Z"}"#;
+    assert_eq!(told(MESSAGES, mail), Some((1_767_225_600_123, "gmail.changed", true)));
+    assert_eq!(told(EVENTS, meeting), Some((1_767_225_600_123, "calendar.changed", true)));
+    assert_eq!((told(MESSAGES, meeting), told(EVENTS, mail), told("nothing", mail)), (None, None, None));
 }

@@ -4,8 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use palisade_core::webhook::{Parsed, RawDelivery, Refusal, Verified, Webhook};
+use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Verified, Webhook};
 use palisade_core::{ErrorKind, Secret, Timestamp};
+use palisade_google::TypedEvent;
 use palisade_google::webhook::{
     CALENDAR_CHANGED, ChannelTrust, GoogleWebhook, Jwks, MAIL_CHANGED, PushTrust, Trust, channel,
 };
@@ -425,5 +426,33 @@ fn a_notification_is_an_event_about_a_calendar() {
         let mut raw = good();
         raw.headers.insert("x-goog-message-number", number.parse().unwrap());
         assert_eq!(parsed(raw, KEY.into()).unwrap_err().kind(), ErrorKind::Decode, "{number}");
+    }
+}
+
+/// Fails when a handler of a type is given another's event, or a field is read from where it does not stand.
+#[test]
+fn notifications_are_read_as_types() {
+    let event = |kind: &str, payload: &str| Event {
+        id: "1".into(),
+        kind: kind.to_owned(),
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: payload.to_owned().into(),
+    };
+    // {"emailAddress":"ada@example.com","historyId":"17"}
+    let data = "eyJlbWFpbEFkZHJlc3MiOiJhZGFAZXhhbXBsZS5jb20iLCJoaXN0b3J5SWQiOiIxNyJ9";
+    let push = format!(r#"{{"message":{{"messageId":"1","publishTime":"2026-01-01T00:00:00Z","data":"{data}"}}}}"#);
+    let TypedEvent::MailChanged(mail) = TypedEvent::parse(&event("gmail.changed", &push)).unwrap() else { panic!() };
+    assert_eq!((mail.mailbox.as_str(), mail.history_id), ("ada@example.com", 17));
+    assert_eq!(mail.published_at, Some(Timestamp::from_seconds(1_767_225_600)));
+    let channel = r#"{"channel_id":"c","resource_id":"r","resource_state":"exists","message_number":3,"calendar":"primary","expires_at":5}"#;
+    let typed = TypedEvent::parse(&event("calendar.changed", channel)).unwrap();
+    let TypedEvent::CalendarChanged(calendar) = typed else { panic!() };
+    assert_eq!((calendar.calendar.as_deref(), calendar.channel.as_str(), calendar.number), (Some("primary"), "c", 3));
+    assert_eq!((calendar.state.as_str(), calendar.channel_expires_at), ("exists", Some(Timestamp(5))));
+    assert!(matches!(TypedEvent::parse(&event("other", "x")).unwrap(), TypedEvent::Unknown { .. }));
+    for (kind, wrong) in [("gmail.changed", channel), ("calendar.changed", push.as_str())] {
+        assert_eq!(TypedEvent::parse(&event(kind, wrong)).unwrap_err().kind(), ErrorKind::Decode, "{kind}");
     }
 }

@@ -522,7 +522,7 @@ fn run_state(base: &str, run: &Run, stalled: bool) -> Markup {
                 (grouped(run.bad)) " unreadable"
             }
         }
-        @if run.missed.events > 0 { " " (super::runs::healed(run)) }
+        @if run.missed.count > 0 { " " (super::runs::healed(run)) }
         @match &run.state {
             RunState::Running | RunState::Done => {},
             RunState::Review { deletions } => {

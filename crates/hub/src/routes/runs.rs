@@ -101,7 +101,11 @@ pub(crate) struct RunOut<'a> {
 struct MissedOut {
     run: i64,
     stream: String,
-    events: u64,
+    /// One of both: events of the provider's list, or records where it lists none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<u64>,
     from: Option<String>,
     to: Option<String>,
     healed_at: String,
@@ -110,10 +114,11 @@ struct MissedOut {
 
 impl MissedOut {
     fn of(run: &Run) -> Option<Self> {
-        (run.missed.events > 0).then(|| Self {
+        (run.missed.count > 0).then(|| Self {
             run: run.id.0,
             stream: run.key.stream.to_string(),
-            events: run.missed.events,
+            events: (!run.missed_records()).then_some(run.missed.count),
+            records: run.missed_records().then_some(run.missed.count),
             from: run.missed.from.map(rfc3339),
             to: run.missed.to.map(rfc3339),
             healed_at: rfc3339(run.finished_at.unwrap_or(run.progressed_at)),
@@ -122,24 +127,23 @@ impl MissedOut {
     }
 }
 
-/// Says what a walk over the provider's list found: `12 events missed 14:02–14:31, healed 14:33`. Times are UTC; the day
-/// is told where it is not the day of the healing.
+/// Says what a run found that webhooks should have brought: `12 events missed 14:02–14:31, healed 14:33`, or so many records.
+/// Times are UTC; the day is told where it is not the day of the healing.
 pub(crate) fn healed(run: &Run) -> String {
     let at = run.finished_at.unwrap_or(run.progressed_at);
     let day = |at: Timestamp| rfc3339(at).get(..10).unwrap_or_default().to_owned();
     let minute = |at: Timestamp| rfc3339(at).get(11..16).unwrap_or_default().to_owned();
     let moment =
         |one: Timestamp| if day(one) == day(at) { minute(one) } else { format!("{} {}", day(one), minute(one)) };
-    let events = match run.missed.events {
-        1 => "1 event".to_owned(),
-        n => format!("{n} events"),
-    };
+    let what = if run.missed_records() { "record" } else { "event" };
+    let count = run.missed.count;
+    let plural = if count == 1 { "" } else { "s" };
     let span = match (run.missed.from, run.missed.to) {
         (Some(from), Some(to)) if minute(from) == minute(to) && day(from) == day(to) => format!(" {}", moment(from)),
         (Some(from), Some(to)) => format!(" {}–{}", moment(from), moment(to)),
         (_, _) => String::new(),
     };
-    format!("{events} missed{span}, healed {}", minute(at))
+    format!("{count} {what}{plural} missed{span}, healed {}", minute(at))
 }
 
 /// How long a run may make no progress: twice the longest wait between two of its attempts.
@@ -409,7 +413,7 @@ pub(crate) async fn unreadable(Of(shared): Of<Arc<Shared>>, path: OfStream, aske
     Ok(json(&json!({ "unreadable": list })))
 }
 
-/// Lists what walks over the provider's list found missing and brought.
+/// Lists what runs found that webhooks should have brought, and brought.
 pub(crate) async fn healings(Of(shared): Of<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Answer {
     let Path(id) = id.map_err(|_| Problem::unreadable_address())?;
     let list = shared.store.healings(ConnectionId::from(id), HEALINGS_SHOWN).await?;
@@ -451,9 +455,9 @@ mod tests {
     fn a_healing_is_said_in_words() {
         const DAY: i64 = 86_400;
         let at = |day: i64, hour: i64, minute: i64| day * DAY + hour * 3_600 + minute * 60 + 59;
-        let check = |events, from: Option<i64>, to: Option<i64>, expected: &str| {
+        let check = |count, from: Option<i64>, to: Option<i64>, expected: &str| {
             let seconds = |at: Option<i64>| at.map(Timestamp::from_seconds);
-            let run = run(Missed { events, from: seconds(from), to: seconds(to) }, at(1, 14, 33));
+            let run = run(Missed { count, from: seconds(from), to: seconds(to) }, at(1, 14, 33));
             assert_eq!(healed(&run), expected);
         };
         check(12, Some(at(1, 14, 2)), Some(at(1, 14, 31)), "12 events missed 14:02–14:31, healed 14:33");
@@ -461,5 +465,10 @@ mod tests {
         let over_night = "2 events missed 1970-01-01 23:50–00:10, healed 14:33";
         check(2, Some(at(0, 23, 50)), Some(at(1, 0, 10)), over_night);
         check(3, None, None, "3 events missed, healed 14:33");
+        // A run over records has written what it missed.
+        let missed = Missed { count: 2, from: None, to: None };
+        let records =
+            Run { counts: MergeCounts { updated: 2, ..MergeCounts::default() }, ..run(missed, at(1, 14, 33)) };
+        assert_eq!(healed(&records), "2 records missed, healed 14:33");
     }
 }

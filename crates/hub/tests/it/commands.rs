@@ -261,6 +261,7 @@ async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 read_since: u64::MAX,
                 changes,
                 deliveries: Vec::new(),
+                missed: Default::default(),
                 missed_before: NOW,
                 bad: Vec::new(),
                 fetched: Default::default(),

@@ -6,9 +6,10 @@ use axum::body::Body;
 use axum::http::Request;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Claim, Jobs, Merge, NewJob, PageCommit, Queue, Records, Run, RunEnd, RunMode, RunState, StreamKey, Work,
+    Claim, Jobs, Merge, Missed, NewJob, PageCommit, Queue, Records, Run, RunEnd, RunMode, RunState, StreamKey, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Span, State, Stop};
+use serde_json::Value;
 
 use crate::fixtures::{Answer, Fixture, NOW, fixture};
 
@@ -23,14 +24,11 @@ fn change(n: usize) -> Change {
     Change { stream: "customers".into(), id: format!("cus_{n:02}").into(), span: Span::exact(1), state: data }
 }
 
-/// Ends a full run of sixty records that saw none of them, met one it could not read, and was told of a total.
-async fn run_in_review(fixture: &Fixture) -> Run {
+/// Ends a run of one page.
+async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -> PageCommit) -> Run {
     let store = &fixture.store;
-    let changes = (0..60).map(change).collect();
-    store.merge(vec![Merge { key: key(), read_since: None, changes }], NOW).await.unwrap();
-    let work = Work::Sync { key: key(), mode: RunMode::Full };
     let job = NewJob {
-        work: work.clone(),
+        work: Work::Sync { key: key(), mode },
         lane: None,
         group: None,
         tenant: None,
@@ -43,7 +41,7 @@ async fn run_in_review(fixture: &Fixture) -> Run {
     let claim =
         Claim { now: NOW, hold: Duration::from_secs(60), max: 1, queue: Queue::Background, room: Default::default() };
     let lease = store.claim(claim).await.unwrap().remove(0).lease;
-    let run = store.start_run(lease, key(), RunMode::Full, NOW).await.unwrap();
+    let run = store.start_run(lease, key(), mode, NOW).await.unwrap();
     let now = NOW.plus(Duration::from_secs(10));
     let page = PageCommit {
         lease,
@@ -51,14 +49,15 @@ async fn run_in_review(fixture: &Fixture) -> Run {
         read_since: 1,
         changes: Vec::new(),
         deliveries: Vec::new(),
+        missed: Missed::default(),
         missed_before: Timestamp(0),
-        bad: vec![BadRecord::new(Some("cus_99"), br#"{"id":"cus_99"}"#, "it is broken")],
+        bad: Vec::new(),
         fetched: Default::default(),
-        total: Some(4),
+        total: None,
         next: None,
         now,
     };
-    store.commit_page(page).await.unwrap();
+    store.commit_page(fill(page)).await.unwrap();
     let end = RunEnd {
         lease,
         run: run.id,
@@ -71,6 +70,42 @@ async fn run_in_review(fixture: &Fixture) -> Run {
         now,
     };
     store.end_run(end).await.unwrap()
+}
+
+/// Ends a full run of sixty records that saw none of them, met one it could not read, and was told of a total.
+async fn run_in_review(fixture: &Fixture) -> Run {
+    let changes = (0..60).map(change).collect();
+    fixture.store.merge(vec![Merge { key: key(), read_since: None, changes }], NOW).await.unwrap();
+    let broken = BadRecord::new(Some("cus_99"), br#"{"id":"cus_99"}"#, "it is broken");
+    ended(fixture, RunMode::Full, |page| PageCommit { bad: vec![broken], total: Some(4), ..page }).await
+}
+
+// Fails when what webhooks should have brought is told by nobody, or records are called events.
+#[tokio::test]
+async fn what_a_run_healed_is_told_as_what_it_is() {
+    let fixture = fixture().with_connection().await;
+    let at = |minutes: u64| Some(NOW.minus(Duration::from_secs(60 * minutes)));
+    let missed = |count| Missed { count, from: at(31), to: at(2) };
+    ended(&fixture, RunMode::Incremental, |page| PageCommit { missed: missed(12), ..page }).await;
+    let changes = (0..2).map(change).collect();
+    let run = ended(&fixture, RunMode::Incremental, |page| PageCommit { changes, missed: missed(2), ..page }).await;
+    assert_eq!((run.missed.count, run.missed_records()), (2, true));
+
+    let told = fixture.get("/api/v1/connections/acme-stripe/healings").await.json();
+    let [records, events] = &told["healings"].as_array().unwrap()[..] else { panic!("{told}") };
+    assert_eq!((&records["records"], &records["events"]), (&2.into(), &Value::Null));
+    assert_eq!((&events["records"], &events["events"]), (&Value::Null, &12.into()));
+    let words = records["words"].as_str().unwrap();
+    assert!(words.starts_with("2 records missed ") && words.contains(", healed "), "{words}");
+    assert!(events["words"].as_str().unwrap().starts_with("12 events missed "), "{events}");
+    assert_eq!((&records["run"], &records["stream"]), (&run.id.0.into(), &"customers".into()));
+    let shown = fixture.get("/api/v1/runs").await.json();
+    assert_eq!(shown["runs"][0]["missed"]["words"], words);
+
+    // On the page: the connection's card tells the newest, the table of runs each.
+    let page = fixture.get("/").await.text();
+    assert_eq!(page.matches(words).count(), 2, "{page}");
+    assert_eq!(page.matches(events["words"].as_str().unwrap()).count(), 1, "{page}");
 }
 
 async fn post(fixture: &Fixture, path: &str, body: &str) -> Answer {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 use palisade_core::call::Priority;
-use palisade_core::sync::{Cursor, Next, Page, Site, Source, Span, State};
+use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State};
 use palisade_core::webhook::Event;
 use palisade_core::{ErrorKind, EventId, RecordId, Timestamp};
 use palisade_sendgrid::SendGridSource;
@@ -163,4 +163,23 @@ fn an_event_has_its_address_fetched_from_the_list_it_is_now_on() {
     for payload in ["", "no json", "{}", r#"{"email":""}"#] {
         assert_eq!(source.apply(&event("unsubscribe", payload)).unwrap_err().kind(), ErrorKind::Decode, "{payload}");
     }
+}
+
+/// Fails when what no webhook tells of is called missed, or the time of what one tells of is read from elsewhere.
+#[test]
+fn webhooks_tell_of_what_recipients_and_their_servers_did() {
+    let told = |stream: &str, record: &str| {
+        let state = State::Present(record.to_owned().into());
+        let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
+        let told = SendGridSource::new().told(&change)?;
+        Some((told.at.millis(), told.by[0], told.is_notice))
+    };
+    let entry = r#"{"email":"a@x.example","created":1767225600}"#;
+    assert_eq!(told("bounces", entry), Some((1_767_225_600_000, "bounce", false)));
+    assert_eq!(told("blocks", entry), Some((1_767_225_600_000, "bounce", false)));
+    assert_eq!(told("spam_reports", entry), Some((1_767_225_600_000, "spamreport", false)));
+    for stream in ["unsubscribes", "invalid_emails", "nothing"] {
+        assert_eq!(told(stream, entry), None, "{stream}");
+    }
+    assert_eq!(told("bounces", "{}"), None);
 }

@@ -70,7 +70,7 @@ fn run(row: &Row<'_>) -> Result<Run, Fault> {
         total: number(19)?,
         feed_from: number(20)?,
         feed_to: number(21)?,
-        missed: Missed { events: count(22)?, from: time(23)?, to: time(24)? },
+        missed: Missed { count: count(22)?, from: time(23)?, to: time(24)? },
     })
 }
 
@@ -165,7 +165,7 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
     let counts = staged.commit(tx)?;
     records::set_aside(tx, run.stream, page)?;
     let created = page.deliveries.iter().flat_map(|one| &one.events).map(|event| event.created);
-    let (mut events_new, mut events_duplicate, mut missed) = (0, 0, Missed::default());
+    let (mut events_new, mut events_duplicate, mut missed) = (0, 0, page.missed);
     for (appended, created) in inbox::append(tx, &page.deliveries)?.into_iter().flatten().zip(created) {
         match appended {
             Appended::New(_) => {
@@ -197,7 +197,7 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
         i64::try_from(page.bad.len()).unwrap_or(i64::MAX),
         page.total.map(u64::cast_signed),
     ])?;
-    if missed.events > 0 {
+    if missed.count > 0 {
         note_missed(tx, page.run, missed)?;
     }
     Ok(PageCommitted { counts, fetch: Vec::new(), events_new, events_duplicate })
@@ -211,7 +211,7 @@ fn note_missed(tx: &Tx<'_>, run: RunId, missed: Missed) -> Result<(), Fault> {
     )?
     .execute(params![
         run.0,
-        missed.events.cast_signed(),
+        missed.count.cast_signed(),
         missed.from.map(Timestamp::millis),
         missed.to.map(Timestamp::millis),
     ])?;

@@ -430,7 +430,7 @@ mod tests {
         let mut connection = Connection::open(&path).unwrap();
         prepare(&mut connection, &path).unwrap();
         let run = super::super::runs::live(&connection, 9).unwrap().remove(0);
-        assert_eq!((run.began, run.bad, run.missed.events, run.feed_from, run.stop), (3, 0, 0, None, None));
+        assert_eq!((run.began, run.bad, run.missed.count, run.feed_from, run.stop), (3, 0, 0, None, None));
         let (records, bad): (i64, i64) = connection
             .query_row("SELECT records, bad FROM palisade_stream", [], |row| Ok((row.get(0)?, row.get(1)?)))
             .unwrap();

@@ -14,7 +14,6 @@
 //!   oldest, which is the first to be shown, and walked forward from there.
 
 use palisade_core::sync::{Cursor, Next};
-use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Result};
 
 use super::encode;
@@ -36,6 +35,14 @@ pub(super) enum Anchor {
     After(String, i64),
     /// At a second, inclusive.
     Since(i64),
+}
+
+/// An event of a page, as far as the walk goes by it: one that cannot be read has a place in the list too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) id: String,
+    /// In seconds; `None` where it does not say.
+    pub(super) created: Option<i64>,
 }
 
 /// Where a run reads next.
@@ -131,14 +138,14 @@ impl Position {
     ///
     /// # Errors
     /// [`ErrorKind::Decode`] when the page contradicts itself.
-    pub(super) fn advance(&mut self, events: &[Event], more: bool, read_at: i64) -> Result<Next> {
+    pub(super) fn advance(&mut self, events: &[Seen], more: bool, read_at: i64) -> Result<Next> {
         match self {
             Self::Beginning => Ok(done(newest_settled(events, read_at).unwrap_or(Anchor::at(read_at)), read_at)),
             Self::Forward { after, anchor } => {
                 let anchor = newest_settled(events, read_at).unwrap_or_else(|| anchor.clone());
                 Ok(match events.last() {
                     // A page that ends where it began would be asked for for ever.
-                    Some(newest) if more && encode(newest.id.as_str()).to_string() != *after => walk(newest, &anchor),
+                    Some(newest) if more && encode(&newest.id).to_string() != *after => walk(newest, &anchor),
                     Some(_) | None => done(anchor, read_at),
                 })
             }
@@ -150,7 +157,7 @@ impl Position {
             Self::Dive { since, shown, .. } if more => {
                 *shown = false;
                 let oldest = events.first().ok_or_else(contradiction)?;
-                Ok(Next::More(Cursor::new(format!("dive:{since}:{}", encode(oldest.id.as_str())))))
+                Ok(Next::More(Cursor::new(format!("dive:{since}:{}", encode(&oldest.id)))))
             }
             Self::Dive { since, behind, shown } => {
                 *shown = true;
@@ -182,18 +189,17 @@ fn done(anchor: Anchor, read_at: i64) -> Next {
 }
 
 /// Returns the anchor behind the newest event that was old enough when it was read for nothing to appear before it any more.
-fn newest_settled(events: &[Event], read_at: i64) -> Option<Anchor> {
+fn newest_settled(events: &[Seen], read_at: i64) -> Option<Anchor> {
     events.iter().rev().find_map(|event| settled(event, read_at))
 }
 
 /// As [`newest_settled`], for one event.
-fn settled(event: &Event, read_at: i64) -> Option<Anchor> {
-    let created = event.created?.seconds();
-    (created <= read_at.saturating_sub(OVERLAP_SECONDS))
-        .then(|| Anchor::After(encode(event.id.as_str()).to_string(), created))
+fn settled(event: &Seen, read_at: i64) -> Option<Anchor> {
+    let created = event.created?;
+    (created <= read_at.saturating_sub(OVERLAP_SECONDS)).then(|| Anchor::After(encode(&event.id).to_string(), created))
 }
 
-fn walk(newest: &Event, anchor: &Anchor) -> Next {
+fn walk(newest: &Seen, anchor: &Anchor) -> Next {
     Next::More(Cursor::new(format!("walk:{}:{}", encode(newest.id.as_str()), anchor.write())))
 }
 

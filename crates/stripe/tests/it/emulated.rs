@@ -463,3 +463,68 @@ async fn what_the_provider_signs_is_verified_applied_and_typed() {
         assert!(kinds.iter().any(|seen| seen == kind), "{kind} among {kinds:?}");
     }
 }
+
+/// A notice came: the event behind it says what changed, and where the object is.
+#[tokio::test]
+async fn a_thin_event_is_retrieved_and_leads_to_its_object() {
+    let world = World::new("2026-09-30.endive");
+    let destination = world.emulator.event_destination("https://x.example/thin", "whsec_thin", &["v1.customer.*"]);
+    let customer = world.emulator.create_customer(&[("email", "a@x.example")]).unwrap();
+    let id = customer["id"].as_str().unwrap();
+    world.emulator.call("POST", &format!("/v1/customers/{id}"), &[("name", "Ada")]).unwrap();
+    let snapshot = world.emulator.events().into_iter().find(|event| event["type"] == "customer.updated").unwrap();
+    let (header, body) = world.emulator.signed(&destination, snapshot["id"].as_str().unwrap()).unwrap();
+    let now = Timestamp::from_seconds(world.now.load(Ordering::Relaxed));
+    let verified = Verified::check(&StripeWebhook, delivery(&header, &body), &["whsec_thin".into()], now).unwrap();
+    let notice = StripeWebhook.events(&verified).unwrap().events.remove(0);
+    let TypedEvent::Thin(read) = TypedEvent::parse(&notice).unwrap() else { panic!("{notice:?}") };
+    assert_eq!((read.kind.as_str(), &read.changes, &read.snapshot_event), ("v1.customer.updated", &None, &None));
+
+    let stripe = world.client();
+    let whole = stripe.retrieve_thin_event(read.id.as_str(), None).await.unwrap();
+    assert_eq!(whole.changes.as_ref().unwrap()["after"]["name"], "Ada");
+    assert_eq!(whole.snapshot_event.as_ref().unwrap().as_str(), snapshot["id"].as_str().unwrap());
+    assert_eq!(stripe.fetch_related_object(&whole).await.unwrap().unwrap()["name"], "Ada");
+    for (id, kind) in [("evt_test_none", ErrorKind::NotFound), ("a/b", ErrorKind::Invalid), ("", ErrorKind::Invalid)] {
+        assert_eq!(stripe.retrieve_thin_event(id, None).await.unwrap_err().kind(), kind, "{id}");
+    }
+
+    // As a hub does it: the event in the notice's place, then the record it names.
+    let source = StripeSource::new();
+    let request = source.complete(&world.site(), &notice).unwrap().expect("a thin event is fetched");
+    let event = source.completed(&notice, &world.send(request).await.unwrap()).unwrap();
+    assert_eq!(TypedEvent::parse(&event).unwrap(), TypedEvent::Thin(whole));
+    let changes = source.apply(&event).unwrap();
+    assert_eq!((changes.len(), &changes[0].state, changes[0].id.as_str()), (1, &State::Unclear, id));
+    let State::Present(record) = world.fetch(&source, "customers", id).await else { panic!("it is there") };
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&record).unwrap()["name"], "Ada");
+}
+
+/// Fails when an event of a connected account is looked for in the platform's own, or its account is named twice.
+#[test]
+fn a_thin_event_is_fetched_for_the_account_it_names() {
+    let thin = |account: Option<&str>| Event {
+        id: "evt_1".into(),
+        kind: "v1.customer.updated".to_owned(),
+        account: account.map(str::to_owned),
+        created: None,
+        ordering_key: None,
+        payload: r#"{"id":"evt_1","object":"v2.core.event","type":"v1.customer.updated"}"#.into(),
+    };
+    let site =
+        |account: Option<&str>| Site { account: account.map(str::to_owned), ..World::new("2026-09-30.endive").site() };
+    for (of_site, of_event, expected) in [
+        (None, None, None),
+        (None, Some("acct_e"), Some("acct_e")),
+        (Some("acct_s"), None, Some("acct_s")),
+        (Some("acct_s"), Some("acct_e"), Some("acct_e")),
+    ] {
+        let request = StripeSource::new().complete(&site(of_site), &thin(of_event)).unwrap().unwrap();
+        assert!(request.uri().path().ends_with("/v2/core/events/evt_1"), "{}", request.uri());
+        let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(header("stripe-context").as_deref(), expected, "{of_site:?} {of_event:?}");
+        assert_eq!(header("stripe-account"), None);
+    }
+    let snapshot = Event { payload: r#"{"id":"evt_1","object":"event","type":"v1.x"}"#.into(), ..thin(None) };
+    assert!(StripeSource::new().complete(&site(None), &snapshot).unwrap().is_none());
+}

@@ -130,8 +130,37 @@ fn pages_that_contradict_themselves_are_decode_errors() {
     }
     let empty = page("customers", Some("cus_1"), r#"{"data":[],"has_more":false}"#).unwrap();
     assert_eq!((empty.changes.len(), empty.next), (0, Next::Done { resume: None }));
-    let events = page("events", None, r#"{"data":[{"id":"evt_1"}],"has_more":false}"#);
-    assert_eq!(events.unwrap_err().kind(), ErrorKind::Decode);
+    let nameless = page("events", Some("after:evt_0@1"), r#"{"data":[{"id":7}],"has_more":true}"#);
+    assert_eq!(nameless.unwrap_err().kind(), ErrorKind::Decode, "nothing to go on behind");
+}
+
+/// Fails when one unreadable event fails its page, is lost without a word, or holds up the walk where it stands last.
+#[test]
+fn an_unreadable_event_is_set_aside_by_its_name_and_the_walk_goes_on_behind_it() {
+    let good = |n: u64| format!(r#"{{"id":"evt_{n}","type":"customer.updated","created":{n},"data":{{}}}}"#);
+    for wrong in [r#"{"id":"evt_X"}"#, r#"{"id":"evt_X","type":7}"#, r#"{"id":"evt_X","type":""}"#] {
+        for (order, shown, behind) in [
+            (["3", "X", "1"], vec!["evt_1", "evt_3"], "evt_3"),
+            (["X", "2", "1"], vec!["evt_1", "evt_2"], "evt_X"),
+            (["3", "2", "X"], vec!["evt_2", "evt_3"], "evt_3"),
+        ] {
+            let data = order.map(|n| n.parse().map_or_else(|_| wrong.to_owned(), good)).join(",");
+            let body = format!(r#"{{"data":[{data}],"has_more":true}}"#);
+            let page = page("events", Some("after:evt_0@0"), &body).unwrap();
+            let events: Vec<_> = page.events.iter().map(|event| event.id.as_str()).collect();
+            assert_eq!(events, shown, "{body}");
+            assert_eq!(page.bad.len(), 1, "{body}");
+            assert_eq!((page.bad[0].id.as_ref().unwrap().as_str(), &page.bad[0].raw[..]), ("evt_X", wrong.as_bytes()));
+            let Next::More(next) = page.next else { panic!("{body}") };
+            assert!(next.as_str().starts_with(&format!("walk:{behind}:")), "{next:?}");
+        }
+        let alone = page("events", Some("after:evt_0@0"), &format!(r#"{{"data":[{wrong}],"has_more":true}}"#)).unwrap();
+        assert!(matches!(alone.next, Next::More(_)), "{:?}", alone.next);
+        // A page that is only dived past names nobody: it is read again on the way back.
+        let dived =
+            page("events", Some("since:1767225000"), &format!(r#"{{"data":[{wrong}],"has_more":true}}"#)).unwrap();
+        assert_eq!((dived.events.len(), dived.bad.len()), (0, 0));
+    }
 }
 
 #[test]

@@ -414,6 +414,7 @@ impl Model {
                     read_since: commits.saturating_sub(self.below(2)),
                     changes: (0..self.below(5)).map(|_| self.change(&of)).collect(),
                     deliveries: if self.one_in(4) { vec![self.delivery()] } else { Vec::new() },
+                    missed: Default::default(),
                     missed_before: self.near(),
                     bad: self.some_bad(),
                     fetched: MergeCounts { added: self.below(2), ..MergeCounts::default() },

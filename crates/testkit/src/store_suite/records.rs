@@ -54,6 +54,7 @@ fn page(lease: Lease, run: &Run, read_since: u64, changes: Vec<Change>) -> PageC
         read_since,
         changes,
         deliveries: Vec::new(),
+        missed: Default::default(),
         missed_before: Timestamp(6),
         bad: Vec::new(),
         fetched: MergeCounts::default(),
@@ -395,7 +396,7 @@ pub async fn a_stream_is_paused_and_reset(store: &dyn Store) {
 }
 
 /// Events a page brings that are new here and old enough to have come are kept with its run as missed, with when the
-/// first and the last happened; the runs that found any are listed by connection.
+/// first and the last happened, and so is what the page itself counts; the runs that found any are listed by connection.
 pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     let at = |id: &str, created: Option<i64>| NewEvent { created: created.map(Timestamp), ..event(id) };
     ok(store.append(vec![delivery(5, vec![at("told", Some(100))])]).await);
@@ -407,6 +408,8 @@ pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     walk.missed_before = Timestamp(900);
     ok(store.commit_page(walk.clone()).await);
     walk.deliveries = vec![delivery(6, vec![at("e9", Some(900))])];
+    // What the page says of itself counts beside them.
+    walk.missed = Missed { count: 2, from: Some(Timestamp(150)), to: Some(Timestamp(950)) };
     ok(store.commit_page(walk).await);
     ok(store.end_run(done(lease, &run)).await);
     let lease = hold(store, sync(RunMode::Incremental), 8).await;
@@ -414,7 +417,7 @@ pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     ok(store.end_run(done(lease, &other)).await);
     let healed = ok(store.healings("acme".into(), 9).await);
     let told: Vec<_> = healed.iter().map(|run| (run.id, run.missed)).collect();
-    let missed = Missed { events: 3, from: Some(Timestamp(200)), to: Some(Timestamp(900)) };
+    let missed = Missed { count: 5, from: Some(Timestamp(150)), to: Some(Timestamp(950)) };
     same(told, vec![(run.id, missed)], "what was missed");
     same(ok(store.healings("other".into(), 9).await).len(), 0, "of one connection");
     same(ok(store.healings("acme".into(), 0).await).len(), 0, "bounded");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 use palisade_core::call::Priority;
-use palisade_core::sync::{Cursor, Next, Page, Site, Source, Span, State};
+use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State};
 use palisade_core::webhook::Event;
 use palisade_core::{ErrorKind, EventId, RecordId, Timestamp};
 use palisade_twilio::TwilioSource;
@@ -157,4 +157,21 @@ fn what_concerns_a_message_has_it_fetched() {
     for payload in ["", "no json", "{}", r#"{"MessageSid":"SM1"}"#, r#"{"data":7}"#] {
         assert_eq!(source.apply(&event("message.sent", payload)).unwrap_err().kind(), ErrorKind::Decode, "{payload}");
     }
+}
+
+/// Fails when what no webhook tells of is called missed, or the time of what one tells of is read from elsewhere.
+#[test]
+fn a_webhook_tells_of_what_comes_in() {
+    let told = |stream: &str, record: &str| {
+        let state = State::Present(record.to_owned().into());
+        let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
+        let told = TwilioSource::new().told(&change)?;
+        Some((told.at.millis(), told.by[0], told.is_notice))
+    };
+    let message = |direction: &str| {
+        told("messages", &format!(r#"{{"direction":"{direction}","date_created":"Thu, 01 Jan 2026 00:00:00 +0000"}}"#))
+    };
+    assert_eq!(message("inbound"), Some((1_767_225_600_000, "message.received", false)));
+    assert_eq!(message("outbound-api"), None);
+    assert_eq!(told("messages", r#"{"direction":"inbound"}"#), None);
 }

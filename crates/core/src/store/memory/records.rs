@@ -240,6 +240,7 @@ impl RecordsModel {
         run.stop = None;
         run.bad += page.bad.len() as u64;
         run.total = page.total.or(run.total);
+        run.missed.join(page.missed);
         for created in missed {
             run.missed.add(*created);
         }
@@ -287,7 +288,7 @@ impl RecordsModel {
 
     pub(super) fn healings(&self, connection: &ConnectionId, limit: u32) -> Vec<Run> {
         let mut runs = self.runs(Some(connection), u32::MAX);
-        runs.retain(|run| run.missed.events > 0);
+        runs.retain(|run| run.missed.count > 0);
         runs.truncate(limit as usize);
         runs
     }

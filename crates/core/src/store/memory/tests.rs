@@ -70,6 +70,7 @@ async fn a_stale_lease_writes_nothing_while_another_holds_the_job() {
         read_since: 0,
         changes: vec![change.clone()],
         deliveries: Vec::new(),
+        missed: Default::default(),
         missed_before: at(0),
         bad: Vec::new(),
         fetched: MergeCounts::default(),

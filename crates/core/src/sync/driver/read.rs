@@ -6,12 +6,12 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{Driver, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, unsure_span};
+use super::{Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, unsure_span};
 use crate::call::{Call, Priority};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RecordId;
-use crate::store::{Merge, MergeCounts, PageCommit, RunId, StreamKey};
+use crate::store::{Merge, MergeCounts, Missed, PageCommit, RunId, StreamKey};
 use crate::sync::{BadRecord, Change, Cursor, Span, State};
 
 /// How long a page may take to be read, all waits for its turn included. The pipeline's own deadlines are far shorter;
@@ -52,8 +52,11 @@ impl Driver<'_> {
 
     /// Commits a page and returns what it did; records that cannot be ordered are fetched, which orders them. One that
     /// cannot be read is set aside with its page.
-    pub(super) async fn commit(&self, key: &StreamKey, mut page: PageCommit) -> Result<Committed> {
+    pub(super) async fn commit(&self, key: &StreamKey, ears: &Ears, mut page: PageCommit) -> Result<Committed> {
+        let mut fetched_missed = Missed::default();
         for _ in 0..=FETCH_ROUNDS_MAX {
+            page.missed = fetched_missed;
+            page.missed.join(self.missed(ears, key, &page.changes).await?);
             let committed = self.store.commit_page(page.clone()).await?;
             if committed.fetch.is_empty() {
                 let mut counts = committed.counts;
@@ -62,11 +65,16 @@ impl Driver<'_> {
             }
             let mut open: Vec<_> = committed.fetch.into_iter().map(|id| (key.clone(), id)).collect();
             page.changes.retain(|change| !open.iter().any(|(_, id)| *id == change.id));
-            for _ in 0..=FETCH_ROUNDS_MAX {
+            for round in 0..=FETCH_ROUNDS_MAX {
                 let mut merges = Vec::with_capacity(open.len());
                 for fetched in self.fetch_all(&open).await? {
                     match fetched {
-                        Fetched::Read(merge) => merges.push(merge),
+                        Fetched::Read(merge) => {
+                            if round == 0 {
+                                fetched_missed.join(self.missed(ears, key, &merge.changes).await?);
+                            }
+                            merges.push(merge);
+                        }
                         Fetched::Unreadable(bad) => page.bad.push(bad),
                     }
                 }
@@ -148,7 +156,7 @@ impl Driver<'_> {
         Ok(Fetched::Read(Merge { key: key.clone(), read_since, changes: vec![change] }))
     }
 
-    pub(super) async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
+    pub(crate) async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
         if let Some(call) = request.extensions_mut().get_mut::<Call>() {
             call.priority = Priority::Background;
         }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::world::*;
 use crate::error::{Error, ErrorKind};
 use crate::store::*;
+use crate::webhook::Event;
 use crate::worker::*;
 
 /// A handler that writes the event's id as an effect.
@@ -54,6 +55,50 @@ async fn an_event_changes_its_record_and_calls_its_handlers_in_one_commit() {
     assert_eq!(written(&world), [Value::from("evt_0")]);
     assert_eq!(first(&world).await.0, EventState::Done);
     assert_eq!(world.requests(), 0, "an event that says all needs no call");
+}
+
+/// Fails when streams or handlers are given the notice while the whole event is to be had, when a passing error is taken for
+/// there being none, or when one that is gone or forbidden stops the event.
+#[tokio::test(start_paused = true)]
+async fn an_event_of_which_a_notice_came_is_fetched_before_anybody_sees_it() {
+    let told = || {
+        handler(|event, context| {
+            Box::pin(async move {
+                let payload = String::from_utf8(event.event.payload.to_vec()).unwrap();
+                context.effect("INSERT INTO told VALUES (?1)", vec![payload.as_str().into()]);
+                Handled::Done
+            })
+        })
+    };
+    let (notice, whole) = (r#"{"id":"t1"}"#, r#"{"id":"t1","value":5}"#);
+    for (failure, seen, requests) in [
+        (None, whole, vec!["/whole/t1"]),
+        (Some(ErrorKind::Timeout), whole, vec!["/whole/t1", "/whole/t1"]),
+        (Some(ErrorKind::NotFound), notice, vec!["/whole/t1", "/things/t1"]),
+        (Some(ErrorKind::Permission), notice, vec!["/whole/t1", "/things/t1"]),
+    ] {
+        let world = world("*", told()).await;
+        world.fake.put("t1", Some(5));
+        world.fake.truth().failures.extend(failure.map(|kind| Error::new(kind, "not now")));
+        let event = Event {
+            id: "evt_notice".into(),
+            kind: NOTICE.to_owned(),
+            account: None,
+            created: Some(world.clock.now()),
+            ordering_key: Some("t1".to_owned()),
+            payload: Bytes::from(notice),
+        };
+        world.deliver_raw("conn", vec![event]).await;
+        world.quiet().await;
+        world.wait(Duration::from_secs(3_600)).await;
+        world.quiet().await;
+        assert_eq!(written(&world), [Value::from(seen)], "{failure:?}");
+        assert_eq!(world.fake.truth().requests, requests, "{failure:?}");
+        world.check_equal(&world.held().await);
+        let kept = world.store.inner.events(None, None, 9).await.unwrap().remove(0);
+        let kept = world.store.inner.event(kept.row).await.unwrap().unwrap();
+        assert_eq!(kept.event.payload, notice, "the inbox keeps what came");
+    }
 }
 
 /// Fails when a repeat, in the same delivery or after the first was handled, runs the handlers again.
@@ -366,8 +411,8 @@ async fn an_idempotency_key_belongs_to_one_event_and_name() {
     assert!(different.iter().all(|key| key.len() == "palisade-".len() + 32));
 }
 
-fn told(id: &str, kind: &str, payload: &'static str, created: Timestamp) -> crate::webhook::Event {
-    crate::webhook::Event {
+fn told(id: &str, kind: &str, payload: &'static str, created: Timestamp) -> Event {
+    Event {
         id: id.into(),
         kind: kind.to_owned(),
         account: None,
@@ -386,7 +431,7 @@ async fn an_event_that_ends_the_grant_disconnects_after_its_handlers() {
     world.deliver_raw("conn", vec![told("e1", GOODBYE, "one person", later)]).await;
     world.quiet().await;
     assert_eq!(world.state().await, ConnectionState::Active);
-    let other = crate::webhook::Event { account: Some("other".into()), ..told("e2", GOODBYE, "all", later) };
+    let other = Event { account: Some("other".into()), ..told("e2", GOODBYE, "all", later) };
     world.store.put_connection(Connection { account: Some("ours".into()), ..connection("conn") }).await.unwrap();
     world.deliver_raw("conn", vec![other]).await;
     world.deliver_raw("conn", vec![told("e3", GOODBYE, "all", START.minus(Duration::from_secs(1)))]).await;

@@ -707,19 +707,9 @@ async fn a_dry_run_tells_what_a_run_does_and_writes_nothing() {
     assert_eq!(nowhere.kind(), ErrorKind::NotFound);
 }
 
-/// Fails when what was healed is not kept, or an event that is on its way is called missed.
-#[tokio::test(start_paused = true)]
-async fn a_walk_keeps_what_it_found_missing() {
-    let world = filled(5).await;
-    world.connect().await;
-    world.quiet().await;
-    // Where nothing was ever delivered, nothing is missed.
-    world.fake.put("t003", Some(7));
-    world.wait(Duration::from_secs(3_600)).await;
-    world.quiet().await;
-    assert_eq!(world.store.healings("conn".into(), 9).await.unwrap(), []);
-    let told = world.fake.put("t004", Some(8));
-    let event = world.fake.event(told);
+/// Delivers an event with the body a webhook has.
+async fn hear(world: &World, n: usize) {
+    let event = world.fake.event(n);
     let delivery = NewDelivery {
         endpoint: "conn".into(),
         connection: "conn".into(),
@@ -738,6 +728,86 @@ async fn a_walk_keeps_what_it_found_missing() {
         }],
     };
     world.store.inner.append(vec![delivery]).await.unwrap();
+}
+
+/// How a record comes to be found by a run.
+#[derive(Clone, Copy)]
+struct Finding {
+    /// A webhook was heard before at all.
+    heard: bool,
+    mode: RunMode,
+    /// The record's time lies before the last run.
+    old: bool,
+    /// Seconds from what happened to the run.
+    waits: u64,
+    /// The webhook told of it.
+    held: bool,
+    /// Webhooks say only that something happened, and one came since.
+    notice: Option<bool>,
+}
+
+/// Fails when a run over records tells nothing of what webhooks should have brought, or calls missed what came, what may be on
+/// its way, what another run was to find, what a later notice tells of, or what nobody listens for.
+#[tokio::test(start_paused = true)]
+async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
+    const LOST: Finding =
+        Finding { heard: true, mode: RunMode::Incremental, old: false, waits: 600, held: false, notice: None };
+    let cases = [
+        ("lost", true, LOST),
+        ("nobody listens", false, Finding { heard: false, ..LOST }),
+        ("a full run", false, Finding { mode: RunMode::Full, ..LOST }),
+        ("of before the last run", false, Finding { old: true, ..LOST }),
+        ("it may be on its way", false, Finding { waits: 60, ..LOST }),
+        ("it came", false, Finding { held: true, ..LOST }),
+        ("no notice since", true, Finding { notice: Some(false), ..LOST }),
+        ("a notice since", false, Finding { notice: Some(true), ..LOST }),
+    ];
+    for (name, expected, finding) in cases {
+        let world = filled(3).await;
+        world.fake.truth().lists_no_events = true;
+        world.connect().await;
+        world.quiet().await;
+        if finding.heard {
+            let told = world.fake.put("t000", Some(50));
+            hear(&world, told).await;
+        }
+        world.wait(Duration::from_secs(600)).await;
+        let happened = world.clock.now();
+        let lost = world.fake.put("t009", Some(9));
+        let at = if finding.old { START.minus(Duration::from_secs(5)) } else { happened };
+        world.fake.truth().told.insert("t009".to_owned(), (at, finding.notice.is_some()));
+        if finding.held {
+            hear(&world, lost).await;
+        }
+        if finding.notice == Some(true) {
+            let other = world.fake.put("t001", Some(51));
+            hear(&world, other).await;
+        }
+        world.quiet().await;
+        world.wait(Duration::from_secs(finding.waits)).await;
+        world.worker.sync_now(&"conn".into(), &THINGS.into(), finding.mode).await.unwrap();
+        world.quiet().await;
+        world.check_equal(&world.held().await);
+        let healed = world.store.healings("conn".into(), 9).await.unwrap();
+        let missed: Vec<_> = healed.iter().map(|run| (run.missed, run.missed_records())).collect();
+        let one = (Missed { count: 1, from: Some(at), to: Some(at) }, true);
+        assert_eq!(missed, if expected { vec![one] } else { Vec::new() }, "{name}");
+    }
+}
+
+/// Fails when what was healed is not kept, or an event that is on its way is called missed.
+#[tokio::test(start_paused = true)]
+async fn a_walk_keeps_what_it_found_missing() {
+    let world = filled(5).await;
+    world.connect().await;
+    world.quiet().await;
+    // Where nothing was ever delivered, nothing is missed.
+    world.fake.put("t003", Some(7));
+    world.wait(Duration::from_secs(3_600)).await;
+    world.quiet().await;
+    assert_eq!(world.store.healings("conn".into(), 9).await.unwrap(), []);
+    let told = world.fake.put("t004", Some(8));
+    hear(&world, told).await;
     let first = world.clock.now();
     world.fake.put("t000", Some(100));
     world.wait(Duration::from_secs(300)).await;
@@ -751,8 +821,37 @@ async fn a_walk_keeps_what_it_found_missing() {
     let healed = world.store.healings("conn".into(), 9).await.unwrap();
     assert_eq!(healed.len(), 1);
     let seconds = |at: Timestamp| Timestamp::from_seconds(at.seconds());
-    let missed = Missed { events: 2, from: Some(seconds(first)), to: Some(seconds(last)) };
+    let missed = Missed { count: 2, from: Some(seconds(first)), to: Some(seconds(last)) };
     assert_eq!(healed[0].missed, missed);
+}
+
+/// Fails when one unreadable event stops the walk over a provider's list, is lost without a word, or is fetched as if it
+/// were a record.
+#[tokio::test(start_paused = true)]
+async fn an_unreadable_event_of_the_list_is_set_aside_by_its_name() {
+    let world = filled(5).await;
+    world.connect().await;
+    world.quiet().await;
+    for (n, id) in ["t000", "t001", "t002"].into_iter().enumerate() {
+        world.fake.put(id, Some(100 + n as u64));
+    }
+    let last = world.fake.truth().log.len() as u64 - 1;
+    world.fake.truth().broken_events.push(last - 1);
+    for _ in 0..2 {
+        world.wait(Duration::from_secs(25 * 60)).await;
+        world.quiet().await;
+    }
+    let held = world.held().await;
+    assert_eq!(
+        (&held["t000"][..], &held["t002"][..]),
+        (&br#"{"id":"t000","value":100}"#[..], &br#"{"id":"t002","value":102}"#[..])
+    );
+    let key = schedule::stream_key(&"conn".into(), EVENTS);
+    let aside = world.store.inner.bad_records(key, 9).await.unwrap();
+    let named: Vec<_> = aside.iter().map(|bad| bad.record.id.as_ref().unwrap().to_string()).collect();
+    assert_eq!(named, [format!("evt_{}", last - 1)]);
+    assert!(world.fake.truth().requests.iter().all(|path| !path.starts_with("/events/")), "an event is no record");
+    assert!(world.runs().await.iter().all(|run| run.state == RunState::Done));
 }
 
 /// What a webhook lost is found in the provider's own list, through the same inbox.

@@ -18,7 +18,7 @@ use crate::secret::Secret;
 pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
 use crate::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
-use crate::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use crate::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
 use crate::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 
 pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -28,6 +28,8 @@ pub(super) const EVENTS: &str = "events";
 pub(super) const GOODBYE: &str = "goodbye";
 /// The type of an event that says more happened than it tells.
 pub(super) const MANY: &str = "thing.many";
+/// The type of an event of which only a notice is delivered.
+pub(super) const NOTICE: &str = "thing.noticed";
 /// How long a push channel lives.
 pub(super) const CHANNEL_LIFE: Duration = Duration::from_secs(7 * 86_400);
 
@@ -53,6 +55,10 @@ pub(super) struct Truth {
     pub(super) list_is_empty: bool,
     /// Things that cannot be read, by whether they say their names.
     pub(super) broken: BTreeMap<String, bool>,
+    /// Events of the list that cannot be read.
+    pub(super) broken_events: Vec<u64>,
+    /// Of which things a webhook should tell: when, and whether as a notice.
+    pub(super) told: BTreeMap<String, (Timestamp, bool)>,
     pub(super) hang: bool,
     /// The push channels that were opened and not ended, with when they are over.
     pub(super) channels: BTreeMap<String, Timestamp>,
@@ -142,6 +148,9 @@ impl Fake {
         if let Some(id) = path.strip_prefix("/things/") {
             let value = truth.things.get(id).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such thing"))?;
             return Ok(truth.shown(id, *value));
+        }
+        if let Some(id) = path.strip_prefix("/whole/") {
+            return Ok(json!({ "id": id, "value": truth.things[id] }));
         }
         if path == "/things" && truth.list_is_empty {
             let next = after + "x";
@@ -313,7 +322,9 @@ impl Source for Fake {
         let more = body["more"].as_bool().unwrap();
         let (mut changes, mut events, mut bad) = (Vec::new(), Vec::new(), Vec::new());
         for one in data {
-            if stream.as_str() == EVENTS {
+            if one.as_u64().is_some_and(|n| self.truth().broken_events.contains(&n)) {
+                bad.push(BadRecord::of_json(Some(&format!("evt_{one}")), one, "it is broken"));
+            } else if stream.as_str() == EVENTS {
                 events.push(self.event(usize::try_from(one.as_u64().unwrap()).unwrap()));
             } else if one["bad"] == true {
                 bad.push(BadRecord::of_json(one["id"].as_str(), one, "it is broken"));
@@ -344,6 +355,20 @@ impl Source for Fake {
         Ok(change(&body, span))
     }
 
+    fn told(&self, change: &Change) -> Option<Told> {
+        let (at, is_notice) = *self.truth().told.get(change.id.as_str())?;
+        Some(Told { at, by: &["thing.updated"], is_notice })
+    }
+
+    fn complete(&self, site: &Site, event: &Event) -> Result<Option<http::Request<Bytes>>> {
+        let place = format!("{}/whole/{}", site.base_url, event.ordering_key.as_deref().unwrap_or_default());
+        Ok((event.kind == NOTICE).then(|| http::Request::get(place).body(Bytes::new()).unwrap()))
+    }
+
+    fn completed(&self, event: &Event, response: &http::Response<Bytes>) -> Result<Event> {
+        Ok(Event { payload: response.body().clone(), ..event.clone() })
+    }
+
     fn concerns(&self, kind: &str) -> bool {
         kind.starts_with("thing.")
     }
@@ -358,7 +383,11 @@ impl Source for Fake {
         }
         let body: Json = serde_json::from_slice(&event.payload)
             .map_err(|_| Error::new(ErrorKind::Decode, "the event is not JSON"))?;
-        Ok(vec![change(&body, Span::second(event.created.unwrap()))])
+        let mut change = change(&body, Span::second(event.created.unwrap()));
+        if event.kind == NOTICE && body.get("value").is_none() {
+            change.state = State::Unclear;
+        }
+        Ok(vec![change])
     }
 }
 
