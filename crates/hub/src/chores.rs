@@ -7,7 +7,12 @@ use palisade_core::auth::connect::Connector;
 use palisade_core::auth::token_source::TokenSource;
 use palisade_core::schedule::Schedule;
 use palisade_core::worker::WorkerBuilder;
+use palisade_core::{Error, ErrorKind};
 
+/// The chore that renews grants nobody uses.
+const GRANTS: &str = "grants";
+/// The chore that removes flows nobody came back to.
+const FLOWS: &str = "flows";
 /// How often grants that nobody uses are looked at.
 const GRANTS_EVERY: Duration = Duration::from_secs(5 * 60);
 /// How often flows nobody came back to are removed.
@@ -41,5 +46,11 @@ pub(crate) fn with(worker: WorkerBuilder, tokens: &Arc<TokenSource>, connector: 
             Ok(format!("{gone} old connect flows removed"))
         }
     };
-    worker.chore("grants", Schedule::every(GRANTS_EVERY), keep).chore("flows", Schedule::every(FLOWS_EVERY), prune)
+    worker.chore(GRANTS, Schedule::every(GRANTS_EVERY), keep).chore(FLOWS, Schedule::every(FLOWS_EVERY), prune)
+}
+
+/// Gives a worker the hub's chores by name, to tell how they stand: it does none of them.
+pub(crate) fn named(worker: WorkerBuilder) -> WorkerBuilder {
+    let done = || async { Err(Error::new(ErrorKind::Config, "a hub that serves does this")) };
+    worker.chore(GRANTS, Schedule::every(GRANTS_EVERY), done).chore(FLOWS, Schedule::every(FLOWS_EVERY), done)
 }

@@ -9,15 +9,20 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 mod connections;
 mod demo;
+mod destinations;
 mod doctor;
 mod emulate;
 mod export;
+mod halts;
 mod inbox;
 mod keys;
 mod out;
+mod outbox;
 mod place;
 mod records;
+mod replay;
 mod runs;
+mod schedules;
 mod serve;
 mod signal;
 mod sync;
@@ -37,21 +42,30 @@ enum Command {
     Demo(demo::Arguments),
     /// Runs the hub.
     Serve(serve::Arguments),
-    /// Shows the accounts that are connected.
+    /// Shows the accounts that are connected; pauses and resumes them.
     #[command(subcommand)]
     Connections(connections::Command),
-    /// Shows events and what became of them.
+    /// Shows events and what became of them; pauses and resumes their handling.
     #[command(subcommand)]
     Inbox(inbox::Command),
+    /// Shows calls that are kept until they are made, and decides about them.
+    #[command(subcommand)]
+    Outbox(outbox::Command),
+    /// Shows the URLs events are forwarded to, makes and changes them.
+    #[command(subcommand)]
+    Destinations(destinations::Command),
+    /// Shows how often runs and chores come, and when next.
+    #[command(subcommand)]
+    Schedules(schedules::Command),
     /// Shows executions of syncs.
     #[command(subcommand)]
     Runs(runs::Command),
     /// Shows what is stored of a stream, or one record of it.
     Records(records::Arguments),
-    /// Brings a connection up to date now.
+    /// Brings a connection up to date now; pauses, resumes or resets a stream.
     Sync(sync::Arguments),
-    /// Has events handled again.
-    Replay(inbox::Replay),
+    /// Has events handled again, or shows what that would do.
+    Replay(replay::Arguments),
     /// Writes a stream to a file: JSON Lines, CSV or Parquet.
     Export(export::Arguments),
     /// Makes, shows and rotates the master keys that seal credentials.
@@ -147,7 +161,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Runs(command) => runs::run(&command),
         Command::Records(arguments) => records::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
-        Command::Replay(arguments) => inbox::replay(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Outbox(command) => outbox::run(&command),
+        Command::Destinations(command) => destinations::run(&command),
+        Command::Schedules(command) => schedules::run(&command),
         Command::Export(arguments) => export::run(&arguments),
         Command::Keys(command) => keys::run(&command),
         Command::Verify(arguments) => verify::run(&arguments),

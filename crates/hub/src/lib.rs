@@ -41,6 +41,7 @@ mod outbox;
 mod overview;
 mod pauses;
 mod plain;
+pub mod previews;
 mod routes;
 mod routing;
 pub mod runner;

@@ -72,6 +72,7 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/destinations/{name}/rotate", post(destinations::rotate))
         .route("/api/v1/destinations/{name}/replay", post(destinations::replay))
         .route("/api/v1/events", get(api::events))
+        .route("/api/v1/events/preview", post(inbox::previews))
         .route("/api/v1/events/replay", post(inbox::replay))
         .route("/api/v1/events/{row}", get(api::event))
         .route("/api/v1/events/{row}/replay", post(api::replay))

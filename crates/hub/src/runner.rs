@@ -32,10 +32,7 @@ impl Runner {
     /// As [`Hub::connect`], and [`ErrorKind::Store`](palisade_core::ErrorKind::Store), before any work began.
     pub async fn run(self, stop: watch::Receiver<bool>) -> Result<()> {
         let shared = &self.hub.shared;
-        match shared.pauses.look(shared).await? {
-            0 => {}
-            lanes => tracing::info!(lanes, "providers asked to be left alone for a while: that is kept to"),
-        }
+        self.hub.heed_pauses().await?;
         for connection in &shared.connections {
             self.hub.connect(connection).await?;
         }
@@ -70,6 +67,25 @@ impl Runner {
             shared.pauses.run(shared, workers_done)
         );
         Ok(())
+    }
+}
+
+impl Hub {
+    /// Heeds what is stored of the providers that asked to be left alone.
+    pub(crate) async fn heed_pauses(&self) -> Result<()> {
+        match self.shared.pauses.look(&self.shared).await? {
+            0 => {}
+            lanes => tracing::info!(lanes, "providers asked to be left alone for a while: that is kept to"),
+        }
+        Ok(())
+    }
+
+    /// Writes what calls of a hub that does not run have left to be written, once, and waits for renewals under way.
+    pub(crate) async fn wind_up(&self) {
+        let shared = &self.shared;
+        let (_stop, stopped) = watch::channel(true);
+        shared.tokens.shutdown().await;
+        tokio::join!(shared.calls.run(&*shared.store, stopped.clone()), shared.pauses.run(shared, stopped));
     }
 }
 

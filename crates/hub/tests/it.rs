@@ -44,6 +44,8 @@ mod keys;
 mod killed_demo;
 #[path = "it/metrics.rs"]
 mod metrics;
+#[path = "it/operating.rs"]
+mod operating;
 #[path = "it/outbox.rs"]
 mod outbox;
 #[path = "it/page.rs"]

@@ -1,14 +1,15 @@
 //! `palisade connections`: the accounts that are connected.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use palisade_core::ConnectionId;
 use palisade_core::store::{Connection, ConnectionState, Connections, Inbox, Records, StreamStatus};
 use serde::Serialize;
 use serde_json::json;
 
 use super::out::{self, LIMIT_DEFAULT, at, document, facts, table};
-use super::place::{Opened, Place, store_failure, with_store};
+use super::place::{Opened, Place, now, store_failure, with_store};
 use super::{Failure, say};
+use crate::routes::inbox::{Unturned, turn_connection};
 use crate::time::rfc3339;
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +38,22 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Pauses one: its syncs, its calls of the outbox, and the handling of its events, which are kept.
+    Pause(One),
+    /// Lets a paused one go on.
+    Resume(One),
+}
+
+/// Which connection.
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// Its id.
+    id: String,
+    #[command(flatten)]
+    place: Place,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
@@ -45,6 +62,8 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             with_store(place, async |opened| list(opened, after.as_deref(), *limit, *json).await)
         }
         Command::Show { id, place, json } => with_store(place, async |opened| show(opened, id, *json).await),
+        Command::Pause(one) => with_store(&one.place, async |opened| turn(opened, one, true).await),
+        Command::Resume(one) => with_store(&one.place, async |opened| turn(opened, one, false).await),
     }
 }
 
@@ -198,5 +217,23 @@ async fn show(opened: &Opened, id: &str, as_json: bool) -> Result<(), Failure> {
         [name.to_string(), records.to_string(), head.to_string(), at(*fresh_at), at(*full_at)]
     };
     table(["stream", "records", "changes", "fresh at", "listed in full at"], one.streams.iter().map(row));
+    Ok(())
+}
+
+/// Pauses a connection or lets it go on.
+async fn turn(opened: &Opened, one: &One, pause: bool) -> Result<(), Failure> {
+    let connection = opened.connection(&one.id).await?;
+    let turned = turn_connection(&opened.store, &opened.worker()?, &one.id, pause, now()).await;
+    let connection = turned.map_err(|why| match why {
+        Unturned::Missing => Failure::no(format!("there is no connection {}", one.id)),
+        Unturned::NotConnected => {
+            Failure::no(format!("{} is {}: reconnect it first", connection.id, state(&connection.state)))
+        }
+        Unturned::Failed(error) => store_failure(&error),
+    })?;
+    if one.json {
+        return document(&json!({ "id": connection.id, "state": connection.state }));
+    }
+    say(format!("{} is {}", connection.id, state(&connection.state)));
     Ok(())
 }

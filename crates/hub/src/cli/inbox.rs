@@ -1,19 +1,19 @@
-//! `palisade inbox` and `palisade replay`: events, what became of them, and handling them again.
+//! `palisade inbox`: events, what became of them, and whether they are handled at all.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use palisade_core::Timestamp;
-use palisade_core::store::{EventRow, EventState, Inbox, NO_CONNECTION, StoredEvent};
+use palisade_core::store::{DeadLetters, EventRow, EventState, Inbox, NO_CONNECTION, ReplayFilter, StoredEvent};
 use serde_json::json;
 
-use super::out::{self, LIMIT_DEFAULT, age, at, count, document, facts, short, table, word};
+use super::out::{self, LIMIT_DEFAULT, age, at, document, facts, short, table, word};
 use super::place::{Opened, Place, now, store_failure, with_store};
 use super::records::pretty;
-use super::{Failure, say};
+use super::{Failure, halts, say};
 use crate::routes::api::EventOut;
+use crate::routes::inbox::CauseOut;
 use crate::time::rfc3339;
 
 /// Events read at once.
@@ -77,14 +77,29 @@ pub(super) enum Command {
         #[arg(long, conflicts_with = "json")]
         raw: bool,
     },
-    /// Counts dead letters by their cause.
+    /// Counts dead letters by their cause, those with the most events first.
     Dead {
         #[command(flatten)]
         place: Place,
+        /// How many causes at most.
+        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
+        limit: u32,
         /// One JSON document instead of a table.
         #[arg(long)]
         json: bool,
     },
+    /// Tells what the inbox keeps, and whose events are paused.
+    Status {
+        #[command(flatten)]
+        place: Place,
+        /// One JSON document, as `GET /api/v1/inbox` writes it.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pauses the handling of events: of everybody, a provider or a connection. Deliveries are kept.
+    Pause(halts::Scope),
+    /// Goes on handling events.
+    Resume(halts::Scope),
 }
 
 /// Which events.
@@ -93,6 +108,9 @@ pub(super) struct Filter {
     /// In this state.
     #[arg(long)]
     state: Option<State>,
+    /// Of this provider.
+    #[arg(long)]
+    provider: Option<String>,
     /// Of this connection.
     #[arg(long)]
     connection: Option<String>,
@@ -108,12 +126,31 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.state.is_none()
+            && self.provider.is_none()
             && self.connection.is_none()
             && self.kind.is_none()
             && self.since.is_none()
             && self.until.is_none()
+    }
+
+    /// Returns it as the store reads it, for events that can be replayed.
+    pub(super) fn stored(&self, now: Timestamp) -> ReplayFilter {
+        ReplayFilter {
+            state: self.state.map(State::stored),
+            provider: self.provider.clone(),
+            connection: self.connection.clone().map(Into::into),
+            kind: self.kind.clone(),
+            reason: None,
+            from: self.since.map(|age| now.minus(age)),
+            to: self.until.map(|age| now.minus(age)),
+        }
+    }
+
+    /// Returns the state it names.
+    pub(super) fn state(&self) -> Option<State> {
+        self.state
     }
 
     fn takes(&self, event: &StoredEvent, now: Timestamp) -> bool {
@@ -123,6 +160,7 @@ impl Filter {
             None => kind == wanted,
         });
         of_kind
+            && self.provider.as_ref().is_none_or(|wanted| event.provider == *wanted)
             && self.connection.as_ref().is_none_or(|wanted| event.connection.as_str() == wanted)
             && self.since.is_none_or(|age| event.received_at >= now.minus(age))
             && self.until.is_none_or(|age| event.received_at <= now.minus(age))
@@ -163,7 +201,10 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Show { row, place, json, raw } => {
             with_store(place, async |opened| show(opened, *row, *json, *raw).await)
         }
-        Command::Dead { place, json } => with_store(place, async |opened| dead(opened, *json).await),
+        Command::Dead { place, limit, json } => with_store(place, async |opened| dead(opened, *limit, *json).await),
+        Command::Status { place, json } => halts::status(place, *json),
+        Command::Pause(scope) => halts::turn(scope, true),
+        Command::Resume(scope) => halts::turn(scope, false),
     }
 }
 
@@ -233,129 +274,25 @@ async fn show(opened: &Opened, row: i64, as_json: bool, raw: bool) -> Result<(),
     Ok(())
 }
 
-/// What dead letters have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Cause {
-    provider: String,
-    kind: String,
-    reason: String,
-}
-
-async fn dead(opened: &Opened, as_json: bool) -> Result<(), Failure> {
-    let filter = Filter { state: Some(State::Dead), connection: None, kind: None, since: None, until: None };
-    let (found, whole) = filter.find(opened, None, LOOKED_THROUGH).await?;
-    let mut causes: BTreeMap<Cause, (u64, StoredEvent)> = BTreeMap::new();
-    for event in found {
-        let cause = Cause {
-            provider: event.provider.clone(),
-            kind: event.event.kind.clone(),
-            reason: event.reason.clone().unwrap_or_default(),
-        };
-        // Newest first: the first of a cause is its newest.
-        causes.entry(cause).or_insert((0, event)).0 += 1;
-    }
-    let mut causes: Vec<_> = causes.into_iter().collect();
-    causes.sort_by_key(|(_, (number, _))| std::cmp::Reverse(*number));
+/// Counts dead letters by cause, from the store's own counters.
+async fn dead(opened: &Opened, limit: u32, as_json: bool) -> Result<(), Failure> {
+    let letters = opened.store.dead_letters(limit).await.map_err(|error| store_failure(&error))?;
     if as_json {
-        let list: Vec<_> = causes
-            .iter()
-            .map(|(cause, (number, newest))| {
-                json!({
-                    "provider": cause.provider, "type": cause.kind, "reason": cause.reason, "events": number,
-                    "newest_row": newest.row.0, "newest_at": rfc3339(newest.received_at),
-                })
-            })
-            .collect();
-        return document(&json!({ "causes": list, "complete": whole }));
+        let counts = opened.store.event_counts().await.map_err(|error| store_failure(&error))?;
+        let causes: Vec<_> = letters.iter().map(CauseOut::of).collect();
+        let events = counts.get(&EventState::Dead).copied().unwrap_or(0);
+        return document(&json!({ "events": events, "causes": causes }));
     }
-    let row = |(cause, (number, newest)): &(Cause, (u64, StoredEvent))| {
+    let row = |letters: &DeadLetters| {
         [
-            number.to_string(),
-            cause.provider.clone(),
-            cause.kind.clone(),
-            short(&cause.reason, REASON_CHARS),
-            newest.row.0.to_string(),
-            rfc3339(newest.received_at),
+            letters.events.to_string(),
+            letters.provider.clone(),
+            letters.kind.clone(),
+            short(&letters.reason, REASON_CHARS),
+            rfc3339(letters.first_at),
+            rfc3339(letters.last_at),
         ]
     };
-    table(["events", "provider", "type", "reason", "newest", "received"], causes.iter().map(row));
-    if !whole {
-        say(format!("only the newest {LOOKED_THROUGH} were looked through"));
-    }
+    table(["events", "provider", "type", "reason", "first", "last"], letters.iter().map(row));
     Ok(())
-}
-
-// ------------------------------------------------------------------------------------------------------ replay
-
-/// Events replayed when nothing is said.
-const REPLAY_DEFAULT: u32 = 1_000;
-
-#[derive(Debug, Args)]
-pub(super) struct Replay {
-    /// The rows of the events, as `palisade inbox list` shows them.
-    #[arg(conflicts_with_all = ["state", "connection", "kind", "since", "until"])]
-    rows: Vec<i64>,
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    filter: Filter,
-    /// How many at most, newest first.
-    #[arg(long, default_value_t = REPLAY_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    limit: u32,
-    /// Changes nothing: says how many would be handled again.
-    #[arg(long)]
-    dry_run: bool,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) fn replay(arguments: &Replay) -> Result<(), Failure> {
-    if arguments.rows.is_empty() && arguments.filter.is_empty() {
-        return Err(Failure::usage("say which: rows, or a filter such as --state dead --type 'invoice.*' --since 2h"));
-    }
-    if matches!(arguments.filter.state, Some(State::Pending | State::Ignored)) {
-        return Err(Failure::usage("only dead and handled events can be replayed: --state dead or --state done"));
-    }
-    with_store(&arguments.place, async |opened| replay_in(opened, arguments).await)
-}
-
-async fn replay_in(opened: &Opened, arguments: &Replay) -> Result<(), Failure> {
-    let rows: Vec<EventRow> = if arguments.rows.is_empty() {
-        let (found, _) = arguments.filter.find(opened, None, arguments.limit as usize).await?;
-        let finished = |event: &&StoredEvent| matches!(event.state, EventState::Dead | EventState::Done);
-        // The oldest first, so that they are handled in the order they came.
-        found.iter().rev().filter(finished).map(|event| event.row).collect()
-    } else {
-        arguments.rows.iter().copied().map(EventRow).collect()
-    };
-    let (mut done, mut refused) = (0_u64, Vec::new());
-    let bar = out::bar(Some(rows.len() as u64), "{bar:40} {pos} of {len} events, {eta} left");
-    for row in rows {
-        let replayed = if arguments.dry_run {
-            let found = opened.store.event(row).await.map_err(|error| store_failure(&error))?;
-            found.is_some_and(|event| matches!(event.state, EventState::Dead | EventState::Done))
-        } else {
-            opened.store.replay(row, now()).await.map_err(|error| store_failure(&error))?
-        };
-        if replayed {
-            done += 1
-        } else {
-            refused.push(row.0)
-        }
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    if arguments.json {
-        document(&json!({ "replayed": done, "refused": refused, "dry_run": arguments.dry_run }))?;
-    } else if arguments.dry_run {
-        say(format!("would replay {}; nothing was changed", count(done, "event", "events")));
-    } else {
-        say(format!("replayed {}: they are handled when a hub serves", count(done, "event", "events")));
-    }
-    if arguments.rows.is_empty() || refused.is_empty() {
-        return Ok(());
-    }
-    let refused: Vec<String> = refused.iter().map(i64::to_string).collect();
-    Err(Failure::no(format!("there is no dead or handled event with row {}", refused.join(", "))))
 }

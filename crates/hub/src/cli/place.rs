@@ -1,19 +1,35 @@
 //! The configured database, opened by commands that look into it or add work to it, whether a hub serves from it or not.
+//!
+//! Most of them need no secret. Those that seal or open something read the master key, and those that send read every
+//! secret the configuration names, as a hub that serves does.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use clap::Args;
+use palisade_core::auth::vault::Vault;
 use palisade_core::clock::SystemClock;
+use palisade_core::forward::Forwarder;
+use palisade_core::metrics::Metrics;
+use palisade_core::random::SystemRandom;
 use palisade_core::store::{Connection, Connections, StreamKey};
 use palisade_core::sync::{Source, StreamSpec};
-use palisade_core::{Clock, ConnectionId, Error, Provider, StreamName, Timestamp};
+use palisade_core::transport::{GuardedTransport, SystemResolver};
+use palisade_core::worker::Worker;
+use palisade_core::{Clock, ConnectionId, Error, ErrorKind, Provider, StreamName, Timestamp, Transport};
 use palisade_store::{Examined, SqliteStore};
 
-use super::serve::{folder_of, load, open_store};
+use super::keys::holder;
+use super::serve::{Secrets, assemble, folder_of, load, open_store, settings};
 use super::{Failure, runtime};
-use crate::builtin;
-use crate::config::Config;
+use crate::config::{Config, process_variables};
+use crate::hub::Hub;
+use crate::routing::{self, Endpoint, To};
+use crate::unreadable::{self, RejectUnreadable};
+use crate::{builtin, chores};
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
@@ -27,6 +43,19 @@ pub(super) struct Place {
 pub(super) struct Opened {
     pub(super) store: SqliteStore,
     pub(super) config: Config,
+    /// Where relative paths of the configuration begin.
+    folder: PathBuf,
+}
+
+/// Nothing is sent over it: what is to be sent is left to a hub that serves.
+#[derive(Debug)]
+struct Nowhere;
+
+#[async_trait]
+impl Transport for Nowhere {
+    async fn send(&self, _: http::Request<Bytes>) -> palisade_core::Result<http::Response<Bytes>> {
+        Err(Error::new(ErrorKind::Config, "nothing is sent from here"))
+    }
 }
 
 /// Runs a command over the configured database, on a runtime of its own, and closes it whatever became of the command.
@@ -35,9 +64,10 @@ pub(super) fn with_store(
     command: impl AsyncFnOnce(&Opened) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
     let config = load(&place.config)?;
-    let path = folder_of(&place.config).join(&config.store.path);
+    let folder = folder_of(&place.config).to_owned();
+    let path = folder.join(&config.store.path);
     runtime()?.block_on(async {
-        let opened = Opened { store: existing_store(&path).await?, config };
+        let opened = Opened { store: existing_store(&path).await?, config, folder };
         let done = command(&opened).await;
         let closed = opened.store.close().await;
         done?;
@@ -64,6 +94,18 @@ pub(super) async fn existing_store(path: &Path) -> Result<SqliteStore, Failure> 
 
 pub(super) fn store_failure(error: &Error) -> Failure {
     Failure::machine(format!("the database: {}", error.message()))
+}
+
+/// Says why what was asked for is not done: it is not there or stands otherwise, it is wrong, or the database refuses.
+pub(super) fn failure(error: &Error) -> Failure {
+    let kind = error.kind();
+    if matches!(kind, ErrorKind::NotFound | ErrorKind::Conflict) {
+        return Failure::no(error.message());
+    }
+    if matches!(kind, ErrorKind::Invalid | ErrorKind::Config) {
+        return Failure::usage(error.message());
+    }
+    store_failure(error)
 }
 
 /// Reads the clock, for ages.
@@ -95,6 +137,66 @@ impl Opened {
         }
         let (provider, names) = (&connection.provider, names.join(", "));
         Err(Failure::no(format!("{provider} has no stream {stream}: it has {names}")))
+    }
+}
+
+impl Opened {
+    /// Makes a worker that has this program's providers and the schedules of the configuration, to ask and to enqueue
+    /// with. It needs no secret, and sends nothing.
+    pub(super) fn worker(&self) -> Result<Worker, Failure> {
+        let store = Arc::new(self.store.clone());
+        let mut builder = Worker::builder(store, Arc::new(SystemClock), Arc::new(SystemRandom))
+            .settings(settings(&self.config, None).worker)
+            .told(routing::told(&self.endpoints()));
+        for one in builtin::BUILTIN {
+            builder = builder.provider((one.provider)(&self.config.apps), Arc::new(Nowhere)).on(
+                one.name,
+                unreadable::KIND,
+                RejectUnreadable,
+            );
+        }
+        chores::named(builder).build().map_err(|error| Failure::usage(error.message()))
+    }
+
+    /// Returns the endpoints of the configuration, without their secrets.
+    fn endpoints(&self) -> BTreeMap<String, Endpoint> {
+        let endpoint = |one: &crate::config::Endpoint| Endpoint {
+            name: one.name.clone(),
+            provider: one.provider.clone(),
+            secrets: Vec::new(),
+            to: match &one.connection {
+                Some(connection) => To::Connection(ConnectionId::new(connection.as_str())),
+                None => To::Account(one.environment.clone()),
+            },
+            allow_from: None,
+        };
+        self.config.endpoints.iter().map(|one| (one.name.clone(), endpoint(one))).collect()
+    }
+
+    /// Makes what knows the destinations, with the master key of the configuration and no other secret.
+    pub(super) fn forwarder(&self) -> Result<Forwarder, Failure> {
+        let holder = holder(&self.config, &self.folder, &process_variables).map_err(Failure::usage)?;
+        let store = Arc::new(self.store.clone());
+        let vault = Vault::new(Arc::clone(&store) as _, holder.master_key(), Arc::new(SystemRandom));
+        let transport = Arc::new(GuardedTransport::new(Arc::new(SystemResolver)));
+        let (clock, random) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let settings = self.config.forwarding.clone();
+        Ok(Forwarder::new(store, Arc::new(vault), transport, clock, random, settings, Metrics::default()))
+    }
+
+    /// Puts the hub of the configuration together, with every secret it names, to ask a provider something; heeds what
+    /// providers asked to be left alone, and leaves written what its calls leave to be written.
+    pub(super) async fn with_hub<T>(
+        &self,
+        command: impl AsyncFnOnce(&Hub) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let secrets = Secrets::read(&self.config, &self.folder, &process_variables);
+        let secrets = secrets.map_err(|problems| Failure::usage(problems.join("\n")))?;
+        let hub = assemble(&self.config, secrets, &self.store)?;
+        hub.heed_pauses().await.map_err(|error| store_failure(&error))?;
+        let done = command(&hub).await;
+        hub.wind_up().await;
+        done
     }
 }
 

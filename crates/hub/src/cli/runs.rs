@@ -1,13 +1,13 @@
 //! `palisade runs`: executions of syncs, newest first.
 
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use palisade_core::ConnectionId;
-use palisade_core::store::{MergeCounts, Records, Run, RunState};
+use palisade_core::store::{MergeCounts, Records, Run, RunId, RunState};
 use serde_json::json;
 
-use super::Failure;
 use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
 use super::place::{Opened, Place, store_failure, with_store};
+use super::{Failure, say};
 use crate::routes::runs::RunOut;
 use crate::time::rfc3339;
 
@@ -61,6 +61,22 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Approves the deletions of a run that waits for review: a full run begins that may delete what it does not see.
+    Approve(One),
+    /// Dismisses the deletions of a run that waits for review: its records stay.
+    Dismiss(One),
+}
+
+/// Which run.
+#[derive(Debug, Args)]
+pub(super) struct One {
+    /// Its number.
+    id: i64,
+    #[command(flatten)]
+    place: Place,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
@@ -82,6 +98,8 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             })
         }
         Command::Show { id, place, json } => with_store(place, async |opened| show(opened, *id, *json).await),
+        Command::Approve(one) => with_store(&one.place, async |opened| review(opened, one, true).await),
+        Command::Dismiss(one) => with_store(&one.place, async |opened| review(opened, one, false).await),
     }
 }
 
@@ -137,10 +155,33 @@ fn list(runs: &[Run], limit: u32, as_json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Ends the review of a run.
+async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure> {
+    let failed = |error| store_failure(&error);
+    let none = || Failure::no(format!("run {} does not wait for review", one.id));
+    let found = opened.store.run(RunId(one.id)).await.map_err(failed)?;
+    let run = found.ok_or_else(|| Failure::no(format!("there is no run {}", one.id)))?;
+    if !matches!(run.state, RunState::Review { .. }) {
+        return Err(none());
+    }
+    let worker = opened.worker()?;
+    if approve {
+        worker.approve(&run.key.connection, &run.key.stream).await.map_err(failed)?;
+    } else if !worker.dismiss(run.id).await.map_err(failed)? {
+        return Err(none());
+    }
+    let word = if approve { "approved" } else { "dismissed" };
+    if one.json {
+        return document(&json!({ word: true }));
+    }
+    let next = if approve { "a full run begins that may delete them" } else { "its records stay" };
+    say(format!("{word} the deletions of run {} ({}): {next}", one.id, run.key.stream));
+    Ok(())
+}
+
 async fn show(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
-    let runs = opened.store.runs(None, LOOKED_THROUGH).await.map_err(|error| store_failure(&error))?;
-    let run = runs.iter().find(|run| run.id.0 == id);
-    let run = run.ok_or_else(|| Failure::no(format!("there is no run {id} among the newest {LOOKED_THROUGH}")))?;
+    let run = opened.store.run(RunId(id)).await.map_err(|error| store_failure(&error))?;
+    let run = run.as_ref().ok_or_else(|| Failure::no(format!("there is no run {id}")))?;
     if as_json {
         return document(&RunOut::of(run));
     }

@@ -334,7 +334,7 @@ fn start_failure(error: &Error) -> Failure {
 }
 
 /// Puts the hub together from the configuration.
-fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hub, Failure> {
+pub(super) fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -> Result<Hub, Failure> {
     let wrong = |error: Error| Failure::usage(error.message());
     let transport: Arc<dyn Transport> = Arc::new(HttpTransport::builder().build().map_err(wrong)?);
     let mut builder = Hub::builder()
@@ -452,7 +452,8 @@ fn rules(config: &Config) -> Vec<ScheduleRule> {
     std::iter::once(all).chain(config.sync.rules.iter().cloned()).collect()
 }
 
-fn settings(config: &Config, token: Option<Secret>) -> Settings {
+/// Returns how a hub of the configuration works.
+pub(super) fn settings(config: &Config, token: Option<Secret>) -> Settings {
     let server = &config.server;
     Settings {
         access: token.map_or(Access::Loopback, Access::Token),

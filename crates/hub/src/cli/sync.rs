@@ -1,25 +1,21 @@
-//! `palisade sync`: brings a connection up to date now, and waits for it if asked to.
+//! `palisade sync`: brings a connection up to date now, and waits for it if asked to; tells what that would do; pauses,
+//! resumes and resets single streams.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use clap::Args;
-use palisade_core::clock::SystemClock;
-use palisade_core::random::SystemRandom;
+use clap::{Args, Subcommand};
 use palisade_core::store::{Connection, ConnectionState, Records, Run, RunId, RunMode, RunState, StreamKey};
-use palisade_core::sync::{StreamKind, StreamSpec};
-use palisade_core::worker::Worker;
-use palisade_core::{ConnectionId, Error, ErrorKind, StreamName, Transport};
+use palisade_core::sync::dry_run::{DRY_RUN_PAGES_MAX, DryRun};
+use palisade_core::sync::{Stop, StreamKind, StreamSpec};
+use palisade_core::{ConnectionId, Error, ErrorKind, StreamName};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::out::{age, bar, document};
-use super::place::{Opened, Place, specs, store_failure, with_store};
+use super::out::{age, bar, clean, count, document};
+use super::place::{Opened, Place, now, specs, store_failure, with_store};
 use super::runs::{did, state};
 use super::{Failure, say};
-use crate::routes::runs::RunOut;
+use crate::routes::runs::{DRY_RUN_PAGES, RunOut};
 
 /// How often the runs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -29,9 +25,13 @@ const RUNS: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The connection.
-    connection: String,
+    #[arg(required = true)]
+    connection: Option<String>,
     /// One stream; all of them otherwise.
     stream: Option<String>,
     #[command(flatten)]
@@ -39,6 +39,14 @@ pub(super) struct Arguments {
     /// Lists everything anew instead of what changed.
     #[arg(long)]
     full: bool,
+    /// Writes nothing: reads the first pages from the provider, and tells what a run would do. It needs the secrets the
+    /// configuration names.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    /// Pages of each stream a dry run reads at most.
+    #[arg(long, requires = "dry_run", default_value_t = DRY_RUN_PAGES,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(DRY_RUN_PAGES_MAX)))]
+    pages: u32,
     /// Waits until the runs have ended.
     #[arg(long)]
     wait: bool,
@@ -50,19 +58,75 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// Nothing is sent from here: runs are made by a hub.
-#[derive(Debug)]
-struct Nowhere;
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Pauses a stream: a run under way stops behind its page and goes on there; events are applied all the same.
+    Pause(Of),
+    /// Lets a paused stream run again, now.
+    Resume(Of),
+    /// Forgets a stream's position and its unfinished run, and has everything read anew.
+    Reset {
+        #[command(flatten)]
+        of: Of,
+        /// Deletes every record of it first, which the feed tells one by one.
+        #[arg(long)]
+        records: bool,
+    },
+}
 
-#[async_trait]
-impl Transport for Nowhere {
-    async fn send(&self, _: http::Request<Bytes>) -> palisade_core::Result<http::Response<Bytes>> {
-        Err(Error::new(ErrorKind::Config, "nothing is sent from the command line"))
-    }
+/// Which stream.
+#[derive(Debug, Args)]
+struct Of {
+    /// The connection.
+    connection: String,
+    /// The stream.
+    stream: String,
+    #[command(flatten)]
+    place: Place,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    with_store(&arguments.place, async |opened| sync(opened, arguments).await)
+    match &arguments.command {
+        Some(Command::Pause(of)) => with_store(&of.place, async |opened| turn(opened, of, true).await),
+        Some(Command::Resume(of)) => with_store(&of.place, async |opened| turn(opened, of, false).await),
+        Some(Command::Reset { of, records }) => with_store(&of.place, async |opened| reset(opened, of, *records).await),
+        None => with_store(&arguments.place, async |opened| sync(opened, arguments).await),
+    }
+}
+
+async fn turn(opened: &Opened, of: &Of, pause: bool) -> Result<(), Failure> {
+    let StreamKey { connection, stream } = opened.stream(&of.connection, &of.stream).await?;
+    let worker = opened.worker()?;
+    let turned = if pause {
+        worker.pause_stream(&connection, &stream).await
+    } else {
+        worker.resume_stream(&connection, &stream).await
+    };
+    turned.map_err(|error| store_failure(&error))?;
+    if of.json {
+        return document(&json!({ "paused": pause }));
+    }
+    say(if pause {
+        format!("paused {stream} of {connection}")
+    } else {
+        format!("resumed {stream} of {connection}: a hub that serves runs it now")
+    });
+    Ok(())
+}
+
+async fn reset(opened: &Opened, of: &Of, records: bool) -> Result<(), Failure> {
+    let StreamKey { connection, stream } = opened.stream(&of.connection, &of.stream).await?;
+    let deleted = opened.worker()?.reset_stream(&connection, &stream, records).await;
+    let deleted = deleted.map_err(|error| store_failure(&error))?;
+    if of.json {
+        return document(&json!({ "reset": true, "records_deleted": deleted }));
+    }
+    let deleted = if records { format!(", {} deleted", count(deleted, "record", "records")) } else { String::new() };
+    say(format!("reset {stream} of {connection}{deleted}: a hub that serves reads everything anew"));
+    Ok(())
 }
 
 /// Chooses the streams to run. Where the provider lists its events, what changed is found by walking over those.
@@ -86,7 +150,9 @@ fn chosen(specs: &'static [StreamSpec], asked: Option<&str>, mode: RunMode) -> R
 
 async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     let mode = if arguments.full { RunMode::Full } else { RunMode::Incremental };
-    let connection = opened.connection(&arguments.connection).await?;
+    // Required where no other word is said; clap sees to it.
+    let named = arguments.connection.as_deref().unwrap_or_default();
+    let connection = opened.connection(named).await?;
     if connection.state == ConnectionState::Disconnected {
         return Err(Failure::no(format!("{} is disconnected: reconnect it first", connection.id)));
     }
@@ -95,15 +161,15 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     if streams.is_empty() {
         return Err(Failure::no(format!("{} has nothing to sync", connection.provider)));
     }
+    if arguments.dry_run {
+        return dry_run(opened, &connection, &streams, mode, arguments).await;
+    }
     let failed = |error: Error| store_failure(&error);
     if arguments.wait {
         awake(opened, &connection, &streams).await?;
     }
     let newest = opened.store.runs(None, 1).await.map_err(failed)?.first().map_or(RunId(0), |run| run.id);
-    let worker = Worker::builder(Arc::new(opened.store.clone()), Arc::new(SystemClock), Arc::new(SystemRandom))
-        .provider(provider, Arc::new(Nowhere))
-        .build()
-        .map_err(|error| Failure::machine(error.message()))?;
+    let worker = opened.worker()?;
     for stream in &streams {
         worker.sync_now(&connection.id, &StreamName::new(*stream), mode).await.map_err(failed)?;
     }
@@ -125,6 +191,76 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         }
     }
     if ended.iter().all(|run| run.state == RunState::Done) { Ok(()) } else { Err(Failure::negative()) }
+}
+
+/// Tells what runs would do, without writing anything.
+async fn dry_run(
+    opened: &Opened,
+    connection: &Connection,
+    streams: &[&'static str],
+    mode: RunMode,
+    arguments: &Arguments,
+) -> Result<(), Failure> {
+    let read = opened
+        .with_hub(async |hub| {
+            let mut read: Vec<(&'static str, Result<DryRun, Stop>)> = Vec::with_capacity(streams.len());
+            for stream in streams {
+                let name = StreamName::new(*stream);
+                let told = hub.worker().dry_run(&connection.id, &name, mode, arguments.pages).await;
+                let told = match told {
+                    Err(error) if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) => {
+                        return Err(store_failure(&error));
+                    }
+                    told => told.map_err(|error| Stop::of(&error, &name, now())),
+                };
+                read.push((stream, told));
+            }
+            Ok(read)
+        })
+        .await?;
+    if arguments.json {
+        let told: Vec<_> = read
+            .iter()
+            .map(|(stream, told)| match told {
+                Ok(dry_run) => json!({ "stream": stream, "dry_run": dry_run }),
+                Err(stop) => json!({ "stream": stream, "stop": stop, "why": stop.sentence() }),
+            })
+            .collect();
+        document(&json!({ "mode": mode, "streams": told }))?;
+    } else {
+        for (stream, told) in &read {
+            match told {
+                Ok(dry_run) => say(format!("{stream}: {}", would(dry_run))),
+                Err(stop) => say(format!("{stream}: it could not be read: {}", stop.sentence())),
+            }
+        }
+        say("nothing was written");
+    }
+    if read.iter().all(|(_, told)| told.is_ok()) { Ok(()) } else { Err(Failure::negative()) }
+}
+
+/// Says what a run would do, in words.
+fn would(dry_run: &DryRun) -> String {
+    let pages = count(u64::from(dry_run.pages), "page", "pages");
+    let mut told = if dry_run.complete { format!("{pages}, all there are: ") } else { format!("the first {pages}: ") };
+    told.push_str(&did(&dry_run.counts));
+    for (number, what) in [
+        (dry_run.to_fetch, "to be fetched"),
+        (dry_run.bad, "that cannot be read"),
+        (dry_run.events, "events"),
+        (dry_run.unseen.unwrap_or(0), "deleted because they are not seen"),
+    ] {
+        if number > 0 {
+            told.push_str(&format!(", {number} {what}"));
+        }
+    }
+    for (ids, what) in [(&dry_run.added, "added"), (&dry_run.updated, "updated"), (&dry_run.deleted, "deleted")] {
+        if !ids.is_empty() {
+            let ids: Vec<_> = ids.iter().map(|id| clean(id.as_str())).collect();
+            told.push_str(&format!("; {what}: {}", ids.join(" ")));
+        }
+    }
+    told
 }
 
 /// Refuses to wait for what does not run until somebody acts.

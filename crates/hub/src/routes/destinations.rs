@@ -11,7 +11,7 @@ use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use bytes::Bytes;
 use maud::html;
-use palisade_core::forward::{Answer, Replay};
+use palisade_core::forward::{Answer, ForwardSettings, Replay};
 use palisade_core::net::{Network, Reach};
 use palisade_core::store::{DestinationSpec, DisabledBy, EventRow, Filter, Order, StoredDestination};
 use palisade_core::{Error, ErrorKind, Secret, Timestamp};
@@ -24,11 +24,11 @@ use crate::hub::Shared;
 use crate::time::{parse_rfc3339, rfc3339};
 
 /// Events a replay looks at when it names no limit.
-const REPLAY_LIMIT: u32 = 10_000;
+pub(crate) const REPLAY_LIMIT: u32 = 10_000;
 /// The most events a replay looks at.
-const REPLAY_LIMIT_MAX: u32 = 100_000;
+pub(crate) const REPLAY_LIMIT_MAX: u32 = 100_000;
 /// The longest both keys may sign.
-const OVERLAP_MAX: Duration = Duration::from_secs(30 * 86_400);
+pub(crate) const OVERLAP_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 type Name = Result<Path<String>, PathRejection>;
 type Done = Result<Response, Problem>;
@@ -114,7 +114,7 @@ impl SpecIn {
 }
 
 /// What a new destination is where its request says nothing.
-fn usual() -> DestinationSpec {
+pub(crate) fn usual() -> DestinationSpec {
     DestinationSpec {
         url: String::new(),
         filter: Filter { types: vec!["*".to_owned()], ..Filter::default() },
@@ -126,6 +126,7 @@ fn usual() -> DestinationSpec {
     }
 }
 
+/// A destination as it is told outside.
 #[derive(Serialize)]
 pub(crate) struct DestinationOut<'a> {
     name: &'a str,
@@ -168,8 +169,12 @@ struct DisabledOut<'a> {
 
 impl<'a> DestinationOut<'a> {
     pub(crate) fn of(shared: &Shared, row: &'a StoredDestination) -> Self {
+        Self::at(shared.forwarder.settings(), shared.clock.now(), row)
+    }
+
+    /// Shows it as it stands at a moment.
+    pub(crate) fn at(settings: &ForwardSettings, now: Timestamp, row: &'a StoredDestination) -> Self {
         let (spec, health) = (&row.spec, &row.health);
-        let now = shared.clock.now();
         let live = row.keys.iter().filter(|key| key.until.is_none_or(|until| now < until));
         Self {
             name: &row.name,
@@ -188,7 +193,7 @@ impl<'a> DestinationOut<'a> {
             allow_http: spec.reach.plain,
             keys: live.map(|key| KeyOut { version: key.version, signs_until: key.until.map(rfc3339) }).collect(),
             created_at: rfc3339(row.created_at),
-            state: shared.forwarder.settings().standing(row, now).as_str(),
+            state: settings.standing(row, now).as_str(),
             failures: health.failures,
             failing_since: health.failing_since.map(rfc3339),
             failed_at: health.failed_at.map(rfc3339),
@@ -272,7 +277,8 @@ pub(crate) async fn test(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
     Ok(json(&json!({ "delivered": delivered, "status": status, "reason": reason, "took_ms": millis })))
 }
 
-fn told(answer: &Answer) -> (bool, Option<u16>, Option<&str>) {
+/// Says whether a message arrived, with the status and why not.
+pub(crate) fn told(answer: &Answer) -> (bool, Option<u16>, Option<&str>) {
     match answer {
         Answer::Delivered { status } => (true, Some(*status), None),
         Answer::Gone => (false, Some(410), Some("the receiver wants no events")),

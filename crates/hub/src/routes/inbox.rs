@@ -7,23 +7,21 @@ use axum::extract::{OriginalUri, Path, Query, State as Of};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use palisade_core::ConnectionId;
-use palisade_core::store::{Connection, ConnectionState, DeadLetters, EventRow, EventState, Halt, ReplayFilter};
-use palisade_core::worker::{Preview, PreviewChange, RecordPreview};
+use palisade_core::store::{Connection, ConnectionState, DeadLetters, EventRow, EventState, Halt, ReplayFilter, Store};
+use palisade_core::worker::Worker;
+use palisade_core::{ConnectionId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use super::admin::redirect;
-use super::api::{Answer, Asked, raw};
+use super::api::{Answer, Asked};
 use super::{Problem, json, pages};
 use crate::hub::Shared;
+use crate::previews::{self, COUNTED_MAX, PREVIEWED_MAX, PreviewOut, PreviewedOut};
 use crate::time::{self, rfc3339};
 
 /// Causes and halts of an answer.
 pub(crate) const CAUSES_SHOWN: u32 = 100;
-/// Rows a dry run looks at: a second or two of reading.
-const COUNTED_MAX: u64 = 100_000;
 
 /// What is paused or resumed: a provider's events, a connection's, or all when neither is named.
 #[derive(Debug, Default, Deserialize)]
@@ -83,7 +81,7 @@ pub(crate) struct HaltOut<'a> {
 }
 
 impl<'a> HaltOut<'a> {
-    fn of(halt: &'a Halt) -> Self {
+    pub(crate) fn of(halt: &'a Halt) -> Self {
         match halt {
             Halt::All => Self { scope: "all", ..Self::default() },
             Halt::Provider(name) => Self { scope: "provider", provider: Some(name), ..Self::default() },
@@ -92,7 +90,7 @@ impl<'a> HaltOut<'a> {
     }
 
     /// Tells it with its beginning.
-    pub(crate) fn since((halt, at): &'a (Halt, palisade_core::Timestamp)) -> Self {
+    pub(crate) fn since((halt, at): &'a (Halt, Timestamp)) -> Self {
         Self { since: Some(rfc3339(*at)), ..Self::of(halt) }
     }
 }
@@ -107,37 +105,68 @@ pub(crate) async fn inbox(Of(shared): Of<Arc<Shared>>) -> Answer {
 
 // ------------------------------------------------------------------------------------------------ connections
 
+/// Why a connection cannot be paused or resumed.
+pub(crate) enum Unturned {
+    /// There is none.
+    Missing,
+    /// It is not connected.
+    NotConnected,
+    /// The store did not do it.
+    Failed(palisade_core::Error),
+}
+
+impl From<palisade_core::Error> for Unturned {
+    fn from(error: palisade_core::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// Pauses or resumes a connection: its syncs and calls of its own, and the handling of its events.
-async fn turn(shared: &Shared, id: &str, pause: bool) -> Result<Connection, Problem> {
+///
+/// # Errors
+/// [`Unturned`]; what broke off is ended by asking again.
+pub(crate) async fn turn_connection(
+    store: &dyn Store,
+    worker: &Worker,
+    id: &str,
+    pause: bool,
+    now: Timestamp,
+) -> Result<Connection, Unturned> {
     let id = ConnectionId::from(id);
-    let found = shared.store.connection(id.clone()).await?;
-    let mut connection = found.ok_or_else(|| Problem::missing("there is no such connection"))?;
+    let mut connection = store.connection(id.clone()).await?.ok_or(Unturned::Missing)?;
     let halt = Halt::Connection(id);
     match (&connection.state, pause) {
         (ConnectionState::Active, true) => {
             // Events first: what is under way when it is paused has begun before.
-            shared.store.halt(halt, shared.clock.now()).await?;
+            store.halt(halt, now).await?;
             connection.state = ConnectionState::Paused;
-            shared.store.put_connection(connection.clone()).await?;
+            store.put_connection(connection.clone()).await?;
         }
         (ConnectionState::Paused, false) => {
             connection.state = ConnectionState::Active;
-            shared.store.put_connection(connection.clone()).await?;
-            shared.store.resume(halt).await?;
-            shared.worker.connect(&connection).await?;
+            store.put_connection(connection.clone()).await?;
+            store.resume(halt).await?;
+            worker.connect(&connection).await?;
         }
         // Its events may have been paused by themselves; and what was begun and broke off is ended.
-        (ConnectionState::Active, false) => drop(shared.store.resume(halt).await?),
-        (ConnectionState::Paused, true) => drop(shared.store.halt(halt, shared.clock.now()).await?),
+        (ConnectionState::Active, false) => drop(store.resume(halt).await?),
+        (ConnectionState::Paused, true) => drop(store.halt(halt, now).await?),
         (ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected, _) => {
-            return Err(Problem::new(
-                StatusCode::CONFLICT,
-                "not_connected",
-                "the connection is not connected",
-                "reconnect it first",
-            ));
+            return Err(Unturned::NotConnected);
         }
     }
+    Ok(connection)
+}
+
+async fn turn(shared: &Shared, id: &str, pause: bool) -> Result<Connection, Problem> {
+    let turned = turn_connection(&*shared.store, &shared.worker, id, pause, shared.clock.now()).await;
+    let connection = turned.map_err(|why| match why {
+        Unturned::Missing => Problem::missing("there is no such connection"),
+        Unturned::NotConnected => {
+            Problem::new(StatusCode::CONFLICT, "not_connected", "the connection is not connected", "reconnect it first")
+        }
+        Unturned::Failed(error) => Problem::store(&error),
+    })?;
     tracing::info!(connection = %connection.id, paused = pause, "a connection was paused or resumed");
     Ok(connection)
 }
@@ -210,8 +239,9 @@ pub(crate) async fn halt_from_page(
 
 // ------------------------------------------------------------------------------------------------ dead letters
 
+/// A cause of dead letters as it is told outside.
 #[derive(Serialize)]
-struct CauseOut<'a> {
+pub(crate) struct CauseOut<'a> {
     provider: &'a str,
     #[serde(rename = "type")]
     kind: &'a str,
@@ -222,7 +252,7 @@ struct CauseOut<'a> {
 }
 
 impl<'a> CauseOut<'a> {
-    fn of(letters: &'a DeadLetters) -> Self {
+    pub(crate) fn of(letters: &'a DeadLetters) -> Self {
         Self {
             provider: &letters.provider,
             kind: &letters.kind,
@@ -313,33 +343,44 @@ pub(crate) async fn replay_progress(Of(shared): Of<Arc<Shared>>, key: Result<Pat
     Ok(json(&json!({ "replay": key, "replayed": progress.replayed, "after_row": progress.after })))
 }
 
-#[derive(Serialize)]
-struct RecordOut<'a> {
-    stream: &'a str,
-    id: &'a str,
-    change: PreviewChange,
-    before: Option<&'a RawValue>,
-    after: Option<&'a RawValue>,
-}
-
-impl<'a> RecordOut<'a> {
-    fn of(record: &'a RecordPreview) -> Self {
-        Self {
-            stream: record.stream.as_str(),
-            id: record.id.as_str(),
-            change: record.change,
-            before: record.before.as_ref().and_then(raw),
-            after: record.after.as_ref().and_then(raw),
-        }
-    }
-}
-
 /// Shows what a replay of an event would do, without doing it.
 pub(crate) async fn preview(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, PathRejection>) -> Answer {
     let Path(row) = row.map_err(|_| Problem::unreadable_address())?;
     let preview = shared.worker.preview(EventRow(row)).await?;
-    let Preview { records, effects, calls, refusal } =
-        preview.ok_or_else(|| Problem::missing("there is no such event"))?;
-    let records: Vec<_> = records.iter().map(RecordOut::of).collect();
-    Ok(json(&json!({ "row": row, "records": records, "effects": effects, "calls": calls, "refusal": refusal })))
+    let preview = preview.ok_or_else(|| Problem::missing("there is no such event"))?;
+    Ok(json(&Previewed { row, preview: PreviewOut::of(&preview) }))
+}
+
+#[derive(Serialize)]
+struct Previewed<'a> {
+    row: i64,
+    #[serde(flatten)]
+    preview: PreviewOut<'a>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PreviewIn {
+    filter: FilterIn,
+    limit: Option<u32>,
+}
+
+/// Shows what a replay by filter would do, by the first events it would take.
+pub(crate) async fn previews(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
+    let wanted =
+        "send {\"filter\":{…},\"limit\":100}; a filter has state, provider, connection, type, reason, from, to";
+    let PreviewIn { filter, limit } = read(&body, wanted)?;
+    let limit = limit.unwrap_or(PREVIEWED_MAX);
+    if !(1..=PREVIEWED_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit must lie between 1 and {PREVIEWED_MAX}"), "narrow the filter"));
+    }
+    // What could not be looked at in time is left out rather than all of it.
+    let patience = Some(shared.settings.request_timeout / 2);
+    let (store, now) = (&*shared.store, shared.clock.now());
+    let found = previews::previews(store, &shared.worker, &filter.read()?, limit, now, patience).await?;
+    let list: Vec<_> = found.list.iter().map(PreviewedOut::of).collect();
+    Ok(json(&json!({
+        "events": found.events, "complete": found.complete, "previewed": list.len(), "totals": found.totals(),
+        "previews": list,
+    })))
 }

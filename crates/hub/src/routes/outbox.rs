@@ -184,8 +184,9 @@ fn refused(error: &Error) -> Problem {
     }
 }
 
+/// A call as it is told outside.
 #[derive(Serialize)]
-struct CallOut<'a> {
+pub(crate) struct CallOut<'a> {
     id: CallId,
     state: CallState,
     connection: &'a str,
@@ -245,7 +246,7 @@ impl<'a> ContentOut<'a> {
 
 impl<'a> CallOut<'a> {
     /// Shows a call without what it says.
-    fn of(one: &'a OutboxCall) -> Self {
+    pub(crate) fn of(one: &'a OutboxCall) -> Self {
         let call = &one.call;
         Self {
             id: one.id,
@@ -278,7 +279,7 @@ impl<'a> CallOut<'a> {
     }
 
     /// Shows it with all there is.
-    fn whole(one: &'a OutboxCall) -> Self {
+    pub(crate) fn whole(one: &'a OutboxCall) -> Self {
         let mut out = Self::of(one);
         let request = &one.call.request;
         out.path = &request.target;
@@ -343,15 +344,19 @@ async fn decide(shared: &Shared, id: i64, decision: Decision) -> Result<CallStat
         Decided::Now(state) => Ok(state),
         Decided::Missing => Err(Problem::missing("there is no such call in the outbox")),
         Decided::Refused(state) => {
-            let what = match decision {
-                Decision::Retry => "only a call that waits or failed can be made now",
-                Decision::Cancel => "only a call that waits can be called back",
-                Decision::Happened | Decision::NotHappened => "only a call in review waits for somebody to find out",
-            };
-            let message = format!("{what}, and this one is {}", state.as_str());
-            Err(Problem::new(StatusCode::CONFLICT, "conflict", message, "look at the call"))
+            Err(Problem::new(StatusCode::CONFLICT, "conflict", refusal(decision, state), "look at the call"))
         }
     }
+}
+
+/// Says why a decision is none for a call that stands so.
+pub(crate) fn refusal(decision: Decision, state: CallState) -> String {
+    let what = match decision {
+        Decision::Retry => "only a call that waits or failed can be made now",
+        Decision::Cancel => "only a call that waits can be called back",
+        Decision::Happened | Decision::NotHappened => "only a call in review waits for somebody to find out",
+    };
+    format!("{what}, and this one is {}", state.as_str())
 }
 
 async fn decided(shared: &Shared, id: Result<Path<i64>, PathRejection>, decision: Decision) -> Answer {
@@ -411,13 +416,18 @@ async fn look(shared: &Shared, id: i64) -> Result<(Found, CallState), Problem> {
 pub(crate) async fn reconcile(Of(shared): Of<Arc<Shared>>, id: Result<Path<i64>, PathRejection>) -> Answer {
     let Ok(Path(id)) = id else { return Err(Problem::unreadable_address()) };
     let (found, state) = look(&shared, id).await?;
-    let (word, why) = match found {
+    let (word, why) = found_out(&found);
+    Ok(json(&json!({ "id": id, "found": word, "why": why, "state": state })))
+}
+
+/// Says in a word what the provider knew of a call, and why that is not certain.
+pub(crate) fn found_out(found: &Found) -> (&'static str, Option<String>) {
+    match found {
         Found::Made => ("made", None),
         Found::NotMade => ("not_made", None),
         Found::Later(after) => ("later", Some(format!("certain {} s after it was sent", after.as_secs()))),
-        Found::Unclear(why) => ("unclear", Some(why.to_owned())),
-    };
-    Ok(json(&json!({ "id": id, "found": word, "why": why, "state": state })))
+        Found::Unclear(why) => ("unclear", Some((*why).to_owned())),
+    }
 }
 
 /// Asks the provider and returns to the page.

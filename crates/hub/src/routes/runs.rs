@@ -33,7 +33,7 @@ const LIMIT_MAX: u32 = 1_000;
 /// Healings told of a connection.
 pub(crate) const HEALINGS_SHOWN: u32 = 20;
 /// Pages a dry run reads when the request does not say.
-const DRY_RUN_PAGES: u32 = 3;
+pub(crate) const DRY_RUN_PAGES: u32 = 3;
 
 type Answer = Result<Response, Problem>;
 type Asked<T> = Result<Query<T>, QueryRejection>;

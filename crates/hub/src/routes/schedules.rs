@@ -66,8 +66,9 @@ pub(crate) fn words(timing: &Timing) -> String {
     }
 }
 
+/// A stream's schedules as they are told outside.
 #[derive(Serialize)]
-struct StreamOut<'a> {
+pub(crate) struct StreamOut<'a> {
     stream: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     incremental: Option<TimingOut<'a>>,
@@ -76,7 +77,7 @@ struct StreamOut<'a> {
 }
 
 impl<'a> StreamOut<'a> {
-    fn of(timings: &'a StreamTimings) -> Self {
+    pub(crate) fn of(timings: &'a StreamTimings) -> Self {
         Self {
             stream: timings.stream.as_str(),
             incremental: timings.incremental.as_ref().map(TimingOut::of),
@@ -85,8 +86,9 @@ impl<'a> StreamOut<'a> {
     }
 }
 
+/// A chore as it is told outside.
 #[derive(Serialize)]
-struct ChoreOut<'a> {
+pub(crate) struct ChoreOut<'a> {
     name: &'a str,
     schedule: String,
     words: String,
@@ -103,7 +105,7 @@ struct LastOut<'a> {
 }
 
 impl<'a> ChoreOut<'a> {
-    fn of(chore: &'a ChoreStatus) -> Self {
+    pub(crate) fn of(chore: &'a ChoreStatus) -> Self {
         Self {
             name: &chore.name,
             schedule: chore.schedule.to_string(),

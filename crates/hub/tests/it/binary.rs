@@ -31,7 +31,7 @@ pub(crate) fn palisade(arguments: &[&str]) -> Command {
     command
 }
 
-fn config(base_url: &str) -> String {
+pub(crate) fn config(base_url: &str) -> String {
     format!(
         r#"
 [server]

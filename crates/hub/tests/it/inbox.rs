@@ -209,3 +209,47 @@ async fn a_typed_handler_is_given_its_event_or_the_event_is_a_dead_letter() {
     assert_eq!(dead[0].event.id.as_str(), "evt_2");
     assert!(dead[0].reason.as_deref().unwrap().contains("cannot be read"), "{:?}", dead[0].reason);
 }
+
+// Fails when a preview by filter takes what the filter leaves out or changes anything, counts wrongly, or has no bound.
+#[tokio::test]
+async fn a_replay_by_filter_is_previewed_by_its_first_events() {
+    let fixture = broken(false).await;
+    for n in 0..3 {
+        fixture.deliver(event(&format!("evt_{n}"), "customer.created")).await;
+    }
+    fixture.deliver(event("evt_other", "nobody.wants_this")).await;
+    work(&fixture.hub).await;
+    let path = "/api/v1/events/preview";
+    let filter = json!({ "state": "dead", "type": "customer.created" });
+    let old = post(&fixture, path, &json!({ "filter": filter })).await.json();
+    assert_eq!((&old["totals"]["refused"], &old["totals"]["added"]), (&json!(3), &json!(3)));
+    let fixture = rebuilt(fixture, true);
+    let new = post(&fixture, path, &json!({ "filter": filter, "limit": 2 })).await.json();
+    assert_eq!((&new["events"], &new["complete"], &new["previewed"]), (&json!(3), &json!(true), &json!(2)));
+    assert_eq!((&new["totals"]["refused"], &new["totals"]["added"]), (&json!(0), &json!(2)));
+    let first = &new["previews"][0];
+    assert_eq!(
+        (&first["row"], &first["type"], &first["state"]),
+        (&json!(1), &json!("customer.created"), &json!("dead"))
+    );
+    assert_eq!(first["preview"]["records"][0]["id"], "cus_1");
+    assert_eq!(first["preview"]["effects"], json!(["INSERT INTO seen VALUES (1)"]));
+    let later = json!({ "filter": { "from": "2026-01-01T00:00:01Z" } });
+    let none = post(&fixture, path, &later).await.json();
+    assert_eq!((&none["events"], &none["previews"]), (&json!(0), &json!([])));
+    for wrong in [
+        json!({ "limit": 0 }),
+        json!({ "limit": 101 }),
+        json!({ "filter": { "state": "ignored" } }),
+        json!({ "filter": { "who": 1 } }),
+        json!({ "dry_run": true }),
+    ] {
+        post(&fixture, path, &wrong).await.is_error(400, "invalid");
+    }
+    assert_eq!(fixture.store.effects().len(), 0, "nothing is written");
+    let counts = fixture.store.event_counts().await.unwrap();
+    assert_eq!(counts.get(&EventState::Dead), Some(&3));
+
+    let of_hub = fixture.hub.preview(&Default::default(), 1_000).await.unwrap();
+    assert_eq!((of_hub.events, of_hub.list.len(), of_hub.totals().added), (3, 3, 3));
+}

@@ -1,0 +1,199 @@
+//! `palisade replay`: has events handled again, or shows before what that would do.
+
+use clap::Args;
+use palisade_core::store::{EventRow, EventState, Inbox};
+use palisade_core::worker::RecordPreview;
+use serde_json::json;
+
+use super::inbox::{Filter, State};
+use super::out::{bar, count, document, short, table, word};
+use super::place::{Opened, Place, now, store_failure, with_store};
+use super::{Failure, say};
+use crate::previews::{self, PREVIEWED_MAX, Previewed, PreviewedOut, Totals, changed_fields};
+
+/// Rows looked at in one commit: what comes in meanwhile waits for no more than that.
+const LOOKED_AT_ONCE: u32 = 500;
+/// Characters of fields or a reason in a table.
+const SHORT_CHARS: usize = 80;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The rows of the events, as `palisade inbox list` shows them.
+    #[arg(conflicts_with_all = ["state", "provider", "connection", "kind", "since", "until"])]
+    rows: Vec<i64>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    filter: Filter,
+    /// Changes nothing: says how many would be handled again.
+    #[arg(long, conflicts_with = "preview")]
+    dry_run: bool,
+    /// Changes nothing: shows what this program would do to records, by the first events.
+    #[arg(long)]
+    preview: bool,
+    /// How many events to preview at most.
+    #[arg(long, requires = "preview", default_value_t = PREVIEWED_MAX,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(PREVIEWED_MAX)))]
+    limit: u32,
+    /// One JSON document.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    if arguments.rows.is_empty() && arguments.filter.is_empty() {
+        return Err(Failure::usage("say which: rows, or a filter such as --state dead --type 'invoice.*' --since 2h"));
+    }
+    if matches!(arguments.filter.state(), Some(State::Pending | State::Ignored)) {
+        return Err(Failure::usage("only dead and handled events can be replayed: --state dead or --state done"));
+    }
+    with_store(&arguments.place, async |opened| match (arguments.preview, arguments.rows.is_empty()) {
+        (true, _) => preview(opened, arguments).await,
+        (false, true) => by_filter(opened, arguments).await,
+        (false, false) => by_row(opened, arguments).await,
+    })
+}
+
+/// Tells what was replayed, or would be.
+fn tell(arguments: &Arguments, replayed: u64, refused: &[i64]) -> Result<(), Failure> {
+    let events = count(replayed, "event", "events");
+    if arguments.json {
+        document(&json!({ "replayed": replayed, "refused": refused, "dry_run": arguments.dry_run }))?;
+    } else if arguments.dry_run {
+        say(format!("would replay {events}; nothing was changed"));
+    } else {
+        say(format!("replayed {events}: they are handled when a hub serves"));
+    }
+    no_such(refused)
+}
+
+fn no_such(rows: &[i64]) -> Result<(), Failure> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<String> = rows.iter().map(i64::to_string).collect();
+    Err(Failure::no(format!("there is no dead or handled event with row {}", rows.join(", "))))
+}
+
+/// Replays what meets the filter, the oldest first, in steps that hold up nobody for long.
+async fn by_filter(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
+    let now = now();
+    let filter = arguments.filter.stored(now);
+    let (mut replayed, mut after) = (0, EventRow(0));
+    // What comes in meanwhile is none of this replay's: without an end it would follow a busy inbox for ever.
+    let newest = opened.store.events(None, None, 1).await.map_err(|error| store_failure(&error))?;
+    let last = newest.first().map_or(EventRow(0), |event| event.row);
+    let bar = bar(None, "{spinner} {elapsed} {msg}");
+    while after < last {
+        let step = opened.store.replay_some(filter.clone(), after, LOOKED_AT_ONCE, arguments.dry_run, now).await;
+        let step = step.map_err(|error| store_failure(&error))?;
+        replayed += step.met;
+        bar.set_message(count(replayed, "event", "events").to_string());
+        bar.tick();
+        let Some(next) = step.next else { break };
+        after = next;
+    }
+    bar.finish_and_clear();
+    tell(arguments, replayed, &[])
+}
+
+async fn by_row(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
+    let (mut replayed, mut refused) = (0_u64, Vec::new());
+    let bar = bar(Some(arguments.rows.len() as u64), "{bar:40} {pos} of {len} events, {eta} left");
+    for &row in &arguments.rows {
+        let done = if arguments.dry_run {
+            let found = opened.store.event(EventRow(row)).await;
+            found.map(|found| found.is_some_and(|event| matches!(event.state, EventState::Dead | EventState::Done)))
+        } else {
+            opened.store.replay(EventRow(row), now()).await
+        };
+        if done.map_err(|error| store_failure(&error))? {
+            replayed += 1;
+        } else {
+            refused.push(row);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    tell(arguments, replayed, &refused)
+}
+
+/// Shows what a replay would do.
+async fn preview(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
+    let worker = opened.worker()?;
+    let failed = |error| store_failure(&error);
+    if arguments.rows.is_empty() {
+        let now = now();
+        let filter = arguments.filter.stored(now);
+        let found = previews::previews(&opened.store, &worker, &filter, arguments.limit, now, None).await;
+        let found = found.map_err(failed)?;
+        return show(arguments, found.events, found.complete, &found.list);
+    }
+    if arguments.rows.len() > PREVIEWED_MAX as usize {
+        return Err(Failure::usage(format!("{PREVIEWED_MAX} events at most can be previewed at once")));
+    }
+    let rows: Vec<EventRow> = arguments.rows.iter().copied().map(EventRow).collect();
+    let list = previews::of_rows(&opened.store, &worker, &rows).await.map_err(failed)?;
+    show(arguments, list.len() as u64, true, &list)?;
+    let missing = |row: &&EventRow| !list.iter().any(|one| one.event.row == **row);
+    no_such(&rows.iter().filter(missing).map(|row| row.0).collect::<Vec<_>>())
+}
+
+fn show(arguments: &Arguments, events: u64, complete: bool, list: &[Previewed]) -> Result<(), Failure> {
+    let totals = previews::totals(list);
+    if arguments.json {
+        let previews: Vec<_> = list.iter().map(PreviewedOut::of).collect();
+        return document(&json!({
+            "events": events, "complete": complete, "previewed": list.len(), "totals": totals, "previews": previews,
+        }));
+    }
+    let headings = ["row", "type", "connection", "record", "change", "fields"];
+    table(headings, list.iter().flat_map(rows));
+    say("");
+    let shown = if list.len() as u64 == events { String::new() } else { format!(", by the first {}", list.len()) };
+    let at_least = if complete { "" } else { "at least " };
+    say(format!("would replay {at_least}{}{shown}: {}", count(events, "event", "events"), added_up(totals)));
+    say("nothing was changed; each event is compared with what is stored now");
+    Ok(())
+}
+
+/// The lines of one event: one for each record, or one that says what else would come of it.
+fn rows(one: &Previewed) -> Vec<[String; 6]> {
+    let event = &one.event;
+    let line = |record: String, change: String, fields: String| {
+        [
+            event.row.0.to_string(),
+            event.event.kind.clone(),
+            event.connection.to_string(),
+            record,
+            change,
+            short(&fields, SHORT_CHARS),
+        ]
+    };
+    let record = |record: &RecordPreview| {
+        let name = format!("{} {}", record.stream, record.id);
+        line(name, word(&record.change), changed_fields(record).join(" "))
+    };
+    let mut rows: Vec<_> = one.preview.records.iter().map(record).collect();
+    if let Some(refusal) = &one.preview.refusal {
+        rows.push(line("-".to_owned(), "refused".to_owned(), refusal.clone()));
+    }
+    if rows.is_empty() {
+        rows.push(line("-".to_owned(), "no record".to_owned(), String::new()));
+    }
+    rows
+}
+
+fn added_up(totals: Totals) -> String {
+    let Totals { added, updated, deleted, unchanged, fetched, refused } = totals;
+    let told = [
+        (added, "added"),
+        (updated, "updated"),
+        (deleted, "deleted"),
+        (unchanged, "unchanged"),
+        (fetched, "to be fetched"),
+        (refused, "events refused"),
+    ];
+    let told: Vec<_> = told.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    if told.is_empty() { "no records".to_owned() } else { told.join(", ") }
+}

@@ -1,0 +1,300 @@
+//! What a replay would do, event by event, before it is done: the records it would change, and in which fields.
+//!
+//! Each event is looked at by itself, against what is stored now: of two that change one record, each shows its own
+//! difference.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_core::store::{EventRow, EventState, ReplayFilter, Store, StoredEvent};
+use palisade_core::worker::{Preview, PreviewChange, RecordPreview, Worker};
+use palisade_core::{Result, Timestamp};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::hub::Hub;
+use crate::routes::api::{EventOut, raw};
+
+/// The most events of one preview.
+pub const PREVIEWED_MAX: u32 = 100;
+/// Rows counted of a filter, and looked through for the first that meet it: a second or two of reading.
+pub(crate) const COUNTED_MAX: u64 = 100_000;
+/// Rows looked at, and events read, at once.
+const AT_ONCE: u32 = 100;
+/// Fields named of one record.
+const FIELDS_MAX: usize = 20;
+
+/// What a replay by filter would do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Previews {
+    /// How many events it would take.
+    pub events: u64,
+    /// Whether all rows were looked at for that number.
+    pub complete: bool,
+    /// The first of them, in the order they would be handled.
+    pub list: Vec<Previewed>,
+}
+
+/// One event with what handling it would do.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Previewed {
+    /// The event.
+    pub event: StoredEvent,
+    /// What handling it would do.
+    pub preview: Preview,
+}
+
+/// What the previewed events would do, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Totals {
+    /// Records added.
+    pub added: u64,
+    /// Records changed.
+    pub updated: u64,
+    /// Records deleted.
+    pub deleted: u64,
+    /// Records that are as they would be.
+    pub unchanged: u64,
+    /// Records that would be fetched from the provider first.
+    pub fetched: u64,
+    /// Events that would come again or be dead.
+    pub refused: u64,
+}
+
+impl Previews {
+    /// Adds up what the previewed events would do.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        totals(&self.list)
+    }
+}
+
+/// Adds up what events would do.
+pub(crate) fn totals(list: &[Previewed]) -> Totals {
+    let mut totals = Totals::default();
+    for one in list {
+        totals.refused += u64::from(one.preview.refusal.is_some());
+        for record in &one.preview.records {
+            *match record.change {
+                PreviewChange::Added => &mut totals.added,
+                PreviewChange::Updated => &mut totals.updated,
+                PreviewChange::Deleted => &mut totals.deleted,
+                PreviewChange::Unchanged => &mut totals.unchanged,
+                PreviewChange::Fetched => &mut totals.fetched,
+            } += 1;
+        }
+    }
+    totals
+}
+
+impl Hub {
+    /// Runs the first events that meet a filter (up to `limit`, and [`PREVIEWED_MAX`]) through this program's streams and
+    /// handlers without keeping anything, and counts them all (up to 100,000 rows): what would a replay do? See
+    /// [`Worker::preview`] for what handlers may do meanwhile.
+    ///
+    /// # Errors
+    /// [`palisade_core::ErrorKind::Store`], [`palisade_core::ErrorKind::Overloaded`].
+    pub async fn preview(&self, filter: &ReplayFilter, limit: u32) -> Result<Previews> {
+        let shared = &self.shared;
+        previews(&*shared.store, &shared.worker, filter, limit, shared.clock.now(), None).await
+    }
+}
+
+/// As [`Hub::preview`]; no further event is begun once `patience` is over.
+pub(crate) async fn previews(
+    store: &dyn Store,
+    worker: &Worker,
+    filter: &ReplayFilter,
+    limit: u32,
+    now: Timestamp,
+    patience: Option<Duration>,
+) -> Result<Previews> {
+    let began = Instant::now();
+    let is_over = || patience.is_some_and(|patience| began.elapsed() >= patience);
+    let limit = limit.min(PREVIEWED_MAX) as usize;
+    let counted = worker.count_replay(filter, COUNTED_MAX).await?;
+    let (mut list, mut after, mut looked) = (Vec::new(), EventRow(0), 0);
+    while list.len() < limit && looked < COUNTED_MAX && !is_over() {
+        let step = store.replay_some(filter.clone(), after, AT_ONCE, true, now).await?;
+        let Some(next) = step.next else { break };
+        looked += u64::from(AT_ONCE);
+        if step.met > 0 {
+            for event in within(store, filter, after, next).await? {
+                if list.len() == limit || is_over() {
+                    break;
+                }
+                if let Some(preview) = worker.preview(event.row).await? {
+                    list.push(Previewed { event, preview });
+                }
+            }
+        }
+        after = next;
+    }
+    Ok(Previews { events: counted.events, complete: counted.complete, list })
+}
+
+/// Previews events by their rows, in the order given; a row without an event is left out.
+pub(crate) async fn of_rows(store: &dyn Store, worker: &Worker, rows: &[EventRow]) -> Result<Vec<Previewed>> {
+    let mut list = Vec::with_capacity(rows.len());
+    for row in rows {
+        let event = store.event(*row).await?;
+        let event = event.filter(|event| matches!(event.state, EventState::Dead | EventState::Done));
+        if let (Some(event), Some(preview)) = (event, worker.preview(*row).await?) {
+            list.push(Previewed { event, preview });
+        }
+    }
+    Ok(list)
+}
+
+/// Reads the events that meet a filter behind one row and up to another, lowest first.
+async fn within(store: &dyn Store, filter: &ReplayFilter, after: EventRow, last: EventRow) -> Result<Vec<StoredEvent>> {
+    let (mut found, mut before) = (Vec::new(), EventRow(last.0.saturating_add(1)));
+    loop {
+        let page = store.events(filter.state, Some(before), AT_ONCE).await?;
+        let (Some(lowest), full) = (page.last().map(|event| event.row), page.len() >= AT_ONCE as usize) else { break };
+        found.extend(page.into_iter().filter(|event| event.row > after && filter.meets(event)));
+        before = lowest;
+        if !full || lowest <= after {
+            break;
+        }
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// Names the fields in which a record would differ, as paths (`email`, `address.city`); no more than twenty.
+pub(crate) fn changed_fields(record: &RecordPreview) -> Vec<String> {
+    let read = |data: &Option<Bytes>| data.as_ref().and_then(|data| serde_json::from_slice::<Value>(data).ok());
+    let mut fields = Vec::new();
+    if let (Some(before), Some(after)) = (read(&record.before), read(&record.after)) {
+        differ(&before, &after, &mut String::new(), &mut fields);
+    }
+    fields
+}
+
+/// Collects the paths at which two values differ. The parser bounds how deep they are.
+fn differ(before: &Value, after: &Value, path: &mut String, into: &mut Vec<String>) {
+    if before == after || into.len() >= FIELDS_MAX {
+        return;
+    }
+    let (Value::Object(before), Value::Object(after)) = (before, after) else {
+        into.push(path.clone());
+        return;
+    };
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    for key in keys {
+        let length = path.len();
+        if length > 0 {
+            path.push('.');
+        }
+        path.push_str(key);
+        match (before.get(key), after.get(key)) {
+            (Some(before), Some(after)) => differ(before, after, path, into),
+            _ if into.len() < FIELDS_MAX => into.push(path.clone()),
+            _ => {}
+        }
+        path.truncate(length);
+    }
+}
+
+/// What would become of a record, as it is told outside.
+#[derive(Serialize)]
+pub(crate) struct RecordOut<'a> {
+    stream: &'a str,
+    id: &'a str,
+    change: PreviewChange,
+    /// The fields in which it would differ.
+    changed: Vec<String>,
+    before: Option<&'a RawValue>,
+    after: Option<&'a RawValue>,
+}
+
+impl<'a> RecordOut<'a> {
+    fn of(record: &'a RecordPreview) -> Self {
+        Self {
+            stream: record.stream.as_str(),
+            id: record.id.as_str(),
+            change: record.change,
+            changed: changed_fields(record),
+            before: record.before.as_ref().and_then(raw),
+            after: record.after.as_ref().and_then(raw),
+        }
+    }
+}
+
+/// What handling an event would do, as it is told outside.
+#[derive(Serialize)]
+pub(crate) struct PreviewOut<'a> {
+    records: Vec<RecordOut<'a>>,
+    effects: &'a [String],
+    calls: &'a [String],
+    refusal: Option<&'a str>,
+}
+
+impl<'a> PreviewOut<'a> {
+    pub(crate) fn of(preview: &'a Preview) -> Self {
+        let Preview { records, effects, calls, refusal } = preview;
+        Self { records: records.iter().map(RecordOut::of).collect(), effects, calls, refusal: refusal.as_deref() }
+    }
+}
+
+/// An event with what handling it would do, as it is told outside.
+#[derive(Serialize)]
+pub(crate) struct PreviewedOut<'a> {
+    #[serde(flatten)]
+    event: EventOut<'a>,
+    preview: PreviewOut<'a>,
+}
+
+impl<'a> PreviewedOut<'a> {
+    pub(crate) fn of(one: &'a Previewed) -> Self {
+        Self { event: EventOut::of(&one.event), preview: PreviewOut::of(&one.preview) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Fails when a field that differs is not named by its path, one that is the same is, or names have no bound.
+    #[test]
+    fn the_fields_that_differ_are_named_by_their_paths() {
+        #[track_caller]
+        fn check(before: &str, after: &str, expected: &[&str]) {
+            let text = |text: &str| (!text.is_empty()).then(|| Bytes::from(text.to_owned()));
+            let record = RecordPreview {
+                stream: "customers".into(),
+                id: "cus_1".into(),
+                change: PreviewChange::Updated,
+                before: text(before),
+                after: text(after),
+            };
+            assert_eq!(changed_fields(&record), expected);
+        }
+        check(r#"{"a":1,"b":{"c":2,"d":3}}"#, r#"{"b":{"d":4,"c":2},"a":1}"#, &["b.d"]);
+        check(r#"{"a":1,"gone":null}"#, r#"{"a":1,"new":[1]}"#, &["gone", "new"]);
+        check(r#"{"a":[1,2]}"#, r#"{"a":[1,3]}"#, &["a"]);
+        check(r#"{"a":{"b":1}}"#, r#"{"a":7}"#, &["a"]);
+        check("{}", "{}", &[]);
+        check("", "{}", &[]);
+        check("no json", "{}", &[]);
+        let many = |n: i32| {
+            let fields: Vec<String> = (0..50).map(|i| format!(r#""f{i}":{n}"#)).collect();
+            format!("{{{}}}", fields.join(","))
+        };
+        let record = RecordPreview {
+            stream: "customers".into(),
+            id: "cus_1".into(),
+            change: PreviewChange::Updated,
+            before: Some(many(1).into()),
+            after: Some(many(2).into()),
+        };
+        assert_eq!(changed_fields(&record).len(), FIELDS_MAX);
+    }
+}
