@@ -66,6 +66,7 @@ mod records;
 mod runs;
 mod schedules;
 mod schema;
+mod seen;
 mod turns;
 mod writer;
 

@@ -10,6 +10,8 @@
 
 #[path = "it/child.rs"]
 mod child;
+#[path = "it/confirmed.rs"]
+mod confirmed;
 #[path = "it/crash.rs"]
 mod crash;
 #[path = "it/faults.rs"]

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::error::Fault;
 use super::readers::Readers;
 use super::records::{RECORD, record_of};
+use super::seen;
 use super::writer::Tx;
 
 /// Pages of a whole reading that wait for whoever takes them.
@@ -161,6 +162,7 @@ pub(super) fn compact(tx: &Tx<'_>, before: Timestamp, limit: u32) -> std::result
         let horizon = horizons.entry(*stream).or_insert(*seq);
         *horizon = (*horizon).max(*seq);
     }
+    seen::forget(tx, found.iter().map(|(id, stream, _)| (*stream, *id)))?;
     let mut raise = tx.prepare("UPDATE palisade_stream SET horizon = max(horizon, ?2) WHERE id = ?1")?;
     for (stream, horizon) in horizons {
         raise.execute([stream, horizon])?;

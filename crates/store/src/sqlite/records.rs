@@ -15,6 +15,7 @@ use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
+use super::seen::{Note, Notes};
 use super::writer::Tx;
 use super::{feed, inbox};
 
@@ -46,6 +47,8 @@ struct StagedStream<'m> {
     live: i64,
     /// Records set aside because they could not be read.
     bad: i64,
+    /// What was noted of the rows that were looked at.
+    notes: Notes,
     rows: Vec<StagedRow<'m>>,
     /// Where a record stands in `rows`.
     places: HashMap<&'m str, usize>,
@@ -115,7 +118,7 @@ impl<'m> Staged<'m> {
             let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id) {
                 (Some(row), _) => (row.id, Some(row.stored)),
                 (None, Some(of)) => match find.query_one(params![of, change.id.as_str()], stored).optional()? {
-                    Some((id, stored)) => (Some(id), Some(stored)),
+                    Some((id, row)) => (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?)),
                     None => (None, None),
                 },
                 (None, None) => (None, None),
@@ -160,7 +163,8 @@ enum Decided {
     Added,
 }
 
-fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
+/// Reads a record's row id and what its row says.
+pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
     let stored = Stored {
         observed: row.get::<_, i64>(1)?.cast_unsigned(),
         span: Span { earliest: row.get(2)?, latest: row.get(3)? },
@@ -186,6 +190,7 @@ impl<'m> StagedStream<'m> {
             head: head.cast_unsigned(),
             live: 0,
             bad,
+            notes: Notes::default(),
             rows: Vec::with_capacity(changes),
             places: HashMap::with_capacity(changes),
         })
@@ -255,10 +260,10 @@ impl<'m> StagedStream<'m> {
             "UPDATE palisade_record SET seq = ?2, observed = ?3, earliest = ?4, latest = ?5, hash = ?6, deleted = ?7, \
              revised = ?8, changed_at = ?9, data = ?10 WHERE id = ?1",
         )?;
-        let mut confirm =
-            tx.prepare("UPDATE palisade_record SET observed = ?2, earliest = ?3, latest = ?4 WHERE id = ?1")?;
+        let mut confirmed = Vec::new();
         for row in &self.rows {
             let Stored { span, observed, deleted, hash } = row.stored;
+            let note = Note { observed, span };
             let (observed, hash) = (observed.cast_signed(), hash.cast_signed());
             match (row.id, &row.written) {
                 (None, Some(Written { seq, revised, data })) => insert.execute(params![
@@ -286,11 +291,15 @@ impl<'m> StagedStream<'m> {
                     now.millis(),
                     data.map(|data| &data[..]),
                 ])?,
-                (Some(id), None) => confirm.execute(params![id, observed, span.earliest, span.latest])?,
+                (Some(id), None) => {
+                    confirmed.push((id, note));
+                    0
+                }
                 // Only a record that is stored, or written here before, can be confirmed.
                 (None, None) => 0,
             };
         }
+        self.notes.write(tx, stream, confirmed)?;
         if self.bad > 0 {
             self.read_after_all(tx, stream)?;
         }
@@ -386,14 +395,18 @@ pub(super) fn stored_of(
     key: &StreamKey,
     ids: &[RecordId],
 ) -> Result<Vec<Option<Stored>>, Fault> {
+    let of = connection
+        .prepare_cached("SELECT id FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+        .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let Some(of) = of else { return Ok(vec![None; ids.len()]) };
     let mut find = connection.prepare_cached(
-        "SELECT r.id, r.observed, r.earliest, r.latest, r.hash, r.deleted FROM palisade_stream s \
-         JOIN palisade_record r ON r.stream = s.id WHERE s.connection = ?1 AND s.name = ?2 AND r.ext_id = ?3",
+        "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE stream = ?1 AND ext_id = ?2",
     )?;
-    let (connection, stream) = (key.connection.as_str(), key.stream.as_str());
+    let mut notes = Notes::default();
     let mut one = |id: &RecordId| -> Result<Option<Stored>, Fault> {
-        let found = find.query_one(params![connection, stream, id.as_str()], stored).optional()?;
-        Ok(found.map(|(_, stored)| stored))
+        let found = find.query_one(params![of, id.as_str()], stored).optional()?;
+        found.map(|(id, row)| notes.over(connection, of, id, row)).transpose()
     };
     ids.iter().map(&mut one).collect()
 }

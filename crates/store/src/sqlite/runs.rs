@@ -1,15 +1,18 @@
 //! Runs of syncs: their pages, and what the end of a full run deletes.
 
+use std::collections::HashSet;
+
 use palisade_core::store::{
     Appended, Lease, MergeCounts, Missed, PageCommit, PageCommitted, Record, Run, RunEnd, RunId, RunMode, RunState,
     StreamKey,
 };
-use palisade_core::sync::{Cursor, Stop};
+use palisade_core::sync::{Cursor, Span, Stop};
 use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
-use super::records::{self, RECORD, Staged, record_of, stream_row};
+use super::records::{self, RECORD, Staged, record_of, stored, stream_row};
+use super::seen::{Confirmed, Notes};
 use super::writer::Tx;
 use super::{inbox, jobs};
 
@@ -85,16 +88,21 @@ struct Running {
     stream: i64,
     key: StreamKey,
     full: bool,
-    began: i64,
+    began: u64,
+    /// The feed's newest number when it was first started.
+    fed: i64,
 }
 
 fn running(tx: &Tx<'_>, id: RunId) -> Result<Running, Fault> {
-    tx.prepare("SELECT stream, connection, name, mode, began FROM palisade_run WHERE id = ?1 AND finished_at IS NULL")?
-        .query_one([id.0], |row| {
-            let key =
-                StreamKey { connection: row.get::<_, String>(1)?.into(), stream: row.get::<_, String>(2)?.into() };
-            Ok(Running { stream: row.get(0)?, key, full: row.get::<_, i64>(3)? == 0, began: row.get(4)? })
-        })
+    tx.prepare(
+        "SELECT stream, connection, name, mode, began, feed_from FROM palisade_run WHERE id = ?1 AND finished_at IS NULL",
+    )?
+    .query_one([id.0], |row| {
+        let key = StreamKey { connection: row.get::<_, String>(1)?.into(), stream: row.get::<_, String>(2)?.into() };
+        let (began, fed) = (row.get::<_, i64>(4)?.cast_unsigned(), row.get::<_, Option<i64>>(5)?);
+        // Of a run of before this was noted any record may be old.
+        Ok(Running { stream: row.get(0)?, key, full: row.get::<_, i64>(3)? == 0, began, fed: fed.unwrap_or(i64::MAX) })
+    })
         .optional()?
         .ok_or_else(|| Error::new(ErrorKind::LeaseLost, "the run has ended by now: nothing was written").into())
 }
@@ -265,10 +273,17 @@ pub(super) fn erase(tx: &Tx<'_>, key: &StreamKey, limit: u32, now: Timestamp) ->
     let Some(stream) = stream else { return Ok(0) };
     let live = {
         let mut statement = tx.prepare(
-            "SELECT id, latest FROM palisade_record WHERE stream = ?1 AND deleted = 0 ORDER BY ext_id LIMIT ?2",
+            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
+             WHERE stream = ?1 AND deleted = 0 ORDER BY ext_id LIMIT ?2",
         )?;
-        let found = statement.query_map(params![stream, limit], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        found.collect::<rusqlite::Result<Vec<_>>>()?
+        let mut notes = Notes::default();
+        let mut rows = statement.query(params![stream, limit])?;
+        let mut live = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (id, of_row) = stored(row)?;
+            live.push(Live { id, span: notes.over(tx.connection(), stream, id, of_row)?.span });
+        }
+        live
     };
     delete(tx, stream, &live, None, now)?;
     Ok(live.len() as u64)
@@ -332,28 +347,60 @@ fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64
     Ok((RunState::Done, deletions))
 }
 
-/// Leaves out of `palisade_record` what the run `?3` set aside by its name.
-const NOT_ASIDE: &str = "NOT EXISTS (SELECT 1 FROM palisade_bad_record b WHERE b.stream = ?1 AND b.run = ?3 \
-     AND b.key = '=' || r.ext_id)";
+/// A live record to make a tombstone of.
+struct Live {
+    id: i64,
+    /// When it was last known to live.
+    span: Span,
+}
 
-/// Returns the live records that nothing wrote or confirmed since the run was first started and that it did not set
-/// aside, by record id, each with the end of its span.
-fn unseen(tx: &Tx<'_>, id: RunId, run: &Running) -> Result<Vec<(i64, i64)>, Fault> {
-    // By the feed's index the rows are met about in the order they lie in the file.
-    let mut statement = tx.prepare(&format!(
-        "SELECT id, latest FROM palisade_record r INDEXED BY palisade_record_seq \
-         WHERE stream = ?1 AND deleted = 0 AND observed <= ?2 AND {NOT_ASIDE} ORDER BY ext_id"
-    ))?;
-    let found = statement.query_map(params![run.stream, run.began, id.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+/// Returns the names of what a run set aside.
+fn aside(connection: &Connection, stream: i64, id: RunId) -> Result<HashSet<String>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT ext_id FROM palisade_bad_record WHERE stream = ?1 AND run = ?2 AND ext_id IS NOT NULL",
+    )?;
+    let found = statement.query_map(params![stream, id.0], |row| row.get(0))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Returns the live records that nothing wrote or confirmed since the run was first started and that it did not set
+/// aside, by record id.
+fn unseen(tx: &Tx<'_>, id: RunId, run: &Running) -> Result<Vec<Live>, Fault> {
+    let (confirmed, aside) = (Confirmed::since(tx.connection(), run.stream, run.began)?, aside(tx.connection(), run.stream, id)?);
+    // What was written since then has a greater number in the feed, and the index alone names the others.
+    let mut old = tx.prepare(
+        "SELECT id FROM palisade_record INDEXED BY palisade_record_seq WHERE stream = ?1 AND seq <= ?2 ORDER BY seq",
+    )?;
+    let mut look = tx.prepare(
+        "SELECT id, observed, earliest, latest, hash, deleted, ext_id FROM palisade_record \
+         WHERE id = ?1 AND deleted = 0 AND observed <= ?2",
+    )?;
+    let (mut found, mut notes) = (Vec::new(), Notes::default());
+    let mut rows = old.query(params![run.stream, run.fed])?;
+    while let Some(row) = rows.next()? {
+        let row: i64 = row.get(0)?;
+        if confirmed.holds(row) {
+            continue;
+        }
+        let read = |row: &Row<'_>| Ok((stored(row)?, row.get::<_, String>(6)?));
+        let Some(((_, of_row), name)) = look.query_one(params![row, run.began.cast_signed()], read).optional()? else {
+            continue;
+        };
+        if !aside.contains(&name) {
+            let span = notes.over(tx.connection(), run.stream, row, of_row)?.span;
+            found.push((name, Live { id: row, span }));
+        }
+    }
+    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(found.into_iter().map(|(_, live)| live).collect())
+}
+
 /// Writes tombstones of live records; `read` is the end of the span in which they were found missing.
-fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], read: Option<i64>, now: Timestamp) -> Result<(), Fault> {
-    if unseen.is_empty() {
+fn delete(tx: &Tx<'_>, stream: i64, gone: &[Live], read: Option<i64>, now: Timestamp) -> Result<(), Fault> {
+    if gone.is_empty() {
         return Ok(());
     }
-    let count = i64::try_from(unseen.len()).unwrap_or(i64::MAX);
+    let count = i64::try_from(gone.len()).unwrap_or(i64::MAX);
     let (observed, head): (i64, i64) = tx
         .prepare(
             "UPDATE palisade_stream SET commits = commits + 1, head = head + ?2, records = records - ?2 WHERE id = ?1 \
@@ -361,12 +408,12 @@ fn delete(tx: &Tx<'_>, stream: i64, unseen: &[(i64, i64)], read: Option<i64>, no
         )?
         .query_row(params![stream, count], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut tombstone = tx.prepare(
-        "UPDATE palisade_record SET deleted = 1, data = NULL, hash = 0, seq = ?2, observed = ?3, latest = ?4, \
-         changed_at = ?5 WHERE id = ?1",
+        "UPDATE palisade_record SET deleted = 1, data = NULL, hash = 0, seq = ?2, observed = ?3, earliest = ?4, \
+         latest = ?5, changed_at = ?6 WHERE id = ?1",
     )?;
-    for (seq, (id, latest)) in (head - count + 1..).zip(unseen) {
-        let latest = read.map_or(*latest, |read| read.max(*latest));
-        tombstone.execute(params![id, seq, observed, latest, now.millis()])?;
+    for (seq, Live { id, span }) in (head - count + 1..).zip(gone) {
+        let latest = read.map_or(span.latest, |read| read.max(span.latest));
+        tombstone.execute(params![id, seq, observed, span.earliest, latest, now.millis()])?;
     }
     Ok(())
 }
@@ -439,11 +486,22 @@ pub(super) fn unseen_records(
         .query_one([id.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
         .optional()?;
     let Some((stream, began)) = of else { return Ok(Vec::new()) };
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {RECORD} FROM palisade_record r INDEXED BY palisade_record_key WHERE r.stream = ?1 \
-         AND r.ext_id > coalesce(?4, '') AND r.deleted = 0 AND r.observed <= ?2 AND {NOT_ASIDE} \
-         ORDER BY r.ext_id LIMIT ?5"
-    ))?;
-    let found = statement.query_map(params![stream, began, id.0, after.map(RecordId::as_str), limit], record_of)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    let confirmed = Confirmed::since(connection, stream, began.cast_unsigned())?;
+    let aside = aside(connection, stream, id)?;
+    let mut names = connection.prepare_cached(
+        "SELECT id, ext_id FROM palisade_record INDEXED BY palisade_record_key \
+         WHERE stream = ?1 AND ext_id > coalesce(?3, '') AND deleted = 0 AND observed <= ?2 ORDER BY ext_id",
+    )?;
+    let mut read = connection.prepare_cached(&format!("SELECT {RECORD} FROM palisade_record r WHERE r.id = ?1"))?;
+    let mut rows = names.query(params![stream, began, after.map(RecordId::as_str)])?;
+    let mut found = Vec::new();
+    while found.len() < limit as usize {
+        let Some(row) = rows.next()? else { break };
+        let row_id: i64 = row.get(0)?;
+        let name = row.get_ref(1)?.as_str().map_err(|_| unreadable("record's name"))?;
+        if !confirmed.holds(row_id) && !aside.contains(name) {
+            found.push(read.query_one([row_id], record_of)?);
+        }
+    }
+    Ok(found)
 }

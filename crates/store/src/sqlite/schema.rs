@@ -46,6 +46,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0012_run", sql: include_str!("migrations/0012_run.sql") },
     Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
+    Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \

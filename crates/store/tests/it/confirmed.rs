@@ -1,0 +1,196 @@
+//! Content that did not change costs no write of its record, and counts as seen all the same: in this run, in one taken
+//! up after a crash, and against a change that is older.
+
+use std::path::Path;
+use std::time::Duration;
+
+use palisade_core::Timestamp;
+use palisade_core::store::{
+    Claim, Jobs, Lease, Merge, MergeCounts, NewJob, PageCommit, Queue, Records, Room, Run, RunEnd, RunMode, RunState,
+    StreamKey, Work,
+};
+use palisade_core::sync::{Change, Span, State};
+use palisade_store::SqliteStore;
+
+use crate::subject::{crash_image, job, open};
+
+/// More than one block of notes, and not a whole number of them.
+const RECORDS: usize = 1_000;
+/// Records a page.
+const PAGE: usize = 100;
+
+fn key() -> StreamKey {
+    StreamKey { connection: "acme".into(), stream: "things".into() }
+}
+
+fn change(n: usize, span: Span) -> Change {
+    Change { stream: key().stream, id: format!("r{n:04}").into(), span, state: State::Present(format!("{n}").into()) }
+}
+
+async fn begin(store: &SqliteStore, now: i64) -> (Lease, Run) {
+    let work = Work::Sync { key: key(), mode: RunMode::Full };
+    store.enqueue(vec![NewJob { work, ..job() }]).await.unwrap();
+    let lease = claim(store, now).await;
+    (lease, store.start_run(lease, key(), RunMode::Full, Timestamp(now)).await.unwrap())
+}
+
+async fn claim(store: &SqliteStore, now: i64) -> Lease {
+    let hold = Duration::from_secs(60);
+    let claim = Claim { now: Timestamp(now), hold, max: 1, queue: Queue::Background, room: Room::default() };
+    store.claim(claim).await.unwrap()[0].lease
+}
+
+async fn commit(store: &SqliteStore, lease: Lease, run: &Run, changes: Vec<Change>) -> MergeCounts {
+    let page = PageCommit {
+        lease,
+        run: run.id,
+        read_since: store.stream(key()).await.unwrap().commits,
+        changes,
+        deliveries: Vec::new(),
+        missed_before: Timestamp(0),
+        bad: Vec::new(),
+        fetched: MergeCounts::default(),
+        total: None,
+        next: None,
+        now: Timestamp(1),
+    };
+    store.commit_page(page).await.unwrap().counts
+}
+
+async fn end(store: &SqliteStore, lease: Lease, run: &Run, latest: i64) -> Run {
+    let end = RunEnd {
+        lease,
+        run: run.id,
+        state: RunState::Done,
+        stop: None,
+        span: Some(Span::exact(latest)),
+        follow: Vec::new(),
+        resume: None,
+        allow_mass_delete: false,
+        now: Timestamp(1),
+    };
+    store.end_run(end).await.unwrap()
+}
+
+/// A stream that was listed in full once, at the moment 10.
+async fn listed(path: &Path) -> SqliteStore {
+    let store = open(path);
+    let changes = (0..RECORDS).map(|n| change(n, Span::exact(10))).collect();
+    let merge = Merge { key: key(), read_since: Some(0), changes };
+    assert_eq!(store.merge(vec![merge], Timestamp(1)).await.unwrap().0.added, RECORDS as u64);
+    store
+}
+
+/// From now on a record's row that is written fails the commit.
+fn forbid_writes(path: &Path) {
+    let sql = "CREATE TRIGGER none BEFORE UPDATE ON palisade_record BEGIN SELECT RAISE(ABORT, 'written'); END";
+    rusqlite::Connection::open(path).unwrap().execute_batch(sql).unwrap();
+}
+
+fn noted(path: &Path) -> (i64, i64) {
+    let sql = "SELECT count(*), sum(length(notes)) FROM palisade_seen";
+    rusqlite::Connection::open(path).unwrap().query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+}
+
+/// Fails when a confirmation writes the record's row, in whatever order the pages bring the records, or takes more room
+/// than a stretch a page and block where they come in the order in which they lie.
+#[tokio::test]
+async fn unchanged_records_are_not_written() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, step, most) in [("forward", 1, 20), ("scattered", 371, RECORDS as i64)] {
+        let path = folder.path().join(name);
+        let store = listed(&path).await;
+        forbid_writes(&path);
+        let (lease, run) = begin(&store, 1).await;
+        let order: Vec<_> = (0..RECORDS).map(|n| n * step % RECORDS).collect();
+        for (number, page) in (20..).zip(order.chunks(PAGE)) {
+            let changes = page.iter().map(|n| change(*n, Span::exact(number))).collect();
+            assert_eq!(commit(&store, lease, &run, changes).await.unchanged, PAGE as u64);
+        }
+        let ended = end(&store, lease, &run, 40).await;
+        assert_eq!((ended.state, ended.counts.deleted), (RunState::Done, 0), "{name}");
+        assert_eq!(store.stream(key()).await.unwrap().head, RECORDS as u64, "nothing in the feed");
+        let (rows, bytes) = noted(&path);
+        assert!(rows <= 9 && bytes <= 26 * most, "{name}: {rows} rows of {bytes} bytes");
+    }
+}
+
+/// Fails when what a page confirmed before a crash is not seen by the run that is taken up behind it, or when what it
+/// had not read yet is.
+#[tokio::test]
+async fn what_was_confirmed_before_a_crash_counts_as_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, after) = (folder.path().join("before.db"), folder.path().join("after.db"));
+    let store = listed(&path).await;
+    let (lease, run) = begin(&store, 1).await;
+    for first in (0..RECORDS / 2).step_by(PAGE) {
+        let changes = (first..first + PAGE).map(|n| change(n, Span::exact(20))).collect();
+        commit(&store, lease, &run, changes).await;
+    }
+    crash_image(&path, &after);
+    drop(store);
+    let store = open(&after);
+    // The lease of the lost worker ends.
+    let lease = claim(&store, 100_000).await;
+    let resumed = store.start_run(lease, key(), RunMode::Full, Timestamp(100_000)).await.unwrap();
+    assert_eq!((resumed.id, resumed.resumed), (run.id, 1));
+    // Two of what is left are gone at the provider.
+    let left: Vec<_> = (RECORDS / 2..RECORDS).filter(|n| *n != 700 && *n != 999).collect();
+    for page in left.chunks(PAGE) {
+        commit(&store, lease, &resumed, page.iter().map(|n| change(*n, Span::exact(30))).collect()).await;
+    }
+    let unseen = store.unseen(run.id, None, 9).await.unwrap();
+    let names: Vec<_> = unseen.iter().map(|record| record.id.as_str()).collect();
+    assert_eq!(names, ["r0700", "r0999"]);
+    let ended = end(&store, lease, &resumed, 40).await;
+    assert_eq!((ended.state, ended.counts.deleted), (RunState::Done, 2));
+    let tombstone = store.stored(key(), vec!["r0700".into()]).await.unwrap()[0].unwrap();
+    assert_eq!((tombstone.deleted, tombstone.span), (true, Span { earliest: 10, latest: 40 }));
+}
+
+/// Fails when the merge looks at the row alone: an event from before the confirmation would be written over it.
+#[tokio::test]
+async fn what_is_older_than_a_confirmation_does_not_pass_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = listed(&folder.path().join("older.db")).await;
+    let (lease, run) = begin(&store, 1).await;
+    commit(&store, lease, &run, (0..PAGE).map(|n| change(n, Span::exact(20))).collect()).await;
+    let event = |n: usize, at: i64| {
+        let changed = Change { state: State::Present("new".into()), ..change(n, Span::exact(at)) };
+        vec![Merge { key: key(), read_since: None, changes: vec![changed] }]
+    };
+    let between = store.merge(event(7, 15), Timestamp(1)).await.unwrap();
+    assert_eq!((between.0.older, between.1.len()), (1, 0), "the confirmation is newer");
+    let tied = store.merge(event(7, 20), Timestamp(1)).await.unwrap();
+    assert_eq!(tied.1.len(), 1, "of one moment: it must be fetched");
+    let unread = store.merge(event(PAGE, 15), Timestamp(1)).await.unwrap();
+    assert_eq!(unread.0.updated, 1, "of a record that was not confirmed");
+    let later = store.merge(event(7, 21), Timestamp(1)).await.unwrap();
+    assert_eq!(later.0.updated, 1);
+    let facts = store.stored(key(), vec!["r0007".into(), "r0008".into()]).await.unwrap();
+    assert_eq!(facts[0].unwrap().span, Span::exact(21), "the row is newer than its note");
+    assert_eq!(facts[1].unwrap().span, Span::exact(20));
+}
+
+/// Fails when the notes of records that are gone stay, or those beside them go too.
+#[tokio::test]
+async fn notes_go_with_their_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gone.db");
+    let store = listed(&path).await;
+    let (lease, run) = begin(&store, 1).await;
+    commit(&store, lease, &run, (0..PAGE).map(|n| change(n, Span::exact(20))).collect()).await;
+    assert_eq!(noted(&path).0, 1);
+    assert_eq!(store.erase_records(key(), 50, Timestamp(5)).await.unwrap(), 50);
+    assert_eq!(store.compact_feed(Timestamp(9), 1_000).await.unwrap(), 50);
+    let facts = store.stored(key(), vec!["r0049".into(), "r0050".into()]).await.unwrap();
+    assert_eq!((facts[0], facts[1].unwrap().span), (None, Span::exact(20)));
+    assert_eq!(noted(&path), (1, 26));
+    while store.erase_records(key(), 1_000, Timestamp(5)).await.unwrap() > 0 {}
+    assert_eq!(store.compact_feed(Timestamp(9), 1_000).await.unwrap(), 950);
+    let rows: i64 = rusqlite::Connection::open(&path)
+        .unwrap()
+        .query_row("SELECT count(*) FROM palisade_seen", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(rows, 0);
+}
