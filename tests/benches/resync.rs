@@ -173,7 +173,7 @@ impl Source for Memory {
             // Ids in no order, as a provider's are.
             id: RecordId::new(format!("thg_{:016x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))),
             span,
-            state: State::Present(document(number, if number % CHANGED == 0 { version } else { 0 })),
+            state: State::Present(document(number, if number.is_multiple_of(CHANGED) { version } else { 0 })),
         };
         let next =
             if until < self.records { Next::More(Cursor::new(until.to_string())) } else { Next::Done { resume: None } };

@@ -1,8 +1,10 @@
 //! Deliveries from the socket to the end of their handler: what the endpoint still takes when workers claim, handle and
 //! settle behind it, and how long an event waits at half of that.
 
+use std::time::Duration;
+
 use super::{Server, load};
-use crate::harness::{Child, Spread, number};
+use crate::harness::{Child, Spread, number, runtime};
 use crate::report::{Row, Target};
 
 /// Deliveries of one contender in one round.
@@ -74,12 +76,13 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
 
 /// Waits until every event was handled; returns a figure of them.
 fn all_of(server: &mut Server, deliveries: usize, figure: &str) -> f64 {
+    let runtime = runtime();
     for _ in 0..6_000 {
         let seen = server.child.ask("handled");
         if number(&seen, "handled") >= deliveries as f64 {
             return number(&seen, figure);
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
     }
     panic!("not every event was handled within a minute");
 }

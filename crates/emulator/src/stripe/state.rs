@@ -433,8 +433,9 @@ impl World {
             let version = endpoint.api_version.as_ref().unwrap_or(&self.api_version);
             let known = announced.bodies.iter().find(|(known, _)| known == version);
             // A destination that was not there then is not sent a snapshot in the place of a notice, nor the other way round.
-            let snapshots = announced.bodies.iter().filter(|(version, _)| version != thin::THIN && !endpoint.is_thin());
-            let (_, body) = known.or_else(|| snapshots.last())?;
+            let mut snapshots =
+                announced.bodies.iter().filter(|(version, _)| version != thin::THIN && !endpoint.is_thin());
+            let (_, body) = known.or_else(|| snapshots.next_back())?;
             Some(Dispatch {
                 endpoint: endpoint.id.clone(),
                 account: announced.account.clone(),

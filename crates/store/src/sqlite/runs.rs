@@ -366,7 +366,8 @@ fn aside(connection: &Connection, stream: i64, id: RunId) -> Result<HashSet<Stri
 /// Returns the live records that nothing wrote or confirmed since the run was first started and that it did not set
 /// aside, by record id.
 fn unseen(tx: &Tx<'_>, id: RunId, run: &Running) -> Result<Vec<Live>, Fault> {
-    let (confirmed, aside) = (Confirmed::since(tx.connection(), run.stream, run.began)?, aside(tx.connection(), run.stream, id)?);
+    let (confirmed, aside) =
+        (Confirmed::since(tx.connection(), run.stream, run.began)?, aside(tx.connection(), run.stream, id)?);
     // What was written since then has a greater number in the feed, and the index alone names the others.
     let mut old = tx.prepare(
         "SELECT id FROM palisade_record INDEXED BY palisade_record_seq WHERE stream = ?1 AND seq <= ?2 ORDER BY seq",

@@ -48,13 +48,7 @@ pub(super) struct Notes {
 
 impl Notes {
     /// Returns what the merge rule needs of a record: what its row says, or the note of it if that is newer.
-    pub(super) fn over(
-        &mut self,
-        connection: &Connection,
-        stream: i64,
-        id: i64,
-        row: Stored,
-    ) -> Result<Stored, Fault> {
+    pub(super) fn over(&mut self, connection: &Connection, stream: i64, id: i64, row: Stored) -> Result<Stored, Fault> {
         let (block, place) = place_of(id);
         let stretches = match self.blocks.entry(block) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
@@ -155,8 +149,11 @@ fn store(tx: &Tx<'_>, stream: i64, block: i64, places: &BTreeMap<u8, Note>) -> R
         tx.prepare("DELETE FROM palisade_seen WHERE stream = ?1 AND block = ?2")?.execute(params![stream, block])?;
         return Ok(());
     }
-    tx.prepare("INSERT OR REPLACE INTO palisade_seen (stream, block, notes) VALUES (?1, ?2, ?3)")?
-        .execute(params![stream, block, pack(places)])?;
+    tx.prepare("INSERT OR REPLACE INTO palisade_seen (stream, block, notes) VALUES (?1, ?2, ?3)")?.execute(params![
+        stream,
+        block,
+        pack(places)
+    ])?;
     Ok(())
 }
 
