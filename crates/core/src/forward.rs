@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -114,6 +114,9 @@ struct Inner {
     metrics: Metrics,
     known: ArcSwapOption<Known>,
     reading: tokio::sync::Mutex<()>,
+    /// Until when destinations asked to be left alone, by name and revision. Forgotten with the process: the next one
+    /// asks once, and is told.
+    rests: Mutex<BTreeMap<(String, u64), Timestamp>>,
 }
 
 /// The destinations as they were read.
@@ -201,8 +204,8 @@ impl Forwarder {
         settings: ForwardSettings,
         metrics: Metrics,
     ) -> Self {
-        let (known, reading) = (ArcSwapOption::empty(), tokio::sync::Mutex::new(()));
-        let inner = Inner { store, vault, transport, clock, random, settings, metrics, known, reading };
+        let (known, reading, rests) = (ArcSwapOption::empty(), tokio::sync::Mutex::new(()), Mutex::default());
+        let inner = Inner { store, vault, transport, clock, random, settings, metrics, known, reading, rests };
         Self { inner: Arc::new(inner) }
     }
 
@@ -235,12 +238,14 @@ impl Forwarder {
         known.as_ref().is_some_and(|known| known.list.iter().any(|one| one.takes(provider, kind)))
     }
 
-    /// Returns how many attempts may be under way at once, by the group of a destination's jobs.
+    /// Returns how many attempts may be under way at once, by the group of a destination's jobs: none while the
+    /// destination has asked to be left alone.
     #[must_use]
     pub fn room(&self) -> BTreeMap<String, u32> {
         let known = self.inner.known.load();
         let list = known.as_ref().map(|known| Arc::clone(&known.list));
-        list.iter().flat_map(|list| list.iter()).map(|one| (group(&one.row.name), one.row.spec.concurrency)).collect()
+        let room = |one: &Live| if self.inner.rests(one) { 0 } else { one.row.spec.concurrency };
+        list.iter().flat_map(|list| list.iter()).map(|one| (group(&one.row.name), room(one))).collect()
     }
 
     /// Makes the jobs that forward an event, for the settlement of its own.
@@ -442,7 +447,11 @@ impl Inner {
                 }
                 Ok(Forwarded::Dead(reason))
             }
-            Answer::Failed { reason, retry_after, .. } => {
+            Answer::Failed { reason, retry_after, status } => {
+                // What it says to one event it says to all: none of them is sent before.
+                if let (Some(429 | 503), Some(asked)) = (status, retry_after) {
+                    self.rest(live, now.plus(asked.min(RETRY_AFTER_MAX)));
+                }
                 self.failed(live, &reason, now).await?;
                 if last {
                     self.count(name, "dead");
@@ -458,6 +467,21 @@ impl Inner {
         let scheduled = SCHEDULE.get(at).or(SCHEDULE.last()).copied().unwrap_or_default();
         let asked = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
         scheduled.max(asked).mul_f64(1.0 + JITTER * self.random.unit())
+    }
+
+    /// Leaves a destination alone until a moment, as it is now: one that is changed is another one.
+    fn rest(&self, live: &Live, until: Timestamp) {
+        let now = self.clock.now();
+        let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        rests.retain(|_, until| *until > now);
+        let rest = rests.entry((live.row.name.clone(), live.row.revision)).or_insert(until);
+        *rest = until.max(*rest);
+    }
+
+    fn rests(&self, live: &Live) -> bool {
+        let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = rests.get(&(live.row.name.clone(), live.row.revision));
+        until.is_some_and(|until| *until > self.clock.now())
     }
 
     async fn failed(&self, live: &Live, reason: &str, now: Timestamp) -> Result<()> {

@@ -22,6 +22,8 @@ mod lanes;
 mod processes;
 #[path = "it/product.rs"]
 mod product;
+#[path = "it/retention.rs"]
+mod retention;
 #[path = "it/subject.rs"]
 mod subject;
 #[path = "it/suite.rs"]

@@ -398,7 +398,7 @@ impl Engine {
     /// Gives the wait before the next attempt, or the error to give up with.
     fn decide(&self, on: &mut Ongoing<'_>, to: &Route<'_>, failure: Failure) -> Result<Duration> {
         let settings = &self.profile.retry;
-        let Failure { error, evidence, throttled, timed_out, hint, .. } = failure;
+        let Failure { error, evidence, health, throttled, timed_out, hint } = failure;
         on.failures += 1;
         on.timeouts += u32::from(timed_out);
         on.ambiguous |= evidence == Evidence::Ambiguous;
@@ -425,7 +425,11 @@ impl Engine {
             && delay < on.deadline.saturating_duration_since(now)
             && to.host.budget.withdraw(cost, self.moment(now));
         if !goes_on {
-            return Err(error);
+            // Whoever comes again sooner is refused by the breaker.
+            let open = to.host.breaker.open_until().saturating_sub(self.moment(now));
+            let wait = (health == Health::Bad && open > 0).then(|| Duration::from_nanos(open));
+            let told = error.retry_after().max(wait);
+            return Err(error.with_retry_after(told));
         }
         on.last = Some(error);
         Ok(delay)

@@ -372,6 +372,40 @@ async fn a_receiver_that_asks_for_time_gets_it_within_bounds() {
     }
 }
 
+/// Fails when a receiver that asks for time in one answer is asked again by the other events that wait for it, when it
+/// holds up another destination, or when a changed address inherits the wait.
+#[tokio::test(start_paused = true)]
+async fn a_receiver_that_asks_for_time_gets_it_from_all_its_events() {
+    for status in [429, 503] {
+        let world = World::new().await;
+        world.add("app", spec("https://app.example/")).await;
+        world.add("other", spec("https://other.example/")).await;
+        world.net.plan("app.example", [Does::Says(status, "retry-after", "600".to_owned())]);
+        world.deliver("acme", "evt_0", "a", None).await;
+        world.quiet().await;
+        for n in 1..=20 {
+            world.deliver("acme", &format!("evt_{n}"), "a", None).await;
+        }
+        for _ in 0..59 {
+            world.wait(Duration::from_secs(10)).await;
+        }
+        let came = |host: &str| world.net.came(host).len();
+        assert_eq!((came("app.example"), came("other.example")), (1, 21), "{status}");
+        world.wait(Duration::from_secs(75)).await;
+        assert_eq!((came("app.example"), world.dead().await), (22, 0), "{status}: then all of them, the first again");
+
+        world.net.plan("app.example", [Does::Says(status, "retry-after", "99999".to_owned())]);
+        world.deliver("acme", "evt_21", "a", None).await;
+        world.quiet().await;
+        world.deliver("acme", "evt_22", "a", None).await;
+        world.quiet().await;
+        assert_eq!((came("app.example"), came("new.example")), (23, 0), "{status}");
+        world.forwarder.change("app", spec("https://new.example/")).await.unwrap();
+        world.wait(Duration::from_secs(1)).await;
+        assert_eq!((came("app.example"), came("new.example")), (23, 1), "{status}: another address");
+    }
+}
+
 /// Fails when 410 does not disable, when anything is sent to what is disabled, when what waited comes to life by itself, or
 /// when a replay leaves out what came meanwhile.
 #[tokio::test(start_paused = true)]

@@ -25,6 +25,24 @@ pub enum ConnectionState {
     Disconnected,
 }
 
+impl ConnectionState {
+    /// Tells whether a connection in this state that was in another before is halted no more
+    /// ([`Halt::Connection`](super::Halt::Connection)): it was paused as a whole or gone, and is in use again. One that
+    /// was reconnected meanwhile keeps a halt of its events that somebody wanted.
+    #[must_use]
+    pub fn ends_halt(&self, before: &Self) -> bool {
+        let in_use = match self {
+            Self::Active => true,
+            Self::NeedsReconnect { .. } | Self::Paused | Self::Disconnected => false,
+        };
+        in_use
+            && match before {
+                Self::Paused | Self::Disconnected => true,
+                Self::Active | Self::NeedsReconnect { .. } => false,
+            }
+    }
+}
+
 /// One tenant's authorised account at a provider.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -92,7 +110,8 @@ pub struct SealedCredential {
 #[cfg_attr(feature = "mock", mockall::automock)]
 #[async_trait]
 pub trait Connections: Send + Sync {
-    /// Adds or replaces a connection.
+    /// Adds or replaces a connection. One that was paused or disconnected and is active now is halted no more
+    /// ([`Halt::Connection`](super::Halt::Connection)): whoever connects wants its events handled.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).

@@ -185,7 +185,7 @@ pub struct ReplayFilter {
     pub provider: Option<String>,
     /// The connection.
     pub connection: Option<ConnectionId>,
-    /// The provider's type.
+    /// The provider's type: one (`invoice.paid`), those that begin so (`invoice.*`), or all (`*`).
     pub kind: Option<String>,
     /// Why they are dead, or were last retried.
     pub reason: Option<String>,
@@ -203,11 +203,20 @@ impl ReplayFilter {
         matches!(event.state, EventState::Dead | EventState::Done)
             && self.state.is_none_or(|state| state == event.state)
             && same(&self.provider, &event.provider)
-            && same(&self.kind, &event.event.kind)
+            && self.kind.as_deref().is_none_or(|wanted| is_of_kind(&event.event.kind, wanted))
             && self.connection.as_ref().is_none_or(|wanted| *wanted == event.connection)
             && self.reason.as_ref().is_none_or(|wanted| event.reason.as_ref() == Some(wanted))
             && self.from.is_none_or(|from| event.received_at >= from)
             && self.to.is_none_or(|to| event.received_at < to)
+    }
+}
+
+/// Tells whether a type is the wanted one, or begins as a wanted one that ends in `*`.
+#[must_use]
+pub fn is_of_kind(kind: &str, wanted: &str) -> bool {
+    match wanted.strip_suffix('*') {
+        Some(prefix) => kind.starts_with(prefix),
+        None => kind == wanted,
     }
 }
 
@@ -220,6 +229,9 @@ pub struct ReplayStep {
     /// The last row looked at; `None` when there is none left.
     pub next: Option<EventRow>,
 }
+
+/// How many times its limit a pruning of the inbox looks at events.
+pub const PRUNE_LOOKED: u32 = 20;
 
 /// How seldom [`Heard::heard_at`] is moved on, in milliseconds: a busy endpoint does not pay for it.
 pub const HEARD_EVERY_MS: i64 = 60_000;
@@ -280,7 +292,8 @@ pub trait Inbox: Send + Sync {
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool>;
 
     /// Replays as [`Inbox::replay`] what meets a filter, of the `looked` rows after `after` that may be replayed,
-    /// lowest first; with `dry_run` it only counts.
+    /// lowest first; with `dry_run` it only counts. Called again with [`ReplayStep::next`] until that is `None`, it goes
+    /// through all there are; no more than `looked` are replayed at once, which is how a caller keeps to a limit.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
@@ -294,7 +307,8 @@ pub trait Inbox: Send + Sync {
     ) -> Result<ReplayStep>;
 
     /// Halts events: they are accepted and kept, and their jobs wait, until they are resumed, in every process. What
-    /// is under way goes on to its end. `false` when they were halted already.
+    /// is under way goes on to its end. `false` when they were halted already. A connection's halt ends by itself when
+    /// the connection is active after it was paused or disconnected. However many there are, claims cost the same.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
@@ -342,9 +356,11 @@ pub trait Inbox: Send + Sync {
     }
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
-    /// `before`, lowest rows first. Returns how many went. An event removed is no longer a duplicate when it comes
+    /// `before`, those received first before others. Returns how many went. An event removed is no longer a duplicate when it comes
     /// again, so the retention must be longer than any provider repeats. One that is still forwarded stays: whose
-    /// [`forward_key`](super::forward_key) for a destination there is names an unfinished job.
+    /// [`forward_key`](super::forward_key) for a destination there is names an unfinished job. No more than
+    /// [`PRUNE_LOOKED`] times `limit` are looked at, so that a step has a bound: where all of those are still forwarded
+    /// none goes, until they are.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

@@ -258,6 +258,14 @@ pub enum JobEnd {
         /// Why, in one phrase without payload.
         reason: String,
     },
+    /// Nothing could be tried: come again at a moment, and the attempt is not counted. In its lane the job keeps its
+    /// place as one that is tried again does.
+    Wait {
+        /// When.
+        at: Timestamp,
+        /// Why, in one phrase without payload.
+        reason: String,
+    },
     /// Give the job back untouched (shutdown): the attempt is not counted, the moment it was due stays.
     Release,
     /// Give up.
@@ -329,9 +337,9 @@ pub trait Jobs: Send + Sync {
     ///   due (`run_at <= now`): at most [`LINED_UP_MAX`] a claim, by due time, then number. Who stands in line stays
     ///   there, also when the clock is set back. A job given back has its old turn. A claim with `max` 0 moves nobody.
     /// - **Lanes.** A lane is blocked while one of its jobs is held, and by a job of it with a lower number that stands
-    ///   in line, is due, or waits for another attempt. A job never tried that waits for a later moment (a schedule)
+    ///   in line, is due, or was claimed before. A job never claimed that waits for a later moment (a schedule)
     ///   blocks nothing. A claim takes at most one job of a lane. One whose lane is certain to be blocked when it is
-    ///   added (the lowest job of the lane waits for another attempt or is due no later) waits outside the line; when
+    ///   added (the lowest job of the lane was claimed before or is due no later) waits outside the line; when
     ///   a job of the lane ends, the then lowest and those due before it enter the line if due.
     /// - **Halts** ([`Inbox::halt`](super::Inbox::halt)). While all events are halted none is claimed, and of a halted
     ///   provider none of the group of its name. A job of a halted connection's event that a claim comes by leaves the
@@ -358,7 +366,7 @@ pub trait Jobs: Send + Sync {
     /// once, in order of appearance), [`Settled::EffectFailed`] is the answer and nothing of it is written.
     ///
     /// What follows a job's end: for [`Work::Event`] the event's state (`Done` → done without a reason, `Dead` → dead
-    /// with its reason, `Retry` → pending with its reason, `Release` → unchanged); for [`Work::Sync`] and
+    /// with its reason, `Retry` and `Wait` → pending with their reason, `Release` → unchanged); for [`Work::Sync`] and
     /// [`Work::Approved`], `Dead` fails the stream's unfinished run of the job's mode with
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and the reason, at `now`; for [`Work::Call`], `Dead` ends a
     /// call that waits or is on its way with the reason: in review if it may have been made, else failed. `Retry` on the last attempt is
@@ -399,8 +407,8 @@ pub trait Jobs: Send + Sync {
     /// Waits until a job may be due in this process sooner than polling would find it. Spurious wake-ups are lawful.
     async fn wait_for_work(&self, queue: Queue);
 
-    /// Removes up to `limit` finished (done and dead) jobs that ended before `before`, lowest numbers first. Returns
-    /// how many went.
+    /// Removes up to `limit` finished (done and dead) jobs that ended before `before`, those that ended first before
+    /// others. Returns how many went. Its cost is bounded by `limit`, whatever else waits.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
@@ -415,7 +423,7 @@ pub struct LiveJob {
     pub work: Work,
     /// When it is or was due.
     pub run_at: Timestamp,
-    /// Why it comes again, when its last attempt ended with [`JobEnd::Retry`].
+    /// Why it comes again, when its last attempt ended with [`JobEnd::Retry`] or [`JobEnd::Wait`].
     pub reason: Option<String>,
 }
 

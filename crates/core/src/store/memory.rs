@@ -166,6 +166,15 @@ impl Model {
             .collect()
     }
 
+    fn put_connection(&mut self, connection: Connection) {
+        let id = connection.id.clone();
+        let before = self.connections.get(&id).map(|before| &before.state);
+        if before.is_some_and(|before| connection.state.ends_halt(before)) {
+            self.halts.remove(&Halt::Connection(id.clone()));
+        }
+        self.connections.insert(id, connection);
+    }
+
     /// Lets events and runs follow the jobs that ended.
     fn follow(&mut self, ended: Vec<jobs::Followed>, now: Timestamp) {
         for one in ended {
@@ -568,7 +577,7 @@ impl Records for MemoryStore {
 #[async_trait]
 impl Connections for MemoryStore {
     async fn put_connection(&self, connection: Connection) -> Result<()> {
-        self.lock().connections.insert(connection.id.clone(), connection);
+        self.lock().put_connection(connection);
         Ok(())
     }
 

@@ -374,8 +374,8 @@ pub trait Outbox: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn decide_call(&self, id: CallId, decision: Decision, now: Timestamp) -> Result<Decided>;
 
-    /// Removes up to `limit` calls that ended before `before` ([`CallState::is_final`]), lowest numbers first. Returns
-    /// how many went. Their unique keys are free afterwards.
+    /// Removes up to `limit` calls that ended before `before` ([`CallState::is_final`]), those that ended first before
+    /// others. Returns how many went. Their unique keys are free afterwards.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

@@ -110,7 +110,7 @@ pub trait Schedules: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn set_schedule(&self, key: StreamKey, mode: RunMode, schedule: Option<String>) -> Result<()>;
 
-    /// Moves the job with a unique key to another moment, earlier or later, if it was never tried and is not due at `now`
+    /// Moves the job with a unique key to another moment, earlier or later, if it was never claimed and is not due at `now`
     /// ([`Moved::Busy`] otherwise, and nothing is written). Jobs of its lane that waited behind it go first where they
     /// are due before its new moment.
     ///

@@ -217,7 +217,9 @@ impl Inner {
         let phrase = "done".to_owned();
         match &done {
             Ok(_) => self.report(name, begun, Ok(&phrase)).await,
-            Err(Stop::Dead(reason) | Stop::Retry { reason, .. }) => self.report(name, begun, Err(reason)).await,
+            Err(Stop::Dead(reason) | Stop::Retry { reason, .. } | Stop::Wait { reason, .. }) => {
+                self.report(name, begun, Err(reason)).await;
+            }
         }
         done
     }

@@ -528,7 +528,7 @@ fn tell(settlement: &Settlement) {
     let job = settlement.lease.job.0;
     match &settlement.end {
         JobEnd::Done | JobEnd::Release => tracing::debug!(job, "settled"),
-        JobEnd::Retry { reason, .. } => tracing::info!(job, reason, "comes again"),
+        JobEnd::Retry { reason, .. } | JobEnd::Wait { reason, .. } => tracing::info!(job, reason, "comes again"),
         JobEnd::Dead { reason } => tracing::warn!(job, reason, "dead"),
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 
+use crate::error::Error;
 use crate::store::{Effect, StoredEvent, Value};
 use crate::sync::Site;
 use crate::transport::Transport;
 
 use super::NewCall;
+use super::job::Stop;
 
 /// Handles events. A handler may be called again for the same event (a worker died, another handler of the event
 /// asked for a repeat): writes to the same database belong into [`Context::effect`] and then happen exactly once;
@@ -74,11 +76,32 @@ pub enum Handled {
         /// Why, in one phrase without payload.
         reason: String,
     },
+    /// Not now, for nothing could be tried (the provider is away, a limit): the event comes again without an attempt, its
+    /// effects do not happen. Made of an error of a call by [`Handled::from`].
+    Wait {
+        /// No sooner than this.
+        after: Option<Duration>,
+        /// Why, in one phrase without payload.
+        reason: String,
+    },
     /// Never: the event is dead, kept for replay, its effects do not happen.
     Reject {
         /// Why, in one phrase without payload.
         reason: String,
     },
+}
+
+impl From<Error> for Handled {
+    /// Lets an event whose call failed come again: without an attempt where the provider is away or everybody is to come
+    /// later, else as one that was tried. So no outage makes a dead letter of it, and an event that always fails does
+    /// not live for ever.
+    fn from(error: Error) -> Self {
+        match Stop::from(error) {
+            Stop::Dead(reason) => Self::Reject { reason },
+            Stop::Retry { after, reason } => Self::Retry { after, reason },
+            Stop::Wait { after, reason } => Self::Wait { after, reason },
+        }
+    }
 }
 
 /// What a handler is given besides the event.

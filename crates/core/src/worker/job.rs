@@ -28,6 +28,15 @@ use super::{Context, Handled, Inner, Plugged};
 /// Rows removed in one commit.
 const PRUNED_AT_ONCE: u32 = 1_000;
 
+/// The longest wait of a job that was not tried, beyond what it was told: how late it comes when what it waited for is
+/// there again.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
+/// How often a job may wait without being tried, about three days: beyond it each wait costs an attempt, so that nothing
+/// lives for ever.
+const WAITS_MAX: u32 = 1_000;
+/// A wait that is longer than this is an attempt: so few of them are too long already.
+const FREE_WAIT_MAX: Duration = Duration::from_secs(3_600);
+
 /// What a job has come to.
 pub(super) enum Prepared {
     /// To be settled.
@@ -43,6 +52,10 @@ pub(super) enum Prepared {
 pub(super) struct Attempt {
     pub(super) number: u32,
     pub(super) max: u32,
+    /// How often it was claimed and not tried.
+    waits: u32,
+    /// It goes on where it was, so that what it did between two waits is done.
+    goes_on: bool,
     /// The longest wait before the next.
     wait_max: Duration,
 }
@@ -59,14 +72,30 @@ pub(super) struct Place<'a> {
 pub(super) enum Stop {
     /// For good, with the reason.
     Dead(String),
-    /// For now.
+    /// For now: it was tried and comes again, after this time or by the schedule.
     Retry { after: Option<Duration>, reason: String },
+    /// For now: it could not be tried, and comes again no sooner than this.
+    Wait { after: Option<Duration>, reason: String },
 }
 
 impl From<Error> for Stop {
     fn from(error: Error) -> Self {
-        Self::Retry { after: error.retry_after(), reason: phrase(&error) }
+        let reason = phrase(&error);
+        if is_everybodys(&error) {
+            Self::Wait { after: error.retry_after(), reason }
+        } else {
+            Self::Retry { after: None, reason }
+        }
     }
+}
+
+/// Tells whether an error says nothing of the work that met it: nothing reached the provider, or everybody is to come
+/// later. Only a provider that is away or asks for it, its breaker, a limit and a full queue say when to come again.
+pub(super) fn is_everybodys(error: &Error) -> bool {
+    let kind = error.kind();
+    let refused =
+        matches!(kind, ErrorKind::CircuitOpen | ErrorKind::Throttled | ErrorKind::Overloaded | ErrorKind::Connect);
+    refused || error.retry_after().is_some()
 }
 
 /// The phrase of an error that is kept with a job: what we say, without the provider's own text.
@@ -130,6 +159,7 @@ impl Inner {
             Ok(Finish::Lost) => return Prepared::Lost,
             Err(Stop::Dead(reason)) => self.settlement(lease, JobEnd::Dead { reason }),
             Err(Stop::Retry { after, reason }) => self.retry(lease, attempt, after, reason),
+            Err(Stop::Wait { after, reason }) => self.wait(lease, attempt, after, reason),
         };
         Prepared::Settle(Box::new(settlement))
     }
@@ -156,7 +186,10 @@ impl Inner {
             | Work::Replay { .. }
             | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
         };
-        Attempt { number: claimed.attempt, max: max.min(claimed.attempts_max), wait_max }
+        let claims = u32::try_from(claimed.lease.fence).unwrap_or(u32::MAX);
+        let (number, max) = (claimed.attempt, max.min(claimed.attempts_max));
+        let goes_on = matches!(claimed.work, Work::Sync { .. } | Work::Approved { .. });
+        Attempt { number, max, waits: claims.saturating_sub(number), goes_on, wait_max }
     }
 
     /// Makes the settlement of a job that comes again, after the given time or by the schedule; or that is dead when
@@ -165,13 +198,31 @@ impl Inner {
         if attempt.number >= attempt.max {
             return self.settlement(lease, JobEnd::Dead { reason });
         }
-        let wait = after.unwrap_or_else(|| {
-            let doubled = self.settings.retry_base.saturating_mul(1 << attempt.number.saturating_sub(1).min(30));
-            let whole = doubled.min(attempt.wait_max);
-            whole.mul_f64(0.5 + self.random.unit() / 2.0)
-        });
+        let wait = after.unwrap_or_else(|| self.backoff(attempt.number, attempt.wait_max));
         let at = self.clock.now().plus(wait);
         self.settlement(lease, JobEnd::Retry { at, reason })
+    }
+
+    /// Makes the settlement of a job that could not be tried: it comes again without an attempt, no sooner than it was
+    /// told, and ever more seldom unless it goes on where it was. One that waits too often or too long comes again as any
+    /// other.
+    fn wait(&self, lease: Lease, attempt: Attempt, after: Option<Duration>, reason: String) -> Settlement {
+        let told = after.unwrap_or_default();
+        if attempt.waits >= WAITS_MAX || told > FREE_WAIT_MAX {
+            let wait = told.max(self.backoff(attempt.number, attempt.wait_max));
+            return self.retry(lease, attempt, Some(wait), reason);
+        }
+        // The least there is: what a breaker says may be over within the same millisecond.
+        let waits = if attempt.goes_on && after.is_some() { 0 } else { attempt.waits };
+        let wait = told.max(self.backoff(waits.saturating_add(1), WAIT_MAX));
+        let at = self.clock.now().plus(wait);
+        self.settlement(lease, JobEnd::Wait { at, reason })
+    }
+
+    /// Returns the wait after the try of a number, from 1: doubled each time up to the longest, half of it jitter.
+    pub(super) fn backoff(&self, number: u32, longest: Duration) -> Duration {
+        let doubled = self.settings.retry_base.saturating_mul(1 << number.saturating_sub(1).min(30));
+        doubled.min(longest).mul_f64(0.5 + self.random.unit() / 2.0)
     }
 
     pub(super) async fn place(&self, id: &ConnectionId) -> Result<Place<'_>, Stop> {
@@ -318,6 +369,7 @@ impl Inner {
             match handled {
                 Handled::Done => {}
                 Handled::Retry { after, reason } => return Err(Stop::Retry { after, reason }),
+                Handled::Wait { after, reason } => return Err(Stop::Wait { after, reason }),
                 Handled::Reject { reason } => return Err(Stop::Dead(reason)),
             }
         }
@@ -352,6 +404,7 @@ impl Inner {
             }
             Err(Stop::Dead(reason)) => self.settlement(settlement.lease, JobEnd::Dead { reason }),
             Err(Stop::Retry { after, reason }) => self.retry(settlement.lease, attempt, after, reason),
+            Err(Stop::Wait { after, reason }) => self.wait(settlement.lease, attempt, after, reason),
         }
     }
 
@@ -484,10 +537,7 @@ impl Inner {
                 }
                 Ok(Finish::Ended)
             }
-            Ended::Later(error) => {
-                let after = error.retry_after();
-                Err(Stop::Retry { after, reason: phrase(&error) })
-            }
+            Ended::Later(error) => Err(error.into()),
             Ended::Stopped => Ok(Finish::Stopped),
             Ended::Paused => Ok(later()),
             Ended::LeaseLost => Ok(Finish::Lost),
@@ -498,7 +548,9 @@ impl Inner {
     pub(super) async fn dry_run(&self, key: &StreamKey, mode: RunMode, pages_max: u32) -> Result<DryRun> {
         let place = self.place(&key.connection).await.map_err(|stop| match stop {
             Stop::Dead(reason) => Error::new(ErrorKind::Invalid, reason),
-            Stop::Retry { reason, after } => Error::new(ErrorKind::Store, reason).with_retry_after(after),
+            Stop::Retry { reason, after } | Stop::Wait { reason, after } => {
+                Error::new(ErrorKind::Store, reason).with_retry_after(after)
+            }
         })?;
         let streams = place.source.map(|source| (source, source.streams()));
         let spec = streams.and_then(|(source, specs)| {

@@ -89,7 +89,7 @@ impl WorkerMetrics {
         let of = self.of(queue);
         match end {
             JobEnd::Done => of.done.inc(),
-            JobEnd::Retry { .. } => of.again.inc(),
+            JobEnd::Retry { .. } | JobEnd::Wait { .. } => of.again.inc(),
             JobEnd::Release => of.released.inc(),
             JobEnd::Dead { .. } => of.dead.inc(),
         }

@@ -27,7 +27,7 @@ use crate::store::{
     Lease, OutboxCall, Transacted,
 };
 
-use super::job::{Attempt, Finish, Place, Stop, phrase};
+use super::job::{Attempt, Finish, Place, Stop, WAIT_MAX, is_everybodys, phrase};
 use super::{Inner, Worker};
 
 mod new;
@@ -44,8 +44,8 @@ const ANSWER_HEADERS: [&str; 6] = ["content-type", "date", "etag", "idempotent-r
 const KEY_MARGIN: Duration = Duration::from_secs(3_600);
 /// The shortest wait before a call that waits for others is looked at again.
 const WAIT_MIN: Duration = Duration::from_secs(1);
-/// The longest: a connection may be mended at any moment.
-const WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// The longest where nobody says until when: a connection may be mended at any moment.
+const MENDED_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
 /// How often to look for a result that another process may have written.
 const RESULT_EVERY: Duration = Duration::from_millis(500);
 
@@ -129,7 +129,9 @@ impl Worker {
             return Err(Error::new(ErrorKind::NotFound, "there is no such call in review"));
         };
         let place = inner.place(&call.call.connection).await.map_err(|stop| match stop {
-            Stop::Dead(reason) | Stop::Retry { reason, .. } => Error::new(ErrorKind::Invalid, reason),
+            Stop::Dead(reason) | Stop::Retry { reason, .. } | Stop::Wait { reason, .. } => {
+                Error::new(ErrorKind::Invalid, reason)
+            }
         })?;
         let Some(finder) = place.plugged.provider.finder() else {
             return Err(Error::new(ErrorKind::Invalid, "this provider cannot be asked about a call"));
@@ -173,7 +175,7 @@ impl Inner {
         let place = match self.place(&call.call.connection).await {
             Ok(place) => place,
             Err(Stop::Dead(reason)) => return Ok(case.given_up(reason)),
-            Err(later @ Stop::Retry { .. }) => return Err(later),
+            Err(later @ (Stop::Retry { .. } | Stop::Wait { .. })) => return Err(later),
         };
         let url = new::url_of(&call.call.request.target, &place.site.base_url);
         case.operation = new::operation_of(&place, &call.call, &url);
@@ -301,7 +303,8 @@ impl Case<'_> {
             let state = if operation.replay == Replay::Safe { CallState::Failed } else { CallState::Review };
             return self.result(state, attempts, sent_at, Some(phrase(error)), said);
         }
-        self.again(attempts, sent_at, error.retry_after(), phrase(error))
+        let wait = self.wait_after(attempts, error);
+        self.again(attempts, sent_at, wait, phrase(error))
     }
 
     /// This attempt did nothing; one before it may have.
@@ -309,21 +312,14 @@ impl Case<'_> {
         let reason = phrase(error);
         let before = self.call.sent_at;
         // Waiting is nobody's fault and costs no attempt.
-        let waits = matches!(
-            error.kind(),
-            ErrorKind::Throttled
-                | ErrorKind::Overloaded
-                | ErrorKind::CircuitOpen
-                | ErrorKind::Auth
-                | ErrorKind::Store
-                | ErrorKind::LeaseLost
-        );
-        if waits {
+        let ours = matches!(error.kind(), ErrorKind::Auth | ErrorKind::Store | ErrorKind::LeaseLost);
+        if ours || (is_everybodys(error) && error.is_retryable()) {
             return self.wait(error.retry_after(), reason);
         }
         let attempts = self.call.attempts + 1;
         if error.is_retryable() && attempts < self.inner.settings.call_attempts_max {
-            return self.again(attempts, before, error.retry_after(), reason);
+            let wait = self.wait_after(attempts, error);
+            return self.again(attempts, before, wait, reason);
         }
         let certain = match (before, operation.replay) {
             (None, _) | (_, Replay::Safe) => true,
@@ -345,9 +341,16 @@ impl Case<'_> {
         if now.since(self.call.call.run_at) >= self.inner.settings.call_patience {
             return self.given_up(format!("it waited too long: {reason}"));
         }
-        let after = after.unwrap_or_else(|| self.backoff(self.claims, WAIT_MAX)).max(WAIT_MIN);
+        let longest = if after.is_some() { WAIT_MAX } else { MENDED_WAIT_MAX };
+        let wait = after.unwrap_or_default().max(self.inner.backoff(self.claims, longest));
         let (attempts, sent_at) = (self.call.attempts, self.call.sent_at);
-        self.again(attempts, sent_at, Some(after), reason)
+        self.again(attempts, sent_at, wait, reason)
+    }
+
+    /// Returns the wait after an attempt that was made: the schedule's, or longer where everybody is to come later.
+    fn wait_after(&self, attempts: u32, error: &Error) -> Duration {
+        let wait = self.inner.backoff(attempts.max(1), self.inner.settings.retry_max);
+        wait.max(error.retry_after().unwrap_or_default())
     }
 
     /// Not made, for good; one that may have been made is for somebody to look at.
@@ -379,15 +382,8 @@ impl Case<'_> {
         })
     }
 
-    fn backoff(&self, number: u32, longest: Duration) -> Duration {
-        let doubled = self.inner.settings.retry_base.saturating_mul(1 << number.saturating_sub(1).min(30));
-        doubled.min(longest).mul_f64(0.5 + self.inner.random.unit() / 2.0)
-    }
-
-    fn again(self, attempts: u32, sent_at: Option<Timestamp>, after: Option<Duration>, reason: String) -> Finish {
-        let longest = self.inner.settings.retry_max;
-        let wait = after.unwrap_or_else(|| self.backoff(attempts.max(1), longest)).max(WAIT_MIN);
-        let at = self.inner.clock.now().plus(wait);
+    fn again(self, attempts: u32, sent_at: Option<Timestamp>, wait: Duration, reason: String) -> Finish {
+        let at = self.inner.clock.now().plus(wait.max(WAIT_MIN));
         self.inner.metrics.called(&self.call.call.provider, CallState::Waiting.as_str());
         let result = CallResult {
             call: self.id,

@@ -165,7 +165,7 @@ impl Worker {
         if let Err(stop) = inner.preview_into(&event, &mut preview).await {
             preview.refusal = Some(match stop {
                 Stop::Dead(reason) => format!("it would be dead: {reason}"),
-                Stop::Retry { reason, .. } => format!("it would come again: {reason}"),
+                Stop::Retry { reason, .. } | Stop::Wait { reason, .. } => format!("it would come again: {reason}"),
             });
         }
         Ok(Some(preview))

@@ -336,7 +336,11 @@ impl Inner {
             return Ok(None);
         }
         let Some(held) = self.store.held_job(lease).await? else { return Ok(None) };
-        let regular = held.unique.is_some_and(|key| key == unique(&pace.key, mode)) && held.attempt == 1;
+        let key = unique(&pace.key, mode);
+        // One that comes again tells why.
+        let regular = held.unique.as_ref() == Some(&key)
+            && held.attempt == 1
+            && self.store.live_jobs(vec![key]).await?.into_iter().flatten().all(|live| live.reason.is_none());
         if !regular || !schedule.leaves_out(held.run_at, pace.now, phase(&pace.key.connection)) {
             return Ok(None);
         }

@@ -305,6 +305,10 @@ impl FilterIn {
         if matches!(self.state, Some(EventState::Pending | EventState::Ignored)) {
             return Err(Problem::invalid("only dead and done events can be replayed", "give state dead or done"));
         }
+        if self.kind.as_deref().is_some_and(|kind| kind.strip_suffix('*').unwrap_or(kind).contains('*')) {
+            let how = "a type is written exactly (invoice.paid), as a prefix (invoice.*) or as * for all";
+            return Err(Problem::invalid("the type cannot be read", how));
+        }
         Ok(ReplayFilter {
             state: self.state,
             provider: self.provider,

@@ -126,6 +126,11 @@ async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
     let filter = json!({ "state": "dead", "type": "customer.created", "from": "2026-01-01T00:00:00Z" });
     let counted = post(&fixture, path, &json!({ "filter": filter, "dry_run": true })).await.json();
     assert_eq!((&counted["events"], &counted["complete"]), (&json!(3), &json!(true)));
+    for (kind, events) in [("customer.*", 3), ("*", 3), ("customer", 0), ("invoice.*", 0)] {
+        let filter = json!({ "state": "dead", "type": kind });
+        let counted = post(&fixture, path, &json!({ "filter": filter, "dry_run": true })).await.json();
+        assert_eq!(counted["events"], events, "{kind}");
+    }
     let later = json!({ "state": "dead", "from": "2026-01-01T00:00:01Z" });
     assert_eq!(post(&fixture, path, &json!({ "filter": later, "dry_run": true })).await.json()["events"], 0);
     for wrong in [
@@ -134,6 +139,7 @@ async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
         json!({ "filter": { "state": "pending" } }),
         json!({ "filter": { "from": "now" } }),
         json!({ "filter": { "who": 1 } }),
+        json!({ "filter": { "type": "*.paid" } }),
     ] {
         post(&fixture, path, &wrong).await.is_error(400, "invalid");
     }

@@ -1,16 +1,21 @@
 //! Connections and sealed credentials. Secrets come sealed and are stored as they come.
 
-use palisade_core::store::{AccountKey, Connection as Account, ConnectionState, SealedCredential};
+use palisade_core::store::{AccountKey, Connection as Account, ConnectionState, Halt, SealedCredential};
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
+use super::halts;
 use super::writer::Tx;
 
 pub(super) fn put(tx: &Tx<'_>, account: &Account) -> Result<(), Fault> {
     let state = serde_json::to_string(&account.state).map_err(|error| {
         Error::new(ErrorKind::Store, "a connection's state cannot be written as JSON").with_source(error)
     })?;
+    let before = one(tx.connection(), &account.id)?.map(|before| before.state);
+    if before.is_some_and(|before| account.state.ends_halt(&before)) {
+        halts::end(tx, &Halt::Connection(account.id.clone()))?;
+    }
     tx.prepare(
         "INSERT INTO palisade_connection (id, tenant, provider, account, base_url, state, created_at, environment) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (id) DO UPDATE SET tenant = ?2, provider = ?3, \

@@ -8,7 +8,7 @@ use rusqlite::ErrorCode;
 pub(super) enum Fault {
     /// SQLite failed: whatever the command wrote is rolled back.
     Sql(rusqlite::Error),
-    /// The command was refused before it wrote anything; the others of its commit are not touched.
+    /// The command was refused: whatever it wrote is rolled back, and the others of its commit are not touched.
     Refused(Error),
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, Queue, ReplayFilter,
-    ReplayStep, StoredEvent, ToHandle,
+    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, PRUNE_LOOKED, Queue,
+    ReplayFilter, ReplayStep, StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
@@ -313,25 +313,22 @@ pub(super) fn replay_some(
     Ok(ReplayStep { met, next: rows.last().copied().map(EventRow) })
 }
 
-/// That no unfinished job forwards an event: one look into the index of unique keys for each destination
-/// ([`forward_key`](palisade_core::store::forward_key)).
-const FORWARDED: &str = "NOT EXISTS (SELECT 1 FROM palisade_destination d CROSS JOIN palisade_job j \
-     ON j.unique_key = 'forward/' || d.name || '/' || palisade_event.id AND j.finished_at IS NULL)";
+/// Those that were received first of what was received before a moment, but for what an unfinished job forwards: one look
+/// into the index of unique keys for each destination ([`forward_key`](palisade_core::store::forward_key)).
+const OLDEST: &str = "SELECT id FROM (SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
+     WHERE state IN (1, 2) AND received_at < ?1 ORDER BY received_at, id LIMIT ?3) AS old \
+     WHERE NOT EXISTS (SELECT 1 FROM palisade_destination d CROSS JOIN palisade_job j \
+     ON j.unique_key = 'forward/' || d.name || '/' || old.id AND j.finished_at IS NULL) LIMIT ?2";
+
+fn oldest(tx: &Tx<'_>, before: i64, limit: u32) -> Result<Vec<i64>, Fault> {
+    let looked = i64::from(limit) * i64::from(PRUNE_LOOKED);
+    let mut statement = tx.prepare(OLDEST)?;
+    let found = statement.query_map(params![before, limit, looked], |row| row.get(0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
 
 pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
-    let rows = prunable(
-        tx,
-        &format!(
-            "SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
-             WHERE state IN (1, 2) AND received_at < ?1 AND {FORWARDED} LIMIT ?2"
-        ),
-        &format!(
-            "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 2) AND received_at < ?1 AND {FORWARDED} \
-             ORDER BY id LIMIT ?2"
-        ),
-        before,
-        limit,
-    )?;
+    let rows = oldest(tx, before.millis(), limit)?;
     for row in &rows {
         remove(tx, *row)?;
     }
@@ -344,15 +341,8 @@ pub(super) fn prune_to(tx: &mut Tx<'_>, bytes_max: u64, limit: u32) -> Result<u6
     if tx.tally.inbox_bytes <= most {
         return Ok(0);
     }
-    let rows = tx
-        .prepare(&format!(
-            "SELECT id FROM palisade_event INDEXED BY palisade_event_settled WHERE state IN (1, 2) AND {FORWARDED} \
-             ORDER BY received_at, id LIMIT ?1"
-        ))?
-        .query_map([limit], |row| row.get::<_, i64>(0))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
     let mut gone = 0;
-    for row in rows {
+    for row in oldest(tx, i64::MAX, limit)? {
         if tx.tally.inbox_bytes <= most {
             break;
         }
@@ -390,25 +380,11 @@ pub(super) fn kept_bytes(connection: &Connection) -> Result<u64, Fault> {
     Ok(u64::try_from(Tally::read(connection)?.inbox_bytes).unwrap_or(0))
 }
 
-/// Finds up to `limit` rows to prune, lowest first. `by_time` finds all there are by an index when they are few (so
-/// that looking in vain costs nothing); only when there are more, `by_id` walks the table from its oldest row.
-pub(super) fn prunable(
-    tx: &Tx<'_>,
-    by_time: &str,
-    by_id: &str,
-    before: Timestamp,
-    limit: u32,
-) -> Result<Vec<i64>, Fault> {
-    let find = |sql: &str, limit: i64| {
-        tx.prepare(sql)?
-            .query_map(params![before.millis(), limit], |row| row.get::<_, i64>(0))?
-            .collect::<rusqlite::Result<Vec<_>>>()
-    };
-    let found = find(by_time, i64::from(limit) + 1)?;
-    if found.len() as u64 <= u64::from(limit) {
-        return Ok(found);
-    }
-    Ok(find(by_id, i64::from(limit))?)
+/// Finds up to `limit` rows that ended before a moment, by an index of when they did: what has not ended is not walked.
+pub(super) fn prunable(tx: &Tx<'_>, sql: &str, before: Timestamp, limit: u32) -> Result<Vec<i64>, Fault> {
+    let mut statement = tx.prepare(sql)?;
+    let found = statement.query_map(params![before.millis(), limit], |row| row.get(0))?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
 // ------------------------------------------------------------------------------------------------------ reading

@@ -2,7 +2,7 @@
 //!
 //! A job of a lane that is certain to be blocked whenever it is due waits in a state of its own ([`BEHIND`]), so that
 //! a claim does not walk past it however long the lane is. It is certain when the lane's lowest unfinished job is due
-//! no later, or waits for another attempt: both last until that job ends, and then [`promote`] looks again. Any other
+//! no later, or was claimed before: both last until that job ends, and then [`promote`] looks again. Any other
 //! job of a lane stands in line, and the claim asks the lane itself ([`is_blocked`]). Who stands in line and whose turn
 //! it is: `turns`.
 
@@ -206,7 +206,7 @@ pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Faul
     if claim.max == 0 || halts.all {
         return Ok(Vec::new());
     }
-    turns::gather(tx, claim.queue, claim.now.millis(), &halts)?;
+    turns::gather(tx, claim.queue, claim.now.millis())?;
     let chosen = turns::choose(tx, claim, &halts)?;
     let mut claimed = Vec::with_capacity(chosen.len());
     for job in chosen {
@@ -401,18 +401,10 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
         JobEnd::Done => finish(tx, job, None, now),
         JobEnd::Dead { reason } => finish(tx, job, Some(reason), now),
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
-        JobEnd::Retry { at, reason } => {
-            if let Some(event) = job.event {
-                inbox::set_state(tx, event, EventState::Pending, Some(reason), now)?;
-            }
-            let (state, turn) = turns::enter(tx, job.place(), at.millis(), Some(now.millis()))?;
-            tx.prepare(
-                "UPDATE palisade_job SET state = ?4, turn = ?5, lease_until = NULL, run_at = ?2, reason = ?3 \
-                 WHERE id = ?1",
-            )?
-            .execute(params![job.id, at.millis(), reason, state, turn])?;
-            waits_again(tx, job);
-            Ok(())
+        JobEnd::Retry { at, reason } => again(tx, job, *at, reason, now),
+        JobEnd::Wait { at, reason } => {
+            tx.prepare("UPDATE palisade_job SET attempt = attempt - 1 WHERE id = ?1")?.execute([job.id])?;
+            again(tx, job, *at, reason, now)
         }
         JobEnd::Release => {
             tx.prepare("UPDATE palisade_job SET state = 0, lease_until = NULL, attempt = attempt - 1 WHERE id = ?1")?
@@ -421,6 +413,20 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
             Ok(())
         }
     }
+}
+
+/// Lets a held job come again.
+fn again(tx: &mut Tx<'_>, job: &Held, at: Timestamp, reason: &str, now: Timestamp) -> Result<(), Fault> {
+    if let Some(event) = job.event {
+        inbox::set_state(tx, event, EventState::Pending, Some(reason), now)?;
+    }
+    let (state, turn) = turns::enter(tx, job.place(), at.millis(), Some(now.millis()))?;
+    tx.prepare(
+        "UPDATE palisade_job SET state = ?4, turn = ?5, lease_until = NULL, run_at = ?2, reason = ?3 WHERE id = ?1",
+    )?
+    .execute(params![job.id, at.millis(), reason, state, turn])?;
+    waits_again(tx, job);
+    Ok(())
 }
 
 /// Tells whether the job is that of a call which waits by now, so that it cannot be done.
@@ -503,14 +509,9 @@ pub(super) fn extend(tx: &Tx<'_>, lease: Lease, until: Timestamp) -> Result<bool
 }
 
 pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
-    let rows = inbox::prunable(
-        tx,
-        "SELECT id FROM palisade_job INDEXED BY palisade_job_finished \
-         WHERE finished_at IS NOT NULL AND finished_at < ?1 LIMIT ?2",
-        "SELECT id FROM palisade_job NOT INDEXED WHERE finished_at < ?1 ORDER BY id LIMIT ?2",
-        before,
-        limit,
-    )?;
+    let sql = "SELECT id FROM palisade_job INDEXED BY palisade_job_finished \
+               WHERE finished_at IS NOT NULL AND finished_at < ?1 ORDER BY finished_at, id LIMIT ?2";
+    let rows = inbox::prunable(tx, sql, before, limit)?;
     for row in &rows {
         let state: i64 =
             tx.prepare("DELETE FROM palisade_job WHERE id = ?1 RETURNING state")?.query_row([row], |row| row.get(0))?;

@@ -135,11 +135,11 @@ pub(super) struct Lowest {
     pub(super) id: i64,
     pub(super) queue: i64,
     pub(super) run_at: i64,
-    /// It waits for another attempt.
+    /// It waits after it was claimed.
     pub(super) tried: bool,
 }
 
-const ENTERED: &str = "SELECT j.id, j.queue, j.run_at, j.state <> 1 AND j.attempt > 0 FROM palisade_lane l \
+const ENTERED: &str = "SELECT j.id, j.queue, j.run_at, j.state <> 1 AND j.fence > 0 FROM palisade_lane l \
      CROSS JOIN palisade_job j ON j.id = l.job WHERE l.lane = ?1 ORDER BY l.job LIMIT 1";
 
 /// Returns the lowest unfinished job of a lane, of which one may just have been finished.
@@ -171,7 +171,7 @@ pub(super) fn lowest(tx: &mut Tx<'_>, lane: &str) -> Result<Option<Lowest>, Faul
     for job in tx.tail.of(lane) {
         let there = tx
             .prepare(
-                "SELECT id, queue, run_at, state <> 1 AND attempt > 0 FROM palisade_job \
+                "SELECT id, queue, run_at, state <> 1 AND fence > 0 FROM palisade_job \
                  WHERE id = ?1 AND finished_at IS NULL",
             )?
             .query_one([job], read)
@@ -183,14 +183,14 @@ pub(super) fn lowest(tx: &mut Tx<'_>, lane: &str) -> Result<Option<Lowest>, Faul
     Ok(None)
 }
 
-/// Tells whether a lower unfinished job of the lane is running, in line, halted, due at `now`, or waits for another
-/// attempt.
+/// Tells whether a lower unfinished job of the lane is running, in line, halted, due at `now`, or was claimed
+/// before.
 pub(super) fn has_lower(tx: &Tx<'_>, lane: &str, id: i64, now: i64) -> Result<bool, Fault> {
     if tx.tally.lane_jobs > 0
         && tx
             .prepare(
                 "SELECT 1 FROM palisade_lane l CROSS JOIN palisade_job j ON j.id = l.job \
-                 WHERE l.lane = ?1 AND l.job < ?2 AND (j.state IN (0, 1, 6) OR j.run_at <= ?3 OR j.attempt > 0) \
+                 WHERE l.lane = ?1 AND l.job < ?2 AND (j.state IN (0, 1, 6) OR j.run_at <= ?3 OR j.fence > 0) \
                  LIMIT 1",
             )?
             .exists(params![lane, id, now])?
@@ -201,7 +201,7 @@ pub(super) fn has_lower(tx: &Tx<'_>, lane: &str, id: i64, now: i64) -> Result<bo
         let holds = tx
             .prepare(
                 "SELECT 1 FROM palisade_job WHERE id = ?1 AND finished_at IS NULL \
-                 AND (state IN (0, 1, 6) OR run_at <= ?2 OR attempt > 0)",
+                 AND (state IN (0, 1, 6) OR run_at <= ?2 OR fence > 0)",
             )?
             .exists(params![job, now])?;
         if holds {

@@ -267,14 +267,9 @@ pub(super) fn decide_call(tx: &mut Tx<'_>, id: CallId, decision: Decision, now: 
 }
 
 pub(super) fn prune(tx: &Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
-    let rows = inbox::prunable(
-        tx,
-        "SELECT id FROM palisade_outbox INDEXED BY palisade_outbox_finished \
-         WHERE finished_at IS NOT NULL AND finished_at < ?1 LIMIT ?2",
-        "SELECT id FROM palisade_outbox NOT INDEXED WHERE finished_at < ?1 ORDER BY id LIMIT ?2",
-        before,
-        limit,
-    )?;
+    let sql = "SELECT id FROM palisade_outbox INDEXED BY palisade_outbox_finished \
+               WHERE finished_at IS NOT NULL AND finished_at < ?1 ORDER BY finished_at, id LIMIT ?2";
+    let rows = inbox::prunable(tx, sql, before, limit)?;
     for row in &rows {
         let of: i64 = tx
             .prepare("DELETE FROM palisade_outbox WHERE id = ?1 RETURNING state")?

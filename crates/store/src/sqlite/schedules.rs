@@ -62,13 +62,13 @@ pub(super) fn set(tx: &Tx<'_>, key: &StreamKey, mode: RunMode, schedule: Option<
     Ok(())
 }
 
-/// Moves a job that was never tried and is not due. It waits for its moment afterwards, whatever it was: a claim asks its
+/// Moves a job that was never claimed and is not due. It waits for its moment afterwards, whatever it was: a claim asks its
 /// lane.
 pub(super) fn move_job(tx: &mut Tx<'_>, unique: &str, to: Timestamp, now: Timestamp) -> Result<Moved, Fault> {
     let moved: Option<(Option<String>, i64)> = tx
         .prepare(
             "UPDATE palisade_job SET run_at = ?2, state = 5 WHERE unique_key = ?1 AND finished_at IS NULL \
-             AND state IN (4, 5) AND attempt = 0 AND run_at > ?3 RETURNING lane, queue",
+             AND state IN (4, 5) AND fence = 0 AND run_at > ?3 RETURNING lane, queue",
         )?
         .query_row(params![unique, to.millis(), now.millis()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;

@@ -47,6 +47,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
     Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql") },
+    Migration { name: "0016_resumed", sql: include_str!("migrations/0016_resumed.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -337,6 +338,26 @@ mod tests {
             (count(&connection, "palisade_destination"), count(&connection, "palisade_destination_key")),
             (1, 1)
         );
+    }
+
+    /// Fails when a job that was parked stays so for ever, because its connection was resumed before the upgrade.
+    #[test]
+    fn what_was_resumed_in_an_older_file_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let job = |id: u32, connection: &str| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, parked) \
+                 VALUES ({id}, 6, 0, 0, 1, 20, '{connection}');"
+            )
+        };
+        let halted = "INSERT INTO palisade_halt VALUES (2, 'halted', 7);".to_owned();
+        file_of(&path, 14, &[halted, job(1, "halted"), job(2, "resumed"), job(3, "resumed")].concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement = connection.prepare("SELECT scope || ' ' || name FROM palisade_halt ORDER BY 1").unwrap();
+        let found: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        assert_eq!(found, ["2 halted", "3 resumed"]);
     }
 
     /// Fails when the upgrade loses an hour of calls, or a schedule cannot be set in an older file.

@@ -11,7 +11,7 @@ use palisade_core::store::{Claim, LINED_UP_MAX, Queue};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
-use super::halts::Halts;
+use super::halts::{self, Halts};
 use super::jobs::{LATER, PARKED, READY, is_free, queue_number, queue_of};
 use super::writer::{Tally, Tx};
 
@@ -220,10 +220,10 @@ pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, lowest: i64, run_at: i64, now
 }
 
 /// Lets jobs into line that have become due, and those whose connection was resumed.
-pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64, halts: &Halts) -> Result<(), Fault> {
+pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64) -> Result<(), Fault> {
     let bound = i64::from(LINED_UP_MAX);
     if queue == Queue::Events {
-        unpark(tx, halts)?;
+        unpark(tx)?;
     }
     let due = format!(
         "SELECT {ENTERING} FROM palisade_job WHERE queue = ?1 AND state = 5 AND run_at <= ?2 ORDER BY run_at, id LIMIT ?3"
@@ -236,20 +236,18 @@ pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64, halts: &Halts) -> 
     Ok(())
 }
 
-fn unpark(tx: &mut Tx<'_>, halts: &Halts) -> Result<(), Fault> {
+fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
     let (mut left, mut after) = (LINED_UP_MAX as usize, String::new());
+    let sql = format!("SELECT {ENTERING} FROM palisade_job WHERE state = 6 AND parked = ?1 ORDER BY id LIMIT ?2");
     while left > 0 {
-        let parked: Option<String> = tx
-            .prepare("SELECT min(parked) FROM palisade_job WHERE state = 6 AND parked > ?1")?
-            .query_row([&after], |row| row.get(0))?;
-        let Some(connection) = parked else { return Ok(()) };
-        if !halts.connections.contains(&connection) {
-            let sql =
-                format!("SELECT {ENTERING} FROM palisade_job WHERE state = 6 AND parked = ?1 ORDER BY id LIMIT ?2");
-            let bound = i64::try_from(left).unwrap_or(i64::MAX);
-            // It stood in line before, whatever the clock says by now.
-            left -= line_up(tx, &sql, params![connection, bound], i64::MAX)?;
+        let Some(connection) = halts::resumed(tx, &after)? else { return Ok(()) };
+        let bound = i64::try_from(left).unwrap_or(i64::MAX);
+        // It stood in line before, whatever the clock says by now.
+        let found = line_up(tx, &sql, params![connection, bound], i64::MAX)?;
+        if found < left {
+            halts::forget(tx, &connection)?;
         }
+        left -= found;
         after = connection;
     }
     tx.wake(Queue::Events);

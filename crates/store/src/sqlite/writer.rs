@@ -2,7 +2,8 @@
 //!
 //! A commit is optimistic: its commands run one after another in one transaction. A command that fails by its own
 //! fault is taken out, the transaction is rolled back and the rest runs again, so one failing command never takes the
-//! others with it, and the usual commit pays for no savepoint. A fault of the surroundings (disk full, I/O, a COMMIT
+//! others with it, and the usual commit pays for no savepoint. One that is refused after it has written something is taken
+//! out in the same way: whoever is told of an error has nothing in the file. A fault of the surroundings (disk full, I/O, a COMMIT
 //! that fails) fails every command of the commit: nobody is told "stored" who is not.
 
 use std::collections::VecDeque;
@@ -34,9 +35,17 @@ const WAKE_MAX: u32 = 64;
 /// One command to the writer.
 pub(super) trait Write: Send {
     /// Runs inside the transaction; may run again after a rollback.
-    fn run(&mut self, tx: &mut Tx<'_>) -> std::result::Result<(), rusqlite::Error>;
+    fn run(&mut self, tx: &mut Tx<'_>) -> std::result::Result<(), Broken>;
     /// Tells the caller, after the commit or its failure.
     fn answer(self: Box<Self>, failed: Option<&Failure>);
+}
+
+/// Why a commit must be undone.
+pub(super) enum Broken {
+    /// SQLite failed.
+    Sql(rusqlite::Error),
+    /// The command was refused when it had written something already. It knows its answer.
+    Refused,
 }
 
 struct Command<T, F> {
@@ -52,12 +61,18 @@ where
     T: Send,
     F: FnMut(&mut Tx<'_>) -> std::result::Result<T, Fault> + Send,
 {
-    fn run(&mut self, tx: &mut Tx<'_>) -> std::result::Result<(), rusqlite::Error> {
-        self.outcome = Some(match (self.run)(tx) {
-            Ok(value) => Ok(value),
-            Err(Fault::Refused(error)) => Err(error),
-            Err(Fault::Sql(error)) => return Err(error),
-        });
+    fn run(&mut self, tx: &mut Tx<'_>) -> std::result::Result<(), Broken> {
+        let before = tx.connection.total_changes();
+        match (self.run)(tx) {
+            Ok(value) => self.outcome = Some(Ok(value)),
+            Err(Fault::Sql(error)) => return Err(Broken::Sql(error)),
+            Err(Fault::Refused(error)) => {
+                self.outcome = Some(Err(error));
+                if tx.connection.total_changes() != before {
+                    return Err(Broken::Refused);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -446,6 +461,8 @@ fn free_bytes(_: &Path) -> Option<u64> {
 enum Stop {
     /// The command of this number failed by its own fault.
     Command(usize, Failure),
+    /// The command of this number was refused half-way.
+    Refused(usize),
     /// Nothing of the commit can be stored.
     All(Failure),
 }
@@ -491,6 +508,7 @@ impl Writer {
                     tracing::warn!(reason = %failure.to_error(), "one command failed and was left out of its commit");
                     batch.remove(number).answer(Some(&failure));
                 }
+                Err(Stop::Refused(number)) => batch.remove(number).answer(None),
                 Err(Stop::All(failure)) => {
                     tracing::error!(reason = %failure.to_error(), commands = batch.len(), "a commit failed");
                     for command in batch.drain(..) {
@@ -541,8 +559,10 @@ impl Writer {
             short: self.disk.is_short(),
         };
         for (number, command) in batch.iter_mut().enumerate() {
-            command.run(&mut tx).map_err(|error| {
-                if is_environment(&error) { Stop::All(failure(&error)) } else { Stop::Command(number, failure(&error)) }
+            command.run(&mut tx).map_err(|broken| match broken {
+                Broken::Refused => Stop::Refused(number),
+                Broken::Sql(error) if is_environment(&error) => Stop::All(failure(&error)),
+                Broken::Sql(error) => Stop::Command(number, failure(&error)),
             })?;
         }
         if tx.tally != before {

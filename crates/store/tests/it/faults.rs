@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, CallRequest, Claim, EventRow, Inbox, JobEnd, Jobs, KeptCall, Outbox, OutboxChange, Queue, Room, Settled,
-    Settlement, Store, Transacted,
+    Appended, CallId, CallRequest, Claim, EventRow, Inbox, JobEnd, Jobs, KeptCall, NewJob, Outbox, OutboxChange, Queue,
+    Room, Settled, Settlement, Store, Transacted, Work,
 };
 use palisade_core::{Error, ErrorKind, Timestamp};
 use palisade_store::{Examined, SqliteConfig, SqliteStore};
@@ -365,4 +365,47 @@ async fn a_job_that_cannot_be_read_is_buried_and_holds_up_no_other() {
         drop(other);
         store.close().await.unwrap();
     }
+}
+
+/// Fails when what a command has written before it was refused is committed: of settlements sent together the first is
+/// done, nobody is told, and sent again alone it has lost its lease. Fails too when the others of the commit go with it.
+#[tokio::test]
+async fn what_is_refused_half_way_is_not_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("half.db");
+    let store = open(&path);
+    let call = |call: i64| NewJob { work: Work::Call { call: CallId(call) }, ..job() };
+    let ids = store.enqueue(vec![call(1), call(2)]).await.unwrap();
+    let claim =
+        Claim { now: Timestamp(1), hold: Duration::from_secs(60), max: 9, queue: Queue::Calls, room: Room::default() };
+    let claimed = store.claim(claim).await.unwrap();
+    assert_eq!(claimed.len(), 2);
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute("UPDATE palisade_job SET work = '{' WHERE id = ?1", [ids[1].0]).unwrap();
+    let settled = |place: usize, end: JobEnd| Settlement {
+        lease: claimed[place].lease,
+        end,
+        now: Timestamp(2),
+        effects: Vec::new(),
+        merges: Vec::new(),
+        follow: vec![job()],
+        outbox: OutboxChange::default(),
+    };
+    let both = store.settle(vec![settled(0, JobEnd::Done), settled(1, JobEnd::Done)]);
+    let (both, appended) = tokio::join!(both, store.append(vec![delivery("beside", Bytes::new())]));
+    let error = both.expect_err("what the second is to do cannot be read");
+    assert!(!error.is_retryable() && error.message().contains("cannot be read"), "{error}");
+    assert_eq!(appended.unwrap().len(), 1, "what was stored with them stays");
+    let counts = store.job_counts().await.unwrap();
+    assert_eq!((counts.waiting, counts.running, counts.dead), (1, 2, 0), "nothing of the two was written");
+    let alone = store.settle(vec![settled(0, JobEnd::Done)]).await.unwrap();
+    assert!(matches!(alone[..], [Settled::Committed(_)]), "{alone:?}");
+    store.settle(vec![settled(1, JobEnd::Done)]).await.expect_err("alone it is refused too");
+    let buried =
+        store.settle(vec![settled(1, JobEnd::Dead { reason: "it cannot be settled".to_owned() })]).await.unwrap();
+    assert!(matches!(buried[..], [Settled::Committed(_)]), "{buried:?}");
+    let counts = store.job_counts().await.unwrap();
+    assert_eq!((counts.waiting, counts.running, counts.dead), (3, 0, 1));
+    drop(other);
+    store.close().await.unwrap();
 }

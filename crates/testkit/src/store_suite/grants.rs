@@ -10,7 +10,7 @@ use palisade_core::{GrantName, Timestamp};
 
 use super::{ok, same};
 
-fn connection(id: &str) -> Connection {
+pub(super) fn connection(id: &str) -> Connection {
     Connection {
         id: id.into(),
         tenant: "t".into(),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
     Appended, CAUSES_MAX, Claim, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, Queue, ReplayFilter, Room,
-    Settled, Settlement, Store, Work, forward_key,
+    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_LOOKED, Queue, ReplayFilter,
+    Room, Settled, Settlement, Store, Work, forward_key,
 };
 
 use super::jobs::{claim, end, settlement};
@@ -241,7 +241,7 @@ pub async fn only_finished_events_are_pruned(store: &dyn Store) {
     }
     same(ok(store.prune_events(Timestamp(10), 9).await), 0, "nothing was received before then");
     same(ok(store.prune_events(Timestamp(50), 1).await), 1, "in bounded steps");
-    assert!(ok(store.event(EventRow(1)).await).is_none(), "lowest first");
+    assert!(ok(store.event(EventRow(1)).await).is_none(), "received first");
     same(ok(store.prune_events(Timestamp(50), 9).await), 1, "the ignored one");
     same(ok(store.prune_events(Timestamp(50), 9).await), 0, "then there is none");
     let left = [(EventState::Pending, 1), (EventState::Done, 1), (EventState::Dead, 1)];
@@ -290,6 +290,19 @@ pub async fn an_event_stays_until_it_is_forwarded(store: &dyn Store) {
         end(store, one.lease, how, 61).await;
     }
     same(ok(store.prune_events(Timestamp(99), 9).await), 2, "then they go");
+
+    let looked = i64::from(PRUNE_LOOKED);
+    let ignored = |n: i64| NewEvent { wanted: false, ..event(&format!("more {n}")) };
+    ok(store.append(vec![delivery(100, (0..=looked).map(ignored).collect())]).await);
+    let forward = |row: i64| NewJob {
+        work: Work::Forward { row: EventRow(row), destination: "app".to_owned() },
+        unique: Some(forward_key("app", EventRow(row))),
+        ..super::jobs::job(110)
+    };
+    ok(store.enqueue((5..5 + looked).map(forward).collect()).await);
+    same(ok(store.prune_events(Timestamp(200), 1).await), 0, "a step has a bound, also of what it looks at");
+    same(ok(store.prune_inbox(0, 1).await), 0, "also where there is too much");
+    same(ok(store.prune_events(Timestamp(200), 2).await), 1, "twice as many are looked at");
 }
 
 /// Dead events are counted by cause; causes without end are counted together, and what is replayed counts no more.
@@ -354,6 +367,9 @@ pub async fn events_are_replayed_by_filter(store: &dyn Store) {
     same(none(ReplayFilter { connection: Some("beta".into()), ..x() }).await, 0, "another connection");
     same(none(ReplayFilter { reason: Some("maybe".to_owned()), ..x() }).await, 0, "another reason");
     same(none(ReplayFilter { state: Some(EventState::Pending), ..x() }).await, 0, "what waits is not replayed");
+    let of = async |kind: &str| none(ReplayFilter { kind: Some(kind.to_owned()), ..ReplayFilter::default() }).await;
+    same((of("in*").await, of("inx*").await, of("*").await), (1, 0, 6), "types that begin so");
+    same((of("in").await, of("x*").await, of("*x").await), (0, 4, 0), "a type is meant whole, and the star at its end");
     let span = |from, to| ReplayFilter { from: Some(Timestamp(from)), to: Some(Timestamp(to)), ..Default::default() };
     same((none(span(0, 100)).await, none(span(100, 101)).await), (5, 1), "from a moment on, up to another");
     same(ok(store.event_counts().await).get(&EventState::Pending).copied(), None, "a dry run changes nothing");

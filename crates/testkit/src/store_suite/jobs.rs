@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::store::{
-    Claim, Claimed, Effect, EventRow, EventState, Halt, JobCounts, JobEnd, LINED_UP_MAX, Lease, LiveJob, Merge,
-    NewDelivery, NewEvent, NewJob, Queue, Room, RunMode, RunState, Settled, Settlement, Store, StreamKey, Value,
-    WORKER_LOST, Work,
+    Claim, Claimed, Connection, ConnectionState, Effect, EventRow, EventState, Halt, JobCounts, JobEnd, LINED_UP_MAX,
+    Lease, LiveJob, Merge, Moved, NewDelivery, NewEvent, NewJob, Queue, Room, RunMode, RunState, Settled, Settlement,
+    Store, StreamKey, Value, WORKER_LOST, Work,
 };
 use palisade_core::sync::watch::Watch;
 use palisade_core::sync::{Change, Span, State};
@@ -269,6 +269,40 @@ pub async fn halted_events_wait_and_go_on_in_order(store: &dyn Store) {
     same(done(&rows(24).await).await, vec![6, 8], "then all go on, in turn");
 }
 
+/// A connection that was paused or disconnected and is active again is halted no more, also by a connect; one that only
+/// had to be reconnected keeps the halt of its events.
+///
+/// Fails when a pause outlives the connection it was of.
+pub async fn a_connection_in_use_again_is_halted_no_more(store: &dyn Store) {
+    let lost = || ConnectionState::NeedsReconnect { reason: "revoked".to_owned() };
+    let of = |id: &str, state: ConnectionState| Connection { state, ..super::grants::connection(id) };
+    let cases = [
+        ("paused", ConnectionState::Paused, true),
+        ("gone", ConnectionState::Disconnected, true),
+        ("lost", lost(), false),
+        ("active", ConnectionState::Active, false),
+    ];
+    for (id, before, ends) in cases {
+        ok(store.put_connection(of(id, before.clone())).await);
+        ok(store.halt(Halt::Connection(id.into()), Timestamp(7)).await);
+        ok(store.append(vec![NewDelivery { connection: id.into(), ..delivery(0, vec![event(id)]) }]).await);
+        same(claim(store, Queue::Events, 10).await.len(), 0, "it waits");
+        ok(store.put_connection(of(id, before)).await);
+        same(ok(store.halts(9).await).len(), 1, "the same again changes nothing");
+        if id == "gone" {
+            same(ok(store.connect(of(id, ConnectionState::Active), Vec::new()).await), true, "connected");
+        } else {
+            ok(store.put_connection(of(id, ConnectionState::Active)).await);
+        }
+        same(ok(store.halts(9).await).is_empty(), ends, id);
+        same(claim(store, Queue::Events, 10).await.len(), usize::from(ends), id);
+        ok(store.resume(Halt::Connection(id.into())).await);
+        for one in claim(store, Queue::Events, 10_000).await {
+            end(store, one.lease, JobEnd::Done, 10_000).await;
+        }
+    }
+}
+
 /// A job whose worker went away is given again when its lease ran out, as another attempt; when its attempts are used
 /// up it is dead instead, and its event with it.
 pub async fn a_lost_worker_costs_one_attempt(store: &dyn Store) {
@@ -370,6 +404,39 @@ pub async fn jobs_of_a_lane_run_one_by_one_in_order(store: &dyn Store) {
     same(rows, wanted.to_vec(), "an ordering key is a lane of its connection");
 }
 
+/// A job of a lane that could not be tried keeps its place, though it has no attempt: nothing goes before it, added before
+/// or after. One that nobody ever claimed is moved or waits by its moment, one that was claimed is not.
+///
+/// Fails when a lane goes by attempts and not by claims.
+pub async fn a_job_that_could_not_be_tried_keeps_its_place(store: &dyn Store) {
+    let laned = |run_at| NewJob { lane: Some("l".to_owned()), unique: Some(format!("u{run_at}")), ..job(run_at) };
+    let mut ids = ok(store.enqueue(vec![laned(10), laned(20)]).await);
+    let given = async |now| claim(store, Queue::Background, now).await;
+    let first = given(30).await;
+    same(
+        first.iter().map(|one| one.lease.job).collect::<Vec<_>>(),
+        ids.iter().take(1).copied().collect(),
+        "one at a time",
+    );
+    for one in first {
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(900), reason: "later".to_owned() }, 31).await;
+    }
+    ids.extend(ok(store.enqueue(vec![laned(5)]).await));
+    same(given(899).await.len(), 0, "it keeps its place");
+    same(ok(store.move_job("u10".into(), Timestamp(50), Timestamp(40)).await), Moved::Busy, "and its moment");
+    let live = ok(store.live_jobs(vec!["u10".into()]).await);
+    let told = live.into_iter().flatten().next().map(|live| (live.run_at, live.reason));
+    same(told, Some((Timestamp(900), Some("later".to_owned()))), "and tells why it waits");
+    let mut order = Vec::new();
+    for now in 900..903 {
+        for one in given(now).await {
+            order.push((one.lease.job, one.attempt));
+            end(store, one.lease, JobEnd::Done, now).await;
+        }
+    }
+    same(order, ids.into_iter().map(|id| (id, 1)).collect(), "then all go in their order");
+}
+
 /// While a job with a unique key waits or runs, another is not added: a waiting one is pulled forward. Once it has
 /// ended, its key is free, already for the jobs that follow it in the same settlement.
 pub async fn a_unique_key_is_one_job_and_is_pulled_forward(store: &dyn Store) {
@@ -422,8 +489,24 @@ pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
     same(ok(store.job_counts().await), counts(2, 0, 1), "two wait again");
     let released = claim(store, Queue::Events, 9).await;
     same(released.iter().map(|one| one.attempt).collect(), vec![1], "a release costs no attempt");
+    for (n, one) in (0..).zip(&released) {
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(10 + n), reason: reason() }, 9).await;
+    }
+    let waited = ok(store.event(EventRow(4)).await).map(|stored| (stored.state, stored.reason));
+    same(waited, Some((EventState::Pending, Some(reason()))), "one that could not be tried says why");
     let retried = claim(store, Queue::Events, 10).await;
-    same(retried.iter().map(|one| one.attempt).collect(), vec![2], "a retry does");
+    same(retried.iter().map(|one| one.attempt).collect(), vec![2, 1], "a retry does, and a wait does not");
+    for one in &retried {
+        end(store, one.lease, JobEnd::Release, 11).await;
+    }
+    for now in 20..50 {
+        let again = claim(store, Queue::Events, now).await;
+        same(again.iter().map(|one| one.attempt).collect(), vec![2, 1], "however often it waits");
+        for one in again {
+            end(store, one.lease, JobEnd::Wait { at: Timestamp(now + 1), reason: reason() }, now).await;
+        }
+    }
+    same(ok(store.job_counts().await), counts(2, 0, 1), "beyond all the attempts they have");
 
     let last = hold(store, NewJob { work: Work::Retention, attempts_max: 1, ..job(0) }, 0).await;
     end(store, last, JobEnd::Retry { at: Timestamp(0), reason: reason() }, 1).await;

@@ -332,10 +332,11 @@ impl Model {
             let reason = "a reason".to_owned();
             settlements.push(Settlement {
                 lease: self.lease(),
-                end: match self.below(6) {
+                end: match self.below(7) {
                     0..=2 => JobEnd::Done,
                     3 => JobEnd::Retry { at: self.near(), reason },
                     4 => JobEnd::Release,
+                    5 => JobEnd::Wait { at: self.near(), reason },
                     _ => JobEnd::Dead { reason },
                 },
                 now: self.now(),

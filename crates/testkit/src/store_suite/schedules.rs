@@ -87,7 +87,7 @@ fn job(work: Work, unique: &str, lane: Option<&str>, run_at: i64) -> NewJob {
     }
 }
 
-/// Only a job that waits, was never tried and is not due is moved, earlier or later; one that runs keeps its lease and its
+/// Only a job that waits, was never claimed and is not due is moved, earlier or later; one that runs keeps its lease and its
 /// moment, and jobs of a lane that waited behind one that moved away are claimed before it.
 pub async fn only_a_job_that_waits_for_its_moment_is_moved(store: &dyn Store) {
     let claim = async |now| {

@@ -70,7 +70,7 @@ impl Model {
             grant.take(new.tokens);
             self.grants.insert(key, grant);
         }
-        self.connections.insert(connection.id.clone(), connection);
+        self.put_connection(connection);
         true
     }
 

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
     Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, ReplayFilter, StoredEvent, Work,
+    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_LOOKED, ReplayFilter, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -238,13 +238,11 @@ impl InboxModel {
 
     /// Removes finished events but those that are `needed` still, as long as there is more than there may be.
     pub(super) fn prune_to(&mut self, bytes_max: u64, limit: u32, needed: impl Fn(EventRow) -> bool) -> u64 {
-        let finished = |stored: &Row| matches!(stored.state, EventState::Done | EventState::Ignored);
-        let received = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
-        let finished = self.events.iter().filter(|(row, one)| finished(one) && !needed(**row));
-        let mut oldest: Vec<_> = finished.map(|(row, one)| (received(one), *row)).collect();
-        oldest.sort_unstable();
+        if self.bytes() <= bytes_max {
+            return 0;
+        }
         let mut gone = 0;
-        for (_, row) in oldest.into_iter().take(limit as usize) {
+        for row in self.oldest(None, limit, needed) {
             if self.bytes() <= bytes_max {
                 break;
             }
@@ -275,16 +273,23 @@ impl InboxModel {
 
     /// Removes old finished events but those that are `needed` still.
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32, needed: impl Fn(EventRow) -> bool) -> u64 {
-        let old = |stored: &Row| {
-            let finished = matches!(stored.state, EventState::Done | EventState::Ignored);
-            finished && self.deliveries.get(&stored.delivery).is_some_and(|delivery| delivery.received_at < before)
-        };
-        let gone = self.events.iter().filter(|(row, stored)| old(stored) && !needed(**row));
-        let gone: Vec<EventRow> = gone.map(|(row, _)| *row).take(limit as usize).collect();
+        let gone = self.oldest(Some(before), limit, needed);
         for row in &gone {
             self.remove(*row);
         }
         gone.len() as u64
+    }
+
+    /// Finds the finished events that were received first, before a moment if given, among as many as are looked at.
+    fn oldest(&self, before: Option<Timestamp>, limit: u32, needed: impl Fn(EventRow) -> bool) -> Vec<EventRow> {
+        let finished = |stored: &&Row| matches!(stored.state, EventState::Done | EventState::Ignored);
+        let received = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
+        let finished = self.events.iter().filter(|(_, stored)| finished(stored));
+        let mut old: Vec<_> = finished.filter_map(|(row, stored)| Some((received(stored)?, *row))).collect();
+        old.retain(|(at, _)| before.is_none_or(|before| *at < before));
+        old.sort_unstable();
+        let looked = old.into_iter().take(limit as usize * PRUNE_LOOKED as usize).map(|(_, row)| row);
+        looked.filter(|row| !needed(*row)).take(limit as usize).collect()
     }
 
     fn remove(&mut self, row: EventRow) {

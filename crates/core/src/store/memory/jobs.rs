@@ -35,7 +35,7 @@ const FORGET_FROM: usize = 1_024;
 struct Lane {
     /// A job is held, and its lease has not run out.
     held: bool,
-    /// The lowest number that stands in line, is due or waits for another attempt.
+    /// The lowest number that stands in line, is due or was claimed before.
     head: Option<JobId>,
 }
 
@@ -89,9 +89,9 @@ impl Job {
         }
     }
 
-    /// Whether it waits for another attempt.
+    /// Whether it waits after it was claimed.
     fn is_tried(&self) -> bool {
-        self.is_waiting() && self.attempts > 0
+        self.is_waiting() && self.fence > 0
     }
 
     /// Whether it holds the later ones of its lane up.
@@ -416,9 +416,12 @@ impl JobsModel {
                 row.map(|row| Followed::Event { row, state: EventState::Done, reason: None })
             }
             JobEnd::Retry { at, reason } if job.attempts < job.new.attempts_max => {
-                job.new.run_at = at;
-                job.reason = Some(reason.clone());
-                self.line_up(lease.job, Some(now));
+                self.again(lease.job, at, &reason, now);
+                row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
+            }
+            JobEnd::Wait { at, reason } => {
+                job.attempts -= 1;
+                self.again(lease.job, at, &reason, now);
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
             }
             JobEnd::Release => {
@@ -428,6 +431,14 @@ impl JobsModel {
             }
             JobEnd::Retry { reason, .. } | JobEnd::Dead { reason } => self.kill(lease.job, reason, now),
         }
+    }
+
+    /// Lets a held job come again.
+    fn again(&mut self, id: JobId, at: Timestamp, reason: &str, now: Timestamp) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            (job.new.run_at, job.reason) = (at, Some(reason.to_owned()));
+        }
+        self.line_up(id, Some(now));
     }
 
     pub(super) fn oldest_due(&self, queue: Queue, now: Timestamp) -> Option<Timestamp> {
@@ -446,10 +457,10 @@ impl JobsModel {
         in_line.chain(oldest).min().filter(|run_at| *run_at <= now)
     }
 
-    /// Moves a job that was never tried and is not due.
+    /// Moves a job that was never claimed and is not due.
     pub(super) fn move_to(&mut self, unique: &str, to: Timestamp, now: Timestamp) -> Moved {
         let Some(job) = self.unique.get(unique).and_then(|id| self.jobs.get_mut(id)) else { return Moved::Missing };
-        if !matches!(job.state, State::Later | State::Behind) || job.attempts > 0 || job.new.run_at <= now {
+        if !matches!(job.state, State::Later | State::Behind) || job.fence > 0 || job.new.run_at <= now {
             return Moved::Busy;
         }
         (job.new.run_at, job.state) = (to, State::Later);
@@ -489,12 +500,13 @@ impl JobsModel {
 
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
         let ended = |job: &Job| match job.state {
-            State::Done { at } | State::Dead { at } => at < before,
-            State::Ready | State::Later | State::Behind | State::Parked(_) | State::Held { .. } => false,
+            State::Done { at } | State::Dead { at } => Some(at).filter(|at| *at < before),
+            State::Ready | State::Later | State::Behind | State::Parked(_) | State::Held { .. } => None,
         };
-        let gone: Vec<JobId> =
-            self.jobs.iter().filter(|(_, job)| ended(job)).map(|(id, _)| *id).take(limit as usize).collect();
-        for id in &gone {
+        let mut gone: Vec<_> = self.jobs.iter().filter_map(|(id, job)| Some((ended(job)?, *id))).collect();
+        gone.sort_unstable();
+        gone.truncate(limit as usize);
+        for (_, id) in &gone {
             self.jobs.remove(id);
         }
         gone.len() as u64

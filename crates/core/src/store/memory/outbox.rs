@@ -198,8 +198,10 @@ impl OutboxModel {
 
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
         let old = |call: &&OutboxCall| call.state.is_final() && call.finished_at.is_some_and(|at| at < before);
-        let gone: Vec<CallId> = self.calls.values().filter(old).map(|call| call.id).take(limit as usize).collect();
-        for id in &gone {
+        let mut gone: Vec<_> = self.calls.values().filter(old).map(|call| (call.finished_at, call.id)).collect();
+        gone.sort_unstable();
+        gone.truncate(limit as usize);
+        for (_, id) in &gone {
             if let Some(key) = self.calls.remove(id).and_then(|call| unique(&call.call)) {
                 self.unique.remove(&key);
             }

@@ -286,7 +286,7 @@ async fn what_may_have_been_made_is_repeated_only_where_that_is_safe() {
         ("/letters", &[Status(500)], Review, 0),
         ("/letters", &[Status(429); 4], Done, 1),
         ("/letters", &[Status(422)], Failed, 0),
-        ("/letters", &[Refused; 60], Failed, 0),
+        ("/letters", &[Refused; 60], Done, 1),
         ("/charges", lost, Done, 5),
         ("/charges", &[Status(503); 4], Done, 1),
         ("/charges", &[Status(400)], Failed, 0),
