@@ -562,14 +562,13 @@ fn every_interleaving_ends_with_the_providers_state() {
     ]);
 }
 
-/// Fails when a run taken up after a crash reads its page with the counter of its beginning, a fetch that was lost is
-/// not made again, or the page of a run that died before its end is not read again.
+/// Fails when a fetch that was lost with its worker is not made again, or a page that was read and not merged is taken
+/// for merged by the run that goes on.
 #[test]
 fn a_crash_anywhere_ends_with_the_providers_state() {
     check_all([
         Bounds { crashes: 2, ..SMALL },
         Bounds { repeats: 1, crashes: 1, ..SMALL },
-        Bounds { skewed_dates: true, crashes: 1, ..SMALL },
         Bounds { ahead: true, crashes: 1, ..SMALL },
     ]);
 }
@@ -579,10 +578,12 @@ fn a_crash_anywhere_ends_with_the_providers_state() {
 #[test]
 fn every_way_to_tell_an_event_ends_with_the_providers_state() {
     for told in Told::ALL {
+        // Where each event leads to a fetch there are ten times as many worlds.
+        let seconds = if matches!(told, Told::Touched | Told::Timeless) { 1 } else { 2 };
         check_all([
             Bounds { told, runs: 2, ..SMALL },
-            Bounds { told, skewed_dates: true, crashes: 1, ..SMALL },
-            Bounds { told, ahead: true, ..SMALL },
+            Bounds { told, seconds, skewed_dates: true, crashes: 1, ..SMALL },
+            Bounds { told, seconds, ahead: true, ..SMALL },
         ]);
     }
 }
