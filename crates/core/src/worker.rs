@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::schedule::Schedule;
-use crate::store::{Connection, NewJob, Queue, RunId, RunMode, Store, StoredEvent};
+use crate::store::{Connection, NewJob, Queue, Run, RunId, RunMode, RunState, Store, StoredEvent};
 use crate::sync::dry_run::DryRun;
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
@@ -492,14 +492,29 @@ impl Worker {
         self.inner.enqueue_of(connection, self.inner.sync_job(&key, mode, When::Now)).await
     }
 
-    /// Approves the deletions of a stream's run that waits for review: a full run is enqueued that may delete whatever
-    /// it does not see.
+    /// Approves the deletions of a run that waits for review: a full run is enqueued that may delete as many records,
+    /// and a tenth more. Should it find more than that, it waits for a review as well.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-    pub async fn approve(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
-        let key = schedule::stream_key(connection, stream.as_str());
-        self.inner.enqueue_of(connection, self.inner.approved_job(key)).await
+    /// [`ErrorKind::NotFound`] when the run does not wait for review; [`ErrorKind::Conflict`] when a newer full run of its
+    /// stream has begun since, so that what was looked at is not what would be deleted; [`ErrorKind::Store`],
+    /// [`ErrorKind::Overloaded`].
+    pub async fn approve(&self, run: RunId) -> Result<()> {
+        let store = &self.inner.store;
+        let waits = |run: &Run| match run.state {
+            RunState::Review { deletions } => Some(deletions),
+            RunState::Running | RunState::Done | RunState::Failed { .. } => None,
+        };
+        let found = store.run(run).await?.and_then(|run| Some((waits(&run)?, run)));
+        let Some((deletions, run)) = found else {
+            return Err(Error::new(ErrorKind::NotFound, "this run does not wait for review"));
+        };
+        let newest = store.newest_runs(run.key.connection.clone()).await?;
+        if newest.iter().any(|other| other.key == run.key && other.mode == run.mode && other.id != run.id) {
+            return Err(Error::new(ErrorKind::Conflict, "a newer full run of this stream has begun since"));
+        }
+        let connection = run.key.connection.clone();
+        self.inner.enqueue_of(&connection, self.inner.approved_job(run.key, deletions)).await
     }
 
     /// Reads how often the runs of a connection's streams come, and when the next ones do.
@@ -551,9 +566,9 @@ impl Worker {
     pub async fn resume_stream(&self, connection: &ConnectionId, stream: &StreamName) -> Result<()> {
         let key = schedule::stream_key(connection, stream.as_str());
         self.inner.store.pause_stream(key.clone(), None).await?;
-        let runs = self.inner.store.live_runs(u32::MAX).await?;
+        let runs = self.inner.store.newest_runs(connection.clone()).await?;
         let status = self.inner.store.stream(key.clone()).await?;
-        let unfinished = runs.into_iter().find(|run| run.key == key);
+        let unfinished = runs.into_iter().find(|run| run.key == key && run.state == RunState::Running);
         let begin = if status.cursor.is_some() { RunMode::Incremental } else { RunMode::Full };
         self.sync_now(connection, stream, unfinished.map_or(begin, |run| run.mode)).await
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
     CallCounts, CallRecord, CallState, Connection, DeadLetters, DisabledBy, EventState, Halt, Heard, JobCounts,
-    OutboxCall, Run, RunMode, RunState, StoredDestination, StoredEvent, StreamStatus,
+    OutboxCall, Run, RunId, RunMode, RunState, StoredDestination, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
@@ -21,8 +22,6 @@ use crate::routes::{Problem, status};
 const CONNECTIONS_SHOWN: u32 = 50;
 /// Runs, dead letters and calls on the page.
 const ROWS_SHOWN: u32 = 20;
-/// Runs read for a connection's health.
-const RUNS_JUDGED: u32 = 50;
 /// Pauses shorter than this are not told: they are over before anybody has read of them.
 const HELD_TOLD: Duration = Duration::from_secs(2);
 /// The window of the error rate.
@@ -210,11 +209,10 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
             timings: timings.next(),
         })
         .collect();
-    let runs = store.runs(Some(id.clone()), RUNS_JUDGED).await?;
+    let runs = store.newest_runs(id.clone()).await?;
     let calls = store.call_counts(id.clone(), now.minus(RATE_WINDOW)).await?;
     let dead_letters = dead.get(&id).copied().unwrap_or(0);
-    let newest = newest(&runs);
-    let counted = |judge: fn(&Run) -> bool| u32::try_from(newest.iter().filter(|run| judge(run)).count()).unwrap_or(0);
+    let counted = |judge: fn(&Run) -> bool| u32::try_from(runs.iter().filter(|run| judge(run)).count()).unwrap_or(0);
     let held_until = held_until(shared, &connection, now).await;
     let health = health(&Observations {
         now,
@@ -290,17 +288,6 @@ async fn held_until(shared: &Shared, connection: &Connection, now: Timestamp) ->
     client.held_until(&connection.id, base_url).await.filter(|until| until.since(now) >= HELD_TOLD)
 }
 
-/// Returns the newest run of each stream and mode.
-fn newest(runs: &[Run]) -> Vec<&Run> {
-    let mut newest: Vec<&Run> = Vec::new();
-    for run in runs {
-        if !newest.iter().any(|seen| seen.key == run.key && seen.mode == run.mode) {
-            newest.push(run);
-        }
-    }
-    newest
-}
-
 /// Says how fresh each stream is. Where the provider lists its events, a walk over them brings every stream up to date
 /// that was once listed in full; otherwise a stream with a cursor has incremental runs, and one without only full ones.
 fn observed(streams: &[StreamView], runs: &[Run], now: Timestamp) -> Vec<StreamObservation> {
@@ -350,11 +337,25 @@ pub(crate) async fn sync_all(shared: &Shared, id: &ConnectionId, mode: RunMode) 
 
 /// Approves the deletions of the stream's newest full run, if that waits for review.
 pub(crate) async fn approve(shared: &Shared, id: &ConnectionId, stream: &StreamName) -> Result<(), Problem> {
-    let runs = shared.store.runs(Some(id.clone()), RUNS_JUDGED).await?;
-    let run = newest(&runs).into_iter().find(|run| run.key.stream == *stream && run.mode == RunMode::Full);
-    if !run.is_some_and(|run| matches!(run.state, RunState::Review { .. })) {
-        return Err(Problem::missing("no run of this stream waits for review"));
+    let runs = shared.store.newest_runs(id.clone()).await?;
+    let run = runs.iter().find(|run| run.key.stream == *stream && matches!(run.state, RunState::Review { .. }));
+    let run = run.ok_or_else(|| Problem::missing("no run of this stream waits for review"))?;
+    approve_run(shared, run.id).await
+}
+
+/// Approves the deletions of a run, if it waits for review and no newer one has taken its place.
+pub(crate) async fn approve_run(shared: &Shared, run: RunId) -> Result<(), Problem> {
+    let Err(error) = shared.worker.approve(run).await else { return Ok(()) };
+    if error.kind() == ErrorKind::NotFound {
+        return Err(Problem::missing("this run does not wait for review"));
     }
-    shared.worker.approve(id, stream).await?;
-    Ok(())
+    if error.kind() == ErrorKind::Conflict {
+        return Err(Problem::new(
+            StatusCode::CONFLICT,
+            "superseded",
+            "a newer full run of this stream has begun since",
+            "look at the newest run of the stream and decide on that one",
+        ));
+    }
+    Err(error.into())
 }

@@ -31,8 +31,8 @@ use palisade_core::store::{
     Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash,
     Transacted, Value, WrappedKey,
 };
-use palisade_core::sync::Stop;
 use palisade_core::sync::merge::Stored;
+use palisade_core::sync::{BadRecord, Stop};
 use palisade_core::{
     ConnectionId, EndpointId, Error, ErrorKind, GrantName, RecordId, Result, StreamName, TenantId, Timestamp,
 };
@@ -463,6 +463,10 @@ impl Records for SqliteStore {
         self.inner.readers.read(move |reader| runs::live(reader, limit)).await
     }
 
+    async fn newest_runs(&self, connection: ConnectionId) -> Result<Vec<Run>> {
+        self.inner.readers.read(move |reader| runs::newest(reader, &connection)).await
+    }
+
     async fn run(&self, run: RunId) -> Result<Option<Run>> {
         self.inner.readers.read(move |reader| runs::one(reader, run)).await
     }
@@ -485,6 +489,14 @@ impl Records for SqliteStore {
 
     async fn bad_records(&self, key: StreamKey, limit: u32) -> Result<Vec<StoredBad>> {
         self.inner.readers.read(move |reader| records::bad_records(reader, &key, limit)).await
+    }
+
+    async fn bad_to_retry(&self, key: StreamKey, run: RunId, limit: u32) -> Result<Vec<StoredBad>> {
+        self.inner.readers.read(move |reader| records::bad_to_retry(reader, &key, run, limit)).await
+    }
+
+    async fn set_aside(&self, lease: Lease, run: RunId, bad: Vec<BadRecord>, now: Timestamp) -> Result<()> {
+        self.write(move |tx| runs::set_aside(tx, lease, run, &bad, now)).await
     }
 
     async fn pause_stream(&self, key: StreamKey, since: Option<Timestamp>) -> Result<()> {

@@ -73,7 +73,7 @@ pub use records::{
     missed_events_are_kept_with_their_run, old_runs_are_removed_but_for_the_newest,
     old_tombstones_are_removed_and_leave_a_horizon, the_feed_has_no_gap_under_concurrent_commits,
     the_feed_shows_each_record_once_with_its_latest_state, what_cannot_be_read_is_set_aside,
-    whoever_waits_for_a_change_is_woken,
+    what_was_asked_for_in_vain_waits_behind_the_others, whoever_waits_for_a_change_is_woken,
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
@@ -156,6 +156,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         old_tombstones_are_removed_and_leave_a_horizon,
         a_run_tells_why_it_waits_or_ended,
         what_cannot_be_read_is_set_aside,
+        what_was_asked_for_in_vain_waits_behind_the_others,
         a_stream_is_paused_and_reset,
         missed_events_are_kept_with_their_run,
         old_runs_are_removed_but_for_the_newest,

@@ -42,10 +42,14 @@ pub enum Work {
         /// Full or incremental.
         mode: RunMode,
     },
-    /// Runs a full sync of one stream whose deletions somebody has approved, however many they are.
+    /// Runs a full sync of one stream whose deletions somebody has looked at and approved.
     Approved {
         /// The stream.
         key: StreamKey,
+        /// How many they were ([`RunEnd::deletions_approved`](super::RunEnd::deletions_approved)). A job of before they
+        /// were counted has the word it was given: however many.
+        #[serde(default = "however_many")]
+        deletions: u64,
     },
     /// Opens a push channel for a stream, or the next one before the one that is open ends.
     Watch {
@@ -89,6 +93,11 @@ pub enum Work {
         /// How many were replayed so far.
         replayed: u64,
     },
+}
+
+/// What an approval allows that says no number.
+fn however_many() -> u64 {
+    u64::MAX
 }
 
 /// A job to add.

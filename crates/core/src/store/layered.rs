@@ -7,8 +7,8 @@ use futures_util::stream::BoxStream;
 
 use super::*;
 use crate::id::{ConnectionId, EndpointId, GrantName, RecordId, StreamName, TenantId};
-use crate::sync::Stop;
 use crate::sync::merge::Stored;
+use crate::sync::{BadRecord, Stop};
 
 /// What happens around every call of a store.
 ///
@@ -98,12 +98,15 @@ delegate!(Records {
     fn end_run(end: RunEnd) -> Run;
     fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
     fn live_runs(limit: u32) -> Vec<Run>;
+    fn newest_runs(connection: ConnectionId) -> Vec<Run>;
     fn run(run: RunId) -> Option<Run>;
     fn hold_run(lease: Lease, run: RunId, stop: Stop) -> ();
     fn unseen(run: RunId, after: Option<RecordId>, limit: u32) -> Vec<Record>;
     fn dismiss_run(run: RunId, now: Timestamp) -> bool;
     fn healings(connection: ConnectionId, limit: u32) -> Vec<Run>;
     fn bad_records(key: StreamKey, limit: u32) -> Vec<StoredBad>;
+    fn bad_to_retry(key: StreamKey, run: RunId, limit: u32) -> Vec<StoredBad>;
+    fn set_aside(lease: Lease, run: RunId, bad: Vec<BadRecord>, now: Timestamp) -> ();
     fn pause_stream(key: StreamKey, since: Option<Timestamp>) -> ();
     fn reset_stream(key: StreamKey, now: Timestamp) -> bool;
     fn erase_records(key: StreamKey, limit: u32, now: Timestamp) -> u64;

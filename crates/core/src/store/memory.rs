@@ -24,8 +24,8 @@ use super::{
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
-use crate::sync::Stop;
 use crate::sync::merge::Stored;
+use crate::sync::{BadRecord, Stop};
 
 mod authorizations;
 mod destinations;
@@ -494,6 +494,10 @@ impl Records for MemoryStore {
         Ok(self.lock().records.live_runs(limit))
     }
 
+    async fn newest_runs(&self, connection: ConnectionId) -> Result<Vec<Run>> {
+        Ok(self.lock().records.newest_runs(&connection))
+    }
+
     async fn run(&self, run: RunId) -> Result<Option<Run>> {
         Ok(self.lock().records.run(run))
     }
@@ -520,6 +524,18 @@ impl Records for MemoryStore {
 
     async fn bad_records(&self, key: StreamKey, limit: u32) -> Result<Vec<StoredBad>> {
         Ok(self.lock().records.bad_records(&key, limit))
+    }
+
+    async fn bad_to_retry(&self, key: StreamKey, run: RunId, limit: u32) -> Result<Vec<StoredBad>> {
+        Ok(self.lock().records.bad_to_retry(&key, run, limit))
+    }
+
+    async fn set_aside(&self, lease: Lease, run: RunId, bad: Vec<BadRecord>, now: Timestamp) -> Result<()> {
+        let mut model = self.lock();
+        model.check_lease(lease)?;
+        let key = model.records.running(run)?;
+        model.records.set_aside(&key, run, &bad, now);
+        Ok(())
     }
 
     async fn pause_stream(&self, key: StreamKey, since: Option<Timestamp>) -> Result<()> {

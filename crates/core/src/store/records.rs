@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::sync::merge::Stored;
-use crate::sync::{Change, Cursor, Stop};
+use crate::sync::{BadRecord, Change, Cursor, Stop};
 
 /// Names a stream of a connection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -192,6 +192,13 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>>;
 
+    /// Lists the newest run of each stream and mode of a connection, by stream, the full one first. However many runs
+    /// there were since, none of them hides another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn newest_runs(&self, connection: ConnectionId) -> Result<Vec<Run>>;
+
     /// Reads one run.
     ///
     /// # Errors
@@ -231,6 +238,21 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn bad_records(&self, key: StreamKey, limit: u32) -> Result<Vec<StoredBad>>;
+
+    /// Lists what is set aside of a stream by its name and was not met by `run`, that first that was met longest ago:
+    /// what the run asks for again.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn bad_to_retry(&self, key: StreamKey, run: RunId, limit: u32) -> Result<Vec<StoredBad>>;
+
+    /// Sets records aside that a run asked for again in vain, as a page of it would: they were met by it now, and wait
+    /// behind those that were not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::LeaseLost`](crate::ErrorKind::LeaseLost) when the lease is lost or the run is not running;
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn set_aside(&self, lease: Lease, run: RunId, bad: Vec<BadRecord>, now: Timestamp) -> Result<()>;
 
     /// Sets since when a stream is paused; `None` lets its runs work again. The stream need not be known yet.
     ///

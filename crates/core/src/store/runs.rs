@@ -261,11 +261,21 @@ pub struct RunEnd {
     pub follow: Vec<NewJob>,
     /// Where the next incremental run starts; `None` leaves the stream's cursor.
     pub resume: Option<Cursor>,
-    /// Whether deletions beyond the guard (over 20 % of the live records and over 50) are lawful. Otherwise the run
-    /// ends in [`RunState::Review`] with nothing deleted.
-    pub allow_mass_delete: bool,
+    /// How many deletions somebody has looked at and approved; zero when nobody has. Deletions beyond the guard (over
+    /// 20 % of the live records and over 50) are lawful up to a tenth more than that. Otherwise the run ends in
+    /// [`RunState::Review`] with nothing deleted.
+    pub deletions_approved: u64,
     /// When.
     pub now: Timestamp,
+}
+
+impl RunEnd {
+    /// Returns how many deletions are lawful beyond the guard: those that were approved, and a tenth more for what has
+    /// happened since.
+    #[must_use]
+    pub fn deletions_lawful(&self) -> u64 {
+        self.deletions_approved.saturating_add(self.deletions_approved / 10)
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Runs one sync: pages from the source, each merged and committed in one transaction with cursor and feed.
 //!
 //! The driver keeps nothing of its own: whoever takes the job up after it goes on at the run's cursor. A process lost
-//! anywhere costs the work of one page at most: pages are committed one after another, so only one is read and not
-//! committed; while that commits, the next one is read ahead, and its one request is sent again too. It never guesses:
-//! an answer that is not a page stops the run, it is never read as "everything was deleted".
+//! anywhere costs the work of one page at most: pages are committed one after another, so only one is being worked on. So
+//! one page is asked for again, and two with [`Task::read_ahead`], which asks for the next one while that commits. It
+//! never guesses: an answer that is not a page stops the run, it is never read as "everything was deleted".
 //!
 //! **Why reading ahead is safe.** A page read ahead notes the stream's commit counter before its request leaves, as any
 //! read does; the page before it is committed later and gives its records a greater counter. So the causal order is lost
@@ -112,8 +112,8 @@ pub struct Task<'a> {
     pub resync: Vec<NewJob>,
     /// This run once more, to add when it failed and no other run makes up for it soon.
     pub again: NewJob,
-    /// Whether deletions beyond the guard are lawful.
-    pub allow_mass_delete: bool,
+    /// How many deletions somebody has approved ([`RunEnd::deletions_approved`]).
+    pub deletions_approved: u64,
     /// Told what the run did to the records as soon as it is committed: one page and its counts, and at the end no page
     /// with what the end deleted.
     pub committed: &'a (dyn Fn(u64, MergeCounts) + Sync),
@@ -139,6 +139,8 @@ pub enum Ended {
     Paused,
     /// Another worker has the job.
     LeaseLost,
+    /// The run was ended from outside, its stream reset: there is nothing to go on with, and the job is still ours.
+    Superseded,
 }
 
 /// Why the pages stopped before the last.
@@ -177,6 +179,17 @@ struct Last {
 impl Driver<'_> {
     /// Runs a stream until its end, a stop or an error.
     pub async fn run(&self, task: &Task<'_>) -> Ended {
+        let mut begun = None;
+        let ended = self.run_once(task, &mut begun).await;
+        let Some(run) = begun.filter(|_| matches!(ended, Ended::LeaseLost)) else { return ended };
+        // A run that is over is refused as a lease that is lost; only of the latter another worker takes care.
+        match self.store.run(run).await {
+            Ok(Some(run)) if run.state != RunState::Running => Ended::Superseded,
+            Ok(_) | Err(_) => ended,
+        }
+    }
+
+    async fn run_once(&self, task: &Task<'_>, begun: &mut Option<RunId>) -> Ended {
         let kind = task.kind;
         let mode = match kind {
             StreamKind::Records => task.mode,
@@ -187,6 +200,7 @@ impl Driver<'_> {
             Err(error) => return passing(error),
         };
         let id = run.id;
+        *begun = Some(id);
         let mut deleted = run.counts.deleted;
         let end = match self.pages(task, kind, run, &mut deleted).await {
             Ok(last) => {
@@ -206,7 +220,7 @@ impl Driver<'_> {
                     span: Some(last.span),
                     follow,
                     resume: last.resume,
-                    allow_mass_delete: task.allow_mass_delete,
+                    deletions_approved: task.deletions_approved,
                     now: self.clock.now(),
                 }
             }
@@ -267,7 +281,7 @@ impl Driver<'_> {
             span: None,
             follow,
             resume: None,
-            allow_mass_delete: false,
+            deletions_approved: 0,
             now: self.clock.now(),
         };
         match self.store.end_run(end).await {

@@ -134,8 +134,8 @@ impl Inner {
         let finish = match work {
             Work::Event { row } => self.event(row, event, attempt.number).await,
             Work::Forward { row, destination } => self.forward(row, &destination, attempt).await,
-            Work::Sync { key, mode } => self.sync(lease, &key, mode, false, stop).await,
-            Work::Approved { key } => self.sync(lease, &key, RunMode::Full, true, stop).await,
+            Work::Sync { key, mode } => self.sync(lease, &key, mode, 0, stop).await,
+            Work::Approved { key, deletions } => self.sync(lease, &key, RunMode::Full, deletions, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
             Work::Call { call } => self.call(lease, call, attempt).await,
             Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
@@ -448,7 +448,7 @@ impl Inner {
         lease: Lease,
         key: &StreamKey,
         mode: RunMode,
-        allow_mass_delete: bool,
+        deletions_approved: u64,
         stop: watch::Receiver<bool>,
     ) -> Result<Finish, Stop> {
         let place = self.place(&key.connection).await?;
@@ -464,9 +464,9 @@ impl Inner {
         // What is paused keeps its turn, and an approval is not forgotten.
         let later = || {
             let mut job = self.sync_job(key, mode, pace.next(mode));
-            if allow_mass_delete {
+            if deletions_approved > 0 {
                 let run_at = self.clock.now().plus(self.settings.incremental_every);
-                job = NewJob { run_at, ..self.approved_job(key.clone()) };
+                job = NewJob { run_at, ..self.approved_job(key.clone(), deletions_approved) };
             }
             Finish::followed_by(owned([job], &place.connection))
         };
@@ -517,7 +517,7 @@ impl Inner {
             incremental,
             resync,
             again,
-            allow_mass_delete,
+            deletions_approved,
             committed: &|pages, counts| meters.committed(pages, &counts),
             read_ahead: self.settings.read_ahead,
             stop,
@@ -541,6 +541,11 @@ impl Inner {
             Ended::Stopped => Ok(Finish::Stopped),
             Ended::Paused => Ok(later()),
             Ended::LeaseLost => Ok(Finish::Lost),
+            // Whoever ended it wants it anew, and could not say so while this job was in the way.
+            Ended::Superseded => {
+                let when = if mode == RunMode::Full { When::Now } else { pace.next(mode) };
+                Ok(Finish::followed_by(owned([self.sync_job(key, mode, when)], &place.connection)))
+            }
         }
     }
 

@@ -22,8 +22,6 @@ use super::job::{Finish, Stop};
 pub(super) const SYNC_ATTEMPTS_MAX: u32 = 1_000;
 /// How long after a prompted run the regular one looks again: longer than most runs take.
 const SECOND_LOOK: Duration = Duration::from_secs(10);
-/// Runs looked through for one that waits for review.
-const RUNS_LOOKED_AT: u32 = 100;
 
 /// When a job shall run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -168,9 +166,10 @@ impl Inner {
 
     /// Makes the job of a full run whose deletions are approved. It has a key of its own, so that the full run that
     /// waits for its week does not stand in its place.
-    pub(super) fn approved_job(&self, key: StreamKey) -> NewJob {
+    pub(super) fn approved_job(&self, key: StreamKey, deletions: u64) -> NewJob {
         let unique = Some(format!("sync/approved/{}/{}", key.connection, key.stream));
-        NewJob { unique, work: Work::Approved { key: key.clone() }, ..self.sync_job(&key, RunMode::Full, When::Now) }
+        let job = self.sync_job(&key, RunMode::Full, When::Now);
+        NewJob { unique, work: Work::Approved { key, deletions }, ..job }
     }
 
     /// Makes the runs of a stream of which an event told no more than that something changed.
@@ -234,8 +233,7 @@ impl Inner {
         connection: &ConnectionId,
     ) -> Result<Vec<NewJob>> {
         // Runs before streams: one that ends between the two is complete by the second.
-        let live = self.store.live_runs(u32::MAX).await?;
-        let runs = self.store.runs(Some(connection.clone()), RUNS_LOOKED_AT).await?;
+        let runs = self.store.newest_runs(connection.clone()).await?;
         let known = self.store.streams(connection.clone()).await?;
         let complete = |name: &StreamName, status: &StreamStatus, job: &NewJob| {
             matches!(&job.work, Work::Sync { key, .. } if key.stream == *name) && status.full_at.is_some()
@@ -244,10 +242,9 @@ impl Inner {
         jobs.retain(|job| !known.iter().any(|(name, status)| complete(name, status, job)));
         jobs.retain(|job| {
             let of_it = |run: &&Run| matches!(&job.work, Work::Sync { key, .. } if *key == run.key);
-            let newest = runs.iter().find(of_it);
             // One under way has a live job. Were it added here, it would begin again should it end before this walk does.
-            let under_way = live.iter().any(|run| of_it(&run));
-            !under_way && !newest.is_some_and(|run| matches!(run.state, RunState::Review { .. } | RunState::Running))
+            let waits = |run: &Run| matches!(run.state, RunState::Review { .. } | RunState::Running);
+            !runs.iter().filter(of_it).any(waits)
         });
         Ok(jobs)
     }

@@ -1,8 +1,8 @@
 //! `palisade runs`: executions of syncs, newest first.
 
 use clap::{Args, Subcommand, ValueEnum};
-use palisade_core::ConnectionId;
 use palisade_core::store::{MergeCounts, Records, Run, RunId, RunState};
+use palisade_core::{ConnectionId, ErrorKind};
 use serde_json::json;
 
 use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
@@ -61,7 +61,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Approves the deletions of a run that waits for review: a full run begins that may delete what it does not see.
+    /// Approves the deletions of a run that waits for review: a full run begins that may delete as many, and a tenth more.
     Approve(One),
     /// Dismisses the deletions of a run that waits for review: its records stay.
     Dismiss(One),
@@ -166,7 +166,12 @@ async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure
     }
     let worker = opened.worker()?;
     if approve {
-        worker.approve(&run.key.connection, &run.key.stream).await.map_err(failed)?;
+        worker.approve(run.id).await.map_err(|error| {
+            if error.kind() == ErrorKind::Conflict {
+                return Failure::no(format!("a newer full run has begun since run {}: look at that one", one.id));
+            }
+            failed(error)
+        })?;
     } else if !worker.dismiss(run.id).await.map_err(failed)? {
         return Err(none());
     }

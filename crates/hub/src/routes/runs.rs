@@ -263,11 +263,7 @@ pub(crate) async fn run(
 
 /// Approves the deletions of a run that waits for review.
 pub(crate) async fn approve(Of(shared): Of<Arc<Shared>>, id: Result<Path<i64>, PathRejection>) -> Answer {
-    let run = known(&shared, id).await?;
-    if !matches!(run.state, RunState::Review { .. }) {
-        return Err(Problem::missing("this run does not wait for review"));
-    }
-    overview::approve(&shared, &run.key.connection, &run.key.stream).await?;
+    overview::approve_run(&shared, known(&shared, id).await?.id).await?;
     Ok((StatusCode::ACCEPTED, json(&json!({ "approved": true }))).into_response())
 }
 

@@ -284,7 +284,7 @@ pub(crate) async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 span: None,
                 follow: Vec::new(),
                 resume: None,
-                allow_mass_delete: true,
+                deletions_approved: u64::MAX,
                 now: NOW,
             };
             store.end_run(end).await.unwrap();

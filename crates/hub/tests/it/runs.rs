@@ -66,7 +66,7 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
         span: None,
         follow: Vec::new(),
         resume: None,
-        allow_mass_delete: false,
+        deletions_approved: 0,
         now,
     };
     store.end_run(end).await.unwrap()
@@ -157,6 +157,58 @@ async fn an_approved_run_is_a_job() {
     let before = fixture.store.job_counts().await.unwrap().waiting;
     assert_eq!(fixture.post(&format!("/api/v1/runs/{}/approve", run.id.0)).await.status, 202);
     assert_eq!(fixture.store.job_counts().await.unwrap().waiting, before + 1);
+}
+
+/// Begins a run of a stream and ends it at once.
+async fn another_run(fixture: &Fixture, key: StreamKey, mode: RunMode) -> Run {
+    let store = &fixture.store;
+    let job = NewJob {
+        work: Work::Sync { key: key.clone(), mode },
+        lane: None,
+        group: None,
+        tenant: None,
+        unique: None,
+        priority: 9,
+        run_at: NOW,
+        attempts_max: 5,
+    };
+    store.enqueue(vec![job]).await.unwrap();
+    let claim =
+        Claim { now: NOW, hold: Duration::from_secs(60), max: 1, queue: Queue::Background, room: Default::default() };
+    let lease = store.claim(claim).await.unwrap().remove(0).lease;
+    let run = store.start_run(lease, key, mode, NOW).await.unwrap();
+    let end = RunEnd {
+        lease,
+        run: run.id,
+        state: RunState::Done,
+        stop: None,
+        span: None,
+        follow: Vec::new(),
+        resume: None,
+        deletions_approved: 0,
+        now: NOW,
+    };
+    store.end_run(end).await.unwrap()
+}
+
+// Fails when a connection is judged by its newest runs, and a review is hidden after hours of incremental ones.
+#[tokio::test]
+async fn a_review_is_seen_however_many_runs_came_after() {
+    let fixture = fixture().with_connection().await;
+    let run = run_in_review(&fixture).await;
+    for _ in 0..120 {
+        another_run(&fixture, StreamKey { stream: "events".into(), ..key() }, RunMode::Incremental).await;
+    }
+    let shown = fixture.get("/api/v1/connections/acme-stripe").await.json();
+    assert_eq!(shown["health"]["who_acts"], "operator", "{shown}");
+    let waiting = fixture.store.job_counts().await.unwrap().waiting;
+    assert_eq!(fixture.post(&format!("{STREAM}/approve")).await.status, 202);
+    assert_eq!(fixture.store.job_counts().await.unwrap().waiting, waiting + 1);
+    // What was looked at in one run is not the word for a later one.
+    let newer = another_run(&fixture, key(), RunMode::Full).await;
+    assert_eq!(newer.state, RunState::Review { deletions: 60 });
+    fixture.post(&format!("/api/v1/runs/{}/approve", run.id.0)).await.is_error(409, "superseded");
+    assert_eq!(fixture.post(&format!("/api/v1/runs/{}/approve", newer.id.0)).await.status, 202);
 }
 
 // Fails when a stream is worked without its name being known, or a reset says nothing of what it deleted.

@@ -469,7 +469,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
         if let Some(work) = work {
             match work {
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
-                Work::Approved { key } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
+                Work::Approved { key, .. } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
                 Work::Call { call } => outbox::job_died(tx, call, reason, now)?,
                 Work::Event { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } | _ => {}
             }

@@ -6,9 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use palisade_core::store::{
-    FeedEntry, Merge, MergeCounts, PageCommit, Record, RunId, StoredBad, StreamKey, StreamStatus,
-};
+use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, RunId, StoredBad, StreamKey, StreamStatus};
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
@@ -333,9 +331,9 @@ pub(super) fn count_bad(tx: &Tx<'_>, stream: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Sets aside the records of a page that could not be read.
-pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, page: &PageCommit) -> Result<(), Fault> {
-    if page.bad.is_empty() {
+/// Sets aside records that a run could not read.
+pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, run: RunId, bad: &[BadRecord], now: Timestamp) -> Result<(), Fault> {
+    if bad.is_empty() {
         return Ok(());
     }
     let mut put = tx.prepare(
@@ -343,11 +341,11 @@ pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, page: &PageCommit) -> Result<(
          VALUES (?1, ?2, 1, ?3, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (stream, key) DO UPDATE SET run = ?2, \
          times = times + 1, last_seen = ?3, bytes = ?4, ext_id = ?6, why = ?7, raw = ?8",
     )?;
-    for one in &page.bad {
+    for one in bad {
         put.execute(params![
             stream,
-            page.run.0,
-            page.now.millis(),
+            run.0,
+            now.millis(),
             one.bytes.cast_signed(),
             one.key(),
             one.id.as_ref().map(RecordId::as_str),
@@ -358,27 +356,48 @@ pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, page: &PageCommit) -> Result<(
     count_bad(tx, stream)
 }
 
+/// The columns of [`stored_bad`].
+const BAD: &str = "b.run, b.times, b.first_seen, b.last_seen, b.bytes, b.ext_id, b.why, b.raw";
+
+fn stored_bad(row: &Row<'_>) -> rusqlite::Result<StoredBad> {
+    let record = BadRecord {
+        id: row.get::<_, Option<String>>(5)?.map(Into::into),
+        raw: row.get::<_, Vec<u8>>(7)?.into(),
+        bytes: row.get::<_, i64>(4)?.cast_unsigned(),
+        why: row.get(6)?,
+    };
+    Ok(StoredBad {
+        record,
+        run: RunId(row.get(0)?),
+        times: row.get::<_, i64>(1)?.cast_unsigned(),
+        first_seen: Timestamp(row.get(2)?),
+        last_seen: Timestamp(row.get(3)?),
+    })
+}
+
 pub(super) fn bad_records(connection: &Connection, key: &StreamKey, limit: u32) -> Result<Vec<StoredBad>, Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT b.run, b.times, b.first_seen, b.last_seen, b.bytes, b.ext_id, b.why, b.raw FROM palisade_stream s \
-         JOIN palisade_bad_record b ON b.stream = s.id WHERE s.connection = ?1 AND s.name = ?2 \
-         ORDER BY b.last_seen, b.key LIMIT ?3",
-    )?;
-    let found = statement.query_map(params![key.connection.as_str(), key.stream.as_str(), limit], |row| {
-        let record = BadRecord {
-            id: row.get::<_, Option<String>>(5)?.map(Into::into),
-            raw: row.get::<_, Vec<u8>>(7)?.into(),
-            bytes: row.get::<_, i64>(4)?.cast_unsigned(),
-            why: row.get(6)?,
-        };
-        Ok(StoredBad {
-            record,
-            run: RunId(row.get(0)?),
-            times: row.get::<_, i64>(1)?.cast_unsigned(),
-            first_seen: Timestamp(row.get(2)?),
-            last_seen: Timestamp(row.get(3)?),
-        })
-    })?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {BAD} FROM palisade_stream s JOIN palisade_bad_record b ON b.stream = s.id \
+         WHERE s.connection = ?1 AND s.name = ?2 ORDER BY b.last_seen, b.key LIMIT ?3"
+    ))?;
+    let found = statement.query_map(params![key.connection.as_str(), key.stream.as_str(), limit], stored_bad)?;
+    Ok(found.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Lists what is set aside by its name and was not met by a run.
+pub(super) fn bad_to_retry(
+    connection: &Connection,
+    key: &StreamKey,
+    run: RunId,
+    limit: u32,
+) -> Result<Vec<StoredBad>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {BAD} FROM palisade_stream s JOIN palisade_bad_record b ON b.stream = s.id \
+         WHERE s.connection = ?1 AND s.name = ?2 AND b.ext_id IS NOT NULL AND b.run <> ?3 \
+         ORDER BY b.last_seen, b.key LIMIT ?4"
+    ))?;
+    let wanted = params![key.connection.as_str(), key.stream.as_str(), run.0, limit];
+    let found = statement.query_map(wanted, stored_bad)?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 

@@ -6,7 +6,7 @@ use palisade_core::store::{
     Appended, Lease, MergeCounts, Missed, PageCommit, PageCommitted, Record, Run, RunEnd, RunId, RunMode, RunState,
     StreamKey,
 };
-use palisade_core::sync::{Cursor, Span, Stop};
+use palisade_core::sync::{BadRecord, Cursor, Span, Stop};
 use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -171,7 +171,7 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
         return Ok(PageCommitted { fetch, ..PageCommitted::default() });
     }
     let counts = staged.commit(tx)?;
-    records::set_aside(tx, run.stream, page)?;
+    records::set_aside(tx, run.stream, page.run, &page.bad, page.now)?;
     let created = page.deliveries.iter().flat_map(|one| &one.events).map(|event| event.created);
     let (mut events_new, mut events_duplicate, mut missed) = (0, 0, page.missed);
     for (appended, created) in inbox::append(tx, &page.deliveries)?.into_iter().flatten().zip(created) {
@@ -231,6 +231,13 @@ pub(super) fn hold(tx: &Tx<'_>, lease: Lease, run: RunId, stop: &Stop) -> Result
     running(tx, run)?;
     tx.prepare("UPDATE palisade_run SET stop = ?2 WHERE id = ?1")?.execute(params![run.0, stop_json(stop)?])?;
     Ok(())
+}
+
+/// Sets aside what a run asked for again in vain.
+pub(super) fn set_aside(tx: &Tx<'_>, lease: Lease, run: RunId, bad: &[BadRecord], now: Timestamp) -> Result<(), Fault> {
+    jobs::require(tx, lease)?;
+    let stream = running(tx, run)?.stream;
+    records::set_aside(tx, stream, run, bad, now)
 }
 
 pub(super) fn dismiss(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool, Fault> {
@@ -330,7 +337,7 @@ fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64
         && tx
             .prepare("SELECT 1 FROM palisade_bad_record WHERE stream = ?1 AND run = ?2 AND ext_id IS NULL")?
             .exists([run.stream, end.run.0])?;
-    if (many || unsure) && !end.allow_mass_delete {
+    if (many || unsure) && deletions > end.deletions_lawful() {
         return Ok((RunState::Review { deletions }, 0));
     }
     delete(tx, run.stream, &unseen, end.span.map(|span| span.latest), end.now)?;
@@ -437,6 +444,19 @@ pub(super) fn live(connection: &Connection, limit: u32) -> Result<Vec<Run>, Faul
          ORDER BY progressed_at, id LIMIT ?1"
     ))?;
     let mut rows = statement.query([limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(run(row)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn newest(connection: &Connection, of: &ConnectionId) -> Result<Vec<Run>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {RUN} FROM palisade_run INDEXED BY palisade_run_newest WHERE followed = 0 \
+         AND stream IN (SELECT id FROM palisade_stream WHERE connection = ?1) ORDER BY name, mode"
+    ))?;
+    let mut rows = statement.query([of.as_str()])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(run(row)?);

@@ -40,6 +40,9 @@ struct Stretch {
     note: Note,
 }
 
+/// The notes of a block, by place.
+type Places = [Option<Note>; BLOCK as usize];
+
 /// The notes of one stream, each block read once.
 #[derive(Default)]
 pub(super) struct Notes {
@@ -76,7 +79,9 @@ impl Notes {
                 None => spread(&load(tx.connection(), stream, block)?),
             };
             for (id, note) in of_one {
-                places.insert(place_of(*id).1, *note);
+                if let Some(place) = places.get_mut(usize::from(place_of(*id).1)) {
+                    *place = Some(*note);
+                }
             }
             store(tx, stream, block, &places)?;
         }
@@ -93,9 +98,8 @@ pub(super) fn forget(tx: &Tx<'_>, removed: impl IntoIterator<Item = (i64, i64)>)
     }
     for ((stream, block), gone) in blocks {
         let mut places = spread(&load(tx.connection(), stream, block)?);
-        let before = places.len();
-        places.retain(|place, _| !gone.contains(place));
-        if places.len() < before {
+        let noted = gone.iter().filter_map(|place| places.get_mut(usize::from(*place))?.take()).count();
+        if noted > 0 {
             store(tx, stream, block, &places)?;
         }
     }
@@ -144,8 +148,8 @@ fn load(connection: &Connection, stream: i64, block: i64) -> Result<Vec<Stretch>
     found.map_or(Ok(Vec::new()), |bytes| unpack(&bytes))
 }
 
-fn store(tx: &Tx<'_>, stream: i64, block: i64, places: &BTreeMap<u8, Note>) -> Result<(), Fault> {
-    if places.is_empty() {
+fn store(tx: &Tx<'_>, stream: i64, block: i64, places: &Places) -> Result<(), Fault> {
+    if places.iter().all(Option::is_none) {
         tx.prepare("DELETE FROM palisade_seen WHERE stream = ?1 AND block = ?2")?.execute(params![stream, block])?;
         return Ok(());
     }
@@ -157,17 +161,24 @@ fn store(tx: &Tx<'_>, stream: i64, block: i64, places: &BTreeMap<u8, Note>) -> R
     Ok(())
 }
 
-fn spread(stretches: &[Stretch]) -> BTreeMap<u8, Note> {
-    stretches.iter().flat_map(|one| (one.first..=one.last).map(|place| (place, one.note))).collect()
+fn spread(stretches: &[Stretch]) -> Places {
+    let mut places = [None; BLOCK as usize];
+    for Stretch { first, last, note } in stretches {
+        if let Some(some) = places.get_mut(usize::from(*first)..=usize::from(*last)) {
+            some.fill(Some(*note));
+        }
+    }
+    places
 }
 
 /// Writes notes as stretches, as few as there can be.
-fn pack(places: &BTreeMap<u8, Note>) -> Vec<u8> {
+fn pack(places: &Places) -> Vec<u8> {
     let mut stretches: Vec<Stretch> = Vec::new();
-    for (place, note) in places {
+    for (place, note) in (0..).zip(places) {
+        let Some(note) = *note else { continue };
         match stretches.last_mut() {
-            Some(one) if one.note == *note && one.last.checked_add(1) == Some(*place) => one.last = *place,
-            _ => stretches.push(Stretch { first: *place, last: *place, note: *note }),
+            Some(one) if one.note == note && one.last.checked_add(1) == Some(place) => one.last = place,
+            _ => stretches.push(Stretch { first: place, last: place, note }),
         }
     }
     let mut bytes = Vec::with_capacity(stretches.len() * STRETCH_BYTES);
@@ -205,27 +216,33 @@ mod tests {
         Note { observed: n, span: Span { earliest: -n.cast_signed(), latest: n.cast_signed() } }
     }
 
+    fn places(notes: impl IntoIterator<Item = (usize, u64)>) -> Places {
+        let mut places = [None; BLOCK as usize];
+        notes.into_iter().for_each(|(place, n)| places[place] = Some(note(n)));
+        places
+    }
+
     proptest! {
         /// Fails when a stretch is read back with another end, or swallows its neighbour.
         #[test]
-        fn notes_are_read_as_they_were_written(notes in prop::collection::btree_map(0_u8..128, 1_u64..4, 0..128)) {
-            let places: BTreeMap<u8, Note> = notes.into_iter().map(|(place, n)| (place, note(n))).collect();
-            let bytes = pack(&places);
-            prop_assert_eq!(spread(&unpack(&bytes).map_err(|_| TestCaseError::fail("unreadable"))?), places);
+        fn notes_are_read_as_they_were_written(notes in prop::collection::btree_map(0_usize..128, 1_u64..4, 0..128)) {
+            let places = places(notes);
+            let read = unpack(&pack(&places)).map_err(|_| TestCaseError::fail("unreadable"))?;
+            prop_assert_eq!(spread(&read), places);
         }
     }
 
     /// Fails when a page of records costs a note for each.
     #[test]
     fn records_confirmed_together_are_one_stretch() {
-        let places = (0..100).map(|place| (place, note(7))).chain([(100, note(8))]).collect();
+        let places = places((0..100).map(|place| (place, 7)).chain([(100, 8)]));
         assert_eq!(pack(&places).len(), 2 * STRETCH_BYTES);
     }
 
     /// Fails when a file that was damaged is read as if nothing, or anything, had been seen.
     #[test]
     fn damaged_notes_are_refused() {
-        let whole = pack(&BTreeMap::from([(3, note(7))]));
+        let whole = pack(&places([(3, 7)]));
         assert!(unpack(&whole).is_ok());
         let (mut backward, mut beyond) = (whole.clone(), whole.clone());
         backward[1] = 2;

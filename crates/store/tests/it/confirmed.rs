@@ -67,7 +67,7 @@ async fn end(store: &SqliteStore, lease: Lease, run: &Run, latest: i64) -> Run {
         span: Some(Span::exact(latest)),
         follow: Vec::new(),
         resume: None,
-        allow_mass_delete: false,
+        deletions_approved: 0,
         now: Timestamp(1),
     };
     store.end_run(end).await.unwrap()

@@ -401,7 +401,7 @@ impl Model {
                     span: self.one_in(2).then(|| Span { earliest: self.now - 50, latest: self.now }),
                     follow: if self.one_in(3) { vec![self.job()] } else { Vec::new() },
                     resume: self.one_in(2).then(|| Cursor::new(format!("c{}", self.below(9)))),
-                    allow_mass_delete: self.one_in(2),
+                    deletions_approved: self.pick(&[0, 1, 9, u64::MAX]).unwrap_or(0),
                     now,
                 };
                 let answers = both!(self, store => told(&store.end_run(end.clone()).await));
@@ -441,7 +441,11 @@ impl Model {
     /// What people do to runs and streams.
     async fn streams(&mut self, lease: Lease, run: RunId) -> Option<(String, String)> {
         let (key, now) = (self.key(), self.now());
-        let (what, answers) = match self.below(8) {
+        let (what, answers) = match self.below(9) {
+            8 => {
+                let bad = self.some_bad();
+                ("set aside", both!(self, store => told(&store.set_aside(lease, run, bad.clone(), now).await)))
+            }
             0 => ("dismiss", both!(self, store => told(&store.dismiss_run(run, now).await))),
             1 => {
                 let since = self.one_in(2).then_some(now);
@@ -667,6 +671,7 @@ impl Model {
             put("streams", told(&store.streams(connection.into()).await));
             put("call counts", told(&store.call_counts(connection.into(), Timestamp(0)).await));
             put("call days", told(&store.call_days(connection.into(), 9).await));
+            put("newest runs", told(&store.newest_runs(connection.into()).await));
             put("healings", told(&store.healings(connection.into(), all).await));
             for stream in STREAMS {
                 let key = StreamKey { connection: connection.into(), stream: stream.into() };
@@ -698,8 +703,9 @@ impl Model {
             7 => put("a page of the feed", told(&store.changes(key.clone(), 2, 2).await)),
             _ => put("a page of connections", told(&store.connections(Some("acme".into()), 1).await)),
         }
-        if let Some((run, _)) = self.runs.get(turn % self.runs.len().max(1)) {
+        if let Some((run, of)) = self.runs.get(turn % self.runs.len().max(1)) {
             put("a run", told(&store.run(*run).await));
+            put("to retry", told(&store.bad_to_retry(of.clone(), *run, 3).await));
             put("unseen", told(&store.unseen(*run, None, all).await));
             put("unseen behind", told(&store.unseen(*run, Some("b".into()), 2).await));
         }

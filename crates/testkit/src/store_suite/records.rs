@@ -73,7 +73,7 @@ fn done(lease: Lease, run: &Run) -> RunEnd {
         span: None,
         follow: Vec::new(),
         resume: None,
-        allow_mass_delete: false,
+        deletions_approved: 0,
         now: Timestamp(7),
     }
 }
@@ -245,8 +245,8 @@ pub async fn a_full_run_deletes_what_it_did_not_see(store: &dyn Store) {
     same((counts.older, fetch), (1, 1), "a late event does not revive: it is older, or must be fetched");
 }
 
-/// A full run that would delete over a fifth and over fifty live records stops for a review and deletes nothing,
-/// unless that is allowed.
+/// A full run that would delete over a fifth and over fifty live records stops for a review and deletes nothing, unless
+/// as many were approved, or nearly.
 pub async fn many_deletions_wait_for_a_review(store: &dyn Store) {
     let names: Vec<String> = (0..251).map(|n| format!("{n:03}")).collect();
     let all = |from: usize| -> Vec<Change> {
@@ -266,10 +266,19 @@ pub async fn many_deletions_wait_for_a_review(store: &dyn Store) {
     let ended = ok(store.end_run(done(lease, &run)).await);
     same((ended.state, status(store).await.records), (RunState::Done, 201), "50 are always lawful");
 
-    let lease = hold(store, sync(RunMode::Full), 9).await;
-    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(9)).await);
-    let ended = ok(store.end_run(RunEnd { allow_mass_delete: true, ..done(lease, &run) }).await);
-    same((ended.state, status(store).await.records), (RunState::Done, 0), "allowed");
+    // The 201 that are left: a tenth more than was approved, and one more than that.
+    for (number, (approved, expected)) in (9..).zip([(182, RunState::Review { deletions: 201 }), (183, RunState::Done)])
+    {
+        let lease = hold(store, sync(RunMode::Full), number).await;
+        let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(number)).await);
+        let ended = ok(store.end_run(RunEnd { deletions_approved: approved, ..done(lease, &run) }).await);
+        let left = if expected == RunState::Done { 0 } else { 201 };
+        same(
+            (ended.state, status(store).await.records),
+            (expected, left),
+            "as many as were approved, and a tenth more",
+        );
+    }
 }
 
 /// Why a run waits is noted under its lease and forgotten by its next page; why it failed stays, and one that is done
@@ -300,8 +309,9 @@ pub async fn a_run_tells_why_it_waits_or_ended(store: &dyn Store) {
     let lease = hold(store, sync(RunMode::Full), 8).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
     same((run.began, run.feed_from), (1, Some(1)), "where it began");
-    let ended =
-        ok(store.end_run(RunEnd { stop: Some(Stop::Unsettled), allow_mass_delete: true, ..done(lease, &run) }).await);
+    let ended = ok(store
+        .end_run(RunEnd { stop: Some(Stop::Unsettled), deletions_approved: u64::MAX, ..done(lease, &run) })
+        .await);
     same((ended.stop, ended.feed_to), (None, Some(2)), "one that is done has no cause");
     same(ok(store.run(RunId(77)).await), None, "no such run");
 }
@@ -352,8 +362,38 @@ pub async fn what_cannot_be_read_is_set_aside(store: &dyn Store) {
 
     let lease = hold(store, sync(RunMode::Full), 12).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(12)).await);
-    ok(store.end_run(RunEnd { allow_mass_delete: true, ..done(lease, &run) }).await);
+    ok(store.end_run(RunEnd { deletions_approved: u64::MAX, ..done(lease, &run) }).await);
     same(status(store).await.bad, 0, "what no full run meets any more is forgotten");
+}
+
+/// What a run asks for again is what other runs set aside by its name, that first that was met longest ago; what is set
+/// aside again is met now, and under the run's lease.
+pub async fn what_was_asked_for_in_vain_waits_behind_the_others(store: &dyn Store) {
+    let (lease, first) = begin(store, RunMode::Incremental).await;
+    let mut broken = page(lease, &first, 0, Vec::new());
+    let named = |name| BadRecord::new(Some(name), b"{", "cut");
+    broken.bad = vec![named("b"), BadRecord::new(None, b"{}", "no id"), named("a"), named("c")];
+    ok(store.commit_page(broken).await);
+    let names = |list: Vec<palisade_core::store::StoredBad>| -> Vec<String> {
+        list.into_iter().filter_map(|one| one.record.id).map(|id| id.to_string()).collect()
+    };
+    same(names(ok(store.bad_to_retry(key(), first.id, 9).await)), vec![], "it has met them itself");
+    ok(store.end_run(done(lease, &first)).await);
+
+    let lease = hold(store, sync(RunMode::Incremental), 8).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Incremental, Timestamp(8)).await);
+    same(names(ok(store.bad_to_retry(key(), run.id, 2).await)), vec!["a".to_owned(), "b".to_owned()], "bounded");
+    ok(store.set_aside(lease, run.id, vec![named("a")], Timestamp(9)).await);
+    same(names(ok(store.bad_to_retry(key(), run.id, 9).await)), vec!["b".to_owned(), "c".to_owned()], "met by it now");
+    let found = ok(store.bad_records(key(), 9).await);
+    let last = found.last().map(|one| (one.record.clone(), one.run, one.times, one.last_seen));
+    same(last, Some((named("a"), run.id, 2, Timestamp(9))), "behind the others, and counted");
+    same((found.len(), status(store).await.bad), (4, 4), "each once");
+    same(ok(store.end_run(done(lease, &run)).await).bad, 0, "its pages held none of them");
+    let late = store.set_aside(lease, run.id, vec![named("b")], Timestamp(10)).await;
+    same(late.map_err(|error| error.kind()), Err(ErrorKind::LeaseLost), "the run is over");
+    let stranger = StreamKey { stream: "never".into(), ..key() };
+    same(ok(store.bad_to_retry(stranger, RunId(99), 9).await).len(), 0, "of a stream never seen");
 }
 
 /// A stream is paused and let go by name, also before it is known; a reset forgets its position and its unfinished run

@@ -361,7 +361,7 @@ impl JobsModel {
         match &self.jobs.get(&id)?.new.work {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
-            Work::Approved { key } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
+            Work::Approved { key, .. } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
             Work::Call { call } => Some(Followed::DeadCall { call: *call, reason }),
             Work::Watch { .. }
             | Work::Forward { .. }

@@ -12,7 +12,7 @@ use crate::store::{
     RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
-use crate::sync::{Span, State, Stop};
+use crate::sync::{BadRecord, Span, State, Stop};
 
 /// Streams and runs.
 #[derive(Default)]
@@ -244,16 +244,16 @@ impl RecordsModel {
         for created in missed {
             run.missed.add(*created);
         }
-        let Some(stream) = self.streams.get_mut(&run.key) else { return };
-        for record in &page.bad {
-            let kept = stream.bad.entry(record.key()).or_insert_with(|| StoredBad {
-                record: record.clone(),
-                run: run.id,
-                times: 0,
-                first_seen: page.now,
-                last_seen: page.now,
-            });
-            (kept.record, kept.run, kept.last_seen) = (record.clone(), run.id, page.now);
+        let key = run.key.clone();
+        self.set_aside(&key, page.run, &page.bad, page.now);
+    }
+
+    pub(super) fn set_aside(&mut self, key: &StreamKey, run: RunId, bad: &[BadRecord], now: Timestamp) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        for record in bad {
+            let new = || StoredBad { record: record.clone(), run, times: 0, first_seen: now, last_seen: now };
+            let kept = stream.bad.entry(record.key()).or_insert_with(new);
+            (kept.record, kept.run, kept.last_seen) = (record.clone(), run, now);
             kept.times += 1;
         }
         stream.status.bad = stream.bad.len() as u64;
@@ -297,6 +297,13 @@ impl RecordsModel {
         let mut list: Vec<_> = self.streams.get(key).into_iter().flat_map(|stream| &stream.bad).collect();
         list.sort_by_key(|(name, bad)| (bad.last_seen, (*name).clone()));
         list.into_iter().take(limit as usize).map(|(_, bad)| bad.clone()).collect()
+    }
+
+    pub(super) fn bad_to_retry(&self, key: &StreamKey, run: RunId, limit: u32) -> Vec<StoredBad> {
+        let mut list = self.bad_records(key, u32::MAX);
+        list.retain(|bad| bad.record.id.is_some() && bad.run != run);
+        list.truncate(limit as usize);
+        list
     }
 
     pub(super) fn pause(&mut self, key: StreamKey, since: Option<Timestamp>) {
@@ -364,7 +371,7 @@ impl RecordsModel {
                 let many = deletions > GUARD_ROWS && deletions * GUARD_SHARE > stream.status.records;
                 let nameless = stream.bad.values().any(|bad| bad.run == row.run.id && bad.record.id.is_none());
                 let unsure = deletions > 0 && nameless;
-                row.run.state = if (many || unsure) && !end.allow_mass_delete {
+                row.run.state = if (many || unsure) && deletions > end.deletions_lawful() {
                     RunState::Review { deletions }
                 } else {
                     stream.delete(unseen, end.span, end.now);
@@ -403,6 +410,13 @@ impl RecordsModel {
         live.sort_by_key(|run| (run.progressed_at, run.id));
         live.truncate(limit as usize);
         live
+    }
+
+    pub(super) fn newest_runs(&self, connection: &ConnectionId) -> Vec<Run> {
+        let own = self.runs.values().map(|row| &row.run).filter(|run| run.key.connection == *connection);
+        // The last one inserted is the newest.
+        let newest: BTreeMap<_, _> = own.map(|run| ((run.key.stream.clone(), run.mode as u8), run)).collect();
+        newest.into_values().cloned().collect()
     }
 
     pub(super) fn prune_runs(&mut self, before: Timestamp, limit: u32) -> u64 {

@@ -86,7 +86,7 @@ async fn a_stale_lease_writes_nothing_while_another_holds_the_job() {
         span: None,
         follow: vec![sync(None, at(0), 1)],
         resume: None,
-        allow_mass_delete: true,
+        deletions_approved: u64::MAX,
         now: at(62),
     };
     let lost = ErrorKind::LeaseLost;

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::{Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, unsure_span};
+use super::{
+    Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, passes, unsure_span,
+};
 use crate::call::{Call, Priority};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -93,19 +95,25 @@ impl Driver<'_> {
         Err(Error::new(ErrorKind::Conflict, "records kept changing while they were fetched"))
     }
 
-    /// Asks once more for records that were set aside by earlier runs and say their names. What comes is merged, which
-    /// takes them from what is set aside; what still cannot be read stays there, and no error of this stops a run.
+    /// Asks once more for records that were set aside by earlier runs and say their names, those first that were met
+    /// longest ago. What comes is merged, which takes them from what is set aside; what still cannot be read is set
+    /// aside again, behind the others. No error of the provider stops a run here: one that passes ends the asking.
     pub(super) async fn retry_bad(&self, task: &Task<'_>, run: RunId) -> Result<MergeCounts> {
         /// Records asked for again in one run: each costs a call.
         const RETRIED_MAX: u32 = 20;
-        let aside = self.store.bad_records(task.key.clone(), RETRIED_MAX).await?;
-        let earlier = aside.into_iter().filter(|bad| bad.run != run);
-        let ids: Vec<_> = earlier.filter_map(|bad| Some((task.key.clone(), bad.record.id?))).collect();
-        let mut merges = Vec::with_capacity(ids.len());
-        for (key, id) in &ids {
-            if let Ok(Fetched::Read(merge)) = self.fetch_one(key, id).await {
-                merges.push(merge);
+        let (mut merges, mut still) = (Vec::new(), Vec::new());
+        for aside in self.store.bad_to_retry(task.key.clone(), run, RETRIED_MAX).await? {
+            let Some(id) = aside.record.id.clone() else { continue };
+            match self.fetch_one(&task.key, &id).await {
+                Ok(Fetched::Read(merge)) => merges.push(merge),
+                Ok(Fetched::Unreadable(bad)) => still.push(bad),
+                Err(error) if passes(error.kind()) => break,
+                // What is known of it stays, but for why it cannot be read.
+                Err(error) => still.push(BadRecord { why: error.message().to_owned(), ..aside.record }),
             }
+        }
+        if !still.is_empty() {
+            self.store.set_aside(task.lease, run, still, self.clock.now()).await?;
         }
         if merges.is_empty() {
             return Ok(MergeCounts::default());
@@ -144,6 +152,10 @@ impl Driver<'_> {
                 }
                 read => read?,
             },
+            // Nothing of it is here; the next one of its kind would stop the page for good.
+            Err(error) if error.kind() == ErrorKind::BodyTooLarge => {
+                return Ok(Fetched::Unreadable(BadRecord::new(Some(id.as_str()), &[], error.message())));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let span = unsure_span(self.clock.now());
                 Change { stream: key.stream.clone(), id: id.clone(), span, state: State::Deleted }

@@ -1,5 +1,6 @@
 //! Runs: the first sync, resuming after a loss anywhere, errors that wait and errors that stop.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::world::*;
@@ -9,7 +10,11 @@ use crate::sync::Stop;
 use crate::worker::*;
 
 async fn filled(things: u64) -> World {
-    let world = World::new().await;
+    filled_with(things, settings()).await
+}
+
+async fn filled_with(things: u64, settings: WorkerSettings) -> World {
+    let world = World::with(settings, |builder| builder).await;
     for n in 0..things {
         world.fake.put(&format!("t{n:03}"), Some(n));
     }
@@ -46,39 +51,66 @@ async fn a_first_sync_reads_the_position_then_everything_and_goes_on_by_schedule
     assert_eq!(full, 2, "a full run once a week");
 }
 
-/// Fails when the feed repeats, a page is lost, or more than a page is read again: when the cursor is committed apart
-/// from its page, or the last page's cursor is dropped before the run ends.
+/// Fails when the feed repeats, a page is lost, or more pages are read again than were at hand: when the cursor is
+/// committed apart from its page, or the last page's cursor is dropped before the run ends.
 #[tokio::test(start_paused = true)]
-async fn a_worker_killed_anywhere_costs_at_most_one_page() {
+async fn a_worker_killed_anywhere_costs_the_page_at_hand_and_the_one_read_ahead() {
+    check_killed_anywhere(true, 2).await;
+}
+
+/// Fails as the one before does, or when a page is read ahead though that is switched off.
+#[tokio::test(start_paused = true)]
+async fn without_reading_ahead_a_worker_killed_anywhere_costs_one_page() {
+    check_killed_anywhere(false, 1).await;
+}
+
+/// Kills the worker at each of its steps, and at each tenth of a second while pages take long to read and longer to
+/// commit; a run may read so many pages again, and at some moment it does read as many.
+async fn check_killed_anywhere(read_ahead: bool, pages: usize) {
+    let filled = |things| filled_with(things, WorkerSettings { read_ahead, ..settings() });
     let undisturbed = filled(10).await;
     undisturbed.connect().await;
     undisturbed.quiet().await;
     let (feed, requests) = (undisturbed.feed().await, undisturbed.requests());
     let key = |entry: &FeedEntry| (entry.record.id.clone(), entry.record.data.clone(), entry.record.seq, entry.kind);
     let feed: Vec<_> = feed.iter().map(key).collect();
+    // Another worker goes on; returns how many pages it read again.
+    let taken_up = async |world: &World, when: &str| {
+        world.wait(Duration::from_secs(61)).await;
+        world.quiet().await;
+        let again: Vec<_> = world.feed().await.iter().map(key).collect();
+        assert_eq!(again, feed, "killed {when}");
+        assert!(world.runs().await.iter().all(|run| run.state == RunState::Done));
+        let more = world.requests() - requests;
+        assert!(more <= pages, "killed {when}, it read {more} pages again");
+        more
+    };
     let mut killed = 0;
     for times in 0.. {
         let world = filled(10).await;
         world.store.layer.yielding();
         world.connect().await;
         let whole = killed_after(times, world.quiet()).await.is_some();
-        world.wait(Duration::from_secs(61)).await;
-        world.quiet().await;
-        let again: Vec<_> = world.feed().await.iter().map(key).collect();
-        assert_eq!(again, feed, "killed after {times} yields");
-        // The page that was not committed, and the one that was read ahead of it.
-        assert!(
-            world.requests() <= requests + 2,
-            "killed after {times} yields, read {} pages again",
-            world.requests() - requests
-        );
-        assert!(world.runs().await.iter().all(|run| run.state == RunState::Done));
+        taken_up(&world, &format!("after {times} yields")).await;
         if whole {
             break;
         }
         killed += 1;
     }
     assert!(killed > 50, "the worker was killed at {killed} places only");
+    let (tenth, mut most) = (Duration::from_millis(100), 0);
+    for times in 0.. {
+        let world = filled(10).await;
+        world.fake.truth().delay = tenth * 3;
+        world.store.layer.slowed(move |name| if name == "commit_page" { tenth * 10 } else { Duration::ZERO });
+        world.connect().await;
+        let whole = tokio::time::timeout(tenth * times, world.quiet()).await.is_ok();
+        most = most.max(taken_up(&world, &format!("after {times} tenths of a second")).await);
+        if whole {
+            break;
+        }
+    }
+    assert_eq!(most, pages, "read ahead: {read_ahead}");
 }
 
 /// Fails when a page or an end is committed under a stale lease.
@@ -293,15 +325,94 @@ async fn approved_deletions_happen() {
     world.fake.truth().things.clear();
     for approved in [false, true] {
         world.wait(Duration::from_secs(10)).await;
-        let (id, stream) = ("conn".into(), THINGS.into());
         if approved {
-            world.worker.approve(&id, &stream).await.unwrap();
+            world.worker.approve(world.runs().await[0].id).await.unwrap();
         } else {
-            world.worker.sync_now(&id, &stream, RunMode::Full).await.unwrap();
+            world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
         }
         world.quiet().await;
         assert_eq!(world.stream(THINGS).await.records, if approved { 0 } else { 200 });
     }
+}
+
+/// Lists everything and returns the run.
+async fn full_run(world: &World) -> Run {
+    world.wait(Duration::from_secs(10)).await;
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    world.quiet().await;
+    world.runs().await.remove(0)
+}
+
+/// Fails when an approval of a hundred deletions lets all that is missing by then be deleted, or when one more stops it.
+#[tokio::test(start_paused = true)]
+async fn an_approval_is_for_the_deletions_that_were_looked_at() {
+    for (more, expected) in [(10, RunState::Done), (11, RunState::Review { deletions: 111 })] {
+        let world = filled(200).await;
+        world.connect().await;
+        world.quiet().await;
+        world.fake.truth().things.retain(|id, _| id.as_str() >= "t100");
+        let run = full_run(&world).await;
+        assert_eq!(run.state, RunState::Review { deletions: 100 });
+        world.fake.truth().things.retain(|id, _| id.as_str() >= &*format!("t{}", 100 + more));
+        world.worker.approve(run.id).await.unwrap();
+        world.quiet().await;
+        let approved = world.runs().await.remove(0);
+        assert_eq!((approved.id > run.id, &approved.state), (true, &expected), "{more} more");
+        let left = if expected == RunState::Done { 200 - 100 - more } else { 200 };
+        assert_eq!(world.stream(THINGS).await.records, left);
+    }
+}
+
+/// Fails when what was looked at in one run is taken as the word for another, or a run without a review is approved.
+#[tokio::test(start_paused = true)]
+async fn only_the_newest_run_of_a_stream_is_approved() {
+    let world = filled(200).await;
+    world.connect().await;
+    world.quiet().await;
+    let done = world.runs().await.remove(0);
+    world.fake.truth().things.retain(|id, _| id.as_str() >= "t100");
+    let (older, newer) = (full_run(&world).await, full_run(&world).await);
+    assert_eq!(older.state, newer.state);
+    for (run, refused) in [(done.id, ErrorKind::NotFound), (older.id, ErrorKind::Conflict)] {
+        assert_eq!(world.worker.approve(run).await.unwrap_err().kind(), refused);
+    }
+    assert_eq!(world.worker.approve(RunId(99)).await.unwrap_err().kind(), ErrorKind::NotFound);
+    world.quiet().await;
+    assert_eq!(world.stream(THINGS).await.records, 200);
+    // A run of the other mode does not take its place.
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Incremental).await.unwrap();
+    world.quiet().await;
+    assert_eq!(world.runs().await[0].mode, RunMode::Incremental);
+    world.worker.approve(newer.id).await.unwrap();
+    world.quiet().await;
+    assert_eq!(world.stream(THINGS).await.records, 100);
+}
+
+/// A walk over the events adds the full run of a stream that was never whole, unless somebody must look at its last one.
+/// Fails when that one is looked for among the newest runs only.
+#[tokio::test(start_paused = true)]
+async fn a_review_is_not_passed_over_however_many_runs_came_after() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.quiet().await;
+    world.worker.reset_stream(&"conn".into(), &THINGS.into(), false).await.unwrap();
+    world.fake.truth().broken.insert("t004".to_owned(), false);
+    world.quiet().await;
+    let run = world.runs().await.remove(0);
+    assert_eq!(run.state, RunState::Review { deletions: 1 });
+    world.fake.truth().broken.clear();
+    for n in 0..120 {
+        world.fake.put("t003", Some(100 + n));
+        world.wait(Duration::from_secs(15 * 60)).await;
+        world.worker.sync_now(&"conn".into(), &EVENTS.into(), RunMode::Incremental).await.unwrap();
+        world.quiet().await;
+    }
+    let runs = world.runs().await;
+    assert!(runs.iter().filter(|newer| newer.id > run.id).count() > 110, "{} runs", runs.len());
+    let newest = world.store.newest_runs("conn".into()).await.unwrap();
+    let told: Vec<_> = newest.iter().map(|run| (run.key.stream.as_str(), run.mode)).collect();
+    assert_eq!(told, [(EVENTS, RunMode::Incremental), (THINGS, RunMode::Full)]);
+    assert_eq!((newest[1].id, &newest[1].state), (run.id, &run.state), "it still waits");
 }
 
 /// Fails when a page read ahead waits for the commit before it, or when two are read ahead.
@@ -552,7 +663,7 @@ async fn an_approval_outlasts_a_pause() {
         world.connect().await;
         world.quiet().await;
         world.fake.truth().things.retain(|id, _| id.as_str() < "t010");
-        world.wait(Duration::from_secs(10)).await;
+        let review = full_run(&world).await.id;
         if paused == Paused::Connection {
             let halted = Connection { state: ConnectionState::Paused, ..connection("conn") };
             world.store.put_connection(halted).await.unwrap();
@@ -560,7 +671,7 @@ async fn an_approval_outlasts_a_pause() {
         if paused == Paused::Stream {
             world.worker.pause_stream(&id, &stream).await.unwrap();
         }
-        world.worker.approve(&id, &stream).await.unwrap();
+        world.worker.approve(review).await.unwrap();
         if paused == Paused::Midway {
             paused_midway(&world).await;
         }
@@ -676,6 +787,89 @@ async fn a_reset_forgets_and_reads_anew() {
         assert_eq!((run.feed_from, run.feed_to), (Some(head + erased), Some(head + 2 * erased)));
         world.check_equal(&world.held().await);
     }
+}
+
+/// Fails when the job of a run that a reset has ended keeps its stream until its lease is over, or the reset's own run is
+/// lost because it was in the way.
+#[tokio::test(start_paused = true)]
+async fn a_reset_in_the_middle_of_a_run_begins_anew_at_once() {
+    let world = filled(10).await;
+    world.connect().await;
+    world.worker.step(Queue::Background).await.unwrap();
+    world.fake.truth().delay = Duration::from_secs(1);
+    let worker = world.worker.clone();
+    let (done, ()) = tokio::join!(worker.step(Queue::Background), async {
+        world.wait(Duration::from_millis(1_500)).await;
+        world.worker.reset_stream(&"conn".into(), &THINGS.into(), false).await.unwrap();
+    });
+    assert_eq!(done.unwrap(), 1);
+    let began = world.clock.now();
+    world.quiet().await;
+    assert!(world.clock.now().since(began) < Duration::from_secs(10));
+    let runs = world.runs().await;
+    assert_eq!((runs[0].mode, &runs[0].state, runs[0].pages), (RunMode::Full, &RunState::Done, 4));
+    assert_eq!(runs[1].stop, Some(Stop::Superseded));
+    assert!(world.stream(THINGS).await.full_at.is_some());
+    world.check_equal(&world.held().await);
+}
+
+/// Fails when the records that were met longest ago are asked for again by every run, and the others by none.
+#[tokio::test(start_paused = true)]
+async fn every_record_set_aside_is_asked_for_again_in_its_turn() {
+    let world = filled(50).await;
+    let names: BTreeSet<String> = (0..50).map(|n| format!("t{n:03}")).collect();
+    world.fake.truth().broken =
+        names.iter().filter(|name| name.as_str() < "t025").map(|name| (name.clone(), true)).collect();
+    world.connect().await;
+    world.quiet().await;
+    assert_eq!(world.stream(THINGS).await.bad, 25);
+    // Later runs do not meet them, as those do that only list what is new.
+    world.fake.truth().unlisted = names;
+    for _ in 0..2 {
+        world.wait(Duration::from_secs(10)).await;
+        world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Incremental).await.unwrap();
+        world.quiet().await;
+    }
+    let asked: BTreeSet<_> =
+        world.fake.truth().requests.iter().filter(|path| path.starts_with("/things/")).cloned().collect();
+    assert_eq!(asked.len(), 25, "{asked:?}");
+    assert_eq!(world.stream(THINGS).await.bad, 25);
+    // One that is too large waits its turn like the others, and what can be read by then is not set aside any more.
+    world.fake.truth().broken.clear();
+    world.fake.truth().too_large.insert("t003".to_owned());
+    for _ in 0..2 {
+        world.wait(Duration::from_secs(10)).await;
+        world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Incremental).await.unwrap();
+        world.quiet().await;
+    }
+    let left = world.store.bad_records(schedule::stream_key(&"conn".into(), THINGS), 99).await.unwrap();
+    let left: Vec<_> = left.iter().map(|bad| (bad.record.id.clone().unwrap(), &*bad.record.why)).collect();
+    assert_eq!(left, [("t003".into(), "the answer is too large")]);
+}
+
+/// A page that cannot be ordered needs a fetch of its record. Fails when one whose answer is too large stops its stream.
+#[tokio::test(start_paused = true)]
+async fn a_record_too_large_to_fetch_is_set_aside() {
+    let world = filled(6).await;
+    world.connect().await;
+    world.worker.step(Queue::Background).await.unwrap();
+    world.fake.truth().too_large.insert("t005".to_owned());
+    let second = Duration::from_secs(1);
+    world.store.layer.slowed(move |name| if name == "commit_page" { second * 10 } else { Duration::ZERO });
+    let worker = world.worker.clone();
+    let (done, ()) = tokio::join!(worker.step(Queue::Background), async {
+        // Both pages are read by now, in the second in which the record changes.
+        world.wait(Duration::from_millis(100)).await;
+        let changed = world.fake.put("t005", Some(99));
+        world.deliver(&[changed]).await;
+        world.worker.step(Queue::Events).await.unwrap();
+    });
+    assert_eq!(done.unwrap(), 1);
+    let run = world.runs().await.remove(0);
+    assert_eq!((&run.state, run.bad, run.pages), (&RunState::Done, 1, 2));
+    let aside = world.store.bad_records(schedule::stream_key(&"conn".into(), THINGS), 9).await.unwrap();
+    assert_eq!((aside.len(), &aside[0].record.id), (1, &Some("t005".into())));
+    world.check_equal(&world.held().await);
 }
 
 /// Fails when a dry run writes, or tells something else than the run then does.

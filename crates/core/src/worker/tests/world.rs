@@ -1,6 +1,6 @@
 //! A provider in a map, a store that fails and yields on demand, and a worker between them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -59,6 +59,10 @@ pub(super) struct Truth {
     pub(super) broken_events: Vec<u64>,
     /// Of which things a webhook should tell: when, and whether as a notice.
     pub(super) told: BTreeMap<String, (Timestamp, bool)>,
+    /// Things that are in no list, though they can be asked for.
+    pub(super) unlisted: BTreeSet<String>,
+    /// Things of which an answer of their own is too large.
+    pub(super) too_large: BTreeSet<String>,
     pub(super) hang: bool,
     /// The push channels that were opened and not ended, with when they are over.
     pub(super) channels: BTreeMap<String, Timestamp>,
@@ -146,6 +150,9 @@ impl Fake {
         let limit: usize = query.get("limit").map_or(100, |limit| limit.parse().unwrap());
         let after = query.get("after").cloned().unwrap_or_default();
         if let Some(id) = path.strip_prefix("/things/") {
+            if truth.too_large.contains(id) {
+                return Err(Error::new(ErrorKind::BodyTooLarge, "the answer is too large"));
+            }
             let value = truth.things.get(id).ok_or_else(|| Error::new(ErrorKind::NotFound, "no such thing"))?;
             return Ok(truth.shown(id, *value));
         }
@@ -164,7 +171,7 @@ impl Fake {
                 let next = if after.ends_with('x') { after.trim_end_matches('x').to_owned() } else { after + "x" };
                 return Ok(json!({ "data": [], "more": true, "next": next }));
             }
-            let mut rest = truth.things.iter().filter(|(id, _)| **id > after);
+            let mut rest = truth.things.iter().filter(|(id, _)| **id > after && !truth.unlisted.contains(*id));
             let data: Vec<_> = rest.by_ref().take(limit).collect();
             let next = data.last().map(|(id, _)| (*id).clone());
             let data: Vec<_> = data.iter().map(|(id, value)| truth.shown(id, **value)).collect();
