@@ -244,6 +244,23 @@ impl<'a> PreviewOut<'a> {
     }
 }
 
+/// Events with what handling them would do, as they are told outside; records as they came.
+#[derive(Serialize)]
+pub(crate) struct PreviewsOut<'a> {
+    events: u64,
+    complete: bool,
+    previewed: usize,
+    totals: Totals,
+    previews: Vec<PreviewedOut<'a>>,
+}
+
+impl<'a> PreviewsOut<'a> {
+    pub(crate) fn of(events: u64, complete: bool, list: &'a [Previewed]) -> Self {
+        let previews = list.iter().map(PreviewedOut::of).collect();
+        Self { events, complete, previewed: list.len(), totals: totals(list), previews }
+    }
+}
+
 /// An event with what handling it would do, as it is told outside.
 #[derive(Serialize)]
 pub(crate) struct PreviewedOut<'a> {

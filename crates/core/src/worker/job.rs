@@ -108,12 +108,18 @@ pub(super) fn phrase(error: &Error) -> String {
 
 impl Inner {
     /// Claims, and reads the events that were claimed: together, because one by one each would cost a read of its own.
-    /// An event that could not be read comes without, and is read again where it is handled.
+    /// An event that could not be read, or not soon, comes without, and is read again where it is handled.
     pub(super) async fn claim(&self, claim: Claim) -> Result<Vec<(Claimed, Option<ToHandle>)>> {
         let claimed = self.store.claim(claim).await?;
         let rows: Vec<EventRow> = claimed.iter().filter_map(|one| one.work.event()).collect();
-        let read =
-            if rows.is_empty() { Vec::new() } else { self.store.events_to_handle(rows).await.unwrap_or_default() };
+        let read = if rows.is_empty() {
+            Vec::new()
+        } else {
+            // Until it is held, nobody renews the lease of what was claimed.
+            let read = self.store.events_to_handle(rows);
+            let read = tokio::time::timeout(self.settings.hold / 6, read).await;
+            read.ok().and_then(Result::ok).unwrap_or_default()
+        };
         let mut read = read.into_iter();
         let mut with_event = |one: Claimed| {
             let event = one.work.event().and_then(|_| read.next()).flatten();

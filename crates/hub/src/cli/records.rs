@@ -9,7 +9,7 @@ use super::out::{self, LIMIT_DEFAULT, clean, document, facts, short, table, word
 use super::place::{Opened, Place, store_failure, with_store};
 use super::{Failure, say};
 use crate::feed::{self, FeedCursor};
-use crate::routes::records::RecordOut;
+use crate::routes::records::{FeedOut, RecordOut};
 use crate::time::rfc3339;
 
 /// Characters of a record in a table.
@@ -54,8 +54,7 @@ async fn list(opened: &Opened, arguments: &Arguments, cursor: Option<FeedCursor>
         store_failure(&error)
     })?;
     if arguments.json {
-        let list: Vec<_> = read.entries.iter().map(RecordOut::of).collect();
-        return document(&json!({ "records": list, "next_cursor": read.next, "has_more": read.more }));
+        return document(&FeedOut::of(&read));
     }
     let row = |entry: &FeedEntry| {
         let record = &entry.record;

@@ -9,7 +9,7 @@ use super::inbox::{Filter, State};
 use super::out::{bar, count, document, short, table, word};
 use super::place::{Opened, Place, now, store_failure, with_store};
 use super::{Failure, say};
-use crate::previews::{self, PREVIEWED_MAX, Previewed, PreviewedOut, Totals, changed_fields};
+use crate::previews::{self, PREVIEWED_MAX, Previewed, PreviewsOut, Totals, changed_fields};
 
 /// Rows looked at in one commit: what comes in meanwhile waits for no more than that.
 const LOOKED_AT_ONCE: u32 = 500;
@@ -142,10 +142,7 @@ async fn preview(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> 
 fn show(arguments: &Arguments, events: u64, complete: bool, list: &[Previewed]) -> Result<(), Failure> {
     let totals = previews::totals(list);
     if arguments.json {
-        let previews: Vec<_> = list.iter().map(PreviewedOut::of).collect();
-        return document(&json!({
-            "events": events, "complete": complete, "previewed": list.len(), "totals": totals, "previews": previews,
-        }));
+        return document(&PreviewsOut::of(events, complete, list));
     }
     let headings = ["row", "type", "connection", "record", "change", "fields"];
     table(headings, list.iter().flat_map(rows));

@@ -17,7 +17,7 @@ use super::admin::redirect;
 use super::api::{Answer, Asked};
 use super::{Problem, json, pages};
 use crate::hub::Shared;
-use crate::previews::{self, COUNTED_MAX, PREVIEWED_MAX, PreviewOut, PreviewedOut};
+use crate::previews::{self, COUNTED_MAX, PREVIEWED_MAX, PreviewOut, PreviewsOut};
 use crate::time::{self, rfc3339};
 
 /// Causes and halts of an answer.
@@ -382,9 +382,5 @@ pub(crate) async fn previews(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer
     let patience = Some(shared.settings.request_timeout / 2);
     let (store, now) = (&*shared.store, shared.clock.now());
     let found = previews::previews(store, &shared.worker, &filter.read()?, limit, now, patience).await?;
-    let list: Vec<_> = found.list.iter().map(PreviewedOut::of).collect();
-    Ok(json(&json!({
-        "events": found.events, "complete": found.complete, "previewed": list.len(), "totals": found.totals(),
-        "previews": list,
-    })))
+    Ok(json(&PreviewsOut::of(found.events, found.complete, &found.list)))
 }

@@ -48,10 +48,17 @@ pub(crate) struct RecordOut<'a> {
 /// A page of the feed. Written as it is and never by way of a [`serde_json::Value`], which would read every record, sort
 /// its fields and round its large numbers.
 #[derive(Serialize)]
-struct FeedOut<'a> {
+pub(crate) struct FeedOut<'a> {
     records: Vec<RecordOut<'a>>,
     next_cursor: FeedCursor,
     has_more: bool,
+}
+
+impl<'a> FeedOut<'a> {
+    pub(crate) fn of(read: &'a feed::Read) -> Self {
+        let records = read.entries.iter().map(RecordOut::of).collect();
+        Self { records, next_cursor: read.next, has_more: read.more }
+    }
 }
 
 impl<'a> RecordOut<'a> {
@@ -99,8 +106,7 @@ pub(crate) async fn records(
     let key = StreamKey { connection: ConnectionId::from(connection), stream: StreamName::from(stream) };
     feed::check_known(&shared, &key).await.map_err(of_feed)?;
     let read = shared.waiting.read(&*shared.store, &key, cursor, limit, wait).await.map_err(of_feed)?;
-    let records = read.entries.iter().map(RecordOut::of).collect();
-    Ok(json(&FeedOut { records, next_cursor: read.next, has_more: read.more }))
+    Ok(json(&FeedOut::of(&read)))
 }
 
 /// Shows one record; a deleted one as what is left of it.

@@ -368,6 +368,12 @@ pub(crate) async fn reset(Of(shared): Of<Arc<Shared>>, path: OfStream, asked: By
     Ok((StatusCode::ACCEPTED, json(&json!({ "reset": true, "records_deleted": deleted }))).into_response())
 }
 
+/// Written as they came: what stands here is what a map of values may not be able to hold.
+#[derive(Serialize)]
+struct UnreadableOut<'a> {
+    unreadable: Vec<BadOut<'a>>,
+}
+
 #[derive(Serialize)]
 struct BadOut<'a> {
     id: Option<&'a str>,
@@ -405,8 +411,7 @@ pub(crate) async fn unreadable(Of(shared): Of<Arc<Shared>>, path: OfStream, aske
     let key = stream_of(&shared, path).await?;
     let limit = limit(query(asked)?.limit)?;
     let list = shared.store.bad_records(key, limit).await?;
-    let list: Vec<_> = list.iter().map(BadOut::of).collect();
-    Ok(json(&json!({ "unreadable": list })))
+    Ok(json(&UnreadableOut { unreadable: list.iter().map(BadOut::of).collect() }))
 }
 
 /// Lists what runs found that webhooks should have brought, and brought.

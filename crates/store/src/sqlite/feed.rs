@@ -155,6 +155,8 @@ pub(super) fn compact(tx: &Tx<'_>, before: Timestamp, limit: u32) -> std::result
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
     })?;
     let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
+    // First: it may refuse, and then nothing may have been written.
+    seen::forget(tx, found.iter().map(|(id, stream, _)| (*stream, *id)))?;
     let mut remove = tx.prepare("DELETE FROM palisade_record WHERE id = ?1")?;
     let mut horizons = std::collections::BTreeMap::new();
     for (id, stream, seq) in &found {
@@ -162,7 +164,6 @@ pub(super) fn compact(tx: &Tx<'_>, before: Timestamp, limit: u32) -> std::result
         let horizon = horizons.entry(*stream).or_insert(*seq);
         *horizon = (*horizon).max(*seq);
     }
-    seen::forget(tx, found.iter().map(|(id, stream, _)| (*stream, *id)))?;
     let mut raise = tx.prepare("UPDATE palisade_stream SET horizon = max(horizon, ?2) WHERE id = ?1")?;
     for (stream, horizon) in horizons {
         raise.execute([stream, horizon])?;

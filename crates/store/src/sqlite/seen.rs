@@ -96,12 +96,17 @@ pub(super) fn forget(tx: &Tx<'_>, removed: impl IntoIterator<Item = (i64, i64)>)
         let (block, place) = place_of(id);
         blocks.entry((stream, block)).or_default().push(place);
     }
+    // All are read before one is written: what refuses may have written nothing.
+    let mut left = Vec::new();
     for ((stream, block), gone) in blocks {
         let mut places = spread(&load(tx.connection(), stream, block)?);
         let noted = gone.iter().filter_map(|place| places.get_mut(usize::from(*place))?.take()).count();
         if noted > 0 {
-            store(tx, stream, block, &places)?;
+            left.push((stream, block, places));
         }
+    }
+    for (stream, block, places) in left {
+        store(tx, stream, block, &places)?;
     }
     Ok(())
 }
