@@ -63,6 +63,10 @@ pub struct WorkerSettings {
     pub group_concurrency: Option<u32>,
     /// The same for groups that are named: a provider's events and syncs by the provider's name.
     pub group_overrides: BTreeMap<String, u32>,
+    /// The priority of events by type, written as for [`WorkerBuilder::on`]: higher goes first, however many of a lower one
+    /// wait; 0 otherwise. Of several that match the exact type counts, then the longest prefix. Events of one ordering key
+    /// keep their order, and one that is replayed has none.
+    pub event_priorities: BTreeMap<String, i32>,
     /// Time one handler may take for one event.
     pub handler_timeout: Duration,
     /// Attempts of an event before it is dead; at most what its job has.
@@ -111,6 +115,7 @@ impl Default for WorkerSettings {
             concurrency: 64,
             group_concurrency: None,
             group_overrides: BTreeMap::new(),
+            event_priorities: BTreeMap::new(),
             handler_timeout: Duration::from_secs(30),
             attempts_max: crate::store::EVENT_ATTEMPTS_MAX,
             retry_base: Duration::from_secs(5),
@@ -159,6 +164,8 @@ struct Inner {
     random: Arc<dyn Random>,
     providers: BTreeMap<&'static str, Plugged>,
     routes: Vec<Route>,
+    /// The priorities of events, the most specific type first.
+    priorities: Vec<(Pattern, i32)>,
     endpoint_of: EndpointOf,
     watch_places: WatchPlaces,
     told: Told,
@@ -356,6 +363,7 @@ impl WorkerBuilder {
             .into_iter()
             .map(|(provider, kind, handler)| Ok(Route { provider, kind: Pattern::parse(&kind)?, handler }))
             .collect::<Result<_>>()?;
+        let priorities = priorities(&settings.event_priorities)?;
         let progress = Mutex::default();
         let providers = plugged;
         let metrics = WorkerMetrics::new(metrics);
@@ -366,6 +374,7 @@ impl WorkerBuilder {
             random,
             providers,
             routes,
+            priorities,
             endpoint_of,
             watch_places,
             told,
@@ -439,6 +448,12 @@ impl Worker {
     #[must_use]
     pub fn wants(&self, provider: &str, kind: &str) -> bool {
         self.inner.wants(provider, kind)
+    }
+
+    /// Returns the priority of events of a type ([`WorkerSettings::event_priorities`]).
+    #[must_use]
+    pub fn priority(&self, kind: &str) -> i32 {
+        self.inner.priority(kind)
     }
 
     /// Works on a queue until `stop` is true or its sender is gone, then finishes or gives back what it holds. Store errors are waited
@@ -637,6 +652,10 @@ impl Inner {
             || provider_of.and_then(|one| one.webhook()).is_some_and(|webhook| webhook.may_end_grant(kind))
     }
 
+    fn priority(&self, kind: &str) -> i32 {
+        self.priorities.iter().find(|(pattern, _)| pattern.matches(kind)).map_or(0, |(_, priority)| *priority)
+    }
+
     /// Enqueues a job of a connection; one that is not known gets its job all the same, which says so.
     async fn enqueue_of(&self, connection: &ConnectionId, job: NewJob) -> Result<()> {
         let jobs = match self.store.connection(connection.clone()).await? {
@@ -657,6 +676,24 @@ impl Inner {
             Queue::Forwards => progress.forwards = now,
         }
     }
+}
+
+/// Tells whether a text names event types as handlers, destinations and priorities do: exactly (`invoice.paid`), as a
+/// prefix (`invoice.*`) or as `*` for all.
+#[must_use]
+pub fn is_event_type(text: &str) -> bool {
+    Pattern::parse(text).is_ok()
+}
+
+/// Reads the priorities of events by type, the most specific type first: exact ones, then the longer prefixes.
+fn priorities(given: &BTreeMap<String, i32>) -> Result<Vec<(Pattern, i32)>> {
+    let read = given.iter().map(|(kind, priority)| Ok((Pattern::parse(kind)?, *priority)));
+    let mut read: Vec<_> = read.collect::<Result<_>>()?;
+    read.sort_by_key(|(pattern, _)| match pattern {
+        Pattern::Exact(_) => 0,
+        Pattern::Prefix(prefix) => usize::MAX - prefix.len(),
+    });
+    Ok(read)
 }
 
 impl Route {

@@ -4,6 +4,7 @@
 //! secrets are only places to read from ([`SecretRef`]). `docs/palisade.example.toml` documents every key; a test
 //! keeps the two equal.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -160,6 +161,10 @@ pub struct Workers {
     pub concurrency: u32,
     /// Jobs of one provider or destination under way at once per task; half of `concurrency` otherwise.
     pub group_concurrency: Option<u32>,
+    /// The same for single providers.
+    pub groups: BTreeMap<String, u32>,
+    /// The priorities of events by type; 0 for those it does not name.
+    pub priorities: BTreeMap<String, i32>,
     /// Attempts of an event before it is dead.
     pub attempts_max: u32,
     /// Time one handler may take for one event.

@@ -24,6 +24,7 @@ pub(crate) fn event(body: &[u8]) -> NewEvent {
         ordering_key: None,
         payload: None,
         wanted: true,
+        priority: 0,
     }
 }
 

@@ -118,6 +118,7 @@ fn delivery(number: usize) -> NewDelivery {
             ordering_key: None,
             payload: None,
             wanted: true,
+            priority: 0,
         }],
     }
 }

@@ -71,6 +71,7 @@ pub async fn take_in(
     let parsed = must("the delivery can be read", webhook.events(&verified));
     let events = parsed.events.into_iter().map(|event| NewEvent {
         wanted: worker.wants(name, &event.kind),
+        priority: worker.priority(&event.kind),
         id: event.id,
         kind: event.kind,
         account: event.account,

@@ -189,6 +189,7 @@ impl World {
             ordering_key: key.map(str::to_owned),
             payload: Some(format!(r#"{{"id":"{id}","deep":{{"is":[1,2]}}}}"#).into()),
             wanted: self.worker.wants("fake", kind),
+            priority: 0,
         };
         let delivery = NewDelivery {
             endpoint: "hook".into(),

@@ -68,6 +68,8 @@ pub struct NewEvent {
     pub payload: Option<Bytes>,
     /// Whether anybody wants it: `false` stores it as [`EventState::Ignored`] without a job.
     pub wanted: bool,
+    /// The priority of its job: higher goes first.
+    pub priority: i32,
 }
 
 /// What became of one event of an appended delivery.
@@ -249,8 +251,8 @@ pub trait Inbox: Send + Sync {
     ///
     /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an
     /// ordering key, the provider as its group, the connection as its tenant (it stands in the delivery; the
-    /// connection's tenant would have to be read for every one), no unique key, priority 0, due at `received_at`,
-    /// [`EVENT_ATTEMPTS_MAX`] attempts.
+    /// connection's tenant would have to be read for every one), no unique key, the event's priority, due at
+    /// `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
     ///
     /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
     /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or
@@ -283,7 +285,7 @@ pub trait Inbox: Send + Sync {
     async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32)
     -> Result<Vec<StoredEvent>>;
 
-    /// Puts a dead or handled event back to pending with a fresh job, due `now` and otherwise as by
+    /// Puts a dead or handled event back to pending with a fresh job, due `now`, of priority 0, and otherwise as by
     /// [`Inbox::append`]. `false` when there is none such (it waits, is ignored or is gone). Its reason stays until
     /// the job ends. The job it died with counts as done from then on: somebody has seen to it.
     ///

@@ -103,6 +103,8 @@ pub struct Task<'a> {
     pub endpoint: EndpointId,
     /// Whether anybody wants events of a type.
     pub wants: &'a (dyn Fn(&str) -> bool + Sync),
+    /// The priority of events of a type.
+    pub priority: &'a (dyn Fn(&str) -> i32 + Sync),
     /// The jobs to add at the run's end, however it ends.
     pub next: Vec<NewJob>,
     /// The incremental run to add when a full run leaves a cursor to go on from.
@@ -507,6 +509,7 @@ fn deliveries(task: &Task<'_>, kind: StreamKind, events: Vec<Event>, now: Timest
     }
     let events = events.into_iter().map(|event| NewEvent {
         wanted: (task.wants)(&event.kind),
+        priority: (task.priority)(&event.kind),
         id: event.id,
         kind: event.kind,
         account: event.account,

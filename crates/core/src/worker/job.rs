@@ -519,6 +519,7 @@ impl Inner {
             provider,
             endpoint: (self.endpoint_of)(&place.connection),
             wants: &|kind| self.wants(provider, kind),
+            priority: &|kind| self.priority(kind),
             next,
             incremental,
             resync,

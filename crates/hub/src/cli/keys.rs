@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
-use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use palisade_core::auth::vault::{MasterKey, MasterKeyFile, MasterKeyRing, Progress, Rotation};
 use palisade_core::random::SystemRandom;
@@ -16,6 +15,7 @@ use palisade_core::store::{MasterState, MasterStatus, Retirement};
 use palisade_core::{Error, ErrorKind, Random};
 use serde_json::json;
 
+use super::out::{count, table};
 use super::place::{Place, existing_store, store_failure};
 use super::serve::{folder_of, load};
 use super::{Failure, runtime, say};
@@ -189,16 +189,13 @@ impl Keys {
             say(json!({ "keys": keys, "not_used_yet": new }));
             return Ok(());
         }
-        let mut table = Table::new();
-        table.set_header(["master key", "used for", "data keys", "here"]);
-        for (one, held) in rows {
+        let row = |(one, held): (&MasterStatus, bool)| {
             let here = if held { "yes" } else { "no" };
-            table.add_row([&one.id, state(one.state), &one.data_keys.to_string(), here]);
-        }
-        for id in held.iter().filter(|id| masters.iter().all(|one| one.id != **id)) {
-            table.add_row([id, "nothing yet", "0", "yes"]);
-        }
-        say(table);
+            [one.id.clone(), state(one.state).to_owned(), one.data_keys.to_string(), here.to_owned()]
+        };
+        let unused = held.iter().filter(|id| masters.iter().all(|one| one.id != **id));
+        let unused = unused.map(|id| [id.clone(), "nothing yet".to_owned(), "0".to_owned(), "yes".to_owned()]);
+        table(["master key", "used for", "data keys", "here"], rows.map(row).chain(unused));
         let missing = masters.iter().filter(|one| one.data_keys > 0 && !held.contains(&one.id)).count();
         if missing > 0 {
             say(format!("{missing} keys that data is sealed under are not given: put them into vault.master_key"));
@@ -245,7 +242,10 @@ impl Keys {
             .filter(|one| one.state == MasterState::Old && one.data_keys == 0)
             .map(|one| one.id)
             .collect();
-        say(format!("wrapped {} data keys anew; nothing is left under an older key", progress.done));
+        say(format!(
+            "wrapped {} anew; nothing is left under an older key",
+            count(progress.done, "data key", "data keys")
+        ));
         for id in old {
             say(format!("{id} is needed by old backups only: `palisade keys retire {id}`"));
         }
@@ -308,7 +308,7 @@ impl Keys {
             Plan::Activate(_) => format!("would make {target} active"),
             Plan::Add => "would add a new key to the file and make it active".to_owned(),
         });
-        say(format!("would wrap {} data keys anew; nothing was changed", progress.done));
+        say(format!("would wrap {} anew; nothing was changed", count(progress.done, "data key", "data keys")));
         report_stuck(&progress)
     }
 

@@ -31,10 +31,9 @@ pub(super) struct Arguments {
     /// Changes nothing: shows what this program would do to records, by the first events.
     #[arg(long)]
     preview: bool,
-    /// How many events to preview at most.
-    #[arg(long, requires = "preview", default_value_t = PREVIEWED_MAX,
-          value_parser = clap::value_parser!(u32).range(1..=i64::from(PREVIEWED_MAX)))]
-    limit: u32,
+    /// How many at most, the oldest first: all of them otherwise, and the first 100 of a preview.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: Option<u32>,
     /// One JSON document.
     #[arg(long)]
     json: bool,
@@ -80,12 +79,15 @@ async fn by_filter(opened: &Opened, arguments: &Arguments) -> Result<(), Failure
     let now = now();
     let filter = arguments.filter.stored(now);
     let (mut replayed, mut after) = (0, EventRow(0));
+    let limit = arguments.limit.map_or(u64::MAX, u64::from);
     // What comes in meanwhile is none of this replay's: without an end it would follow a busy inbox for ever.
     let newest = opened.store.events(None, None, 1).await.map_err(|error| store_failure(&error))?;
     let last = newest.first().map_or(EventRow(0), |event| event.row);
     let bar = bar(None, "{spinner} {elapsed} {msg}");
-    while after < last {
-        let step = opened.store.replay_some(filter.clone(), after, LOOKED_AT_ONCE, arguments.dry_run, now).await;
+    while after < last && replayed < limit {
+        // No more can be met than are looked at.
+        let looked = u32::try_from(limit - replayed).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
+        let step = opened.store.replay_some(filter.clone(), after, looked, arguments.dry_run, now).await;
         let step = step.map_err(|error| store_failure(&error))?;
         replayed += step.met;
         bar.set_message(count(replayed, "event", "events").to_string());
@@ -120,17 +122,18 @@ async fn by_row(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
 
 /// Shows what a replay would do.
 async fn preview(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
+    let limit = arguments.limit.unwrap_or(PREVIEWED_MAX);
+    if limit > PREVIEWED_MAX || arguments.rows.len() > PREVIEWED_MAX as usize {
+        return Err(Failure::usage(format!("{PREVIEWED_MAX} events at most can be previewed at once")));
+    }
     let worker = opened.worker()?;
     let failed = |error| store_failure(&error);
     if arguments.rows.is_empty() {
         let now = now();
         let filter = arguments.filter.stored(now);
-        let found = previews::previews(&opened.store, &worker, &filter, arguments.limit, now, None).await;
+        let found = previews::previews(&opened.store, &worker, &filter, limit, now, None).await;
         let found = found.map_err(failed)?;
         return show(arguments, found.events, found.complete, &found.list);
-    }
-    if arguments.rows.len() > PREVIEWED_MAX as usize {
-        return Err(Failure::usage(format!("{PREVIEWED_MAX} events at most can be previewed at once")));
     }
     let rows: Vec<EventRow> = arguments.rows.iter().copied().map(EventRow).collect();
     let list = previews::of_rows(&opened.store, &worker, &rows).await.map_err(failed)?;

@@ -467,6 +467,8 @@ pub(super) fn settings(config: &Config, token: Option<Secret>) -> Settings {
         worker: WorkerSettings {
             concurrency: config.workers.concurrency,
             group_concurrency: config.workers.group_concurrency,
+            group_overrides: config.workers.groups.clone(),
+            event_priorities: config.workers.priorities.clone(),
             attempts_max: config.workers.attempts_max,
             handler_timeout: config.workers.handler_timeout,
             call_attempts_max: config.outbox.attempts_max,

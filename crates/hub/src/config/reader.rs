@@ -246,6 +246,27 @@ impl<'a, 'p> Section<'a, 'p> {
         pairs.unwrap_or_default()
     }
 
+    /// Takes a table of whole numbers within bounds, with where each name stands.
+    pub(super) fn numbers(&mut self, key: &'static str, bounds: RangeInclusive<i64>) -> Vec<(usize, String, i64)> {
+        let Some((offset, value)) = self.take(key) else { return Vec::new() };
+        let wanted = format!("a table of whole numbers from {} to {}", bounds.start(), bounds.end());
+        let DeValue::Table(table) = value.into_inner() else {
+            self.wrong(offset, key, &wanted);
+            return Vec::new();
+        };
+        let mut numbers = Vec::with_capacity(table.len());
+        for (name, value) in table {
+            let at = name.span().start;
+            let number = value.get_ref().as_integer().filter(|n| n.radix() == 10);
+            let number = number.and_then(|n| n.as_str().replace('_', "").parse::<i64>().ok());
+            match number.filter(|n| bounds.contains(n)) {
+                Some(number) => numbers.push((at, name.into_inner().into_owned(), number)),
+                None => self.wrong(at, key, &wanted),
+            }
+        }
+        numbers
+    }
+
     fn secret_of(&self, key: &str, offset: usize, value: DeValue<'a>) -> Option<SecretRef> {
         const HOW: &str = "{ env = \"NAME\" } or { file = \"path\" }";
         let DeValue::Table(table) = value else {

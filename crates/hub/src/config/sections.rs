@@ -1,5 +1,6 @@
 //! Reads the sections of the configuration file, one function each: every key with its bounds and its default.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use palisade_core::store::{EVENT_ATTEMPTS_MAX, FEED_HORIZON_MIN};
 use palisade_core::Environment;
 use palisade_core::auth::connect::ReturnTargets;
 use palisade_core::schedule::Schedule;
-use palisade_core::worker::ScheduleRule;
+use palisade_core::worker::{ScheduleRule, is_event_type};
 use palisade_core::{ConnectionId, StreamName};
 use palisade_slack::HistoryRule;
 
@@ -23,6 +24,8 @@ use super::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Priorities of events: nobody needs more steps.
+const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
 const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<Config> {
@@ -30,7 +33,7 @@ pub(super) fn read_root(mut root: Section<'_, '_>, known: Known<'_>) -> Option<C
     let store = read_store(root.section("store"));
     let master_key = read_vault(root.section("vault"));
     let log = read_log(root.section("log"));
-    let workers = read_workers(root.section("workers"));
+    let workers = read_workers(root.section("workers"), known);
     let outbox = read_outbox(root.section("outbox"));
     let mut sync = read_sync(root.section("sync"));
     let apps = Apps { slack_history: read_slack(root.section("slack")) };
@@ -210,17 +213,36 @@ fn read_slack(mut section: Section<'_, '_>) -> HistoryRule {
     history
 }
 
-fn read_workers(mut section: Section<'_, '_>) -> Workers {
+fn read_workers(mut section: Section<'_, '_>, known: Known<'_>) -> Workers {
     let count = |number: Option<u64>| number.and_then(|n| usize::try_from(n).ok()).unwrap_or(2);
     let events = count(section.number("events", 1..=64));
     let background = count(section.number("background", 1..=64));
     let concurrency = small(section.number("concurrency", 1..=1_024), 64);
     let group = section.number("group_concurrency", 1..=1_024);
     let group_concurrency = group.map(|number| small(Some(number), 1));
+    let mut groups = BTreeMap::new();
+    for (offset, name, number) in section.numbers("groups", 1..=1_024) {
+        if !known.providers.contains(&name.as_str()) {
+            let providers = known.providers.join(", ");
+            section.problem(offset, format!("groups in [workers] names no provider: this program has {providers}"));
+        }
+        groups.insert(name, u32::try_from(number).unwrap_or(1));
+    }
+    let mut priorities = BTreeMap::new();
+    for (offset, kind, number) in section.numbers("priorities", PRIORITIES) {
+        if !is_event_type(&kind) {
+            section.problem(
+                offset,
+                "priorities in [workers] names no event type: write it exactly (invoice.paid), as a prefix (invoice.*) or \
+                 as * for all",
+            );
+        }
+        priorities.insert(kind, i32::try_from(number).unwrap_or(0));
+    }
     let attempts_max = small(section.number("attempts_max", 1..=u64::from(EVENT_ATTEMPTS_MAX)), EVENT_ATTEMPTS_MAX);
     let handler_timeout = section.duration("handler_timeout", SECOND..=HOUR).unwrap_or(30 * SECOND);
     section.finish();
-    Workers { events, background, concurrency, group_concurrency, attempts_max, handler_timeout }
+    Workers { events, background, concurrency, group_concurrency, groups, priorities, attempts_max, handler_timeout }
 }
 
 fn read_outbox(mut section: Section<'_, '_>) -> OutboxRules {

@@ -106,6 +106,27 @@ fn senders_are_networks_or_what_is_published() {
     }
 }
 
+// Fails when a cap or a priority is read as another one, or one that cannot work is taken.
+#[test]
+fn caps_of_providers_and_priorities_of_events_are_read() {
+    let text = "[workers]\ngroups = { stripe = 48 }\npriorities = { \"invoice.*\" = 10, \"a.b\" = -5 }\n";
+    let workers = Config::parse(&format!("{GOOD}{text}"), KNOWN).unwrap().workers;
+    assert_eq!(workers.groups, [("stripe".to_owned(), 48)].into());
+    assert_eq!(workers.priorities, [("a.b".to_owned(), -5), ("invoice.*".to_owned(), 10)].into());
+    let none = Config::parse(GOOD, KNOWN).unwrap().workers;
+    assert!(none.groups.is_empty() && none.priorities.is_empty());
+    for (text, words) in [
+        ("groups = { canary = 1 }", &["groups", "stripe"][..]),
+        ("groups = { stripe = 0 }", &["groups", "from 1 to 1024"]),
+        ("groups = 7", &["groups", "a table"]),
+        ("priorities = { \"in*canary\" = 1 }", &["priorities", "invoice.*"]),
+        ("priorities = { \"*\" = 101 }", &["priorities", "from -100 to 100"]),
+        ("priorities = { \"*\" = \"canary\" }", &["priorities", "whole numbers"]),
+    ] {
+        check("[vault]", &format!("[workers]\n{text}\n[vault]"), Some(5), words);
+    }
+}
+
 #[test]
 fn how_fast_slack_lets_the_app_read_is_a_word() {
     let config = Config::parse(&format!("{GOOD}[slack]\nhistory = \"limited\"\n"), KNOWN).unwrap();

@@ -329,6 +329,7 @@ fn stored(
 fn new_event(shared: &Shared, endpoint: &Endpoint, body: &Bytes, event: Event) -> NewEvent {
     NewEvent {
         wanted: shared.worker.wants(&endpoint.provider, &event.kind),
+        priority: shared.worker.priority(&event.kind),
         id: event.id,
         kind: event.kind,
         account: event.account,

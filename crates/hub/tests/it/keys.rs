@@ -157,7 +157,7 @@ fn a_key_is_rotated_under_a_running_hub_and_retired_when_nothing_needs_it() {
     ends(
         &place.run(&["keys", "rotate", "--dry-run"]),
         0,
-        &["would add a new key", "would wrap 1 data keys", "nothing was changed"],
+        &["would add a new key", "would wrap 1 data key anew", "nothing was changed"],
     );
     assert_eq!(place.status()["keys"].as_array().unwrap().len(), 1, "a dry run changes nothing");
     ends(&place.run(&["keys", "retire", &first]), 2, &["is the active key", "rotate"]);
@@ -173,7 +173,7 @@ fn a_key_is_rotated_under_a_running_hub_and_retired_when_nothing_needs_it() {
         &[
             "added the master key",
             "is active",
-            "wrapped 1 data keys anew",
+            "wrapped 1 data key anew",
             "nothing is left",
             &format!("keys retire {first}"),
         ],
@@ -225,7 +225,7 @@ fn a_key_that_is_needed_stays_and_a_database_of_another_version_is_left_alone() 
         ends(&place.run(&arguments), 2, &["still wraps 1 data keys", "palisade keys rotate"]);
         assert_eq!(place.key("old"), first);
     }
-    ends(&place.run(&["keys", "rotate"]), 0, &["wrapped 1 data keys anew", "nothing is left"]);
+    ends(&place.run(&["keys", "rotate"]), 0, &["wrapped 1 data key anew", "nothing is left"]);
     ends(&place.run(&["keys", "retire", &first]), 0, &["is retired"]);
 
     // `user_version` stands at offset 60 of the header (SQLite file format, 1.3).

@@ -422,6 +422,7 @@ async fn a_replay_by_filter_is_previewed_before_it_is_done() {
     assert!(data.contains("old@example.com"), "{data}");
 
     ends(&place.run(&["replay", "--state", "dead", "--provider", "slack"]), 0, &["replayed 0 events"]);
+    ends(&place.run(&["replay", "--state", "dead", "--limit", "3", "--dry-run"]), 0, &["would replay 3 events"]);
     ends(&place.run(&["replay", "--state", "dead", "--type", "customer.updated"]), 0, &["replayed 1 event:"]);
     let left = read(&place, async |store| store.event_counts().await.unwrap()).await;
     assert_eq!(left.get(&EventState::Pending), Some(&1));

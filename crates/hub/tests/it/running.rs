@@ -364,6 +364,7 @@ async fn an_endpoint_that_misses_what_the_provider_lists_is_told_as_silent() {
         ordering_key: None,
         payload: Some(Bytes::from(event(id, "customer.updated"))),
         wanted: true,
+        priority: 0,
     };
     let delivery_of = |endpoint: &str, id: &str, hours_ago: u64, body: &'static str| NewDelivery {
         endpoint: endpoint.into(),

@@ -165,6 +165,7 @@ impl World {
             let parsed = SlackWebhook.events(&verified).unwrap();
             let events = parsed.events.into_iter().map(|event| NewEvent {
                 wanted: self.worker.wants("slack", &event.kind),
+                priority: 0,
                 id: event.id,
                 kind: event.kind,
                 account: event.account,

@@ -85,6 +85,7 @@ impl Story {
         let parsed = parse(&body).unwrap();
         let events = parsed.events.into_iter().map(|event| NewEvent {
             wanted: self.worker.wants("slack", &event.kind),
+            priority: 0,
             id: event.id,
             kind: event.kind,
             account: event.account,

@@ -156,7 +156,8 @@ fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept:
     tx.tally.inbox_bytes += EVENT_SIZE + size(kept.payload, kept.headers);
     if event.wanted {
         let owner = Owner { provider: &delivery.provider, connection: delivery.connection.as_str() };
-        add_job(tx, row, owner, event.ordering_key.as_deref(), delivery.received_at)?;
+        let key = event.ordering_key.as_deref();
+        add_job(tx, row, owner, key, event.priority, delivery.received_at)?;
     }
     Ok(Appended::New(EventRow(row)))
 }
@@ -173,6 +174,7 @@ fn add_job(
     row: i64,
     owner: Owner<'_>,
     ordering_key: Option<&str>,
+    priority: i32,
     run_at: Timestamp,
 ) -> Result<(), Fault> {
     let Owner { provider, connection } = owner;
@@ -187,7 +189,7 @@ fn add_job(
             group: provider,
             tenant: connection,
             unique: None,
-            priority: 0,
+            priority,
             run_at,
             attempts_max: EVENT_ATTEMPTS_MAX,
         },
@@ -275,7 +277,7 @@ pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, 
         jobs::seen_to(tx, row)?;
     }
     let owner = Owner { provider: &provider, connection: &connection };
-    add_job(tx, row, owner, ordering_key.as_deref(), now)?;
+    add_job(tx, row, owner, ordering_key.as_deref(), 0, now)?;
     Ok(true)
 }
 

@@ -90,6 +90,7 @@ pub(crate) fn delivery(id: &str, body: Bytes) -> NewDelivery {
             ordering_key: None,
             payload: None,
             wanted: true,
+            priority: 0,
         }],
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn event(id: &str) -> NewEvent {
         ordering_key: None,
         payload: None,
         wanted: true,
+        priority: 0,
     }
 }
 
@@ -38,6 +39,30 @@ pub(super) fn delivery(at: i64, events: Vec<NewEvent>) -> NewDelivery {
         body: Bytes::from_static(b"{\"whole\":true}"),
         events,
     }
+}
+
+/// The job of an event has the event's priority, but not within its lane; that of a replayed one has none.
+///
+/// Fails when an append or a replay gives a job another priority.
+pub async fn an_events_priority_goes_before_its_turn(store: &dyn Store) {
+    let of = |id: &str, priority: i32| NewEvent { priority, ..event(id) };
+    let in_lane = |id: &str, priority: i32| NewEvent { ordering_key: Some("key".to_owned()), ..of(id, priority) };
+    let events = vec![of("low", -1), of("first", 0), of("high", 5), in_lane("before", 0), in_lane("after", 9)];
+    ok(store.append(vec![delivery(0, events)]).await);
+    let claimed = async |at: i64| {
+        let mut rows = Vec::new();
+        for one in claim(store, Queue::Events, at).await {
+            let Work::Event { row } = one.work else { panic!("an event's job: {one:?}") };
+            rows.push(row.0);
+            ok(store.settle(vec![settlement(one.lease, JobEnd::Done, at)]).await);
+        }
+        rows
+    };
+    same(claimed(1).await, vec![3, 2, 4, 1], "the highest first, and none before those of its lane");
+    same(claimed(2).await, vec![5], "then what waited for its lane");
+    ok(store.append(vec![delivery(3, vec![of("new", 1)])]).await);
+    same(ok(store.replay(EventRow(3), Timestamp(3)).await), true, "a replay");
+    same(claimed(3).await, vec![6, 3], "goes behind what has a priority");
 }
 
 /// An event with the same endpoint and id is stored once, within a delivery, a batch and ever after, with one job.

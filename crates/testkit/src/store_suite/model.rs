@@ -166,6 +166,7 @@ impl Model {
             ordering_key: self.pick(&[None, None, Some("k1".to_owned()), Some("k2".to_owned())]).flatten(),
             payload: self.one_in(2).then(|| Bytes::from(format!("{{\"n\":{}}}", self.below(100)))),
             wanted: !self.one_in(4),
+            priority: if self.one_in(5) { 1 } else { 0 },
         });
         NewDelivery {
             endpoint: self.pick(&["e1", "e2"]).unwrap_or_default().into(),

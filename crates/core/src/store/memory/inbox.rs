@@ -65,7 +65,8 @@ impl InboxModel {
             let state = if event.wanted { EventState::Pending } else { EventState::Ignored };
             if event.wanted {
                 let key = event.ordering_key.as_deref();
-                jobs.push(event_job(row, &delivery.provider, &delivery.connection, key, delivery.received_at));
+                let job = event_job(row, &delivery.provider, &delivery.connection, key, delivery.received_at);
+                jobs.push(NewJob { priority: event.priority, ..job });
             }
             self.keys.insert(key, row);
             self.events.insert(row, Row { delivery: number, event, state, reason: None });

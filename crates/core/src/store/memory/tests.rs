@@ -148,6 +148,7 @@ async fn an_event_has_a_job_of_its_own_and_follows_it() {
         ordering_key: None,
         payload: None,
         wanted: true,
+        priority: 0,
     };
     let delivery = NewDelivery {
         endpoint: "main".into(),

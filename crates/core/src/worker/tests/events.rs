@@ -470,6 +470,7 @@ pub(super) fn of_provider(world: &World, provider: &str, kinds: &[&str]) -> NewD
         ordering_key: None,
         payload: None,
         wanted: true,
+        priority: world.worker.priority(kind),
     });
     NewDelivery {
         endpoint: "conn".into(),
@@ -480,6 +481,24 @@ pub(super) fn of_provider(world: &World, provider: &str, kinds: &[&str]) -> NewD
         body: Bytes::from_static(b"{}"),
         events: events.collect(),
     }
+}
+
+/// Fails when an event of a higher priority waits for one of a lower, or a less specific type counts.
+#[tokio::test(start_paused = true)]
+async fn events_go_by_the_priority_of_their_type() {
+    let priorities = [("invoice.*", 5), ("invoice.paid", 9), ("*", -1), ("invoice.paid.late.*", 7)];
+    let event_priorities = priorities.map(|(kind, priority)| (kind.to_owned(), priority)).into();
+    let settings = WorkerSettings { batch: 1, event_priorities, ..settings() };
+    let world = World::with(settings, |b| b.on("fake", "*", writes())).await;
+    let kinds = ["thing.updated", "invoice.sent", "invoice.paid", "invoice.paid.late.again", "invoice.paid"];
+    assert_eq!(kinds.map(|kind| world.worker.priority(kind)), [-1, 5, 9, 7, 9]);
+    world.store.inner.append(vec![of_provider(&world, "fake", &kinds)]).await.unwrap();
+    while world.worker.step(Queue::Events).await.unwrap() > 0 {}
+    assert_eq!(written(&world), ["fake 2", "fake 4", "fake 3", "fake 1", "fake 0"].map(Value::from));
+    let wrong = WorkerSettings { event_priorities: [("in*".to_owned(), 1)].into(), ..WorkerSettings::default() };
+    let random = Arc::new(crate::random::SeededRandom::new(1));
+    let refused = Worker::builder(world.store.inner.clone(), world.clock.clone(), random);
+    assert_eq!(refused.settings(wrong).build().unwrap_err().kind(), ErrorKind::Config);
 }
 
 /// Fails when one group's handlers that hang take every place.

@@ -568,6 +568,7 @@ async fn deliver(world: &World) -> EventRow {
         ordering_key: None,
         payload: None,
         wanted: true,
+        priority: 0,
     };
     let delivery = NewDelivery {
         endpoint: "hook".into(),

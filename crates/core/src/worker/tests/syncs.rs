@@ -919,6 +919,7 @@ async fn hear(world: &World, n: usize) {
             ordering_key: None,
             payload: None,
             wanted: true,
+            priority: 0,
         }],
     };
     world.store.inner.append(vec![delivery]).await.unwrap();

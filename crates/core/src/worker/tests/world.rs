@@ -465,6 +465,7 @@ impl World {
     pub(super) async fn deliver_raw(&self, connection: &str, events: Vec<Event>) -> Vec<Appended> {
         let events = events.into_iter().map(|event| NewEvent {
             wanted: self.worker.wants("fake", &event.kind),
+            priority: self.worker.priority(&event.kind),
             id: event.id,
             kind: event.kind,
             account: event.account,
