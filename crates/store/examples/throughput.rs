@@ -235,6 +235,7 @@ async fn pages(per_page: usize) -> Vec<Measured> {
             .map(|page| PageCommit {
                 missed: Default::default(),
                 missed_before: Timestamp(0),
+                unheard: Default::default(),
                 bad: Vec::new(),
                 fetched: Default::default(),
                 total: None,

@@ -16,10 +16,10 @@ use super::outbox::{CALL_WAITS, clash as outbox_clash};
 use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
     Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
-    Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewJob,
-    Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd,
-    RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus,
-    ToHandle, Transacted, Work, counts_as_error, forward_key,
+    Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewEvent,
+    NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run,
+    RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey,
+    StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -438,7 +438,9 @@ impl Records for MemoryStore {
             }
             let counts = model.records.commit(staged);
             let deliveries = std::mem::take(&mut page.deliveries);
-            let created: Vec<_> = deliveries.iter().flat_map(|one| &one.events).map(|event| event.created).collect();
+            let heard = |event: &NewEvent| !page.unheard.contains(&event.kind);
+            let created = deliveries.iter().flat_map(|one| &one.events);
+            let created: Vec<_> = created.map(|event| event.created.filter(|_| heard(event))).collect();
             let (mut events_new, mut events_duplicate, mut missed): (_, _, Vec<Timestamp>) = (0, 0, Vec::new());
             for (appended, created) in model.append(deliveries).into_iter().flatten().zip(created) {
                 match appended {

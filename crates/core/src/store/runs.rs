@@ -6,6 +6,7 @@
 //! generation number, finer than one a run would give, so that what events and fetches saw meanwhile counts too, and no
 //! record is written only to move it from one generation to the next.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -190,6 +191,9 @@ pub struct PageCommit {
     /// Events created no later than this that are new here were missed: younger ones may be on their way, and of one
     /// that does not say when it was created nobody can tell.
     pub missed_before: Timestamp,
+    /// Types of the page's events that no webhook ever brought: they may not be subscribed to, and none of them is
+    /// missed.
+    pub unheard: BTreeSet<String>,
     /// Records of the page that webhooks should have told of by then and had not.
     pub missed: Missed,
     /// Records of the page that could not be read, to set aside.

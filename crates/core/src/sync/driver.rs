@@ -11,7 +11,7 @@
 //! are that overlap, and fetched where the spans cannot tell. No other record carries that counter. (The search in
 //! `merge/tests.rs` has reads that leave before another's commit and are merged behind it.)
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
@@ -328,6 +328,7 @@ impl Driver<'_> {
             // Of what must be fetched first the commit is long, and all of it would be asked for again.
             let plain = !changes.iter().any(|change| change.state == State::Unclear);
             let now = self.clock.now();
+            let unheard = ears.unheard(&events);
             let commit = PageCommit {
                 lease: task.lease,
                 run: run.id,
@@ -335,6 +336,7 @@ impl Driver<'_> {
                 changes,
                 deliveries: deliveries(task, kind, events, now),
                 missed_before: if ears.listens { now.minus(MISSED_AFTER) } else { Timestamp(i64::MIN) },
+                unheard,
                 missed: Missed::default(),
                 bad,
                 fetched: MergeCounts::default(),
@@ -372,7 +374,7 @@ impl Driver<'_> {
         let heard: BTreeMap<_, _> = heard.into_iter().filter_map(|one| Some((one.kind, one.heard_at?))).collect();
         let listens = kind == StreamKind::Events && !heard.is_empty();
         if kind == StreamKind::Events || heard.is_empty() {
-            return Ok(Ears { listens, ..Ears::default() });
+            return Ok(Ears { listens, heard, window: None });
         }
         // What happened before the last run ended well was that one's to find.
         let since = self.store.stream(task.key.clone()).await?.fresh_at;
@@ -387,10 +389,12 @@ impl Driver<'_> {
             return Ok(missed);
         }
         for change in changes {
-            let State::Present(content) = &change.state else { continue };
+            let State::Present(_) = &change.state else { continue };
             let Some(at) = self.source.told(change).and_then(|told| ears.missed_at(told)) else { continue };
+            // What is here may tell of it and differ in what no webhook tells of: a price that is known later.
             let held = self.store.record(key.clone(), change.id.clone()).await?.and_then(|record| record.data);
-            if held.as_ref() != Some(content) {
+            let held = held.map(|data| Change { state: State::Present(data), ..change.clone() });
+            if held.and_then(|held| self.source.told(&held)).is_none_or(|held| held.at < at) {
                 missed.add(at);
             }
         }
@@ -433,6 +437,12 @@ pub(super) struct Ears {
 }
 
 impl Ears {
+    /// Returns the types of events that never came by webhook.
+    fn unheard(&self, events: &[Event]) -> BTreeSet<String> {
+        let unheard = events.iter().filter(|event| !self.heard.contains_key(&event.kind));
+        unheard.map(|event| event.kind.clone()).collect()
+    }
+
     /// Returns when something happened that should have been told, if a webhook has not.
     fn missed_at(&self, told: Told) -> Option<Timestamp> {
         let (since, until) = self.window?;

@@ -303,6 +303,16 @@ impl Inner {
                 tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
                 Ok(event)
             }
+            // A refusal for another account says nothing of this connection's credential.
+            Err(error)
+                if error.kind() == ErrorKind::Auth
+                    && error.status() == Some(403)
+                    && event.event.account.is_some()
+                    && event.event.account != place.connection.account =>
+            {
+                tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
+                Ok(event)
+            }
             Err(error) => {
                 self.note_refusal(&place.connection.id, &error).await?;
                 Err(error.into())

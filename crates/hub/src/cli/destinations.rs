@@ -11,7 +11,7 @@ use palisade_core::Secret;
 use palisade_core::forward::{Changed, Replay};
 use palisade_core::net::{Network, Reach};
 use palisade_core::store::{
-    DestinationSpec, Destinations, Disabled, DisabledBy, EventRow, Filter, Order, StoredDestination,
+    DESTINATIONS_MAX, DestinationSpec, Destinations, Disabled, DisabledBy, EventRow, Filter, Order, StoredDestination,
 };
 use serde_json::json;
 
@@ -161,6 +161,10 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Add(add) => {
             let secret = secret(add.secret_file.as_deref())?;
             with_store(&add.named.place, async |opened| {
+                let there = opened.store.destinations().await.map_err(|error| store_failure(&error))?;
+                if there.len() >= DESTINATIONS_MAX as usize {
+                    return Err(Failure::no("there are as many destinations as there can be: remove one"));
+                }
                 let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await;
                 shown(opened, &made.map_err(|error| failure(&error))?, add.named.json)
             })

@@ -3,7 +3,6 @@
 use clap::Args;
 use palisade_core::store::{FeedEntry, Records};
 use palisade_core::{ErrorKind, RecordId};
-use serde_json::json;
 
 use super::out::{self, LIMIT_DEFAULT, clean, document, facts, short, table, word};
 use super::place::{Opened, Place, store_failure, with_store};

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
 use super::place::{Opened, Place, store_failure, with_store};
 use super::{Failure, say};
-use crate::routes::runs::RunOut;
+use crate::routes::runs::{RunOut, healed};
 use crate::time::rfc3339;
 
 /// Runs looked through for those that a filter names, newest first.
@@ -198,6 +198,7 @@ async fn show(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
         ("state", state(&run.state)),
         ("why", run.stop.as_ref().map_or_else(String::new, palisade_core::sync::Stop::sentence)),
         ("unreadable", if run.bad > 0 { run.bad.to_string() } else { String::new() }),
+        ("missed", if run.missed.count > 0 { healed(run) } else { String::new() }),
         ("pages", run.pages.to_string()),
         ("records", did(&run.counts)),
         ("taken up", if run.resumed > 0 { format!("{} times", run.resumed) } else { String::new() }),

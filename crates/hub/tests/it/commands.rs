@@ -269,6 +269,7 @@ pub(crate) async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 deliveries: Vec::new(),
                 missed: Default::default(),
                 missed_before: NOW,
+                unheard: Default::default(),
                 bad: Vec::new(),
                 fetched: Default::default(),
                 total: None,

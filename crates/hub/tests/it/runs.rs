@@ -51,6 +51,7 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
         deliveries: Vec::new(),
         missed: Missed::default(),
         missed_before: Timestamp(0),
+        unheard: Default::default(),
         bad: Vec::new(),
         fetched: Default::default(),
         total: None,

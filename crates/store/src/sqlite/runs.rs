@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use palisade_core::store::{
-    Appended, Lease, MergeCounts, Missed, PageCommit, PageCommitted, Record, Run, RunEnd, RunId, RunMode, RunState,
-    StreamKey,
+    Appended, Lease, MergeCounts, Missed, NewEvent, PageCommit, PageCommitted, Record, Run, RunEnd, RunId, RunMode,
+    RunState, StreamKey,
 };
 use palisade_core::sync::{BadRecord, Cursor, Span, Stop};
 use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Timestamp};
@@ -172,7 +172,9 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
     }
     let counts = staged.commit(tx)?;
     records::set_aside(tx, run.stream, page.run, &page.bad, page.now)?;
-    let created = page.deliveries.iter().flat_map(|one| &one.events).map(|event| event.created);
+    let heard = |event: &NewEvent| !page.unheard.contains(&event.kind);
+    let created = page.deliveries.iter().flat_map(|one| &one.events);
+    let created = created.map(|event| event.created.filter(|_| heard(event)));
     let (mut events_new, mut events_duplicate, mut missed) = (0, 0, page.missed);
     for (appended, created) in inbox::append(tx, &page.deliveries)?.into_iter().flatten().zip(created) {
         match appended {

@@ -48,6 +48,7 @@ async fn commit(store: &SqliteStore, lease: Lease, run: &Run, changes: Vec<Chang
         changes,
         deliveries: Vec::new(),
         missed_before: Timestamp(0),
+        unheard: Default::default(),
         missed: Default::default(),
         bad: Vec::new(),
         fetched: MergeCounts::default(),

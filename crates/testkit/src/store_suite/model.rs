@@ -418,6 +418,7 @@ impl Model {
                     deliveries: if self.one_in(4) { vec![self.delivery()] } else { Vec::new() },
                     missed: Default::default(),
                     missed_before: self.near(),
+                    unheard: Default::default(),
                     bad: self.some_bad(),
                     fetched: MergeCounts { added: self.below(2), ..MergeCounts::default() },
                     total: self.one_in(3).then(|| self.below(99)),

@@ -56,6 +56,7 @@ fn page(lease: Lease, run: &Run, read_since: u64, changes: Vec<Change>) -> PageC
         deliveries: Vec::new(),
         missed: Default::default(),
         missed_before: Timestamp(6),
+        unheard: Default::default(),
         bad: Vec::new(),
         fetched: MergeCounts::default(),
         total: None,

@@ -72,6 +72,7 @@ async fn a_stale_lease_writes_nothing_while_another_holds_the_job() {
         deliveries: Vec::new(),
         missed: Default::default(),
         missed_before: at(0),
+        unheard: Default::default(),
         bad: Vec::new(),
         fetched: MergeCounts::default(),
         total: None,

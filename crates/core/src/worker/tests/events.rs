@@ -497,7 +497,7 @@ async fn events_go_by_the_priority_of_their_type() {
     assert_eq!(written(&world), ["fake 2", "fake 4", "fake 3", "fake 1", "fake 0"].map(Value::from));
     let wrong = WorkerSettings { event_priorities: [("in*".to_owned(), 1)].into(), ..WorkerSettings::default() };
     let random = Arc::new(crate::random::SeededRandom::new(1));
-    let refused = Worker::builder(world.store.inner.clone(), world.clock.clone(), random);
+    let refused = Worker::builder(world.store.clone(), world.clock.clone(), random);
     assert_eq!(refused.settings(wrong).build().unwrap_err().kind(), ErrorKind::Config);
 }
 
