@@ -437,7 +437,7 @@ pub async fn a_stream_is_paused_and_reset(store: &dyn Store) {
 }
 
 /// Events a page brings that are new here and old enough to have come are kept with its run as missed, with when the
-/// first and the last happened, and so is what the page itself counts; the runs that found any are listed by connection.
+/// first and the last happened, but for types that never came; and so is what the page itself counts; the runs that found any are listed by connection.
 pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     let at = |id: &str, created: Option<i64>| NewEvent { created: created.map(Timestamp), ..event(id) };
     ok(store.append(vec![delivery(5, vec![at("told", Some(100))])]).await);
@@ -445,7 +445,9 @@ pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     let mut walk = page(lease, &run, 0, vec![]);
     let found =
         [at("told", Some(100)), at("e3", Some(300)), at("e2", Some(200)), at("young", Some(901)), at("e", None)];
-    walk.deliveries = vec![delivery(6, found.to_vec())];
+    let unheard = NewEvent { kind: "never heard".to_owned(), ..at("e8", Some(50)) };
+    walk.deliveries = vec![delivery(6, found.into_iter().chain([unheard]).collect())];
+    walk.unheard = ["never heard".to_owned()].into();
     walk.missed_before = Timestamp(900);
     ok(store.commit_page(walk.clone()).await);
     walk.deliveries = vec![delivery(6, vec![at("e9", Some(900))])];

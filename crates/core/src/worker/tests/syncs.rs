@@ -937,6 +937,8 @@ struct Finding {
     waits: u64,
     /// The webhook told of it.
     held: bool,
+    /// Something changed in it afterwards that no webhook tells of.
+    changed: bool,
     /// Webhooks say only that something happened, and one came since.
     notice: Option<bool>,
 }
@@ -945,8 +947,15 @@ struct Finding {
 /// its way, what another run was to find, what a later notice tells of, or what nobody listens for.
 #[tokio::test(start_paused = true)]
 async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
-    const LOST: Finding =
-        Finding { heard: true, mode: RunMode::Incremental, old: false, waits: 600, held: false, notice: None };
+    const LOST: Finding = Finding {
+        heard: true,
+        mode: RunMode::Incremental,
+        old: false,
+        waits: 600,
+        held: false,
+        changed: false,
+        notice: None,
+    };
     let cases = [
         ("lost", true, LOST),
         ("nobody listens", false, Finding { heard: false, ..LOST }),
@@ -954,6 +963,7 @@ async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
         ("of before the last run", false, Finding { old: true, ..LOST }),
         ("it may be on its way", false, Finding { waits: 60, ..LOST }),
         ("it came", false, Finding { held: true, ..LOST }),
+        ("it came and changed in silence", false, Finding { held: true, changed: true, ..LOST }),
         ("no notice since", true, Finding { notice: Some(false), ..LOST }),
         ("a notice since", false, Finding { notice: Some(true), ..LOST }),
     ];
@@ -974,6 +984,10 @@ async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
         if finding.held {
             hear(&world, lost).await;
         }
+        if finding.changed {
+            world.quiet().await;
+            world.fake.put("t009", Some(10));
+        }
         if finding.notice == Some(true) {
             let other = world.fake.put("t001", Some(51));
             hear(&world, other).await;
@@ -990,7 +1004,7 @@ async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
     }
 }
 
-/// Fails when what was healed is not kept, or an event that is on its way is called missed.
+/// Fails when what was healed is not kept, or an event that is on its way, or of a type nobody is sent, is called missed.
 #[tokio::test(start_paused = true)]
 async fn a_walk_keeps_what_it_found_missing() {
     let world = filled(5).await;
@@ -1008,6 +1022,8 @@ async fn a_walk_keeps_what_it_found_missing() {
     world.wait(Duration::from_secs(300)).await;
     let last = world.clock.now();
     world.fake.put("t001", Some(101));
+    // Of a type that never came: it may not be subscribed to.
+    world.fake.put("t002", None);
     world.wait(Duration::from_secs(1_000)).await;
     world.fake.put("t002", Some(102));
     world.worker.sync_now(&"conn".into(), &EVENTS.into(), RunMode::Incremental).await.unwrap();
