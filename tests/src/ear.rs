@@ -75,7 +75,8 @@ fn note(level: &str, target: &str, write: impl FnOnce(&mut String)) {
     heard.push('\n');
 }
 
-struct Words<'a>(&'a mut String);
+/// Writes down what a span or an event says.
+pub(crate) struct Words<'a>(pub(crate) &'a mut String);
 
 impl Visit for Words<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

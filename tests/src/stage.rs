@@ -116,7 +116,8 @@ pub async fn effects_of(store: &SqliteStore) -> Vec<String> {
     rows.into_iter().map(event_of).collect()
 }
 
-fn event_of(row: Vec<Value>) -> String {
+/// Reads the event of an effect.
+pub(crate) fn event_of(row: Vec<Value>) -> String {
     match row.into_iter().next() {
         Some(Value::Text(event)) => event,
         other => panic!("not an effect: {other:?}"),

@@ -49,8 +49,17 @@ impl Follower {
     /// # Panics
     /// When the feed goes backwards, stands still, or shows an entry that is not what it says.
     pub async fn read(&mut self, store: &dyn Store, stream: &str) {
+        self.read_key(store, key(stream)).await;
+    }
+
+    /// Reads what is new of a stream of any connection.
+    ///
+    /// # Panics
+    /// As [`Follower::read`].
+    pub async fn read_key(&mut self, store: &dyn Store, key: StreamKey) {
+        let stream = key.stream.clone();
         loop {
-            let entries = store.changes(key(stream), self.at, PAGE).await.expect("the feed can be read");
+            let entries = store.changes(key.clone(), self.at, PAGE).await.expect("the feed can be read");
             if entries.is_empty() {
                 return;
             }

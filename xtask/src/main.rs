@@ -21,8 +21,8 @@ usage: cargo xtask <command>
   ci           check, test, each crate alone, and the demo's story: what .ci/run calls
   demo [ARGS]  the demo, in the profile the tests use
   bench [NAME] the measurements, in release, as ratios
-  sim [ARGS]   the simulation: --seed N or --seeds FROM..TO, --minutes M of its own time; a failure is repeated by its
-               seed. A night's worth: --seeds 1..10000 --minutes 120
+  sim [ARGS]   the simulation: --seed N or --seeds FROM..TO, --minutes M of its own time, or --storm TENANTS; a failure is
+               repeated by its seed. A night's worth: --seeds 1..10000 --minutes 120
   conformance  the kit on every adapter: prints adapter by check, writes the table of docs/adapters.md
                (--join: of what the last tests left; --sdks: the providers' official SDKs against the emulators)
   new-adapter NAME

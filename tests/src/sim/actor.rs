@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::oauth2::OAuth2Config;
 use palisade_core::store::RunMode;
 use palisade_core::{ConnectionId, Secret, TenantId, Transport};
+use palisade_emulator::oauth::Authority;
 use palisade_emulator::stripe::{self, Stripe, StripeConfig};
 use palisade_emulator::{Clock, Faults, Ledger, Poster};
 use palisade_hub::{ConnectionConfig, EndpointConfig, HubBuilder};
@@ -86,7 +88,33 @@ pub(super) trait Actor: Send + Sync {
 
     /// Waits until no delivery of its is under way.
     fn drain(&self) -> BoxFuture<'_, ()>;
+
+    /// What authenticates us or it, and may be shown nowhere.
+    fn secrets(&self) -> Vec<String>;
+
+    /// The most it counted at once of what it limits, and how much it says it allows.
+    fn peaks(&self) -> Vec<Peak> {
+        Vec::new()
+    }
+
+    /// How its account is connected, if by OAuth.
+    fn flow(&self) -> Option<OAuth2Config> {
+        None
+    }
+
+    /// Its authorisation server, if its account is connected by OAuth.
+    fn authority(&self) -> Option<Authority> {
+        None
+    }
+
+    /// Where single-use tokens are traded.
+    fn token_path(&self) -> Option<&'static str> {
+        None
+    }
 }
+
+/// What was counted, its peak, and the most that is allowed.
+pub(super) type Peak = (String, u64, u64);
 
 /// Where an actor's deliveries go.
 pub(super) fn hook(name: &str) -> String {
@@ -113,12 +141,12 @@ pub(super) fn endpoint(name: &str, secrets: Vec<Secret>) -> EndpointConfig {
 
 /// Reads the number of a write out of its text.
 pub(super) fn number_of(text: &str) -> Option<u64> {
-    text.strip_prefix("write ")?.parse().ok()
+    text.strip_prefix("write-")?.parse().ok()
 }
 
 /// Writes a number into a text.
 pub(super) fn text_of(number: u64) -> String {
-    format!("write {number}")
+    format!("write-{number}")
 }
 
 /// Counts numbers.
@@ -228,5 +256,14 @@ impl Actor for Shop {
 
     fn drain(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.emulator.drain_webhooks().await })
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![self.emulator.api_key().to_owned(), SHOP_SECRET.to_owned()]
+    }
+
+    /// 25 requests a second in a sandbox (Stripe, rate limits, 2026), and what the way there presses into one second.
+    fn peaks(&self) -> Vec<Peak> {
+        vec![("requests a second".to_owned(), self.ledger().peak_per_second, 30)]
     }
 }

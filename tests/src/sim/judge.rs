@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use palisade_core::store::{ChangeKind, EventState, Inbox, Jobs, Records as _, StoredEvent, StreamKey, Value as Cell};
+use palisade_core::store::{ChangeKind, EventState, Inbox, Jobs, Records as _, StoredEvent, StreamKey};
 use palisade_core::{ConnectionId, RecordId, StreamName};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::Report;
 use super::actor::Records;
 use super::world::World;
+use super::{errands, tokens};
+use crate::stage::EFFECT;
 use crate::verdict::assert_same;
 
 /// Entries read at once: small, so that the seams between reads are part of every check.
@@ -75,7 +77,7 @@ impl Judge {
             let lost: Vec<_> = acked.iter().filter(|id| !held.contains(id.as_str())).collect();
             assert!(lost.is_empty(), "{provider}: acknowledged and lost: {lost:?}");
         }
-        let (effects, done) = (effects(world), done(&events));
+        let (effects, done) = (world.effects(EFFECT), done(&events));
         assert_eq!(effects, done, "effects in the store (left), events handled (right)");
         for actor in &world.actors {
             let (ledger, name) = (actor.ledger(), actor.name());
@@ -87,12 +89,18 @@ impl Judge {
             // A short pause is known to the process that was asked for it, and forgotten with it.
             if world.started == 1 {
                 assert_eq!(ledger.early_after_retry_after, 0, "{name}: attempts before the end of a Retry-After");
+                for (what, peak, most) in actor.peaks() {
+                    assert!(peak <= most, "{name}: {peak} of {what} came at once, where {most} are allowed");
+                }
             }
         }
+        tokens::check(world);
+        errands::check(world).await;
         let dead: Vec<_> = events.iter().filter(|event| event.state == EventState::Dead).collect();
         assert!(dead.is_empty(), "dead letters: {dead:?}");
         let jobs = world.store().job_counts().await.expect("counts");
-        assert_eq!(jobs.dead, 0, "jobs that are no event's are dead");
+        // What is to be forwarded to a destination that wants no more is dead, and forwarded anew later.
+        assert!(jobs.dead == 0 || world.receiver.gone_times() > 0, "{} jobs that are no event's are dead", jobs.dead);
     }
 
     /// Checks what must hold once everything has come to rest.
@@ -151,7 +159,8 @@ impl Consumer {
     }
 }
 
-async fn all_events(world: &World) -> Vec<StoredEvent> {
+/// Reads all events, newest first.
+pub(super) async fn all_events(world: &World) -> Vec<StoredEvent> {
     let (mut all, mut before) = (Vec::new(), None);
     loop {
         let page = world.store().events(None, before, 500).await.expect("events");
@@ -159,17 +168,6 @@ async fn all_events(world: &World) -> Vec<StoredEvent> {
         before = Some(last.row);
         all.extend(page);
     }
-}
-
-/// The events that had their effect, each as often as it had it.
-fn effects(world: &World) -> Vec<String> {
-    let name = |values: Vec<Cell>| match values.into_iter().next() {
-        Some(Cell::Text(name)) => name,
-        other => panic!("not an effect: {other:?}"),
-    };
-    let mut effects: Vec<String> = world.store().effects().into_iter().map(|effect| name(effect.values)).collect();
-    effects.sort_unstable();
-    effects
 }
 
 /// The events that are settled as handled, each once.

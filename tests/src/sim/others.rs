@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use palisade_core::auth::Scheme;
+use palisade_core::auth::oauth2::OAuth2Config;
 use palisade_core::store::RunMode;
 use palisade_core::{Secret, Transport};
 use palisade_emulator::google::{Google, GoogleConfig, Person, Subscription};
+use palisade_emulator::oauth::{Authority, Client, Consent, Dials};
 use palisade_emulator::sendgrid::{SendGrid, SendGridConfig};
 use palisade_emulator::slack::{self, Slack, SlackConfig};
 use palisade_emulator::twilio::{Twilio, TwilioConfig};
@@ -27,37 +30,60 @@ use rand::rngs::StdRng;
 use rand::{Rng, RngExt};
 use serde_json::Value;
 
-use super::actor::{Actor, Making, Records, connection, counted, endpoint, hook, number_of, text_of};
+use super::actor::{Actor, Making, Peak, Records, connection, counted, endpoint, hook, number_of, text_of};
+use crate::lockstep::{APP_ID, APP_SECRET, BACK};
 
 // -------------------------------------------------------------------------------------------------------- Slack
 
-/// Slack: a workspace where people write, change and take back messages.
+/// Slack: a workspace where people write, change and take back messages. Its token lives for minutes, and each of its
+/// refresh tokens is good for one use.
 pub(super) struct Workspace {
     emulator: Slack,
-    token: String,
 }
 
 const SIGNING_SECRET: &str = "the-signing-secret-of-the-simulation";
+/// How long an access token lives.
+const LIFE: Duration = Duration::from_secs(600);
+const SCOPES: [&str; 12] = [
+    "channels:read",
+    "channels:history",
+    "groups:read",
+    "groups:history",
+    "im:read",
+    "im:history",
+    "mpim:read",
+    "mpim:history",
+    "users:read",
+    "users:read.email",
+    "team:read",
+    "chat:write",
+];
 
 impl Workspace {
     pub(super) fn new(making: Making) -> Self {
         let Making { seed, clock, poster } = making;
+        let app = Client {
+            id: APP_ID.to_owned(),
+            secret: Some(APP_SECRET.to_owned()),
+            redirect_uris: vec![BACK.to_owned()],
+            ..Client::default()
+        };
         let emulator = Slack::offline(SlackConfig {
             seed,
             clock,
             poster: Some(poster),
+            clients: vec![app],
             signing_secret: SIGNING_SECRET.to_owned(),
             ..SlackConfig::default()
         });
-        let kinds = ["channels", "groups", "im", "mpim"];
-        let scopes: Vec<String> =
-            kinds.iter().flat_map(|kind| [format!("{kind}:read"), format!("{kind}:history")]).collect();
-        let more = ["users:read", "users:read.email", "team:read", "chat:write"];
-        let scopes: Vec<&str> = scopes.iter().map(String::as_str).chain(more).collect();
-        let token = emulator.install_forever(&scopes);
+        let oauth = emulator.oauth();
+        oauth.set_dials(Dials { consent: Consent::Allow, ..Dials::default() });
+        let mut rules = oauth.rules();
+        rules.access_life = Some(LIFE);
+        oauth.set_rules(rules);
         emulator.populate(&slack::Seed { users: 8, channels: 3, private_channels: 0, messages_per_channel: 6 });
         emulator.subscribe(&hook("slack"), &["*"]);
-        Self { emulator, token }
+        Self { emulator }
     }
 }
 
@@ -76,7 +102,7 @@ impl Actor for Workspace {
 
     fn plug(&self, hub: HubBuilder) -> HubBuilder {
         hub.provider(SlackProvider::new())
-            .connection(connection(self.name(), None, Scheme::Bearer(self.token.as_str().into())))
+            .flow(self.flow().expect("its flow"))
             .endpoint(endpoint(self.name(), vec![Secret::from(SIGNING_SECRET)]))
     }
 
@@ -126,6 +152,38 @@ impl Actor for Workspace {
     fn drain(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.emulator.drain_webhooks().await })
     }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![SIGNING_SECRET.to_owned(), APP_SECRET.to_owned()]
+    }
+
+    /// By method and minute (docs.slack.dev, rate limits), and the one more that the way there may press into a minute.
+    fn peaks(&self) -> Vec<Peak> {
+        let most = |method: &str| match method {
+            "users.list" | "users.conversations" | "conversations.list" => 20,
+            "conversations.history" | "conversations.replies" | "conversations.info" | "team.info" => 50,
+            "users.info" | "conversations.members" => 100,
+            // One a second and channel, and three at once.
+            "chat.postMessage" => 63,
+            "auth.test" => 600,
+            other => panic!("what Slack allows of {other} is not known here"),
+        };
+        let method = |lane: &str| lane.split(' ').next().unwrap_or_default().to_owned();
+        let peaks = self.ledger().peak_per_minute_by_lane.into_iter();
+        peaks.map(|(lane, peak)| (lane.clone(), peak, most(&method(&lane)) + 1)).collect()
+    }
+
+    fn flow(&self) -> Option<OAuth2Config> {
+        Some(palisade_slack::auth::oauth2(BACK, APP_ID, APP_SECRET.into(), &SCOPES, &[]))
+    }
+
+    fn authority(&self) -> Option<Authority> {
+        Some(self.emulator.oauth().clone())
+    }
+
+    fn token_path(&self) -> Option<&'static str> {
+        Some("/api/oauth.v2.access")
+    }
 }
 
 // ------------------------------------------------------------------------------------------------------- Google
@@ -139,6 +197,8 @@ pub(super) struct Office {
 const PERSON: &str = "ada@office.example";
 const TOPIC: &str = "projects/simulation/topics/gmail";
 const PUSHER: &str = "push@simulation.iam.gserviceaccount.com";
+/// How long the token works that the connection is given.
+const KEY_LIFE: Duration = Duration::from_secs(365 * 86_400);
 const CHANNEL_KEY: &str = "the key of the simulation's channels";
 
 impl Office {
@@ -159,6 +219,10 @@ impl Office {
             audience: hook("google"),
             email: PUSHER.to_owned(),
         });
+        // A key that is given once and renewed by nobody must outlast every simulation.
+        let mut rules = emulator.oauth().rules();
+        rules.access_life = Some(KEY_LIFE);
+        emulator.oauth().set_rules(rules);
         let scopes = ["https://mail.google.com/", "https://www.googleapis.com/auth/calendar"];
         let token = emulator.access_token(PERSON, &scopes);
         Self { emulator, token }
@@ -238,6 +302,16 @@ impl Actor for Office {
 
     fn drain(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.emulator.drain_webhooks().await })
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![self.token.clone(), CHANNEL_KEY.to_owned()]
+    }
+
+    /// Units of Gmail and requests of Calendar by user and minute (the APIs' usage limits).
+    fn peaks(&self) -> Vec<Peak> {
+        let (units, requests) = (self.emulator.gmail_units(PERSON).0, self.emulator.calendar_requests(PERSON).0);
+        vec![("units of Gmail a minute".to_owned(), units, 6_000), ("Calendar a minute".to_owned(), requests, 600)]
     }
 }
 
@@ -343,6 +417,10 @@ impl Actor for Phone {
     fn drain(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.emulator.drain_webhooks().await })
     }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![self.emulator.auth_token().to_owned()]
+    }
 }
 
 // ----------------------------------------------------------------------------------------------------- SendGrid
@@ -436,5 +514,9 @@ impl Actor for Post {
 
     fn drain(&self) -> BoxFuture<'_, ()> {
         Box::pin(async { self.emulator.drain_webhooks().await })
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec![self.emulator.api_key().to_owned()]
     }
 }

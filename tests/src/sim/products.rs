@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use palisade_core::Outcome;
+use palisade_core::{ErrorKind, Outcome};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::task::JoinSet;
@@ -50,6 +50,7 @@ impl Product {
                     biased;
                     done = write => match done {
                         Ok(()) => Told::Done,
+                        Err(error) if error.kind() == ErrorKind::Invalid => panic!("write {number} cannot be made: {error}"),
                         Err(error) => match error.outcome() {
                             Outcome::Processed => Told::Done,
                             Outcome::NotSent | Outcome::Rejected => Told::NotDone,

@@ -1,22 +1,20 @@
 //! The world of a simulation: providers, the network between, one store, and the processes over it.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
-use bytes::Bytes;
-use http::{Request, Response};
+use http::Response;
 use palisade_core::auth::vault::LocalMasterKey;
 use palisade_core::clock::TokioClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{EventState, Inbox, LayeredStore, Records, RunMode, RunState, StoreLayer, StreamKey};
+use palisade_core::store::{EventState, Inbox, LayeredStore, Records, RunMode, RunState, StreamKey, Value as Cell};
 use palisade_core::worker::{Handled, Handler, WorkerSettings, handler};
-use palisade_core::{Clock, ConnectionId, Error, ErrorKind, Random, Result, StreamName, Timestamp, Transport};
-use palisade_emulator::{Poster, RetryAfter, RouteFaults, WebhookFaults};
-use palisade_hub::{Hub, HubBuilder, Settings};
+use palisade_core::{Clock, ConnectionId, Random, StreamName, Timestamp, Transport};
+use palisade_emulator::{Fault, Poster, RetryAfter, RouteFaults, WebhookFaults};
+use palisade_hub::{Access, Hub, HubBuilder, Settings};
 use palisade_testkit::{FaultyTransport, Plan};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -26,7 +24,12 @@ use tower::ServiceExt;
 
 use super::Report;
 use super::actor::{Actor, Making, Shop};
+use super::errands::Errands;
+use super::nature::{Disk, Jumpy, Keys, Switch, Way};
 use super::others::{Office, Phone, Post, Workspace};
+use super::receiver::{self, Receiver};
+use super::secrets::ADMIN;
+use super::tokens::Owner;
 use crate::stage::{EFFECT, MASTER_KEY, Running, START, patient};
 
 /// Where the world reaches the hub.
@@ -35,63 +38,22 @@ pub(super) const FRONT: &str = "https://hub.test";
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How long each way on the wire takes at most.
 const ONE_WAY_MAX: Duration = Duration::from_millis(200);
-/// How long each call of the store takes at most, once before and once after it is done: a death in between falls
-/// before or after the commit.
-const STORE_MAX: Duration = Duration::from_millis(20);
 /// How far a clock jumps.
 const JUMP: Duration = Duration::from_secs(300);
 /// Beats a trouble lasts at most.
 const BEATS_MAX: u32 = 24;
-
-/// A clock of one process, which can be set wrong.
-#[derive(Clone, Debug)]
-struct Jumpy {
-    true_time: TokioClock,
-    off_ms: Arc<AtomicI64>,
-}
-
-impl Clock for Jumpy {
-    fn now(&self) -> Timestamp {
-        Timestamp(self.true_time.now().millis() + self.off_ms.load(Ordering::SeqCst))
-    }
-}
-
-/// The disk under a process's store: slow, and full for a while.
-#[derive(Clone, Debug)]
-struct Disk {
-    random: Arc<SeededRandom>,
-    full: Arc<AtomicBool>,
-}
-
-impl StoreLayer for Disk {
-    async fn around<T: Send>(&self, name: &'static str, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        const READS: [&str; 6] = ["event", "events", "stream", "streams", "changes", "record"];
-        sleep(STORE_MAX.mul_f64(self.random.unit())).await;
-        if self.full.load(Ordering::SeqCst) && !READS.contains(&name) {
-            return Err(Error::new(ErrorKind::Store, "the disk is full"));
-        }
-        let result = call.await;
-        sleep(STORE_MAX.mul_f64(self.random.unit())).await;
-        result
-    }
-}
-
-/// Sends each request to the provider whose host it names.
-struct Switch(Vec<(Arc<dyn Actor>, FaultyTransport)>);
-
-#[async_trait]
-impl Transport for Switch {
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
-        let host = request.uri().host().unwrap_or_default();
-        let found = self.0.iter().find(|(actor, _)| actor.answers(host));
-        let (_, network) = found.unwrap_or_else(|| panic!("a request left for {host}, which is no provider's"));
-        network.send(request).await
-    }
-}
+/// Beats of an hour.
+const HOUR: u32 = 240;
+/// How often an outage is one of an hour, where a simulation has room for one.
+const LONG_OUTAGES: f64 = 0.15;
+/// More requests for tokens than come while a provider fails.
+const TOKENS_PER_TROUBLE: usize = 1_000;
+/// How often a handler leaves something to the outbox.
+const ERRANDS: f64 = 0.08;
 
 /// One process that serves a hub over the common store.
 pub(super) struct Process {
-    hub: Hub,
+    pub(super) hub: Hub,
     running: Running,
     dead: watch::Sender<bool>,
     off_ms: Arc<AtomicI64>,
@@ -102,6 +64,8 @@ pub(super) struct Process {
 struct Troubles {
     disk: u32,
     jump: u32,
+    /// Of the product that is forwarded to: failing, away.
+    receiver: (u32, u32),
     /// Of each provider: failing, down.
     providers: Vec<(u32, u32)>,
 }
@@ -112,8 +76,17 @@ type Doors = Arc<RwLock<Vec<(axum::Router, watch::Receiver<bool>)>>>;
 /// Everything there is.
 pub(super) struct World {
     pub(super) actors: Vec<Arc<dyn Actor>>,
+    pub(super) errands: Arc<Errands>,
+    pub(super) receiver: Arc<Receiver>,
+    /// The keys each numbered write left under.
+    pub(super) keys: Keys,
+    /// Whether its one process is never killed: what one process knows of limits holds all along then.
+    steady: bool,
+    /// Whether there is room for an outage of an hour.
+    long: bool,
     store: Arc<LayeredStore<MemoryStore, Disk>>,
     networks: Vec<FaultyTransport>,
+    ways: Vec<Way>,
     disk: Disk,
     doors: Doors,
     pub(super) processes: Vec<Process>,
@@ -125,8 +98,9 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Sets a world with so many processes, and starts them.
-    pub(super) async fn set(seed: u64, processes: usize) -> Self {
+    /// Sets a world with so many processes, and starts them. A steady one kills none; a long one has room for an outage
+    /// of an hour.
+    pub(super) async fn set(seed: u64, processes: usize, (steady, long): (bool, bool)) -> Self {
         let clock = TokioClock::starting_at(START);
         let doors = Doors::default();
         let random = |salt: u64| Arc::new(SeededRandom::new(seed.wrapping_mul(31).wrapping_add(salt)));
@@ -142,16 +116,35 @@ impl World {
             Arc::new(Phone::new(making(4))),
             Arc::new(Post::new(making(5))),
         ];
-        let networks = actors.iter().zip(200_u64..).map(|(actor, salt)| {
-            let wire = actor.transport().wire(random(salt), ONE_WAY_MAX);
-            FaultyTransport::new(Arc::new(wire), random(salt + 100), Plan::default())
+        let ways = actors.iter().zip(200_u64..).map(|(actor, salt)| {
+            let sure = actor.transport().wire(random(salt), ONE_WAY_MAX);
+            let network = FaultyTransport::new(Arc::new(sure.clone()), random(salt + 100), Plan::default());
+            Way { actor: Arc::clone(actor), network, sure }
         });
-        let networks: Vec<_> = networks.collect();
+        let ways: Vec<Way> = ways.collect();
+        let networks: Vec<_> = ways.iter().map(|way| way.network.clone()).collect();
         let troubles = Troubles { providers: vec![(0, 0); actors.len()], ..Troubles::default() };
         let disk = Disk { random: random(7), full: Arc::default() };
         let store = Arc::new(LayeredStore { inner: MemoryStore::new(), layer: disk.clone() });
-        let mut world =
-            Self { actors, store, networks, disk, doors, processes: Vec::new(), clock, seed, started: 0, troubles };
+        let mut world = Self {
+            errands: Errands::new(actors.clone()),
+            receiver: Arc::new(Receiver::new(SeededRandom::new(seed.wrapping_add(900)), clock)),
+            keys: Keys::default(),
+            steady,
+            long,
+            actors,
+            store,
+            networks,
+            ways,
+            disk,
+            doors,
+            processes: Vec::new(),
+            clock,
+            seed,
+            started: 0,
+            troubles,
+        };
+        Owner::connect_all(&world).await;
         for _ in 0..processes {
             let process = world.start(0);
             world.processes.push(process);
@@ -165,22 +158,25 @@ impl World {
         self.started += 1;
         let off_ms = Arc::new(AtomicI64::new(off_ms));
         let random = |salt: u64| Arc::new(SeededRandom::new(self.seed ^ (self.started << 8) ^ salt));
-        let wires = self.actors.iter().cloned().zip(self.networks.iter().cloned()).collect();
+        let switch = Switch { ways: self.ways.clone(), keys: Arc::clone(&self.keys) };
         let master = LocalMasterKey::parse(MASTER_KEY.as_bytes(), random(1)).expect("a key");
         let clock = Jumpy { true_time: self.clock, off_ms: Arc::clone(&off_ms) };
         let patient = patient(7);
         // As long as no outage takes all of an event's attempts.
         let worker = WorkerSettings { retry_max: Duration::from_secs(300), ..patient.worker.clone() };
-        let settings = Settings { public_url: Some(FRONT.to_owned()), worker, ..patient };
+        let access = Access::Token(ADMIN.into());
+        let settings = Settings { public_url: Some(FRONT.to_owned()), worker, access, ..patient };
         let builder = Hub::builder()
             .store(Arc::clone(&self.store) as _)
-            .transport(Arc::new(Switch(wires)))
+            .transport(Arc::new(switch))
+            .forward_transport(receiver::carrier(&self.receiver))
             .master_key(Arc::new(master))
             .clock(Arc::new(clock))
             .random(random(2))
             .settings(settings);
         let plugged = self.actors.iter().fold(builder, |hub: HubBuilder, actor| actor.plug(hub));
-        let hub = plugged.on("*", moody(random(3))).build().expect("the hub");
+        let plugged = receiver::destinations().into_iter().fold(plugged, HubBuilder::destination);
+        let hub = plugged.on("*", moody(random(3), Arc::clone(&self.errands))).build().expect("the hub");
         let (dead, _) = watch::channel(false);
         Process { running: Running::start(&hub), hub, dead, off_ms }
     }
@@ -188,6 +184,33 @@ impl World {
     /// Returns the store, as somebody sees it who has all the time in the world.
     pub(super) fn store(&self) -> &MemoryStore {
         &self.store.inner
+    }
+
+    /// Returns the store as a process sees it.
+    pub(super) fn shared_store(&self) -> Arc<LayeredStore<MemoryStore, Disk>> {
+        Arc::clone(&self.store)
+    }
+
+    /// Returns the true time.
+    pub(super) fn clock(&self) -> TokioClock {
+        self.clock
+    }
+
+    /// Returns the true moment.
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Returns what the effects of a statement wrote, in order of their names.
+    pub(super) fn effects(&self, sql: &str) -> Vec<String> {
+        let name = |values: Vec<Cell>| match values.into_iter().next() {
+            Some(Cell::Text(name)) => name,
+            other => panic!("not an effect: {other:?}"),
+        };
+        let of_it = self.store().effects().into_iter().filter(|effect| effect.sql == sql);
+        let mut effects: Vec<String> = of_it.map(|effect| name(effect.values)).collect();
+        effects.sort_unstable();
+        effects
     }
 
     fn open_doors(&self) {
@@ -208,6 +231,12 @@ impl World {
         self.open_doors();
     }
 
+    /// Returns one of the processes' hubs, and what tells that the process died.
+    pub(super) fn hub(&self, at: usize) -> (Hub, watch::Receiver<bool>) {
+        let process = &self.processes[at % self.processes.len()];
+        (process.hub.clone(), process.dead.subscribe())
+    }
+
     /// Returns one of the processes' pipelines to a provider, and what tells that the process died.
     pub(super) fn pipeline(&self, at: usize, provider: &str) -> (Arc<dyn Transport>, watch::Receiver<bool>) {
         let process = &self.processes[at % self.processes.len()];
@@ -224,6 +253,7 @@ impl World {
             }
         }
         self.stir_providers(dice, report);
+        self.stir_receiver(dice);
         let Troubles { disk, jump, .. } = &mut self.troubles;
         *disk = disk.saturating_sub(1);
         if *disk == 0 && dice.random_bool(0.01) {
@@ -243,7 +273,7 @@ impl World {
             let at = dice.random_range(0..self.processes.len());
             self.processes[at].off_ms.store(by, Ordering::SeqCst);
         }
-        if dice.random_bool(0.04) {
+        if !self.steady && dice.random_bool(0.04) {
             report.killed += 1;
             let at = dice.random_range(0..self.processes.len());
             let gone = Duration::from_millis(dice.random_range(0..60_000));
@@ -268,7 +298,8 @@ impl World {
             }
             match were {
                 (_, 0) if dice.random_bool(0.01) => {
-                    *down = dice.random_range(4..BEATS_MAX);
+                    let long = self.long && dice.random_bool(LONG_OUTAGES);
+                    *down = if long { HOUR } else { dice.random_range(4..BEATS_MAX) };
                     report.outages += 1;
                     actor.faults().outage(true);
                 }
@@ -278,9 +309,26 @@ impl World {
         }
     }
 
+    fn stir_receiver(&mut self, dice: &mut StdRng) {
+        let (moody, away) = &mut self.troubles.receiver;
+        (*moody, *away) = (moody.saturating_sub(1), away.saturating_sub(1));
+        if *moody == 0 && dice.random_bool(0.1) {
+            *moody = dice.random_range(2..BEATS_MAX);
+        }
+        if *away == 0 && dice.random_bool(0.01) {
+            *away = dice.random_range(2..BEATS_MAX / 4);
+        }
+        self.receiver.moody(*moody > 0);
+        self.receiver.away(*away > 0);
+        if dice.random_bool(0.004) {
+            self.receiver.gone_once();
+        }
+    }
+
     /// Ends everything that goes wrong.
     pub(super) async fn calm(&mut self) {
         self.disk.full.store(false, Ordering::SeqCst);
+        self.receiver.calm();
         self.processes.iter().for_each(|process| process.off_ms.store(0, Ordering::SeqCst));
         for (actor, network) in self.actors.iter().zip(&self.networks) {
             heal(&**actor, network, false);
@@ -347,12 +395,17 @@ impl World {
         }
     }
 
+    /// Returns how many events are pending.
+    pub(super) async fn pending(&self) -> u64 {
+        let counts = self.store().event_counts().await.expect("counts");
+        counts.get(&EventState::Pending).copied().unwrap_or(0)
+    }
+
     /// Waits until no event is pending and nothing runs.
     async fn rest(&self) {
         loop {
-            let counts = self.store().event_counts().await.expect("counts");
             let live = self.store().live_runs(1).await.expect("runs");
-            if counts.get(&EventState::Pending).copied().unwrap_or(0) == 0 && live.is_empty() {
+            if self.pending().await == 0 && live.is_empty() {
                 return;
             }
             sleep(Duration::from_secs(1)).await;
@@ -367,8 +420,14 @@ impl World {
     }
 }
 
-/// Makes a provider fail now and then, and its network and deliveries with it.
+/// Makes a provider fail now and then, and its network and deliveries with it. Where single-use tokens are traded, it
+/// fails by saying no before it has done anything.
 fn fail(actor: &dyn Actor, network: &FaultyTransport) {
+    if let Some(path) = actor.token_path() {
+        let busy = [Fault::Pass, Fault::Status(503), Fault::Pass, Fault::Throttle(RetryAfter::Seconds(2))];
+        let next = busy.into_iter().cycle().take(TOKENS_PER_TROUBLE).collect();
+        actor.faults().set(RouteFaults { route: format!("POST {path}"), next, ..RouteFaults::default() });
+    }
     actor.faults().set(RouteFaults {
         route: "*".to_owned(),
         error: 0.03,
@@ -425,10 +484,11 @@ fn poster(doors: Doors, random: Arc<SeededRandom>) -> Poster {
     })
 }
 
-/// A handler with one effect per event that now and then takes its time or asks for another attempt.
-fn moody(random: Arc<SeededRandom>) -> impl Handler {
+/// A handler with one effect per event that now and then takes its time, asks for another attempt, or leaves something
+/// to the outbox.
+fn moody(random: Arc<SeededRandom>, errands: Arc<Errands>) -> impl Handler {
     handler(move |event, context| {
-        let mood = random.unit();
+        let (mood, errands) = (random.unit(), Arc::clone(&errands));
         Box::pin(async move {
             if mood < 0.1 {
                 sleep(Duration::from_secs_f64(mood * 50.0)).await;
@@ -436,6 +496,11 @@ fn moody(random: Arc<SeededRandom>) -> impl Handler {
                 return Handled::Retry { after: None, reason: "not in the mood".to_owned() };
             }
             let name = format!("{} {}", event.provider, event.event.id);
+            if mood > 1.0 - ERRANDS {
+                let (effect, call) = errands.of_event(&name).await;
+                context.effect(effect.sql, effect.values);
+                context.enqueue("errand", call);
+            }
             context.effect(EFFECT, vec![name.into()]);
             Handled::Done
         })

@@ -2,34 +2,46 @@
 //! wrong that a seed draws. `cargo xtask sim` runs more and longer ones.
 
 use palisade_tests::seeds::seeds;
-use palisade_tests::sim;
+use palisade_tests::sim::{self, Report, Storm};
 
 /// Simulated minutes of a run here.
 const MINUTES: u32 = 20;
 
 /// Fails when an event is acknowledged before it is committed, a merge ignores the order of observations, a fence is not
 /// checked, a repeated write is sent without its key, a forged delivery is accepted, a job dies of an outage, or the feed
-/// goes backwards.
+/// goes backwards; when a call of the outbox stands there without its effect or is made blindly again, an event is not
+/// forwarded, or under another id, a single-use token is sent again, a limit is not kept to, or a secret comes out.
 #[test]
 fn every_promise_holds_whatever_goes_wrong() {
-    let (mut killed, mut outages, mut troubles) = (0, 0, 0);
-    let seeds = seeds(1..9);
+    let seeds = seeds(1..4);
+    let mut all = Report::default();
     for &seed in &seeds {
         let report = sim::of_seed(seed, MINUTES);
         assert!(report.records > 0 && report.acknowledged > 0 && report.entries > 0 && report.writes > 0, "{report}");
-        killed += report.killed;
-        outages += report.outages;
-        troubles += report.full + report.jumps;
+        assert!(report.calls > 0 && report.forwarded > 0 && report.renewals > 0, "{report}");
+        all.killed += report.killed;
+        all.outages += report.outages;
+        all.full += report.full + report.jumps;
+        all.reviews += report.reviews;
+        all.again += report.again;
     }
-    assert!(
-        seeds.len() == 1 || killed > 0 && outages > 0 && troubles > 0,
-        "{killed} kills, {outages} outages, {troubles} other troubles"
-    );
+    let met = [all.killed, all.outages, all.full, all.reviews, all.again];
+    assert!(seeds.len() == 1 || met.iter().all(|met| *met > 0), "no seed draws some trouble any more: {all}");
 }
 
 /// Fails when anything that decides what happens comes from elsewhere than the seed: another order of a map, a race.
 #[test]
 fn a_seed_repeats_what_it_did() {
-    let run = || sim::of_seed(4, MINUTES).to_string();
+    let run = || sim::of_seed(4, MINUTES / 4).to_string();
     assert_eq!(run(), run());
+}
+
+/// Fails when a tenant waits for another's flood, an event or a run dies of an hour's outage, what a full disk refused is
+/// acknowledged, or a connection is left behind once the storm is over.
+#[test]
+fn a_storm_passes_and_everything_is_as_it_should_be_by_itself() {
+    for seed in seeds(1..2) {
+        let weathered = Storm { seed, tenants: 30 }.pass();
+        assert!(weathered.connections >= 130 && weathered.doubled > 0, "{weathered}");
+    }
 }
