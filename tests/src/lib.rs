@@ -13,8 +13,10 @@
 mod readme {}
 
 pub mod browser;
+pub mod consumer;
 pub mod ear;
 pub mod entry;
+pub mod fuse;
 pub mod lockstep;
 pub mod recorder;
 pub mod refusals;

@@ -1,6 +1,7 @@
 //! Hubs in processes of their own, and what their files hold once they are dead.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +17,10 @@ use crate::stage::{self, Kept};
 
 /// How long anything may take before a test calls it never.
 pub const WITHIN: Duration = Duration::from_secs(60);
+/// The argument of a victim that reads no page ahead.
+pub const NO_READ_AHEAD: &str = "--no-read-ahead";
+/// The signal's number.
+const SIGKILL: i32 = 9;
 /// How often a test looks.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -41,8 +46,24 @@ impl Victim {
         listen: SocketAddr,
         before: impl Future<Output = ()>,
     ) -> Option<Self> {
+        Self::start_with(binary, folder, base_url, listen, &[], before).await
+    }
+
+    /// The same with arguments of the binary's own. `None` also when one of them made it kill itself before it listened.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_with(
+        binary: &str,
+        folder: &Path,
+        base_url: &str,
+        listen: SocketAddr,
+        more: &[String],
+        before: impl Future<Output = ()>,
+    ) -> Option<Self> {
         let mut child = Command::new(binary)
             .args([folder.as_os_str(), base_url.as_ref(), listen.to_string().as_ref()])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -58,7 +79,11 @@ impl Victim {
             }
             line = lines.next_line() => line.expect("a line"),
         };
-        let line = line.expect("the victim ended before it listened");
+        let Some(line) = line else {
+            let ended = child.wait().await.expect("an exit");
+            assert_eq!(ended.signal(), Some(SIGKILL), "the victim ended before it listened: {ended}");
+            return None;
+        };
         let ready: serde_json::Value = serde_json::from_str(&line).expect("the first line is JSON");
         let address = ready["address"].as_str().and_then(|text| text.parse().ok()).expect("an address");
         Some(Self { child, stdin, address })
@@ -70,6 +95,26 @@ impl Victim {
     /// When it cannot be killed.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("a kill");
+    }
+
+    /// Waits until it has killed itself; `false` when it still lives after the bound.
+    ///
+    /// # Panics
+    /// When it ends in another way.
+    pub async fn dies_within(&mut self, bound: Duration) -> bool {
+        let Ok(ended) = tokio::time::timeout(bound, self.child.wait()).await else { return false };
+        let ended = ended.expect("an exit");
+        assert_eq!(ended.signal(), Some(SIGKILL), "it ended by itself: {ended}");
+        true
+    }
+
+    /// Returns the process's number.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it lives")
     }
 
     /// Stops it in order.
@@ -97,6 +142,46 @@ impl Victim {
     /// Returns a path's answer as JSON.
     pub async fn json(&self, path: &str) -> Option<serde_json::Value> {
         serde_json::from_str(&self.get(path).await?).ok()
+    }
+}
+
+/// A process that reads a hub's feed: `consumer`.
+#[derive(Debug)]
+pub struct Reader(Child);
+
+impl Reader {
+    /// Starts the binary on a folder of its own and a hub's address. It dies when this is dropped.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    pub fn start(binary: &str, folder: &Path, hub: SocketAddr, more: &[String]) -> Self {
+        let mut command = Command::new(binary);
+        command.args([folder.as_os_str(), hub.to_string().as_ref()]).args(more);
+        Self(command.stdin(Stdio::null()).kill_on_drop(true).spawn().expect("the reader starts"))
+    }
+
+    /// Waits until it has killed itself, and kills it after the bound.
+    ///
+    /// # Panics
+    /// When it ends in another way.
+    pub async fn is_killed_within(&mut self, bound: Duration) {
+        match tokio::time::timeout(bound, self.0.wait()).await {
+            Err(_) => self.0.kill().await.expect("a kill"),
+            Ok(ended) => {
+                let ended = ended.expect("an exit");
+                assert_eq!(ended.signal(), Some(SIGKILL), "the reader ended by itself: {ended}");
+            }
+        }
+    }
+
+    /// Waits until it has read everything.
+    ///
+    /// # Panics
+    /// When it does not end, or ends with an error.
+    pub async fn ends_within(mut self, bound: Duration) {
+        let ended = tokio::time::timeout(bound, self.0.wait()).await.expect("it reads to the end");
+        assert!(ended.expect("an exit").success(), "the reader gave up");
     }
 }
 

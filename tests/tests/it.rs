@@ -30,5 +30,7 @@ mod renewals;
 mod restart;
 #[path = "it/sim.rs"]
 mod sim;
+#[path = "it/stopped.rs"]
+mod stopped;
 #[path = "it/two_hubs.rs"]
 mod two_hubs;

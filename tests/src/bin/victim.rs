@@ -1,14 +1,19 @@
-//! A hub to be killed: `victim <folder> <base URL of the emulator> <address to listen on>`. It prints its address as
-//! JSON on its first line, writes one effect per event, and stops in order when its standard input closes.
+//! A hub to be killed: `victim <folder> <base URL of the emulator> <address to listen on> [--no-read-ahead] [--fuse=…]`.
+//! It prints its address as JSON on its first line, writes one effect per event, and stops in order when its standard
+//! input closes. With a fuse it ends or stops itself at a moment of its own work ([`palisade_tests::fuse`]).
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use palisade_core::store::LayeredStore;
 use palisade_core::transport::HttpTransport;
+use palisade_core::worker::{Handled, Handler, handler};
 use palisade_hub::{ServeSettings, serve};
-use palisade_tests::stage;
+use palisade_tests::fuse::{Fuse, Fused, HANDLER};
+use palisade_tests::stage::{self, EFFECT};
+use palisade_tests::victims::NO_READ_AHEAD;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -24,17 +29,23 @@ type Failed = Box<dyn std::error::Error>;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Failed> {
-    let [folder, base_url, listen] = arguments()?;
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let fuse = Fuse::take(&mut arguments)?;
+    let all = arguments.len();
+    arguments.retain(|argument| argument != NO_READ_AHEAD);
+    let read_ahead = arguments.len() == all;
+    let [folder, base_url, listen] = <[String; 3]>::try_from(arguments)
+        .map_err(|_| "usage: victim <folder> <base URL> <listen> [--no-read-ahead] [--fuse=…]")?;
     let listener = bind(&listen).await?;
     let store = stage::open(&PathBuf::from(folder).join("palisade.db")).await;
     let mut settings = stage::quick(PAGE_SIZE);
     // The provider's list of events is walked all the time: what was dropped is found while others are delivered.
     settings.worker.incremental_every = Duration::from_secs(1);
+    settings.worker.read_ahead = read_ahead;
     let api_key = palisade_emulator::stripe::StripeConfig::default().api_key;
-    let hub = stage::hub(Arc::new(store.clone()), Arc::new(HttpTransport::builder().build()?), &base_url, &api_key)
-        .on("*", stage::one_effect(HANDLING))
-        .settings(settings)
-        .build()?;
+    let fused = Arc::new(LayeredStore { inner: store.clone(), layer: fuse.clone() });
+    let transport = Arc::new(Fused { inner: HttpTransport::builder().build()?, fuse: fuse.clone() });
+    let hub = stage::hub(fused, transport, &base_url, &api_key).on("*", one_effect(fuse)).settings(settings).build()?;
     let (stop, stopped) = watch::channel(false);
     let address = listener.local_addr()?;
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped.clone()));
@@ -50,9 +61,16 @@ async fn main() -> Result<(), Failed> {
     Ok(())
 }
 
-fn arguments() -> Result<[String; 3], Failed> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    arguments.try_into().map_err(|_| "usage: victim <folder> <base URL> <listen>".into())
+/// As [`stage::one_effect`], with a fuse around its waiting.
+fn one_effect(fuse: Fuse) -> impl Handler {
+    handler(move |event, context| {
+        let fuse = fuse.clone();
+        Box::pin(async move {
+            context.effect(EFFECT, vec![event.event.id.as_str().into()]);
+            fuse.around(HANDLER, sleep(HANDLING)).await;
+            Handled::Done
+        })
+    })
 }
 
 async fn bind(listen: &str) -> Result<TcpListener, Failed> {

@@ -1,18 +1,23 @@
-//! Promises 1, 4 and 5 against SIGKILL: a hub in a process of its own is killed at seeded moments while it connects,
-//! lists, receives and handles, and is started again on the same file and port. After each death its file alone is
-//! examined; at the end the file is compared with the provider's ledger and truth.
+//! Promises 1, 4 and 5 against SIGKILL: a hub in a process of its own is killed again and again while it connects, lists,
+//! receives and handles, at seeded moments from outside and at seeded passages of its own code from inside, and is
+//! started again on the same file and port. After each death its file alone is examined; beside it a reader of its
+//! change feed is killed too. At the end file, feed and effects are compared with the provider's ledger and truth.
+//!
+//! CI kills a dozen times; `PALISADE_SEEDS=42 cargo test -p palisade-tests --test it -- kill:: --nocapture` 504 times.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
-use palisade_core::store::{EventState, RunMode};
+use palisade_core::store::{EventState, Run, RunMode, Store};
 use palisade_emulator::stripe::{Fault, RetryAfter, RouteFaults, Seed, Stripe, StripeConfig, WebhookFaults};
-use palisade_tests::seeds::{Repeat, seeds};
+use palisade_tests::consumer::{self, Readers};
+use palisade_tests::fuse::{Ending, HANDLER, Moment, REQUEST, Side};
+use palisade_tests::seeds::{Repeat, seeds_up_to};
 use palisade_tests::stage::{ENDPOINT, SECRET, open};
 use palisade_tests::verdict;
-use palisade_tests::victims::{Victim, WITHIN, quiet_port, remains, within};
+use palisade_tests::victims::{NO_READ_AHEAD, Victim, WITHIN, quiet_port, remains, within};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -20,26 +25,112 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 const VICTIM: &str = env!("CARGO_BIN_EXE_victim");
-/// How often the hub is killed.
-const KILLS: usize = 12;
+const CONSUMER: &str = env!("CARGO_BIN_EXE_consumer");
+/// How often the hub is killed from outside, and how often by itself.
+const KILLS: (usize, usize) = (4, 8);
 /// Customers at the provider before anything happens.
 const CUSTOMERS: usize = 600;
 /// The victim's records per page.
 const PAGE_SIZE: usize = 20;
 /// The scripted requests of each list; those beyond pass.
 const SCRIPTED: usize = 40;
+/// How long a moment of the hub's own work may take to come: longer than a lease of its predecessor.
+const COMES_WITHIN: Duration = Duration::from_secs(6);
 
-/// What the hub does when it is killed.
-#[derive(Clone, Copy, Debug)]
-enum Moment {
-    /// While it starts and connects.
+/// The calls of the store at which the hub kills itself, with how many passages it lives at most. Those of whatever
+/// it does for a delivery, an event and a page: between the check of a signature and the commit, between the commit
+/// and the reply, in the middle of each.
+const CALLS: &[(&str, u64)] = &[
+    ("append", 30),
+    ("append", 30),
+    ("claim", 30),
+    ("settle", 20),
+    ("settle", 20),
+    ("commit_page", 12),
+    ("commit_page", 12),
+    ("start_run", 4),
+    ("end_run", 4),
+    ("feed", 30),
+];
+
+/// When the hub dies.
+#[derive(Clone, Debug)]
+enum Death {
+    /// Killed from outside while it starts and connects.
     Connecting,
-    /// While it lists customers.
+    /// Killed from outside while it lists customers.
     Listing,
-    /// While deliveries arrive.
+    /// Killed from outside while deliveries arrive.
     Receiving,
-    /// While handlers run.
+    /// Killed from outside while handlers run.
     Handling,
+    /// By itself, at a passage of its own code.
+    Itself(Moment),
+}
+
+impl Death {
+    /// Draws a moment of the hub's own work.
+    fn drawn(dice: &mut StdRng) -> Self {
+        let (place, nth_max) = match dice.random_range(0..CALLS.len() + 3) {
+            0 => (HANDLER, 20),
+            1 | 2 => (REQUEST, 25),
+            call => CALLS[call - 3],
+        };
+        let side = match dice.random_range(0..3) {
+            0 => Side::Before,
+            1 => Side::During(dice.random_range(0..3_000)),
+            _ => Side::After,
+        };
+        let nth = dice.random_range(1..=nth_max);
+        Self::Itself(Moment { place: place.to_owned(), side, nth, ending: Ending::Kill })
+    }
+
+    /// Names it without what was drawn.
+    fn name(&self) -> String {
+        match self {
+            Self::Connecting | Self::Listing | Self::Receiving | Self::Handling => format!("{self:?}").to_lowercase(),
+            Self::Itself(moment) => match moment.side {
+                Side::Before => format!("before {}", moment.place),
+                Side::During(_) => format!("in {}", moment.place),
+                Side::After => format!("after {}", moment.place),
+            },
+        }
+    }
+}
+
+/// What was counted over all seeds.
+#[derive(Debug, Default)]
+struct Tally {
+    deaths: BTreeMap<String, u64>,
+    /// Moments that did not come, so that the hub was killed from outside.
+    outside: u64,
+    events: u64,
+    acknowledged: u64,
+    effects: u64,
+    /// By how many pages of one stream were read and not committed at a death: how often.
+    read_again: [BTreeMap<u64, u64>; 2],
+    feed: consumer::Counts,
+    readers_killed: u64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} deaths ({} by moments that did not come):", self.deaths.values().sum::<u64>(), self.outside)?;
+        for (name, times) in &self.deaths {
+            writeln!(f, "  {times:>4} {name}")?;
+        }
+        let Self { events, acknowledged, effects, readers_killed, feed, .. } = self;
+        writeln!(f, "{events} events, {acknowledged} acknowledged, none missing; {effects} effects, none twice")?;
+        for (read_ahead, pages) in self.read_again.iter().enumerate() {
+            writeln!(f, "pages of a stream asked for again after a death, read ahead {read_ahead}: {pages:?}")?;
+        }
+        let consumer::Counts { pages, changes, again } = feed;
+        write!(
+            f,
+            "readers killed {readers_killed} times: {changes} changes in {pages} pages, {again} pages again from the \
+             cursor kept, nothing left out, nothing twice"
+        )
+    }
 }
 
 struct Story {
@@ -47,47 +138,66 @@ struct Story {
     folder: tempfile::TempDir,
     listen: SocketAddr,
     dice: StdRng,
+    read_ahead: bool,
+    /// Of each list the scripted faults, before any was met.
+    scripted: BTreeMap<&'static str, u64>,
+    /// How each list stood at the last death: pages lost so far, and how often its run had been taken up.
+    lost: BTreeMap<&'static str, (u64, u32)>,
 }
 
 impl Story {
-    async fn start(&self, before: impl Future<Output = ()>) -> Option<Victim> {
-        Victim::start(VICTIM, self.folder.path(), self.emulator.base_url(), self.listen, before).await
+    async fn start(&self, fuse: Option<&Moment>, before: impl Future<Output = ()>) -> Option<Victim> {
+        let mut more: Vec<String> = fuse.map(Moment::argument).into_iter().collect();
+        if !self.read_ahead {
+            more.push(NO_READ_AHEAD.to_owned());
+        }
+        let base_url = self.emulator.base_url();
+        Victim::start_with(VICTIM, self.folder.path(), base_url, self.listen, &more, before).await
     }
 
     fn listed(&self) -> u64 {
         self.emulator.ledger().requests_by_route.get("GET /v1/customers").copied().unwrap_or(0)
     }
 
-    /// Starts the hub, waits for the moment, and kills it a little later. The waits here are what the seed varies:
-    /// where in its work the hub dies; nothing is awaited by them.
-    async fn live_and_die(&mut self, moment: Moment) {
+    /// Starts the hub, waits for the moment, and kills it a little later, or lets it kill itself. The waits here are what
+    /// the seed varies: where in its work the hub dies; nothing is awaited by them. Tells whether the moment came.
+    async fn live_and_die(&mut self, death: &Death) -> bool {
         let later = Duration::from_micros(self.dice.random_range(0..25_000));
-        if matches!(moment, Moment::Connecting) {
+        if let Death::Itself(moment) = death {
+            let Some(mut victim) = self.start(Some(moment), std::future::pending()).await else { return true };
+            let came = victim.dies_within(COMES_WITHIN).await;
+            if !came {
+                victim.kill().await;
+            }
+            return came;
+        }
+        if matches!(death, Death::Connecting) {
             // Starting takes some tens of milliseconds in a debug build.
             let early = Duration::from_millis(self.dice.random_range(1..250));
-            if let Some(victim) = self.start(sleep(early)).await {
+            if let Some(victim) = self.start(None, sleep(early)).await {
                 sleep(later).await;
                 victim.kill().await;
             }
-            return;
+            return true;
         }
-        let victim = self.start(std::future::pending()).await.expect("nothing ends its start");
+        let victim = self.start(None, std::future::pending()).await.expect("nothing ends its start");
         let (listed, acked) = (self.listed(), self.emulator.ledger().webhooks.acked);
         let more = self.dice.random_range(1..6);
         // When the moment does not come (all is listed already), it dies all the same.
-        let _came = within(Duration::from_secs(5), async || match moment {
-            Moment::Connecting => true,
-            Moment::Listing => self.listed() >= listed + more,
-            Moment::Receiving => self.emulator.ledger().webhooks.acked >= acked + more,
-            Moment::Handling => victim.metric("palisade_events{state=\"pending\"}").await.is_some_and(|n| n > 0),
+        let came = within(Duration::from_secs(5), async || match death {
+            Death::Connecting | Death::Itself(_) => true,
+            Death::Listing => self.listed() >= listed + more,
+            Death::Receiving => self.emulator.ledger().webhooks.acked >= acked + more,
+            Death::Handling => victim.metric("palisade_events{state=\"pending\"}").await.is_some_and(|n| n > 0),
         })
         .await;
         sleep(later).await;
         victim.kill().await;
+        came
     }
 
     /// Examines the dead hub's file before anything can heal it.
-    async fn autopsy(&self, moment: Moment) {
+    async fn autopsy(&mut self, death: &Death, tally: &mut Tally) {
         if !self.folder.path().join("palisade.db").exists() {
             return;
         }
@@ -96,7 +206,7 @@ impl Story {
         let store = kept.store();
         let held = verdict::event_ids(&*store).await;
         let lost: Vec<_> = acked.difference(&held).collect();
-        assert!(lost.is_empty(), "killed while {moment:?}: acknowledged and not in the file: {lost:?}");
+        assert!(lost.is_empty(), "died {death:?}: acknowledged and not in the file: {lost:?}");
         let effects = kept.effects().await;
         let done = verdict::all_events(&*store).await;
         let mut done: Vec<&str> =
@@ -104,8 +214,40 @@ impl Story {
         let mut effects: Vec<&str> = effects.iter().map(String::as_str).collect();
         done.sort_unstable();
         effects.sort_unstable();
-        assert_eq!(done, effects, "killed while {moment:?}: events done (left), effects in the file (right)");
+        assert_eq!(done, effects, "died {death:?}: events done (left), effects in the file (right)");
+        self.count_lost_pages(&*store, death, tally).await;
     }
+
+    /// Counts, of each list, the pages that the provider gave and the file does not have.
+    async fn count_lost_pages(&mut self, store: &dyn Store, death: &Death, tally: &mut Tally) {
+        let runs = verdict::runs(store).await;
+        for (stream, scripted) in &self.scripted {
+            let (pages, resumed, _) = full_runs(&runs, stream);
+            let asked = answered(&self.emulator, stream, *scripted);
+            let (lost_before, resumed_before) = self.lost.insert(*stream, (asked - pages, resumed)).unwrap_or_default();
+            let again = asked - pages - lost_before;
+            // Taken up more than once in one life: its lease was lost because the machine stood still.
+            let lives = u64::from((resumed - resumed_before).max(1));
+            let at_most = lives * (1 + u64::from(self.read_ahead));
+            assert!(again <= at_most, "died {death:?}: {again} pages of {stream} are read again, {lives} lives");
+            if again > 0 {
+                *tally.read_again[usize::from(self.read_ahead)].entry(again).or_default() += 1;
+            }
+        }
+    }
+}
+
+/// Returns how many of a list's requests were answered with a page.
+fn answered(emulator: &Stripe, stream: &str, scripted: u64) -> u64 {
+    let route = format!("GET /v1/{stream}");
+    let faults = scripted - scripted_faults(emulator, &route);
+    emulator.ledger().requests_by_route.get(&route).copied().unwrap_or(0) - faults
+}
+
+/// Sums up a stream's full runs: pages committed, how often taken up again, how many.
+fn full_runs(runs: &[Run], stream: &str) -> (u64, u32, usize) {
+    let full = runs.iter().filter(|run| run.key.stream.as_str() == stream && run.mode == RunMode::Full);
+    full.fold((0, 0, 0), |(pages, resumed, count), run| (pages + run.pages, resumed + run.resumed, count + 1))
 }
 
 fn faults(emulator: &Stripe, dice: &mut StdRng) {
@@ -163,7 +305,7 @@ fn webhook_faults() -> WebhookFaults {
     WebhookFaults { duplicate: 0.2, reorder: 0.3, forge: 0.05, late, ..WebhookFaults::default() }
 }
 
-async fn story(seed: u64) {
+async fn story(seed: u64, tally: &mut Tally) {
     let mut dice = StdRng::seed_from_u64(seed);
     let emulator = Stripe::start(StripeConfig {
         seed,
@@ -191,29 +333,47 @@ async fn story(seed: u64) {
         .collect();
     let listen = quiet_port(seed);
     let _ = emulator.webhook_endpoint(&format!("http://{listen}/webhooks/{ENDPOINT}"), SECRET, None, &["*"]);
-    let mut story = Story { emulator, folder: tempfile::tempdir().unwrap(), listen, dice };
+    let mut story = Story {
+        emulator,
+        folder: tempfile::tempdir().unwrap(),
+        listen,
+        dice,
+        read_ahead: seed % 2 == 1,
+        scripted,
+        lost: BTreeMap::new(),
+    };
+    let reading = tempfile::tempdir().unwrap();
+    let readers = Readers::start(CONSUMER, reading.path(), listen, seed);
     let changes = mutate(story.emulator.clone(), seed);
     let dropping = tokio::spawn({
         let emulator = story.emulator.clone();
         async move { dropping_once_the_list_is_known(&emulator).await }
     });
 
-    let all = [Moment::Connecting, Moment::Listing, Moment::Receiving, Moment::Handling];
-    let mut moments: Vec<Moment> = all.into_iter().cycle().take(KILLS).collect();
-    moments.shuffle(&mut story.dice);
-    for moment in moments {
-        story.live_and_die(moment).await;
-        story.autopsy(moment).await;
+    let outside = [Death::Connecting, Death::Listing, Death::Receiving, Death::Handling];
+    let mut deaths: Vec<Death> = outside.into_iter().cycle().take(KILLS.0).collect();
+    deaths.extend((0..KILLS.1).map(|_| Death::drawn(&mut story.dice)));
+    deaths.shuffle(&mut story.dice);
+    for death in deaths {
+        let came = story.live_and_die(&death).await;
+        tally.outside += u64::from(!came);
+        *tally.deaths.entry(death.name()).or_default() += 1;
+        story.autopsy(&death, tally).await;
     }
 
-    let victim = story.start(std::future::pending()).await.unwrap();
+    let victim = story.start(None, std::future::pending()).await.unwrap();
     dropping.await.unwrap();
     changes.abort();
     let _ = changes.await;
     let emulator = &story.emulator;
     quiet(emulator, &victim).await;
+    tally.readers_killed += readers.stop().await;
+    let read = consumer::read_to_the_end(CONSUMER, reading.path(), listen, emulator).await;
+    tally.feed.pages += read.pages;
+    tally.feed.changes += read.changes;
+    tally.feed.again += read.again;
     victim.stop().await;
-    judge(emulator, story.folder.path(), &scripted).await;
+    judge(&story, tally).await;
     emulator.shutdown().await;
 }
 
@@ -242,8 +402,9 @@ async fn quiet(emulator: &Stripe, victim: &Victim) {
     assert!(handled, "{happened} events happened; the hub has {counts:?}");
 }
 
-async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>) {
-    let store = open(&folder.join("palisade.db")).await;
+async fn judge(story: &Story, tally: &mut Tally) {
+    let emulator = &story.emulator;
+    let store = open(&story.folder.path().join("palisade.db")).await;
     assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
     let ledger = emulator.ledger();
     let held = verdict::event_ids(&store).await;
@@ -253,22 +414,19 @@ async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>)
     let effects = palisade_tests::stage::effects_of(&store).await;
     verdict::assert_effects_once(&store, &effects).await;
     verdict::assert_records_equal_truth(&store, emulator).await;
+    tally.events += ledger.events_created;
+    tally.acknowledged += ledger.webhooks.acked_events.len() as u64;
+    tally.effects += effects.len() as u64;
 
     let runs = verdict::runs(&store).await;
     let mut taken_up = 0;
-    for (stream, scripted) in scripted {
-        let route = format!("GET /v1/{stream}");
-        let faults = scripted - scripted_faults(emulator, &route);
-        let full = runs.iter().filter(|run| run.key.stream.as_str() == *stream && run.mode == RunMode::Full);
-        let full: Vec<_> = full.collect();
-        let (pages, resumed) =
-            full.iter().fold((0, 0), |(pages, resumed), run| (pages + run.pages, resumed + run.resumed));
-        let requests = ledger.requests_by_route.get(&route).copied().unwrap_or(0);
-        let again = requests - pages - faults;
-        println!("{stream}: {requests} requests for {pages} pages, {faults} faults, taken up {resumed} times");
+    for (stream, scripted) in &story.scripted {
+        let (pages, resumed, count) = full_runs(&runs, stream);
+        let again = answered(emulator, stream, *scripted) - pages;
         // Killed while a page commits: that one, and the one that was read ahead of it.
-        assert!(again <= 2 * u64::from(resumed), "{stream}: {again} pages read again, taken up {resumed} times");
-        assert_eq!(full.len(), 1, "{stream} was listed wholly more than once within its week: {full:?}");
+        let at_most = u64::from(resumed) * (1 + u64::from(story.read_ahead));
+        assert!(again <= at_most, "{stream}: {again} pages read again, taken up {resumed} times");
+        assert_eq!(count, 1, "{stream} was listed wholly more than once within its week");
         if *stream == "customers" {
             // Were a run taken up at its beginning, every page before would be committed again.
             let created = emulator.events().iter().filter(|event| event["type"] == "customer.created").count();
@@ -282,17 +440,20 @@ async fn judge(emulator: &Stripe, folder: &Path, scripted: &BTreeMap<&str, u64>)
 }
 
 /// Fails when a delivery is acknowledged before its commit, an effect commits apart from its job, a page's cursor
-/// commits apart from its records, deduplication is off, or a run begins anew instead of going on.
+/// commits apart from its records, deduplication is off, a run begins anew instead of going on, or the feed shows a
+/// change behind its cursor or skips one.
 #[test]
 fn a_hub_killed_at_any_moment_loses_nothing_repeats_nothing_and_goes_on() {
     let test = "kill::a_hub_killed_at_any_moment_loses_nothing_repeats_nothing_and_goes_on";
-    for seed in seeds(1..2) {
+    let mut tally = Tally::default();
+    for seed in seeds_up_to(1) {
         let _repeat = Repeat::with(test, seed);
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap()
-            .block_on(story(seed));
+            .block_on(story(seed, &mut tally));
+        println!("after seed {seed}: {tally}");
     }
 }
