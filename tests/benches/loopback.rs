@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use http::Uri;
@@ -20,7 +21,8 @@ const IN_FLIGHT: usize = 64;
 const REQUESTS: usize = 6_400;
 /// Requests of one contender when instructions are counted.
 const COUNTED: usize = 25_600;
-const NAMES: [&str; 3] = ["reqwest", "palisade", "middleware"];
+/// `limited` is raw reqwest with a time limit for each request, which every call of ours has.
+const NAMES: [&str; 4] = ["reqwest", "palisade", "middleware", "limited"];
 
 /// Measures the pipeline over `HttpTransport` beside raw reqwest and reqwest-middleware.
 pub(crate) fn run(count: usize) -> Vec<Row> {
@@ -48,6 +50,8 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
             .target(Target::AtMost(1.12)),
         Row::new("loopback", "reqwest-middleware + retry + governor + span", Spread::of(took[2].clone()), "µs")
             .against(peer(0), Spread::ratio(&took[2], &took[0])),
+        Row::new("loopback", "raw reqwest with a time limit", Spread::of(took[3].clone()), "µs")
+            .against(peer(0), Spread::ratio(&took[3], &took[0])),
     ];
     rows.extend(instructions(&base));
     server.end();
@@ -107,15 +111,15 @@ impl Stack {
         let url = format!("{base}/v1/customers");
         // As `HttpTransport` sets its own.
         let plain = || {
-            let builder = reqwest::Client::builder()
+            reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
                 .referer(false)
                 .retry(reqwest::retry::never().max_retries_per_request(0))
                 .no_proxy()
                 .tcp_nodelay(true)
-                .user_agent("palisade/0.1.0");
-            builder.build().expect("a client")
+                .user_agent("palisade/0.1.0")
         };
+        let built = |builder: reqwest::ClientBuilder| builder.build().expect("a client");
         match name {
             "palisade" => {
                 let transport = Arc::new(HttpTransport::new().expect("a transport"));
@@ -123,8 +127,9 @@ impl Stack {
                 let who = (ConnectionId::new("con_1"), TenantId::new("ten_1"));
                 Self::Palisade(Arc::new(stacks::client(base, transport)), url.parse().expect("an address"), who)
             }
-            "middleware" => Self::Middleware(stacks::middleware(plain(), false), url),
-            "reqwest" => Self::Reqwest(plain(), url),
+            "middleware" => Self::Middleware(stacks::middleware(built(plain()), false), url),
+            "reqwest" => Self::Reqwest(built(plain()), url),
+            "limited" => Self::Reqwest(built(plain().timeout(Duration::from_secs(30))), url),
             other => panic!("{other} is no contender"),
         }
     }
