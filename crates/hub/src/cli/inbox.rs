@@ -154,12 +154,7 @@ impl Filter {
     }
 
     fn takes(&self, event: &StoredEvent, now: Timestamp) -> bool {
-        let kind = &event.event.kind;
-        let of_kind = self.kind.as_ref().is_none_or(|wanted| match wanted.strip_suffix('*') {
-            Some(prefix) => kind.starts_with(prefix),
-            None => kind == wanted,
-        });
-        of_kind
+        self.kind.as_ref().is_none_or(|wanted| is_of_kind(&event.event.kind, wanted))
             && self.provider.as_ref().is_none_or(|wanted| event.provider == *wanted)
             && self.connection.as_ref().is_none_or(|wanted| event.connection.as_str() == wanted)
             && self.since.is_none_or(|age| event.received_at >= now.minus(age))

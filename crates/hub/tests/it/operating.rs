@@ -423,6 +423,9 @@ async fn a_replay_by_filter_is_previewed_before_it_is_done() {
 
     ends(&place.run(&["replay", "--state", "dead", "--provider", "slack"]), 0, &["replayed 0 events"]);
     ends(&place.run(&["replay", "--state", "dead", "--limit", "3", "--dry-run"]), 0, &["would replay 3 events"]);
+    let prefix = ["replay", "--state", "dead", "--type", "customer.*"];
+    ends(&place.run(&[&prefix[..], &["--dry-run"]].concat()), 0, &["would replay 2 events"]);
+    ends(&place.run(&[&prefix[..], &["--preview"]].concat()), 0, &["would replay 2 events: 1 updated, 1 deleted"]);
     ends(&place.run(&["replay", "--state", "dead", "--type", "customer.updated"]), 0, &["replayed 1 event:"]);
     let left = read(&place, async |store| store.event_counts().await.unwrap()).await;
     assert_eq!(left.get(&EventState::Pending), Some(&1));
