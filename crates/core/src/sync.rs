@@ -134,8 +134,9 @@ pub enum State {
     /// The record exists; its JSON.
     Present(Bytes),
     /// The record was deleted at the provider. Where a provider can bring a record back within the precision of its
-    /// times, an adapter tells its deletion as [`State::Unclear`]: a deletion told by an event wins every tie. It is
-    /// revived by an observation whose span is wholly later, or by a read that started after it was stored.
+    /// times, an adapter tells its deletion as [`State::Unclear`]: a deletion told by an event wins a tie with what
+    /// cannot be from behind its span. It is revived by an observation whose span is wholly later, or by a read that
+    /// started after it was stored.
     Deleted,
     /// Something happened to the record and the observation does not say what: fetch it.
     Unclear,

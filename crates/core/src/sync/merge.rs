@@ -86,9 +86,10 @@ pub fn merge(stored: Option<Stored>, incoming: Incoming) -> Verdict {
         Seen::Deleted if stored.deleted => Verdict::Confirm,
         Seen::Present { hash } if !stored.deleted && hash == stored.hash => Verdict::Confirm,
         Seen::Present { .. } | Seen::Deleted if later => Verdict::Write,
-        // A tie, and the provider tells a deletion: it is for good, so it is the last thing that happened. A read that
-        // only found nothing (a 404) may be from before the record came back: it is a tie as any other.
-        Seen::Deleted if incoming.read_since.is_none() => Verdict::Write,
+        // A tie, and the provider tells a deletion: it is for good, so it is the last thing that happened in its span. What
+        // is stored may be from behind that span, read when the record had come back. A read that only found nothing
+        // (a 404) may be from before the record came back: it is a tie as any other.
+        Seen::Deleted if incoming.read_since.is_none() && stored.span.latest <= incoming.span.latest => Verdict::Write,
         Seen::Deleted => Verdict::Fetch,
         // Also over a tombstone: it may come from a 404 or from a full run, and be older than this.
         Seen::Present { .. } => Verdict::Fetch,

@@ -12,6 +12,7 @@ const NOW: Span = Span { earliest: 2_000, latest: 2_999 };
 const BEFORE: Span = Span { earliest: 1_000, latest: 1_999 };
 const AFTER: Span = Span { earliest: 3_000, latest: 3_999 };
 const TOUCHING: Span = Span { earliest: 2_999, latest: 5_000 };
+const ENDING: Span = Span { earliest: 1_000, latest: 2_000 };
 const SAME: Seen = Seen::Present { hash: 7 };
 const OTHER: Seen = Seen::Present { hash: 8 };
 
@@ -41,6 +42,8 @@ fn the_truth_table_holds() {
         // A tie: the same second, or spans that touch.
         (live, NOW, None, [Confirm, Fetch, Write, Fetch]),
         (live, TOUCHING, Some(4), [Confirm, Fetch, Fetch, Fetch]),
+        // A tie with what may be from behind the span of the deletion.
+        (live, ENDING, None, [Confirm, Fetch, Fetch, Fetch]),
         (tombstone, NOW, None, [Fetch, Fetch, Confirm, Fetch]),
         (tombstone, TOUCHING, Some(4), [Fetch, Fetch, Confirm, Fetch]),
         // A read that started after the row was written here: it decides, whatever the clocks say.
