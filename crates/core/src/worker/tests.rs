@@ -7,6 +7,7 @@ mod metrics;
 mod outbox;
 mod reads;
 mod schedules;
+mod storms;
 mod syncs;
 mod watching;
 pub(crate) mod world;
