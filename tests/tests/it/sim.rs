@@ -13,7 +13,7 @@ const MINUTES: u32 = 20;
 /// forwarded, or under another id, a single-use token is sent again, a limit is not kept to, or a secret comes out.
 #[test]
 fn every_promise_holds_whatever_goes_wrong() {
-    let seeds = seeds(1..4);
+    let seeds = seeds(1..3);
     let mut all = Report::default();
     for &seed in &seeds {
         let report = sim::of_seed(seed, MINUTES);
