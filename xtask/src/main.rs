@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 mod conformance;
+mod fuzz;
 mod new_adapter;
 mod recorded;
 mod sdks;
@@ -23,6 +24,9 @@ usage: cargo xtask <command>
   bench [NAME] the measurements, in release, as ratios
   sim [ARGS]   the simulation: --seed N or --seeds FROM..TO, --minutes M of its own time, or --storm TENANTS; a failure is
                repeated by its seed. A night's worth: --seeds 1..10000 --minutes 120
+  fuzz [NAME] [--seconds N]
+               arbitrary bytes into every parser of what comes from outside, a minute each; needs nightly Rust and a
+               C++ compiler. A night's worth on two cores: --seconds 7200
   conformance  the kit on every adapter: prints adapter by check, writes the table of docs/adapters.md
                (--join: of what the last tests left; --sdks: the providers' official SDKs against the emulators)
   new-adapter NAME
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         "demo" => steps::demo(&rest),
         "bench" => steps::bench(&rest),
         "sim" => steps::sim(&rest),
+        "fuzz" => fuzz::command(&rest),
         "tidy" => tidy::run(),
         _ => {
             println!("{USAGE}");

@@ -149,6 +149,7 @@ pub(crate) fn ci() -> Step {
     check()?;
     alone()?;
     let tested = crate::tests::run_tests()?;
+    crate::fuzz::ci()?;
     demo(&["--exit".to_owned()])?;
     println!("\n== ci: {}", seconds(start.elapsed()));
     tested.print()

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use palisade_core::Timestamp;
-use palisade_core::store::{DeadLetters, EventRow, EventState, Inbox, NO_CONNECTION, ReplayFilter, StoredEvent};
+use palisade_core::store::{
+    DeadLetters, EventRow, EventState, Inbox, NO_CONNECTION, ReplayFilter, StoredEvent, is_of_kind,
+};
 use serde_json::json;
 
 use super::out::{self, LIMIT_DEFAULT, age, at, document, facts, short, table, word};
