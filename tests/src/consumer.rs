@@ -95,6 +95,7 @@ impl Told {
 ///
 /// # Panics
 /// When it does not.
+#[must_use]
 pub fn judge(journal: &str, truth: impl Fn(&str) -> Copy) -> Counts {
     let mut streams: BTreeMap<String, Told> = BTreeMap::new();
     // What is no JSON is a line its writer was killed in: its cursor was never kept.
@@ -219,25 +220,25 @@ mod tests {
     #[should_panic(expected = "which was read and kept")]
     fn what_was_kept_and_comes_again_is_found() {
         let journal = line(None, "a", &[("x", 1, "added")]) + &line(Some("a"), "b", &[("x", 1, "added")]);
-        judge(&journal, truth(&["x"]));
+        let _ = judge(&journal, truth(&["x"]));
     }
 
     #[test]
     #[should_panic(expected = "a cursor it never kept")]
     fn a_leap_is_found() {
         let journal = line(None, "a", &[("x", 1, "added")]) + &line(Some("z"), "b", &[("y", 2, "added")]);
-        judge(&journal, truth(&["x", "y"]));
+        let _ = judge(&journal, truth(&["x", "y"]));
     }
 
     #[test]
     #[should_panic(expected = "lacks [\"y\"]")]
     fn a_gap_is_found() {
-        judge(&line(None, "a", &[("x", 1, "added")]), truth(&["x", "y"]));
+        let _ = judge(&line(None, "a", &[("x", 1, "added")]), truth(&["x", "y"]));
     }
 
     #[test]
     #[should_panic(expected = "the hub refused the reader")]
     fn a_refusal_is_found() {
-        judge("{\"refused\":410}\n", truth(&[]));
+        let _ = judge("{\"refused\":410}\n", truth(&[]));
     }
 }
