@@ -82,7 +82,7 @@ fn all_of(server: &mut Server, deliveries: usize, figure: &str) -> f64 {
         if number(&seen, "handled") >= deliveries as f64 {
             return number(&seen, figure);
         }
-        runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
     }
     panic!("not every event was handled within a minute");
 }

@@ -52,7 +52,8 @@ pub(super) fn facts(facts: &[(&str, String)]) {
 /// Writes one JSON document on one line.
 pub(super) fn document(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|_| Failure::machine("the answer cannot be written as JSON"))?;
-    say(text);
+    // A provider's own JSON may stand on several lines; within a text of it a line's end is written as an escape.
+    say(text.replace(['\r', '\n'], " "));
     Ok(())
 }
 

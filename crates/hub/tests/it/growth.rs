@@ -85,6 +85,7 @@ fn fill(path: &Path, rows: u64) {
              finished_at, began, missed, missed_from, missed_to, followed)
              SELECT 1000, 'acme-stripe', 'customers', i % 2, '{{\"state\":\"done\"}}', {now}, {now}, {now}, 0, i % 2, \
                  {now}, {now}, 1 FROM n;
+         {numbers} INSERT INTO palisade_seen SELECT 1000, i, x'' FROM n;
          {numbers} INSERT INTO palisade_schedule SELECT 'other-' || i, 'customers', 0, '1h' FROM n;
          {numbers} INSERT INTO palisade_call (at, provider, operation, connection, attempts, duration_us, waited_us)
              SELECT {now} - i, 'stripe', 'customers.list', 'acme-stripe', 1, 1, 1 FROM n;
