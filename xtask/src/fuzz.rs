@@ -75,6 +75,14 @@ fn fuzz(only: Option<&str>, seconds: u64) -> Step {
     }
     let out = root().join("fuzz/target");
     follow_lock(&out)?;
+    if !resolves(&["--offline"]) && !resolves(&[]) {
+        let why = "what the targets need cannot be downloaded";
+        if steps::is_ci() {
+            return Err(format!("fuzz: {why}"));
+        }
+        println!("\n== fuzz\nskipped  fuzz: {why}");
+        return Ok(());
+    }
     let profile = if seconds < LONG { "dev" } else { "release" };
     build(&host, &out, profile)?;
     println!("\n== fuzz, {seconds} s each");
@@ -106,6 +114,14 @@ fn follow_lock(out: &Path) -> Step {
     fs::create_dir_all(out).map_err(failed)?;
     fs::write(theirs, &lock).map_err(failed)?;
     fs::write(seen, lock).map_err(failed)
+}
+
+/// Tells whether cargo finds all that the targets need: libFuzzer's crate is in no other lock.
+fn resolves(more: &[&str]) -> bool {
+    let mut metadata = Command::new("cargo");
+    metadata.args(["+nightly", "metadata", "--format-version", "1"]).args(more);
+    metadata.current_dir(root().join("fuzz")).stdout(Stdio::null()).stderr(Stdio::null());
+    metadata.status().is_ok_and(|status| status.success())
 }
 
 /// Names the targets: their files.

@@ -149,10 +149,10 @@ pub(crate) fn ci() -> Step {
     check()?;
     alone()?;
     let tested = crate::tests::run_tests()?;
-    crate::fuzz::ci()?;
+    let fuzzed = crate::fuzz::ci();
     demo(&["--exit".to_owned()])?;
     println!("\n== ci: {}", seconds(start.elapsed()));
-    tested.print()
+    tested.print().and(fuzzed)
 }
 
 /// The demo, with the binary the tests have built.

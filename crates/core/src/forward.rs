@@ -473,7 +473,7 @@ impl Inner {
     fn rest(&self, live: &Live, until: Timestamp) {
         let now = self.clock.now();
         let mut rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
-        rests.retain(|_, until| *until > now);
+        rests.retain(|_, until| *until > now && *until <= now.plus(RETRY_AFTER_MAX));
         let rest = rests.entry((live.row.name.clone(), live.row.revision)).or_insert(until);
         *rest = until.max(*rest);
     }
@@ -481,7 +481,14 @@ impl Inner {
     fn rests(&self, live: &Live) -> bool {
         let rests = self.rests.lock().unwrap_or_else(PoisonError::into_inner);
         let until = rests.get(&(live.row.name.clone(), live.row.revision));
-        until.is_some_and(|until| *until > self.clock.now())
+        // None is longer than what is believed, also when the clock was set back.
+        let now = self.clock.now();
+        until.is_some_and(|until| *until > now && *until <= now.plus(RETRY_AFTER_MAX))
+    }
+
+    /// Ends the rest of a destination: somebody says that it may be asked again.
+    fn wake(&self, name: &str) {
+        self.rests.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != name);
     }
 
     async fn failed(&self, live: &Live, reason: &str, now: Timestamp) -> Result<()> {

@@ -607,6 +607,10 @@ impl Worker {
             erased += some;
             more = some == u64::from(ERASED_AT_ONCE);
         }
+        if records {
+            // A full run may have begun meanwhile: what it wrote was erased behind it, and it would not read it again.
+            inner.store.reset_stream(key.clone(), inner.clock.now()).await?;
+        }
         tracing::warn!(connection = %connection, stream = %stream, erased, "the stream was reset");
         self.sync_now(connection, stream, RunMode::Full).await?;
         Ok(erased)
@@ -631,9 +635,18 @@ impl Worker {
     /// Returns whether one waited.
     ///
     /// # Errors
+    /// [`ErrorKind::Conflict`] when they were approved, and the full run that may delete them has not ended yet;
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn dismiss(&self, run: RunId) -> Result<bool> {
-        self.inner.store.dismiss_run(run, self.inner.clock.now()).await
+        let store = &self.inner.store;
+        if let Some(run) = store.run(run).await? {
+            let approved = self.inner.approved_job(run.key, 0).unique;
+            if store.live_jobs(approved.into_iter().collect()).await?.iter().any(Option::is_some) {
+                let why = "its deletions were approved, and the full run that may delete them has not ended yet";
+                return Err(Error::new(ErrorKind::Conflict, why));
+            }
+        }
+        store.dismiss_run(run, self.inner.clock.now()).await
     }
 
     /// Tells when each queue last made progress.

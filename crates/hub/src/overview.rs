@@ -68,6 +68,8 @@ pub(crate) struct EventCounts {
 /// One connection with what is known of it.
 #[derive(Debug)]
 pub(crate) struct ConnectionView {
+    /// The runs that wait for somebody to decide.
+    pub(crate) in_review: Vec<Run>,
     pub(crate) connection: Connection,
     /// The provider's name for people.
     pub(crate) title: &'static str,
@@ -147,6 +149,11 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         ignored: of(EventState::Ignored),
         dead: of(EventState::Dead),
     };
+    let mut runs = store.runs(None, ROWS_SHOWN).await?;
+    // Those that somebody must decide on come first, however many have come since.
+    let waiting = connections.iter().flat_map(|view| &view.in_review);
+    let waiting: Vec<Run> = waiting.filter(|run| runs.iter().all(|shown| shown.id != run.id)).cloned().collect();
+    runs.splice(0..0, waiting);
     Ok(Overview {
         now: shared.clock.now(),
         not_ready: status::reasons(shared).await,
@@ -157,7 +164,7 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?,
         causes: store.dead_letters(ROWS_SHOWN).await?,
         halts: store.halts(ROWS_SHOWN).await?,
-        runs: store.runs(None, ROWS_SHOWN).await?,
+        runs,
         patience: patience(shared),
         calls: store.calls(None, ROWS_SHOWN).await?,
         chores: shared.worker.chores().await?,
@@ -209,7 +216,9 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
             timings: timings.next(),
         })
         .collect();
-    let runs = store.newest_runs(id.clone()).await?;
+    let mut runs = store.newest_runs(id.clone()).await?;
+    // Of a stream that is no longer kept nothing is to be seen to.
+    runs.retain(|run| streams.iter().any(|stream| stream.name == run.key.stream.as_str()));
     let calls = store.call_counts(id.clone(), now.minus(RATE_WINDOW)).await?;
     let dead_letters = dead.get(&id).copied().unwrap_or(0);
     let counted = |judge: fn(&Run) -> bool| u32::try_from(runs.iter().filter(|run| judge(run)).count()).unwrap_or(0);
@@ -235,7 +244,9 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
     let fresh_at = health.freshness.map(|age| now.minus(age));
     let title = shared.providers.get(connection.provider.as_str()).map_or("?", |provider| provider.manifest().title);
     let reconnect = reconnect(shared, &connection);
+    let in_review = runs.into_iter().filter(|run| matches!(run.state, RunState::Review { .. })).collect();
     Ok(ConnectionView {
+        in_review,
         connection,
         title,
         health,
@@ -333,14 +344,6 @@ pub(crate) async fn sync_all(shared: &Shared, id: &ConnectionId, mode: RunMode) 
         shared.worker.sync_now(id, &StreamName::new(*name), mode).await?;
     }
     Ok(names)
-}
-
-/// Approves the deletions of the stream's newest full run, if that waits for review.
-pub(crate) async fn approve(shared: &Shared, id: &ConnectionId, stream: &StreamName) -> Result<(), Problem> {
-    let runs = shared.store.newest_runs(id.clone()).await?;
-    let run = runs.iter().find(|run| run.key.stream == *stream && matches!(run.state, RunState::Review { .. }));
-    let run = run.ok_or_else(|| Problem::missing("no run of this stream waits for review"))?;
-    approve_run(shared, run.id).await
 }
 
 /// Approves the deletions of a run, if it waits for review and no newer one has taken its place.

@@ -212,6 +212,9 @@ impl Forwarder {
         let reason = "somebody disabled it".to_owned();
         let disabled = (!enabled).then(|| Disabled { at: inner.clock.now(), by: DisabledBy::Person, reason });
         let changed = inner.store.disable_destination(name.to_owned(), disabled, None).await?;
+        if enabled {
+            inner.wake(name);
+        }
         if changed {
             tracing::info!(destination = name, enabled, "a destination was enabled or disabled");
             inner.anew().await?;

@@ -172,8 +172,13 @@ async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure
             }
             failed(error)
         })?;
-    } else if !worker.dismiss(run.id).await.map_err(failed)? {
-        return Err(none());
+    } else {
+        let dismissed = worker.dismiss(run.id).await.map_err(|error| {
+            if error.kind() == ErrorKind::Conflict { Failure::no(error.message()) } else { failed(error) }
+        })?;
+        if !dismissed {
+            return Err(none());
+        }
     }
     let word = if approve { "approved" } else { "dismissed" };
     if one.json {

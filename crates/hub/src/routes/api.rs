@@ -11,9 +11,9 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use palisade_core::ConnectionId;
 use palisade_core::health::{Actor, State, Status};
 use palisade_core::store::{CallRecord, EventRow, EventState, NO_CONNECTION, RunMode, StoredEvent};
-use palisade_core::{ConnectionId, StreamName};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -189,16 +189,6 @@ pub(crate) async fn sync(
     let mode = query(asked)?.mode.unwrap_or(RunMode::Incremental);
     let streams = overview::sync_all(&shared, &ConnectionId::from(id), mode).await?;
     Ok((StatusCode::ACCEPTED, json(&json!({ "mode": mode, "streams": streams }))).into_response())
-}
-
-/// Approves the deletions of a stream's run that waits for review.
-pub(crate) async fn approve(
-    Of(shared): Of<Arc<Shared>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-) -> Answer {
-    let Path((id, stream)) = path.map_err(|_| Problem::unreadable_address())?;
-    overview::approve(&shared, &ConnectionId::from(id), &StreamName::from(stream)).await?;
-    Ok((StatusCode::ACCEPTED, json(&json!({ "approved": true }))).into_response())
 }
 
 #[derive(Deserialize)]

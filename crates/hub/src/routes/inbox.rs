@@ -47,7 +47,8 @@ fn halt_of(shared: &Shared, body: &Bytes) -> Result<Halt, Problem> {
             Ok(Halt::Provider(name))
         }
         Scope { provider: Some(_), connection: None } => Err(Problem::missing("the hub has no such provider")),
-        Scope { provider: None, connection: Some(id) } => Ok(Halt::Connection(id.into())),
+        Scope { provider: None, connection: Some(id) } if !id.is_empty() => Ok(Halt::Connection(id.into())),
+        Scope { provider: None, connection: Some(_) } => Err(Problem::invalid("the connection has no name", wanted)),
         Scope { .. } => Err(Problem::invalid("the body names both a provider and a connection", wanted)),
     }
 }

@@ -16,7 +16,7 @@ use palisade_core::store::{
 };
 use palisade_core::sync::StreamKind;
 use palisade_core::worker::{ChoreStatus, Timing};
-use palisade_core::{ConnectionId, StreamName, Timestamp};
+use palisade_core::{ConnectionId, Timestamp};
 
 use super::Problem;
 use super::admin::redirect;
@@ -85,20 +85,6 @@ pub(crate) async fn sync(
     let Ok(Path(id)) = id else { return Problem::unreadable_address().into_response() };
     match overview::sync_all(&shared, &ConnectionId::from(id), RunMode::Incremental).await {
         Ok(_) => redirect(&format!("{}/", base(&original, &uri))),
-        Err(problem) => problem.into_response(),
-    }
-}
-
-/// Approves the deletions of a run that waits for review and returns to the page.
-pub(crate) async fn approve(
-    State(shared): State<Arc<Shared>>,
-    OriginalUri(original): OriginalUri,
-    path: Result<Path<(String, String)>, PathRejection>,
-    uri: Uri,
-) -> Response {
-    let Ok(Path((id, stream))) = path else { return Problem::unreadable_address().into_response() };
-    match overview::approve(&shared, &ConnectionId::from(id), &StreamName::from(stream)).await {
-        Ok(()) => redirect(&format!("{}/", base(&original, &uri))),
         Err(problem) => problem.into_response(),
     }
 }
@@ -527,7 +513,7 @@ fn run_state(base: &str, run: &Run, stalled: bool) -> Markup {
             RunState::Running | RunState::Done => {},
             RunState::Review { deletions } => {
                 " would delete " a href={ (base) "/api/v1/runs/" (run.id.0) } { (grouped(*deletions)) " records" } " "
-                form.inline method="post" action={ (base) "/actions/connections/" (run.key.connection) "/streams/" (run.key.stream) "/approve" } {
+                form.inline method="post" action={ (base) "/actions/runs/" (run.id.0) "/approve" } {
                     button.quiet type="submit" { "Approve" }
                 }
                 form.inline method="post" action={ (base) "/actions/runs/" (run.id.0) "/dismiss" } {

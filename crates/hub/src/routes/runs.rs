@@ -269,10 +269,28 @@ pub(crate) async fn approve(Of(shared): Of<Arc<Shared>>, id: Result<Path<i64>, P
 
 async fn dismissed(shared: &Shared, id: Result<Path<i64>, PathRejection>) -> Result<(), Problem> {
     let run = known(shared, id).await?;
-    if shared.worker.dismiss(run.id).await? {
-        return Ok(());
+    match shared.worker.dismiss(run.id).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Problem::missing("this run does not wait for review")),
+        Err(error) if error.kind() == ErrorKind::Conflict => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "approved",
+            error.message().to_owned(),
+            "pause the stream to keep it from running, and look at its newest run",
+        )),
+        Err(error) => Err(error.into()),
     }
-    Err(Problem::missing("this run does not wait for review"))
+}
+
+/// Approves the deletions of a run and returns to the page.
+pub(crate) async fn approve_from_page(
+    Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    id: Result<Path<i64>, PathRejection>,
+    uri: Uri,
+) -> Answer {
+    overview::approve_run(&shared, known(&shared, id).await?.id).await?;
+    Ok(redirect(&format!("{}/", base(&original, &uri))))
 }
 
 /// Dismisses the deletions of a run that waits for review.

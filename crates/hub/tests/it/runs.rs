@@ -203,7 +203,11 @@ async fn a_review_is_seen_however_many_runs_came_after() {
     let shown = fixture.get("/api/v1/connections/acme-stripe").await.json();
     assert_eq!(shown["health"]["who_acts"], "operator", "{shown}");
     let waiting = fixture.store.job_counts().await.unwrap().waiting;
-    assert_eq!(fixture.post(&format!("{STREAM}/approve")).await.status, 202);
+    let page = fixture.get("/").await.text();
+    assert!(page.contains(&format!("/actions/runs/{}/approve", run.id.0)), "it is on the page: {page}");
+    assert_eq!(fixture.post(&format!("/actions/runs/{}/approve", run.id.0)).await.status, 303);
+    // From then on it is too late to dismiss it.
+    fixture.post(&format!("/api/v1/runs/{}/dismiss", run.id.0)).await.is_error(409, "approved");
     assert_eq!(fixture.store.job_counts().await.unwrap().waiting, waiting + 1);
     // What was looked at in one run is not the word for a later one.
     let newer = another_run(&fixture, key(), RunMode::Full).await;
