@@ -1,4 +1,4 @@
-// What the newer judges in Node share: the emulator's controls, a server of the product for its webhooks, and the run of checks.
+// What the judges in Node share: the emulator's controls, a server of the product for its webhooks, and the run of checks.
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import {createRequire} from 'node:module';

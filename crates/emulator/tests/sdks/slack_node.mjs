@@ -3,11 +3,10 @@
 // BASE_URL=http://127.0.0.1:PORT CLIENT_ID=… CLIENT_SECRET=… node slack_node.mjs
 // Prints one line per check; exits with 1 at the first that fails. NODE_MODULES may name the folder that holds it.
 import assert from 'node:assert/strict';
-import {createRequire} from 'node:module';
-import path from 'node:path';
 
-const require = createRequire(path.join(process.env.NODE_MODULES ?? process.cwd(), 'anchor.js'));
-const {ErrorCode, LogLevel, WebClient} = require('@slack/web-api');
+import {control, judge, required} from './judging.mjs';
+
+const {ErrorCode, LogLevel, WebClient} = required('@slack/web-api');
 
 const {BASE_URL, CLIENT_ID: ID, CLIENT_SECRET: SECRET} = process.env;
 const BACK = 'http://127.0.0.1:9/slack/callback';
@@ -15,12 +14,6 @@ const SCOPES = 'chat:write,channels:read,channels:history,groups:read,groups:his
 
 const client = (token, options = {}) =>
   new WebClient(token, {slackApiUrl: `${BASE_URL}/api/`, retryConfig: {retries: 0}, logLevel: LogLevel.ERROR, ...options});
-
-async function control(method, where, body) {
-  const answer = await fetch(new URL('/_emulator/' + where, BASE_URL), {method, body: body && JSON.stringify(body)});
-  assert.equal(answer.status, 200, await answer.clone().text());
-  return answer.json();
-}
 
 async function refused(work, word) {
   const error = await work().then(() => assert.fail(`expected ${word}`), (error) => error);
@@ -102,13 +95,4 @@ const checks = {
 
 await control('POST', 'limits', {limits: false});
 await control('POST', 'populate', {users: 20, channels: 5, private_channels: 1, messages_per_channel: 20});
-for (const [name, check] of Object.entries(checks)) {
-  try {
-    await check();
-  } catch (error) {
-    console.log(`FAILED ${name}: ${error.stack}`);
-    process.exit(1);
-  }
-  console.log(`ok ${name}`);
-}
-process.exit(0);
+await judge(checks);

@@ -4,12 +4,11 @@
 // Prints one line per check; exits with 1 at the first that fails. NODE_MODULES may name the folder that holds `twilio`.
 import assert from 'node:assert/strict';
 import http from 'node:http';
-import {createRequire} from 'node:module';
-import path from 'node:path';
 import {setTimeout as sleep} from 'node:timers/promises';
 
-const require = createRequire(path.join(process.env.NODE_MODULES ?? process.cwd(), 'anchor.js'));
-const twilio = require('twilio');
+import {control, judge, required} from './judging.mjs';
+
+const twilio = required('twilio');
 
 const {BASE_URL, ACCOUNT_SID: ACCOUNT, AUTH_TOKEN: TOKEN, API_KEY_SID: KEY, API_KEY_SECRET: SECRET} = process.env;
 const [TO, SENDER, SERVICE] = ['+15005550010', '+15005550006', 'MG00000000000000000000000000000000'];
@@ -19,12 +18,6 @@ function client(user = ACCOUNT, secret = TOKEN, options = {}) {
   const made = twilio(user, secret, {accountSid: ACCOUNT, ...options});
   made.api.baseUrl = BASE_URL;
   return made;
-}
-
-async function control(method, where, body) {
-  const answer = await fetch(new URL('/_emulator/' + where, BASE_URL), {method, body: body && JSON.stringify(body)});
-  assert.equal(answer.status, 200, await answer.clone().text());
-  return answer.json();
 }
 
 async function refused(work, status, code) {
@@ -111,13 +104,4 @@ const checks = {
   },
 };
 
-for (const [name, check] of Object.entries(checks)) {
-  try {
-    await check();
-  } catch (error) {
-    console.log(`FAILED ${name}: ${error.stack}`);
-    process.exit(1);
-  }
-  console.log(`ok ${name}`);
-}
-process.exit(0);
+await judge(checks);

@@ -6,7 +6,8 @@ use axum::body::Body;
 use axum::http::Request;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Claim, Jobs, Merge, Missed, NewJob, PageCommit, Queue, Records, Run, RunEnd, RunMode, RunState, StreamKey, Work,
+    Claim, Jobs, Lease, Merge, Missed, NewJob, PageCommit, Queue, Records, Run, RunEnd, RunMode, RunState, StreamKey,
+    Work,
 };
 use palisade_core::sync::{BadRecord, Change, Span, State, Stop};
 use serde_json::Value;
@@ -24,11 +25,11 @@ fn change(n: usize) -> Change {
     Change { stream: "customers".into(), id: format!("cus_{n:02}").into(), span: Span::exact(1), state: data }
 }
 
-/// Ends a run of one page.
-async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -> PageCommit) -> Run {
+/// Begins a run of a stream.
+async fn begun(fixture: &Fixture, key: StreamKey, mode: RunMode) -> (Lease, Run) {
     let store = &fixture.store;
     let job = NewJob {
-        work: Work::Sync { key: key(), mode },
+        work: Work::Sync { key: key.clone(), mode },
         lane: None,
         group: None,
         tenant: None,
@@ -41,7 +42,13 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
     let claim =
         Claim { now: NOW, hold: Duration::from_secs(60), max: 1, queue: Queue::Background, room: Default::default() };
     let lease = store.claim(claim).await.unwrap().remove(0).lease;
-    let run = store.start_run(lease, key(), mode, NOW).await.unwrap();
+    (lease, store.start_run(lease, key, mode, NOW).await.unwrap())
+}
+
+/// Ends a run of one page.
+async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -> PageCommit) -> Run {
+    let store = &fixture.store;
+    let (lease, run) = begun(fixture, key(), mode).await;
     let now = NOW.plus(Duration::from_secs(10));
     let page = PageCommit {
         lease,
@@ -163,21 +170,7 @@ async fn an_approved_run_is_a_job() {
 /// Begins a run of a stream and ends it at once.
 async fn another_run(fixture: &Fixture, key: StreamKey, mode: RunMode) -> Run {
     let store = &fixture.store;
-    let job = NewJob {
-        work: Work::Sync { key: key.clone(), mode },
-        lane: None,
-        group: None,
-        tenant: None,
-        unique: None,
-        priority: 9,
-        run_at: NOW,
-        attempts_max: 5,
-    };
-    store.enqueue(vec![job]).await.unwrap();
-    let claim =
-        Claim { now: NOW, hold: Duration::from_secs(60), max: 1, queue: Queue::Background, room: Default::default() };
-    let lease = store.claim(claim).await.unwrap().remove(0).lease;
-    let run = store.start_run(lease, key, mode, NOW).await.unwrap();
+    let (lease, run) = begun(fixture, key, mode).await;
     let end = RunEnd {
         lease,
         run: run.id,
