@@ -2,11 +2,17 @@
 //! that nobody outside could hit, between a commit and the reply for instance, is hit every time.
 //!
 //! A fuse stands in a victim's arguments as `--fuse=place:side:nth:signal`, for instance `append:after:3:kill`.
+//!
+//! A process that stops while one of its threads is in a transaction keeps everybody else from writing for as long as it
+//! stands still. So a victim does not stop itself: it starts itself a second time as `--stop=PROCESS DATABASE`, which
+//! takes the database's write lock, stops the first and lets the lock go.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::hint::spin_loop;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
+use std::process::Command;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +23,8 @@ use bytes::Bytes;
 use http::{Request, Response};
 use palisade_core::store::StoreLayer;
 use palisade_core::{Result, Transport};
-use rustix::process::{Signal, getpid, kill_process};
+use rusqlite::{Connection, TransactionBehavior};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use tokio::time::Instant;
 
 /// The place of a request to the provider.
@@ -26,6 +33,10 @@ pub const REQUEST: &str = "request";
 pub const HANDLER: &str = "handler";
 /// What the argument begins with.
 const ARGUMENT: &str = "--fuse=";
+/// What the argument of a process begins with that shall stop another.
+const STOP: &str = "--stop=";
+/// How long a transaction of a victim may take.
+const IN_TRANSACTION_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where in a passage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +56,7 @@ pub enum Side {
 pub enum Ending {
     /// SIGKILL.
     Kill,
-    /// SIGSTOP: it goes on after SIGCONT, as if nothing had been.
+    /// SIGSTOP, outside transactions: it goes on after SIGCONT, as if nothing had been.
     Stop,
 }
 
@@ -111,6 +122,8 @@ impl FromStr for Moment {
 #[derive(Clone, Debug, Default)]
 pub struct Fuse {
     moment: Option<Moment>,
+    /// The database of which a process that stops must not hold the lock.
+    database: Option<PathBuf>,
     passed: Arc<AtomicU64>,
 }
 
@@ -118,7 +131,13 @@ impl Fuse {
     /// Sets a fuse.
     #[must_use]
     pub fn at(moment: Moment) -> Self {
-        Self { moment: Some(moment), passed: Arc::default() }
+        Self { moment: Some(moment), ..Self::default() }
+    }
+
+    /// Names the database whose write lock nobody may be left without when the process stops.
+    #[must_use]
+    pub fn leaving(self, database: &Path) -> Self {
+        Self { database: Some(database.to_owned()), ..self }
     }
 
     /// Takes the fuse out of a victim's arguments; one that never burns when there is none.
@@ -146,13 +165,18 @@ impl Fuse {
         (self.passed.fetch_add(1, Ordering::SeqCst) + 1 == moment.nth).then_some(moment.side)
     }
 
-    /// Sends the signal. After SIGKILL no instruction of this thread follows.
+    /// Sends the signal. After SIGKILL no instruction of this thread follows; a stopped one goes on here.
     fn end(&self) {
-        let signal = match self.moment.as_ref().map(|moment| moment.ending) {
-            Some(Ending::Stop) => Signal::STOP,
-            Some(Ending::Kill) | None => Signal::KILL,
-        };
-        kill_process(getpid(), signal).expect("a process may signal itself");
+        match (self.moment.as_ref().map(|moment| moment.ending), &self.database) {
+            (Some(Ending::Stop), Some(database)) => {
+                let this = std::env::current_exe().expect("the path of this program");
+                let process = getpid().as_raw_nonzero();
+                let stopped = Command::new(this).arg(format!("{STOP}{process}")).arg(database).status();
+                assert!(stopped.expect("it starts once more").success(), "it was not stopped");
+            }
+            (Some(Ending::Stop), None) => signal(getpid(), Signal::STOP),
+            (Some(Ending::Kill) | None, _) => signal(getpid(), Signal::KILL),
+        }
     }
 
     /// Runs `call` as a passage of a place.
@@ -175,6 +199,37 @@ impl Fuse {
         self.pass(place, Side::After);
         done
     }
+}
+
+/// Stops another process if the arguments say so (`--stop=PROCESS DATABASE`), when it is in no transaction; `false` when
+/// they do not.
+///
+/// # Errors
+/// When the arguments are no such order, or the database cannot be locked.
+pub fn stops_another(arguments: &[String]) -> std::result::Result<bool, Box<dyn std::error::Error>> {
+    let [order, database] = arguments else { return Ok(false) };
+    let Some(process) = order.strip_prefix(STOP) else { return Ok(false) };
+    let process = Pid::from_raw(process.parse()?).ok_or("no process has the number 0")?;
+    let mut connection = Connection::open(database)?;
+    connection.busy_timeout(IN_TRANSACTION_WITHIN)?;
+    let alone = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    signal(process, Signal::STOP);
+    while !stands_still(process.as_raw_nonzero().get().unsigned_abs()) {
+        spin_loop();
+    }
+    alone.rollback()?;
+    Ok(true)
+}
+
+/// Tells whether a process stands still: its state is the first word behind its name in brackets.
+#[must_use]
+pub fn stands_still(process: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|behind| behind.starts_with('T'))
+}
+
+fn signal(process: Pid, signal: Signal) {
+    kill_process(process, signal).expect("a process may signal its own kin");
 }
 
 impl StoreLayer for Fuse {

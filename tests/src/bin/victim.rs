@@ -11,7 +11,7 @@ use palisade_core::store::LayeredStore;
 use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{Handled, Handler, handler};
 use palisade_hub::{ServeSettings, serve};
-use palisade_tests::fuse::{Fuse, Fused, HANDLER};
+use palisade_tests::fuse::{self, Fuse, Fused, HANDLER};
 use palisade_tests::stage::{self, EFFECT};
 use palisade_tests::victims::NO_READ_AHEAD;
 use tokio::net::TcpListener;
@@ -30,6 +30,9 @@ type Failed = Box<dyn std::error::Error>;
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> Result<(), Failed> {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if fuse::stops_another(&arguments)? {
+        return Ok(());
+    }
     let fuse = Fuse::take(&mut arguments)?;
     let all = arguments.len();
     arguments.retain(|argument| argument != NO_READ_AHEAD);
@@ -37,7 +40,9 @@ async fn main() -> Result<(), Failed> {
     let [folder, base_url, listen] = <[String; 3]>::try_from(arguments)
         .map_err(|_| "usage: victim <folder> <base URL> <listen> [--no-read-ahead] [--fuse=…]")?;
     let listener = bind(&listen).await?;
-    let store = stage::open(&PathBuf::from(folder).join("palisade.db")).await;
+    let database = PathBuf::from(folder).join("palisade.db");
+    let fuse = fuse.leaving(&database);
+    let store = stage::open(&database).await;
     let mut settings = stage::quick(PAGE_SIZE);
     // The provider's list of events is walked all the time: what was dropped is found while others are delivered.
     settings.worker.incremental_every = Duration::from_secs(1);

@@ -1,12 +1,13 @@
 //! Promise 1 with two and with eight processes on one file, of which one is stopped (SIGSTOP) in the middle of its work
-//! and wakes when its leases are long over and the others have done it: whatever it writes then is refused.
+//! and wakes when its leases are long over and the others have done it: whatever it writes then is refused. It is
+//! stopped between two transactions: SQLite gives its lock away only when the process that holds it goes on or ends.
 #![cfg(target_os = "linux")]
 
 use std::time::Duration;
 
 use palisade_core::store::RunMode;
 use palisade_emulator::stripe::{Seed, Stripe, StripeConfig};
-use palisade_tests::fuse::{Ending, HANDLER, Moment, Side};
+use palisade_tests::fuse::{Ending, HANDLER, Moment, Side, stands_still};
 use palisade_tests::stage::{ENDPOINT, SECRET, effects_of, open};
 use palisade_tests::verdict;
 use palisade_tests::victims::{Victim, WITHIN, quiet_port, within};
@@ -14,12 +15,6 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-
-/// Tells whether a process stands still: its state is the first word behind its name in brackets.
-fn stands_still(process: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|behind| behind.starts_with('T'))
-}
 
 async fn all_done(victim: &Victim, emulator: &Stripe) -> bool {
     let Some(runs) = victim.json("/api/v1/runs?limit=1000").await else { return false };

@@ -158,7 +158,7 @@ enum Prepared {
 impl Inner {
     /// Decides everything that comes before the operation.
     fn prepare(&self, parts: Parts, body: Bytes, route: String, key: Option<String>, verdict: Verdict) -> Prepared {
-        let request = self.world().id("req_");
+        let request = self.world().request_id();
         let version = text(&parts.headers, "stripe-version").unwrap_or_else(|| self.config.api_version.clone());
         let account = self.config.account.clone();
         let mut way =

@@ -390,7 +390,12 @@ pub(crate) struct World {
     pub(crate) oauth: Authority,
     sequence: u64,
     dice: u64,
+    /// Of their own: how many requests come, and when, changes no object's identifier.
+    request_dice: u64,
 }
+
+/// What sets the dice of requests apart from those of objects.
+const REQUESTS: u64 = 0x7265_7175_6573_7473;
 
 impl World {
     /// Makes an empty provider whose identifiers follow from the seed.
@@ -412,6 +417,7 @@ impl World {
             oauth,
             sequence: 0,
             dice: seed,
+            request_dice: seed ^ REQUESTS,
         }
     }
 
@@ -454,6 +460,7 @@ impl World {
     /// Sets where identifiers and order of arrival stand.
     pub(crate) fn set_counters(&mut self, (dice, sequence): (u64, u64)) {
         (self.dice, self.sequence) = (dice, sequence);
+        self.request_dice = dice ^ REQUESTS;
     }
 
     /// Counts up; the order of arrival of objects and events.
@@ -464,11 +471,13 @@ impl World {
 
     /// Makes a new identifier: prefix and random letters that follow from the seed.
     pub(crate) fn id(&mut self, prefix: &str) -> String {
-        let length = if prefix == "cus_" || prefix == "prod_" || prefix == "req_" { 14 } else { 24 };
-        let mut dice = Dice(self.dice);
-        let id = dice.name(prefix, length);
-        self.dice = dice.0;
-        id
+        let length = if prefix == "cus_" || prefix == "prod_" { 14 } else { 24 };
+        roll(&mut self.dice, prefix, length)
+    }
+
+    /// Makes the identifier of a request.
+    pub(crate) fn request_id(&mut self) -> String {
+        roll(&mut self.request_dice, "req_", 14)
     }
 
     /// Finds a live object or says it is missing.
@@ -509,4 +518,12 @@ mod tests {
         assert!(matches_pattern("invoice.*", "invoice.paid"));
         assert!(!matches_pattern("invoice.paid", "invoice.created"));
     }
+}
+
+/// Throws dice for an identifier.
+fn roll(dice: &mut u64, prefix: &str, length: usize) -> String {
+    let mut thrown = Dice(*dice);
+    let id = thrown.name(prefix, length);
+    *dice = thrown.0;
+    id
 }
