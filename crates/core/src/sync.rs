@@ -203,10 +203,23 @@ pub enum Next {
 pub struct Told {
     /// When it happened.
     pub at: Timestamp,
-    /// The types of events that tell of it. Where none of them ever came to the connection's endpoint nothing was missed.
+    /// The types of events that tell of it, or what they are subscribed to by ([`crate::webhook::Webhook::subscription`]).
+    /// Where none of them ever came to the connection's endpoint nothing was missed.
     pub by: &'static [&'static str],
     /// Whether such an event says no more than that something happened ([`Source::due`]): one that came since tells of it.
     pub is_notice: bool,
+}
+
+/// A record of which a webhook should have told.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Missing<'a> {
+    /// The record as a run found it.
+    pub change: &'a Change,
+    /// Its JSON in the copy before that; `None` for one that was not there.
+    pub held: Option<&'a Bytes>,
+    /// The JSON of the record it belongs to ([`Source::belongs_to`]), if the copy has it.
+    pub place: Option<&'a Bytes>,
 }
 
 /// Where and for whom a source's requests go.
@@ -309,9 +322,27 @@ pub trait Source: Send + Sync {
 
     /// Tells when what a record of a page shows happened, and what tells of it, where a webhook tells of every such
     /// happening: what an incremental run finds of it that is not here was missed, and is said to be. `None`, the default,
-    /// where no webhook does, or where it cannot be told from what none tells.
-    fn told(&self, change: &Change) -> Option<Told> {
-        let _ = change;
+    /// where no webhook does, or where it cannot be told from what none tells. `place` is the JSON of the record it
+    /// belongs to, if the copy has it.
+    fn told(&self, change: &Change, place: Option<&Bytes>) -> Option<Told> {
+        let _ = (change, place);
+        None
+    }
+
+    /// Names the record another belongs to, a message's conversation, where [`Source::told`] or [`Source::event_of`]
+    /// must know it. None by default.
+    fn belongs_to(&self, stream: &StreamName, id: &RecordId) -> Option<(StreamName, RecordId)> {
+        let _ = (stream, id);
+        None
+    }
+
+    /// Makes the event that was missed out of what the list shows: it is put into the inbox with the page it stands on,
+    /// for the same handlers. Its id must be the one the webhook's event would have ([`Event::id`]), so that of both only
+    /// the first is handled; that of a notice ([`Told::is_notice`]) must be the same whenever it is made of the same
+    /// record. A notice says no more than that something happened, and one is made for a page. `None`, the default, where
+    /// the list does not show enough of it: the record is counted as missed, and no handler is told.
+    fn event_of(&self, site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        let _ = (site, missing);
         None
     }
 

@@ -241,6 +241,14 @@ pub trait Webhook: Send + Sync {
         false
     }
 
+    /// Names what somebody has subscribed to for an event to come, where one subscription does not bring every event of
+    /// its type: Slack's messages are subscribed to by kind of conversation. What never came by any is not missed
+    /// ([`crate::sync::Told::by`]). `None`, the default, where that is the event's type.
+    fn subscription(&self, event: &Event) -> Option<&'static str> {
+        let _ = event;
+        None
+    }
+
     /// Returns the published keys a delivery is verified with, where it is signed with a private one.
     /// [`Webhook::verify`] reads those at hand and fetches nothing; whoever receives deliveries keeps them fresh.
     fn published_keys(&self, delivery: &RawDelivery) -> Option<&dyn PublishedKeys> {

@@ -186,6 +186,11 @@ pub trait Provider: std::fmt::Debug + Send + Sync + Sized + 'static {
         (200..300).contains(&status)
     }
 
+    /// Names an acknowledged delivery in the ledger: as whoever took it tells it from others.
+    fn known_as(&self, parcel: &Parcel) -> String {
+        parcel.id.clone()
+    }
+
     /// Gives the wait before the next attempt of a delivery that was not acknowledged; nothing to give it up.
     fn gap(&self, _parcel: &Parcel, _answer: Option<&Response<Bytes>>) -> Option<Duration> {
         None

@@ -322,7 +322,7 @@ impl<P: Provider> Inner<P> {
             None => book.ledger.webhooks.unreachable += 1,
         }
         if accepted {
-            book.acked(&parcel.id);
+            book.acked(&self.provider.known_as(&parcel));
             return;
         }
         let parcel = Parcel { failed, ..parcel };

@@ -48,7 +48,7 @@ pub struct CalendarChanged {
     pub calendar: Option<String>,
     /// `exists`, or `not_exists` for a calendar that is gone.
     pub state: String,
-    /// The push channel it came by.
+    /// The push channel it came by; empty for a change that no notification told of and a run found.
     pub channel: String,
     /// Its number in the channel: numbers rise and may leave some out.
     pub number: u64,

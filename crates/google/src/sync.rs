@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::Request;
 use palisade_core::call::{Call, Operation};
 use palisade_core::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
-use palisade_core::sync::{Change, Cursor, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
+use palisade_core::sync::{Change, Cursor, Missing, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, RecordId, Result, Secret, StreamName, Timestamp};
 use serde_json::Value;
 
 use crate::client::address;
-use crate::webhook::{CALENDAR_CHANGED, MAIL_CHANGED, Trust};
+use crate::webhook::push::history_id;
+use crate::webhook::{CALENDAR_CHANGED, MAIL_CHANGED, Trust, channel, push};
 
 mod calendar;
 mod cursor;
@@ -233,7 +234,7 @@ impl Source for GoogleSource {
     }
 
     /// A notification says that something changed, and a run finds what: missed is what happened after the last of them.
-    fn told(&self, change: &Change) -> Option<Told> {
+    fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         let State::Present(record) = &change.state else { return None };
         let record: Value = serde_json::from_slice(record).ok()?;
         let (at, by): (_, &[&str]) = match self.which(&change.stream).ok()? {
@@ -241,6 +242,18 @@ impl Source for GoogleSource {
             Which::Events => (crate::time::rfc3339(text(&record, "updated")?)?, &[CALENDAR_CHANGED]),
         };
         Some(Told { at, by, is_notice: true })
+    }
+
+    fn event_of(&self, site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        let State::Present(record) = &missing.change.state else { return None };
+        let record: Value = serde_json::from_slice(record).ok()?;
+        match self.which(&missing.change.stream).ok()? {
+            Which::Messages => push::missed(site.account.as_deref()?, history_id(&record)?),
+            Which::Events => {
+                let updated = text(&record, "updated")?;
+                Some(channel::missed(site.account.as_deref(), missing.change.id.as_str(), updated))
+            }
+        }
     }
 
     fn concerns(&self, kind: &str) -> bool {

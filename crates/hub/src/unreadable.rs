@@ -19,6 +19,7 @@ pub(crate) fn event(body: &[u8]) -> NewEvent {
     NewEvent {
         id: EventId::new(format!("unreadable-{}", hmac::to_lower_hex(&digest))),
         kind: KIND.to_owned(),
+        subscription: None,
         account: None,
         created: None,
         ordering_key: None,

@@ -180,7 +180,7 @@ impl Source for SendGridSource {
     }
 
     /// What recipients' servers and recipients did; addresses on the other lists may have been put there by hand.
-    fn told(&self, change: &Change) -> Option<Told> {
+    fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         let by: &[&str] = match List::of(change.stream.as_str())? {
             List::Bounces | List::Blocks => &["bounce"],
             List::SpamReports => &["spamreport"],

@@ -14,7 +14,7 @@ use http::Request;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use palisade_core::call::Call;
 use palisade_core::sync::{
-    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told, bad,
+    BadRecord, Change, Cursor, Missing, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told, bad,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
@@ -27,6 +27,7 @@ use crate::operation;
 use crate::webhook::Envelope;
 
 pub(crate) mod effect;
+mod missed;
 mod walk;
 
 use effect::{Effect, effects};
@@ -393,21 +394,16 @@ impl Source for SlackSource {
         self.walk(Some(cursor)).ok()?.step_back()?.cursor().ok()
     }
 
-    /// A message written or edited; the time of any other change does not stand in it.
-    fn told(&self, change: &Change) -> Option<Told> {
-        #[derive(Deserialize)]
-        struct Written {
-            ts: String,
-            edited: Option<Edited>,
-        }
-        #[derive(Deserialize)]
-        struct Edited {
-            ts: String,
-        }
-        let State::Present(message) = &change.state else { return None };
-        let message: Written = serde_json::from_slice(message).ok().filter(|_| change.stream.as_str() == MESSAGES)?;
-        let ts = message.edited.map_or(message.ts, |edited| edited.ts);
-        Some(Told { at: Timestamp(ts_millis(&ts)?), by: WRITTEN, is_notice: false })
+    fn told(&self, change: &Change, conversation: Option<&Bytes>) -> Option<Told> {
+        missed::told(change, conversation)
+    }
+
+    fn belongs_to(&self, stream: &StreamName, id: &RecordId) -> Option<(StreamName, RecordId)> {
+        missed::belongs_to(stream, id)
+    }
+
+    fn event_of(&self, site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        missed::event_of(site, missing)
     }
 
     /// A message is asked for by its `ts` in the list of a thread: there alone a reply is found without knowing the
@@ -518,9 +514,6 @@ impl Source for SlackSource {
         Ok(changes)
     }
 }
-
-/// What tells of messages: whoever hears one of these hears of them all.
-const WRITTEN: &[&str] = &["message", "message.message_changed", "message.bot_message", "echo.message"];
 
 /// Messages asked for when one is wanted: it, and the one its thread begins with.
 const FETCHED: &str = "2";

@@ -15,6 +15,11 @@
 //! | a slash command `/deploy` | `slash_command.deploy`; its fields as a JSON object |
 //! | an interaction | `interaction.block_actions`, `interaction.view_submission` and so on |
 //! | `app_rate_limited` | `app_rate_limited` |
+//!
+//! An event's id is Slack's `event_id`, but for a message that was written or edited: that is named by its place and
+//! time, so that the event and what a run finds of the same message are one.
+
+use std::borrow::Cow;
 
 use http::HeaderName;
 use palisade_core::webhook::standard::check_time;
@@ -40,6 +45,13 @@ pub static RETRY_NUM: HeaderName = HeaderName::from_static("x-slack-retry-num");
 pub static RETRY_REASON: HeaderName = HeaderName::from_static("x-slack-retry-reason");
 /// What the types of events begin with that our own app caused.
 pub const ECHO: &str = "echo.";
+/// The type of a message that was written.
+pub(crate) const MESSAGE: &str = "message";
+/// The type of a message that was edited.
+pub(crate) const MESSAGE_CHANGED: &str = "message.message_changed";
+/// What messages are subscribed to by, for each `channel_type` (docs.slack.dev, events, `message.channels` and the like).
+static SUBSCRIPTIONS: [(&str, &str); 4] =
+    [("channel", "message.channels"), ("group", "message.groups"), ("im", "message.im"), ("mpim", "message.mpim")];
 /// Slack's ids, types and commands are far shorter; longer ones would only fill rows.
 const NAME_BYTES_MAX: usize = 255;
 /// Slack's challenges have 52 characters.
@@ -120,6 +132,26 @@ impl Webhook for SlackWebhook {
         true
     }
 
+    /// Messages of each kind of conversation are subscribed to by themselves.
+    fn subscription(&self, event: &Event) -> Option<&'static str> {
+        #[derive(Deserialize)]
+        struct Delivery<'a> {
+            #[serde(borrow)]
+            event: Place<'a>,
+        }
+        #[derive(Deserialize)]
+        struct Place<'a> {
+            #[serde(borrow)]
+            channel_type: Cow<'a, str>,
+        }
+        let kind = event.kind.strip_prefix(ECHO).unwrap_or(&event.kind);
+        if kind.strip_prefix(MESSAGE).is_none_or(|rest| !rest.is_empty() && !rest.starts_with('.')) {
+            return None;
+        }
+        let delivery: Delivery<'_> = serde_json::from_slice(&event.payload).ok()?;
+        subscription_of(&delivery.event.channel_type).copied()
+    }
+
     fn may_end_grant(&self, kind: &str) -> bool {
         matches!(kind, "app_uninstalled" | "tokens_revoked")
     }
@@ -141,6 +173,31 @@ fn ends_grant(event: &Event) -> bool {
         }
         _ => false,
     }
+}
+
+/// Returns what messages of a `channel_type` are subscribed to by.
+pub(crate) fn subscription_of(channel_type: &str) -> Option<&'static &'static str> {
+    SUBSCRIPTIONS.iter().find(|(kind, _)| *kind == channel_type).map(|(_, subscription)| subscription)
+}
+
+/// Names the event of a message's writing or edit by the installation, the message and its time: whoever sees the message
+/// can make the same name. `None` for every other event, and for changes that are no edits, as when a link's preview is
+/// added.
+pub(crate) fn message_event_id(account: &str, kind: &str, inner: &Value) -> Option<EventId> {
+    let channel = id(inner, "channel")?;
+    let edit = |message: &str| inner.get(message)?.get("edited").and_then(|edited| text(edited, "ts"));
+    let name = match kind {
+        MESSAGE_CHANGED => {
+            let edited = edit("message").filter(|edited| edit("previous_message") != Some(edited))?;
+            format!("{kind}:{account}:{channel}:{}:{edited}", text(inner.get("message")?, "ts")?)
+        }
+        _ if inner.get("message").is_some() || inner.get("deleted_ts").is_some() => return None,
+        _ => {
+            let of_message = kind == MESSAGE || kind.strip_prefix(MESSAGE)?.starts_with('.');
+            format!("{MESSAGE}:{account}:{channel}:{}", text(inner, "ts").filter(|_| of_message)?)
+        }
+    };
+    (name.len() <= NAME_BYTES_MAX).then(|| EventId::new(name))
 }
 
 fn parsed(events: Vec<Event>) -> Parsed {
@@ -266,6 +323,8 @@ fn callback(verified: &Verified, envelope: &Envelope<'_>) -> Result<Parsed> {
     if let Some(subtype) = text(&inner, "subtype").filter(|_| kind == "message") {
         kind = format!("{kind}.{}", name(subtype)?);
     }
+    let account = envelope.account();
+    let of_message = message_event_id(account.as_deref().unwrap_or_default(), &kind, &inner);
     if !NEVER_ECHOES.contains(&kind.as_str()) && envelope.is_own(&inner) {
         if !effect::concerns(&kind) {
             return Ok(parsed(Vec::new()));
@@ -273,10 +332,13 @@ fn callback(verified: &Verified, envelope: &Envelope<'_>) -> Result<Parsed> {
         kind.insert_str(0, ECHO);
     }
     Ok(parsed(vec![Event {
-        id: EventId::new(name(event_id)?),
+        id: match of_message {
+            Some(id) => id,
+            None => EventId::new(name(event_id)?),
+        },
         created: envelope.happened(&inner),
-        ordering_key: ordering_key(&inner).map(str::to_owned).or_else(|| envelope.account()),
-        account: envelope.account(),
+        ordering_key: ordering_key(&inner).map(str::to_owned).or_else(|| account.clone()),
+        account,
         kind,
         payload: verified.body().clone(),
     }]))

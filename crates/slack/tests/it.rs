@@ -19,6 +19,7 @@ mod it {
     pub(crate) mod events;
     pub(crate) mod fake;
     pub(crate) mod hostile;
+    pub(crate) mod missed;
     pub(crate) mod piped;
     pub(crate) mod stage;
     pub(crate) mod story;

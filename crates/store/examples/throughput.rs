@@ -113,6 +113,7 @@ fn delivery(number: usize) -> NewDelivery {
         events: vec![NewEvent {
             id: format!("evt_{:016x}", (number as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)).into(),
             kind: "invoice.paid".to_owned(),
+            subscription: None,
             account: None,
             created: Some(Timestamp(1)),
             ordering_key: None,

@@ -9,12 +9,13 @@ use palisade_core::clock::TokioClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
-    Connection, ConnectionState, Connections, Inbox, NewDelivery, NewEvent, Queue, Records, RunMode, StreamKey,
+    Connection, ConnectionState, Connections, Inbox, Missed, NewDelivery, NewEvent, Queue, Records, RunMode,
+    StoredEvent, StreamKey,
 };
 use palisade_core::sync::{Source, StreamKind};
 use palisade_core::webhook::{RawDelivery, Verified};
 use palisade_core::worker::Worker;
-use palisade_core::{Client, Clock, ConnectionId, Provider, Result, Secret, Timestamp, Transport};
+use palisade_core::{Client, Clock, ConnectionId, EndpointId, Provider, Result, Secret, Timestamp, Transport};
 use serde_json::Value;
 
 /// The connection every copy is of.
@@ -70,6 +71,7 @@ pub async fn take_in(
     };
     let parsed = must("the delivery can be read", webhook.events(&verified));
     let events = parsed.events.into_iter().map(|event| NewEvent {
+        subscription: webhook.subscription(&event),
         wanted: worker.wants(name, &event.kind),
         priority: worker.priority(&event.kind),
         id: event.id,
@@ -118,6 +120,8 @@ impl AccountCopy {
         let store = Arc::new(MemoryStore::new());
         let worker = Worker::builder(store.clone(), clock.clone(), Arc::new(SeededRandom::new(seed)))
             .provider(Arc::clone(&provider), Arc::clone(&client))
+            // As `take_in` has it.
+            .endpoints(|connection| EndpointId::new(connection.provider.as_str()))
             .build();
         let worker = must("the worker is made", worker);
         let connection = Connection {
@@ -171,6 +175,19 @@ impl AccountCopy {
         let (provider, secrets) = (self.provider.as_ref(), std::slice::from_ref(secret));
         take_in(self.store.as_ref(), &self.worker, provider, raw, secrets, self.clock.now()).await;
         self.settle().await;
+    }
+
+    /// Returns the events it has been given, oldest first: those that were delivered and those that runs found missing.
+    pub async fn events(&self) -> Vec<StoredEvent> {
+        let mut events = must("the inbox is read", self.store.events(None, None, CHANGES_MAX).await);
+        events.reverse();
+        events
+    }
+
+    /// Returns what runs found that should have been delivered, newest run first.
+    pub async fn healed(&self) -> Vec<Missed> {
+        let runs = must("the healings are read", self.store.healings(CONNECTION.into(), CHANGES_MAX).await);
+        runs.into_iter().map(|run| run.missed).collect()
     }
 
     /// Returns the live records of a stream by their ids.

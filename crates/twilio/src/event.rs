@@ -81,6 +81,9 @@ pub struct InboundMessage {
     pub body: String,
     /// The media; fetching their URLs may need the account's credential.
     pub media: Vec<Media>,
+    /// How many media it has. More than there are in `media` for a message that no webhook told of and a run found: the
+    /// list of messages does not show them, and `/Messages/{sid}/Media` does.
+    pub media_count: usize,
     /// The sender's name, where the channel gives one (WhatsApp).
     pub profile_name: Option<String>,
     /// The text of the button that was pressed (WhatsApp).
@@ -216,6 +219,7 @@ fn inbound(fields: &Fields<'_>) -> Result<InboundMessage> {
         to: fields.needed("To")?,
         body: fields.own("Body").unwrap_or_default(),
         media: (0..count).filter_map(medium).collect(),
+        media_count: count,
         profile_name: fields.own("ProfileName"),
         button_text: fields.own("ButtonText"),
     })

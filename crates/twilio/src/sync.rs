@@ -12,18 +12,18 @@ use bytes::Bytes;
 use http::{Method, Request};
 use palisade_core::call::Call;
 use palisade_core::sync::{
-    BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told, bad,
+    BadRecord, Change, Cursor, Missing, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told, bad,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{Error, ErrorKind, Operation, RecordId, Result, StreamName, Timestamp};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::client::{form, message_path, messages_path, next_query, request};
 use crate::operation;
 use crate::sid::{AccountSid, MessageSid};
 use crate::time;
-use crate::webhook::MESSAGE_RECEIVED;
+use crate::webhook::{MESSAGE_RECEIVED, received_id};
 
 /// The name of the stream.
 pub const MESSAGES: &str = "messages";
@@ -197,7 +197,7 @@ impl Source for TwilioSource {
     }
 
     /// What somebody wrote to us is told by a webhook; of what we send only what was asked for, so that is not judged.
-    fn told(&self, change: &Change) -> Option<Told> {
+    fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         #[derive(Deserialize)]
         struct Inbound {
             direction: String,
@@ -207,6 +207,43 @@ impl Source for TwilioSource {
         let message: Inbound = serde_json::from_slice(message).ok()?;
         let at = time::from_rfc2822(&message.date_created).filter(|_| message.direction == "inbound")?;
         Some(Told { at, by: &[MESSAGE_RECEIVED], is_notice: false })
+    }
+
+    /// Makes the parameters of an inbound message's webhook, as far as the list has them: the addresses of its media, the
+    /// sender's name and place are in the webhook only.
+    fn event_of(&self, _site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        const FIELDS: [(&str, &str); 8] = [
+            ("AccountSid", "account_sid"),
+            ("ApiVersion", "api_version"),
+            ("Body", "body"),
+            ("From", "from"),
+            ("MessagingServiceSid", "messaging_service_sid"),
+            ("NumMedia", "num_media"),
+            ("NumSegments", "num_segments"),
+            ("To", "to"),
+        ];
+        let State::Present(message) = &missing.change.state else { return None };
+        let message: Value = serde_json::from_slice(message).ok()?;
+        let sid = missing.change.id.as_str();
+        let mut fields: Map<String, Value> = FIELDS
+            .iter()
+            .filter_map(|(name, of_list)| {
+                Some(((*name).to_owned(), message.get(of_list).filter(|one| one.is_string())?.clone()))
+            })
+            .collect();
+        for name in ["MessageSid", "SmsSid", "SmsMessageSid"] {
+            fields.insert(name.to_owned(), sid.into());
+        }
+        fields.insert("SmsStatus".to_owned(), "received".into());
+        fields.insert("palisade_healed".to_owned(), true.into());
+        Some(Event {
+            id: received_id(sid),
+            kind: MESSAGE_RECEIVED.to_owned(),
+            account: fields.get("AccountSid").and_then(Value::as_str).map(str::to_owned),
+            created: None,
+            ordering_key: Some(sid.to_owned()),
+            payload: Bytes::from(Value::Object(fields).to_string()),
+        })
     }
 
     fn concerns(&self, kind: &str) -> bool {

@@ -34,6 +34,11 @@ const BATCH_MAX: usize = 10_000;
 /// An inbound message.
 pub const MESSAGE_RECEIVED: &str = "message.received";
 
+/// Names the event of an inbound message.
+pub(crate) fn received_id(sid: &str) -> EventId {
+    EventId::new(format!("{sid}:received"))
+}
+
 /// Twilio's deliveries.
 #[derive(Clone, Debug, Default)]
 pub struct TwilioWebhook {
@@ -162,7 +167,8 @@ impl Callback {
         Ok(match subject {
             Subject::Inbound(sid) => {
                 let sid = sid.as_str();
-                let received = event(format!("{sid}:received"), MESSAGE_RECEIVED.to_owned(), Some(sid));
+                let received =
+                    Event { id: received_id(sid), ..event(String::new(), MESSAGE_RECEIVED.to_owned(), Some(sid)) };
                 // Twilio itself stops sending to who opted out; a product that keeps its own list needs to know.
                 let opted = opt_out.map(|kind| event(format!("{sid}:opt_out"), format!("opt_out.{kind}"), Some(sid)));
                 [received].into_iter().chain(opted).collect()

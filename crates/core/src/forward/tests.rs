@@ -184,6 +184,7 @@ impl World {
         let event = NewEvent {
             id: id.into(),
             kind: kind.to_owned(),
+            subscription: None,
             account: Some("acct_1".to_owned()),
             created: Some(START),
             ordering_key: key.map(str::to_owned),

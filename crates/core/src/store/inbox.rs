@@ -58,6 +58,8 @@ pub struct NewEvent {
     pub id: EventId,
     /// The provider's type.
     pub kind: String,
+    /// What it is heard as, where that is not its type ([`crate::webhook::Webhook::subscription`]).
+    pub subscription: Option<&'static str>,
     /// The provider account.
     pub account: Option<String>,
     /// When it happened at the provider.
@@ -70,6 +72,14 @@ pub struct NewEvent {
     pub wanted: bool,
     /// The priority of its job: higher goes first.
     pub priority: i32,
+}
+
+impl NewEvent {
+    /// Returns what is noted of its coming ([`Heard::kind`]): its subscription, or its type.
+    #[must_use]
+    pub fn heard_as(&self) -> &str {
+        self.subscription.unwrap_or(&self.kind)
+    }
 }
 
 /// What became of one event of an appended delivery.

@@ -99,13 +99,15 @@ pub struct Run {
     pub missed: Missed,
 }
 
-/// What a run found that webhooks should have brought before, and brought: events of the provider's list, or records
-/// where events cannot be listed ([`Run::missed_records`] tells which).
+/// What a run found that webhooks should have brought before, and brought: events, which handlers see, or records where
+/// the provider's list shows no more of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Missed {
     /// How many.
     pub count: u64,
+    /// How many of them are records no event tells of.
+    pub records: u64,
     /// When the first of them happened.
     pub from: Option<Timestamp>,
     /// When the last of them happened.
@@ -113,16 +115,29 @@ pub struct Missed {
 }
 
 impl Missed {
-    /// Counts one more.
+    /// Counts one more event.
     pub fn add(&mut self, created: Timestamp) {
         self.count += 1;
         self.from = Some(self.from.map_or(created, |from| from.min(created)));
         self.to = self.to.max(Some(created));
     }
 
+    /// Counts one more record.
+    pub fn add_record(&mut self, at: Timestamp) {
+        self.add(at);
+        self.records += 1;
+    }
+
+    /// Returns how many of them are events.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.count.saturating_sub(self.records)
+    }
+
     /// Counts others too.
     pub fn join(&mut self, others: Self) {
         self.count += others.count;
+        self.records += others.records;
         self.from = [self.from, others.from].into_iter().flatten().min();
         self.to = self.to.max(others.to);
     }
@@ -136,13 +151,6 @@ impl Run {
         let until = self.stop.as_ref().and_then(Stop::until);
         let due = until.map_or(self.progressed_at, |until| until.max(self.progressed_at));
         self.state == RunState::Running && self.stop != Some(Stop::Paused) && now.since(due) > patience
-    }
-
-    /// Tells whether what it found missing is records. A walk over a list of events writes none by itself, and a run over
-    /// records counts each that it misses as added or updated.
-    #[must_use]
-    pub fn missed_records(&self) -> bool {
-        self.missed.count > 0 && self.counts.added + self.counts.updated > 0
     }
 
     /// Returns how many records its pages have held.
@@ -186,7 +194,7 @@ pub struct PageCommit {
     pub read_since: u64,
     /// The page's changes.
     pub changes: Vec<Change>,
-    /// The page's events, as deliveries to append in the same commit.
+    /// The page's events and those it shows were missed, as deliveries to append in the same commit.
     pub deliveries: Vec<NewDelivery>,
     /// Events created no later than this that are new here were missed: younger ones may be on their way, and of one
     /// that does not say when it was created nobody can tell.
@@ -194,7 +202,8 @@ pub struct PageCommit {
     /// Types of the page's events that no webhook ever brought: they may not be subscribed to, and none of them is
     /// missed.
     pub unheard: BTreeSet<String>,
-    /// Records of the page that webhooks should have told of by then and had not.
+    /// Records of the page that webhooks should have told of by then and had not, and of which no event is among its
+    /// deliveries.
     pub missed: Missed,
     /// Records of the page that could not be read, to set aside.
     pub bad: Vec<BadRecord>,

@@ -20,10 +20,10 @@ use bytes::Bytes;
 use futures_util::future::{Either, select};
 use tokio::sync::watch;
 
-use super::{Change, Cursor, Next, Page, Site, Source, Span, State, Stop, StreamKind, Told};
+use super::{Change, Cursor, Missing, Next, Page, Site, Source, Span, State, Stop, StreamKind, Told};
 use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::EndpointId;
+use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 use crate::store::{
     HEARD_EVERY_MS, Lease, MergeCounts, Missed, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode,
     RunState, Store, StreamKey, StreamStatus,
@@ -334,8 +334,16 @@ impl Driver<'_> {
                 run: run.id,
                 read_since: status.commits,
                 changes,
-                deliveries: deliveries(task, kind, events, now),
-                missed_before: if ears.listens { now.minus(MISSED_AFTER) } else { Timestamp(i64::MIN) },
+                deliveries: match kind {
+                    StreamKind::Records => Vec::new(),
+                    StreamKind::Events => deliveries(task, events.into_iter().map(|event| (event, None)), now),
+                },
+                missed_before: match kind {
+                    // Each was judged before it was made ([`Driver::missed`]).
+                    StreamKind::Records => Timestamp(i64::MAX),
+                    StreamKind::Events if ears.listens => now.minus(MISSED_AFTER),
+                    StreamKind::Events => Timestamp(i64::MIN),
+                },
                 unheard,
                 missed: Missed::default(),
                 bad,
@@ -382,23 +390,43 @@ impl Driver<'_> {
         Ok(Ears { listens, heard, window: since.map(|since| (since, until)) })
     }
 
-    /// Counts the records among changes that a webhook should have told of and that are not here.
-    async fn missed(&self, ears: &Ears, key: &StreamKey, changes: &[Change]) -> Result<Missed> {
-        let mut missed = Missed::default();
+    /// Finds the records among changes that a webhook should have told of and that are not here, and makes events of them
+    /// where it can.
+    async fn missed(&self, ears: &Ears, key: &StreamKey, changes: &[Change]) -> Result<Findings> {
+        let mut findings = Findings::default();
         if ears.window.is_none() {
-            return Ok(missed);
+            return Ok(findings);
         }
+        // The records of a page mostly belong to one.
+        let mut place: Option<((StreamName, RecordId), Option<Bytes>)> = None;
         for change in changes {
             let State::Present(_) = &change.state else { continue };
-            let Some(at) = self.source.told(change).and_then(|told| ears.missed_at(told)) else { continue };
-            // What is here may tell of it and differ in what no webhook tells of: a price that is known later.
-            let held = self.store.record(key.clone(), change.id.clone()).await?.and_then(|record| record.data);
-            let held = held.map(|data| Change { state: State::Present(data), ..change.clone() });
-            if held.and_then(|held| self.source.told(&held)).is_none_or(|held| held.at < at) {
-                missed.add(at);
+            let of = self.source.belongs_to(&key.stream, &change.id);
+            if place.as_ref().map(|(of, _)| of) != of.as_ref() {
+                place = match of {
+                    Some(of) => Some((of.clone(), self.held(key.connection.clone(), of).await?)),
+                    None => None,
+                };
             }
+            let place = place.as_ref().and_then(|(_, data)| data.as_ref());
+            let Some(told) = self.source.told(change, place).filter(|told| ears.should_have(told)) else { continue };
+            // What is here may tell of it and differ in what no webhook tells of: a price that is known later.
+            let held = self.held(key.connection.clone(), (key.stream.clone(), change.id.clone())).await?;
+            let told_then = held.as_ref().and_then(|data| {
+                self.source.told(&Change { state: State::Present(data.clone()), ..change.clone() }, place)
+            });
+            if told_then.is_some_and(|then| then.at >= told.at) {
+                continue;
+            }
+            let missing = Missing { change, held: held.as_ref(), place };
+            findings.add(told, self.source.event_of(self.site, &missing));
         }
-        Ok(missed)
+        Ok(findings)
+    }
+
+    /// Returns what the copy has of a record.
+    async fn held(&self, connection: ConnectionId, (stream, id): (StreamName, RecordId)) -> Result<Option<Bytes>> {
+        Ok(self.store.record(StreamKey { connection, stream }, id).await?.and_then(|record| record.data))
     }
 
     /// Commits a page and reads the one at `onward` meanwhile. A commit that fails waits for no reading.
@@ -409,7 +437,7 @@ impl Driver<'_> {
         commit: PageCommit,
         onward: Option<Cursor>,
     ) -> (Result<Committed>, Option<Result<Read>>) {
-        let commit = self.commit(&task.key, ears, commit);
+        let commit = self.commit(task, ears, commit);
         let Some(onward) = onward else { return (commit.await, None) };
         let (mut commit, mut reading) = (pin!(commit), pin!(self.read(&task.key, Some(onward))));
         // The commit goes first: it is with the store before the next request leaves.
@@ -443,13 +471,56 @@ impl Ears {
         unheard.map(|event| event.kind.clone()).collect()
     }
 
-    /// Returns when something happened that should have been told, if a webhook has not.
-    fn missed_at(&self, told: Told) -> Option<Timestamp> {
-        let (since, until) = self.window?;
-        let last = told.by.iter().filter_map(|kind| self.heard.get(*kind)).max()?;
+    /// Tells whether a webhook should have told by now, and to this run, that something happened.
+    fn should_have(&self, told: &Told) -> bool {
+        let Some((since, until)) = self.window else { return false };
+        let Some(last) = told.by.iter().filter_map(|kind| self.heard.get(*kind)).max() else { return false };
         // A notice tells of all that happened before it.
         let noticed = told.is_notice && told.at <= last.plus(HEARD_AGAIN);
-        (told.at > since && told.at <= until && !noticed).then_some(told.at)
+        told.at > since && told.at <= until && !noticed
+    }
+}
+
+/// What a run found among records that webhooks should have told of.
+#[derive(Clone, Default)]
+pub(super) struct Findings {
+    /// Those no event was made of.
+    records: Missed,
+    /// The events, with what they would have been heard as.
+    events: Vec<(Event, Option<&'static str>)>,
+    /// The last notice, and when what it tells of happened.
+    notice: Option<(Timestamp, Event, Option<&'static str>)>,
+}
+
+impl Findings {
+    fn add(&mut self, told: Told, event: Option<Event>) {
+        let heard_as = event.as_ref().filter(|event| !told.by.contains(&event.kind.as_str())).and(told.by.first());
+        match event {
+            Some(event) if !told.is_notice => {
+                self.events.push((Event { created: Some(told.at), ..event }, heard_as.copied()));
+            }
+            Some(event) => {
+                self.records.add_record(told.at);
+                if self.notice.as_ref().is_none_or(|(at, ..)| *at <= told.at) {
+                    // It counts nothing: what it tells of was counted.
+                    self.notice = Some((told.at, Event { created: None, ..event }, heard_as.copied()));
+                }
+            }
+            None => self.records.add_record(told.at),
+        }
+    }
+
+    pub(super) fn join(&mut self, others: Self) {
+        self.records.join(others.records);
+        self.events.extend(others.events);
+        self.notice = [self.notice.take(), others.notice].into_iter().flatten().max_by_key(|(at, ..)| *at);
+    }
+
+    /// Puts them into a page.
+    pub(super) fn into_page(self, task: &Task<'_>, page: &mut PageCommit) {
+        page.missed = self.records;
+        let notice = self.notice.map(|(_, event, heard_as)| (event, heard_as));
+        page.deliveries.extend(deliveries(task, self.events.into_iter().chain(notice), page.now));
     }
 }
 
@@ -513,29 +584,33 @@ fn unsure_span(at: Timestamp) -> Span {
     Span::exact(at.millis()).widened(CLOCK_SKEW_MAX)
 }
 
-fn deliveries(task: &Task<'_>, kind: StreamKind, events: Vec<Event>, now: Timestamp) -> Vec<NewDelivery> {
-    if kind == StreamKind::Records || events.is_empty() {
-        return Vec::new();
-    }
-    let events = events.into_iter().map(|event| NewEvent {
+fn deliveries(
+    task: &Task<'_>,
+    events: impl Iterator<Item = (Event, Option<&'static str>)>,
+    now: Timestamp,
+) -> Vec<NewDelivery> {
+    let events = events.map(|(event, subscription)| NewEvent {
         wanted: (task.wants)(&event.kind),
         priority: (task.priority)(&event.kind),
         id: event.id,
         kind: event.kind,
+        subscription,
         account: event.account,
         created: event.created,
         ordering_key: event.ordering_key,
         payload: Some(event.payload),
     });
-    vec![NewDelivery {
+    let events: Vec<NewEvent> = events.collect();
+    let delivery = (!events.is_empty()).then(|| NewDelivery {
         endpoint: task.endpoint.clone(),
         connection: task.key.connection.clone(),
         provider: task.provider.to_owned(),
         received_at: now,
         headers: Vec::new(),
         body: Bytes::new(),
-        events: events.collect(),
-    }]
+        events,
+    });
+    delivery.into_iter().collect()
 }
 
 /// Whether an error passes by itself, so that the run waits instead of failing.

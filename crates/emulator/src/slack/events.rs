@@ -229,6 +229,23 @@ pub(crate) fn command_form(fields: &[(&str, &str)]) -> Bytes {
     Bytes::from(encode_all(fields.iter().copied()))
 }
 
+/// Names what a delivery tells of a message's writing or edit by the workspace, the place and the time: a message that was
+/// found in a list is told from others by the same.
+pub(crate) fn message_name(body: &[u8]) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let told = |path: &str| body.pointer(path).and_then(Value::as_str);
+    let (team, channel) =
+        (told("/team_id")?, told("/event/channel").filter(|_| told("/event/type") == Some("message"))?);
+    match told("/event/subtype") {
+        Some("message_deleted") => None,
+        Some("message_changed") => {
+            let (ts, edited) = (told("/event/message/ts")?, told("/event/message/edited/ts")?);
+            Some(format!("message.message_changed:{team}:{channel}:{ts}:{edited}"))
+        }
+        Some(_) | None => Some(format!("message:{team}:{channel}:{}", told("/event/ts")?)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

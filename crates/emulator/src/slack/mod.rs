@@ -403,6 +403,10 @@ impl Provider for SlackProvider {
         Ok(())
     }
 
+    fn known_as(&self, parcel: &Parcel) -> String {
+        events::message_name(&parcel.body).unwrap_or_else(|| parcel.id.clone())
+    }
+
     fn gap(&self, parcel: &Parcel, answer: Option<&Response<Bytes>>) -> Option<Duration> {
         self.wait(parcel, answer)
     }

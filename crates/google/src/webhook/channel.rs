@@ -112,6 +112,22 @@ pub fn event(delivery: &RawDelivery) -> Result<Option<Event>> {
     }))
 }
 
+/// Makes the notification that should have come of a calendar after an event in it was changed. It came by no channel.
+pub(crate) fn missed(calendar: Option<&str>, changed: &str, at: &str) -> Event {
+    let payload = json!({
+        "channel_id": "", "resource_id": "", "resource_state": "exists", "message_number": 0, "calendar": calendar,
+        "expires_at": null, "palisade_healed": true,
+    });
+    Event {
+        id: EventId::new(format!("healed:{changed}:{at}")),
+        kind: CALENDAR_CHANGED.to_owned(),
+        account: calendar.map(str::to_owned),
+        created: None,
+        ordering_key: calendar.map(str::to_owned),
+        payload: Bytes::from(payload.to_string()),
+    }
+}
+
 /// Reads the calendar out of `https://www.googleapis.com/calendar/v3/calendars/{id}/events?alt=json`.
 fn calendar_of(uri: &str) -> Option<String> {
     let (_, rest) = uri.split_once("/calendars/")?;

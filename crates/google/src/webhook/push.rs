@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use palisade_core::webhook::{Event, RawDelivery, Refusal, unreadable};
 use palisade_core::{EventId, Result, Timestamp};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Jwks, MAIL_CHANGED, PushTrust, Trust, jwt};
 use crate::time::rfc3339;
@@ -74,6 +74,15 @@ pub fn event(body: &Bytes) -> Result<Event> {
         ordering_key: Some(push.mailbox),
         payload: body.clone(),
     })
+}
+
+/// Makes the notification that should have come of a mailbox whose history stood there.
+pub(crate) fn missed(mailbox: &str, history_id: u64) -> Option<Event> {
+    let id = format!("healed:{mailbox}:{history_id}");
+    let data = json!({ "emailAddress": mailbox, "historyId": history_id }).to_string();
+    let message = json!({ "data": STANDARD.encode(data), "messageId": id });
+    let body = json!({ "message": message, "palisade_healed": true }).to_string();
+    event(&Bytes::from(body)).ok()
 }
 
 /// As [`event`], for what is inside.

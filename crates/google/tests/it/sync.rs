@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 use http::{Request, Response};
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State};
+use palisade_core::sync::{Change, Cursor, Missing, Next, Page, Site, Source, Span, State};
 use palisade_core::webhook::Event;
 use palisade_core::{Call, ErrorKind, Priority, Result, StreamName};
-use palisade_google::GoogleSource;
 use palisade_google::sync::{EVENTS, MESSAGES, MailDepth};
+use palisade_google::{GoogleSource, TypedEvent};
 use proptest::prelude::{any, proptest};
 use serde_json::{Value, json};
 
@@ -298,7 +298,7 @@ fn a_notification_tells_of_all_before_it() {
     let told = |stream: &str, record: &str| {
         let state = State::Present(record.to_owned().into());
         let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
-        let told = GoogleSource::new().told(&change)?;
+        let told = GoogleSource::new().told(&change, None)?;
         Some((told.at.millis(), told.by[0], told.is_notice))
     };
     let mail = r#"{"id":"1","internalDate":"1767225600123"}"#;
@@ -306,4 +306,34 @@ fn a_notification_tells_of_all_before_it() {
     assert_eq!(told(MESSAGES, mail), Some((1_767_225_600_123, "gmail.changed", true)));
     assert_eq!(told(EVENTS, meeting), Some((1_767_225_600_123, "calendar.changed", true)));
     assert_eq!((told(MESSAGES, meeting), told(EVENTS, mail), told("nothing", mail)), (None, None, None));
+}
+
+/// Fails when what is made of a change that no notification told of cannot be read as the notification, or is not the same
+/// whenever it is made.
+#[test]
+fn a_notification_is_made_of_what_none_told_of() {
+    let made = |stream: &str, id: &str, record: &str, account: Option<&str>| {
+        let state = State::Present(record.to_owned().into());
+        let change = Change { stream: stream.into(), id: id.into(), span: SPAN, state };
+        let site = Site { account: account.map(str::to_owned), ..site(None, 10) };
+        let event = GoogleSource::new().event_of(&site, &Missing { change: &change, held: None, place: None })?;
+        assert_eq!(
+            Some(&event),
+            GoogleSource::new().event_of(&site, &Missing { change: &change, held: None, place: None }).as_ref()
+        );
+        Some((TypedEvent::parse(&event).unwrap(), event))
+    };
+    let mail = r#"{"id":"m1","historyId":"77","internalDate":"1767225600123"}"#;
+    let (typed, event) = made(MESSAGES, "m1", mail, Some("ada@example.com")).unwrap();
+    let TypedEvent::MailChanged(changed) = typed else { panic!("{typed:?}") };
+    assert_eq!((changed.mailbox.as_str(), changed.history_id, changed.published_at), ("ada@example.com", 77, None));
+    assert_eq!((event.account.as_deref(), event.created), (Some("ada@example.com"), None));
+    assert!(made(MESSAGES, "m1", mail, None).is_none(), "a notification names its mailbox");
+
+    let meeting = r#"{"id":"e1","updated":"2026-01-01T00:00:00.123Z"}"#;
+    let (typed, event) = made(EVENTS, "e1", meeting, Some("ada@example.com")).unwrap();
+    let TypedEvent::CalendarChanged(changed) = typed else { panic!("{typed:?}") };
+    assert_eq!((changed.calendar.as_deref(), changed.channel.as_str()), (Some("ada@example.com"), ""));
+    let again = r#"{"id":"e1","updated":"2026-01-02T00:00:00.123Z"}"#;
+    assert_ne!(event.id, made(EVENTS, "e1", again, Some("ada@example.com")).unwrap().1.id, "changed again");
 }

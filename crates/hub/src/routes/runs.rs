@@ -101,7 +101,7 @@ pub(crate) struct RunOut<'a> {
 struct MissedOut {
     run: i64,
     stream: String,
-    /// One of both: events of the provider's list, or records where it lists none.
+    /// Events, which handlers see, and records of which the provider's list shows no more; those of which there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,8 +117,8 @@ impl MissedOut {
         (run.missed.count > 0).then(|| Self {
             run: run.id.0,
             stream: run.key.stream.to_string(),
-            events: (!run.missed_records()).then_some(run.missed.count),
-            records: run.missed_records().then_some(run.missed.count),
+            events: Some(run.missed.events()).filter(|count| *count > 0),
+            records: Some(run.missed.records).filter(|count| *count > 0),
             from: run.missed.from.map(rfc3339),
             to: run.missed.to.map(rfc3339),
             healed_at: rfc3339(run.finished_at.unwrap_or(run.progressed_at)),
@@ -127,7 +127,8 @@ impl MissedOut {
     }
 }
 
-/// Says what a run found that webhooks should have brought: `12 events missed 14:02–14:31, healed 14:33`, or so many records.
+/// Says what a run found that webhooks should have brought: `12 events missed 14:02–14:31, healed 14:33`, or so many
+/// records, or `2 events and 1 record`.
 /// Times are UTC; the day is told where it is not the day of the healing.
 pub(crate) fn healed(run: &Run) -> String {
     let at = run.finished_at.unwrap_or(run.progressed_at);
@@ -135,15 +136,19 @@ pub(crate) fn healed(run: &Run) -> String {
     let minute = |at: Timestamp| rfc3339(at).get(11..16).unwrap_or_default().to_owned();
     let moment =
         |one: Timestamp| if day(one) == day(at) { minute(one) } else { format!("{} {}", day(one), minute(one)) };
-    let what = if run.missed_records() { "record" } else { "event" };
-    let count = run.missed.count;
-    let plural = if count == 1 { "" } else { "s" };
+    let counted = |count: u64, one: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {one}")),
+        _ => Some(format!("{count} {one}s")),
+    };
+    let what = [counted(run.missed.events(), "event"), counted(run.missed.records, "record")];
+    let what = what.into_iter().flatten().collect::<Vec<_>>().join(" and ");
     let span = match (run.missed.from, run.missed.to) {
         (Some(from), Some(to)) if minute(from) == minute(to) && day(from) == day(to) => format!(" {}", moment(from)),
         (Some(from), Some(to)) => format!(" {}–{}", moment(from), moment(to)),
         (_, _) => String::new(),
     };
-    format!("{count} {what}{plural} missed{span}, healed {}", minute(at))
+    format!("{what} missed{span}, healed {}", minute(at))
 }
 
 /// How long a run may make no progress: twice the longest wait between two of its attempts.
@@ -476,7 +481,7 @@ mod tests {
         let at = |day: i64, hour: i64, minute: i64| day * DAY + hour * 3_600 + minute * 60 + 59;
         let check = |count, from: Option<i64>, to: Option<i64>, expected: &str| {
             let seconds = |at: Option<i64>| at.map(Timestamp::from_seconds);
-            let run = run(Missed { count, from: seconds(from), to: seconds(to) }, at(1, 14, 33));
+            let run = run(Missed { count, records: 0, from: seconds(from), to: seconds(to) }, at(1, 14, 33));
             assert_eq!(healed(&run), expected);
         };
         check(12, Some(at(1, 14, 2)), Some(at(1, 14, 31)), "12 events missed 14:02–14:31, healed 14:33");
@@ -484,10 +489,8 @@ mod tests {
         let over_night = "2 events missed 1970-01-01 23:50–00:10, healed 14:33";
         check(2, Some(at(0, 23, 50)), Some(at(1, 0, 10)), over_night);
         check(3, None, None, "3 events missed, healed 14:33");
-        // A run over records has written what it missed.
-        let missed = Missed { count: 2, from: None, to: None };
-        let records =
-            Run { counts: MergeCounts { updated: 2, ..MergeCounts::default() }, ..run(missed, at(1, 14, 33)) };
-        assert_eq!(healed(&records), "2 records missed, healed 14:33");
+        let of = |count, records| healed(&run(Missed { count, records, from: None, to: None }, at(1, 14, 33)));
+        assert_eq!(of(2, 2), "2 records missed, healed 14:33");
+        assert_eq!(of(3, 1), "2 events and 1 record missed, healed 14:33");
     }
 }

@@ -279,7 +279,8 @@ fn split(
     let verified = verified.map_err(|refusal| refused(shared, endpoint, refusal))?;
     let (result, reply, events) = match webhook.events(&verified) {
         Ok(Parsed { reply, events }) => {
-            let events = events.into_iter().map(|event| new_event(shared, endpoint, verified.body(), event)).collect();
+            let new = |event| new_event(shared, webhook, &endpoint.provider, verified.body(), event);
+            let events = events.into_iter().map(new).collect();
             (Delivered::Accepted, reply, events)
         }
         Err(error) => {
@@ -326,9 +327,10 @@ fn stored(
     Ended::new(result, answer(reply))
 }
 
-fn new_event(shared: &Shared, endpoint: &Endpoint, body: &Bytes, event: Event) -> NewEvent {
+fn new_event(shared: &Shared, webhook: &dyn Webhook, provider: &str, body: &Bytes, event: Event) -> NewEvent {
     NewEvent {
-        wanted: shared.worker.wants(&endpoint.provider, &event.kind),
+        subscription: webhook.subscription(&event),
+        wanted: shared.worker.wants(provider, &event.kind),
         priority: shared.worker.priority(&event.kind),
         id: event.id,
         kind: event.kind,

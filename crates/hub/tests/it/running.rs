@@ -359,6 +359,7 @@ async fn an_endpoint_that_misses_what_the_provider_lists_is_told_as_silent() {
     let event = |id: &str| NewEvent {
         id: id.into(),
         kind: "customer.updated".to_owned(),
+        subscription: None,
         account: None,
         created: None,
         ordering_key: None,

@@ -93,11 +93,10 @@ async fn run_in_review(fixture: &Fixture) -> Run {
 async fn what_a_run_healed_is_told_as_what_it_is() {
     let fixture = fixture().with_connection().await;
     let at = |minutes: u64| Some(NOW.minus(Duration::from_secs(60 * minutes)));
-    let missed = |count| Missed { count, from: at(31), to: at(2) };
-    ended(&fixture, RunMode::Incremental, |page| PageCommit { missed: missed(12), ..page }).await;
-    let changes = (0..2).map(change).collect();
-    let run = ended(&fixture, RunMode::Incremental, |page| PageCommit { changes, missed: missed(2), ..page }).await;
-    assert_eq!((run.missed.count, run.missed_records()), (2, true));
+    let missed = |count, records| Missed { count, records, from: at(31), to: at(2) };
+    ended(&fixture, RunMode::Incremental, |page| PageCommit { missed: missed(12, 0), ..page }).await;
+    let run = ended(&fixture, RunMode::Incremental, |page| PageCommit { missed: missed(2, 2), ..page }).await;
+    assert_eq!((run.missed.events(), run.missed.records), (0, 2));
 
     let told = fixture.get("/api/v1/connections/acme-stripe/healings").await.json();
     let [records, events] = &told["healings"].as_array().unwrap()[..] else { panic!("{told}") };

@@ -171,7 +171,7 @@ fn webhooks_tell_of_what_recipients_and_their_servers_did() {
     let told = |stream: &str, record: &str| {
         let state = State::Present(record.to_owned().into());
         let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
-        let told = SendGridSource::new().told(&change)?;
+        let told = SendGridSource::new().told(&change, None)?;
         Some((told.at.millis(), told.by[0], told.is_notice))
     };
     let entry = r#"{"email":"a@x.example","created":1767225600}"#;

@@ -164,6 +164,7 @@ impl World {
             let verified = self.verified(raw);
             let parsed = SlackWebhook.events(&verified).unwrap();
             let events = parsed.events.into_iter().map(|event| NewEvent {
+                subscription: SlackWebhook.subscription(&event),
                 wanted: self.worker.wants("slack", &event.kind),
                 priority: 0,
                 id: event.id,

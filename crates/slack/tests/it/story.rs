@@ -11,9 +11,10 @@ use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     Connection, ConnectionState, Connections, Inbox, NewDelivery, NewEvent, Queue, Records, RunMode, StreamKey,
 };
+use palisade_core::webhook::Webhook;
 use palisade_core::worker::{Handled, Worker, WorkerSettings, handler};
 use palisade_core::{Client, Clock, ConnectionId, Provider, Timestamp};
-use palisade_slack::{SlackProvider, SlackSource};
+use palisade_slack::{SlackProvider, SlackSource, SlackWebhook};
 use serde_json::{Value, json};
 
 use super::webhook::{callback, parse};
@@ -84,6 +85,7 @@ impl Story {
         let body = callback(&inner).replace("Ev1", &format!("Ev{}", self.events));
         let parsed = parse(&body).unwrap();
         let events = parsed.events.into_iter().map(|event| NewEvent {
+            subscription: SlackWebhook.subscription(&event),
             wanted: self.worker.wants("slack", &event.kind),
             priority: 0,
             id: event.id,

@@ -417,20 +417,3 @@ fn events_that_tell_less_than_happened_have_streams_read_anew() {
     assert_eq!(names(&source, "message"), [""; 0]);
     assert_eq!(names(&source.without_messages(), "channel_id_changed"), [""; 0]);
 }
-
-/// Fails when what no webhook tells of is called missed, or the time of what one tells of is read from elsewhere.
-#[test]
-fn webhooks_tell_of_messages_written_and_edited() {
-    let told = |stream: &str, record: &str| {
-        let state = State::Present(record.to_owned().into());
-        let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
-        let told = SlackSource::new().told(&change)?;
-        Some((told.at.millis(), told.by[0], told.is_notice))
-    };
-    let at = |record: &str| told("messages", record).map(|(at, by, is_notice)| (at, by == "message" && !is_notice));
-    assert_eq!(at(r#"{"ts":"1767225600.123456"}"#), Some((1_767_225_600_123, true)));
-    let edited = r#"{"ts":"1767225600.123456","edited":{"user":"U1","ts":"1767225700.000000"}}"#;
-    assert_eq!(at(edited), Some((1_767_225_700_000, true)));
-    assert_eq!(at("{}"), None);
-    assert_eq!(told("users", r#"{"ts":"1767225600.123456"}"#), None, "a list tells no times");
-}

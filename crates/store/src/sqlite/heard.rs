@@ -18,7 +18,7 @@ struct Noted {
 
 /// Notes how an event came.
 pub(super) fn note(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, new: bool) -> Result<(), Fault> {
-    let (endpoint, kind, at) = (delivery.endpoint.as_str(), event.kind.as_str(), delivery.received_at.millis());
+    let (endpoint, kind, at) = (delivery.endpoint.as_str(), event.heard_as(), delivery.received_at.millis());
     let walked = delivery.body.is_empty();
     if walked && !(new && event.wanted) {
         return Ok(());

@@ -24,7 +24,7 @@ const GUARD_SHARE: u64 = 5;
 /// The columns of [`run`].
 const RUN: &str = "id, connection, name, mode, state, cursor, pages, added, updated, deleted, unchanged, older, \
      resumed, started_at, progressed_at, finished_at, stop, began, bad, total, feed_from, feed_to, missed, missed_from, \
-     missed_to";
+     missed_to, missed_records";
 
 pub(super) fn mode_number(mode: RunMode) -> i64 {
     match mode {
@@ -73,7 +73,7 @@ fn run(row: &Row<'_>) -> Result<Run, Fault> {
         total: number(19)?,
         feed_from: number(20)?,
         feed_to: number(21)?,
-        missed: Missed { count: count(22)?, from: time(23)?, to: time(24)? },
+        missed: Missed { count: count(22)?, records: count(25)?, from: time(23)?, to: time(24)? },
     })
 }
 
@@ -215,7 +215,7 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
 
 fn note_missed(tx: &Tx<'_>, run: RunId, missed: Missed) -> Result<(), Fault> {
     tx.prepare(
-        "UPDATE palisade_run SET missed = missed + ?2, \
+        "UPDATE palisade_run SET missed = missed + ?2, missed_records = missed_records + ?5, \
          missed_from = min(coalesce(missed_from, ?3), coalesce(?3, missed_from)), \
          missed_to = max(coalesce(missed_to, ?4), coalesce(?4, missed_to)) WHERE id = ?1",
     )?
@@ -224,6 +224,7 @@ fn note_missed(tx: &Tx<'_>, run: RunId, missed: Missed) -> Result<(), Fault> {
         missed.count.cast_signed(),
         missed.from.map(Timestamp::millis),
         missed.to.map(Timestamp::millis),
+        missed.records.cast_signed(),
     ])?;
     Ok(())
 }

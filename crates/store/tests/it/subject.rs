@@ -85,6 +85,7 @@ pub(crate) fn delivery(id: &str, body: Bytes) -> NewDelivery {
         events: vec![NewEvent {
             id: id.into(),
             kind: "invoice.paid".to_owned(),
+            subscription: None,
             account: None,
             created: None,
             ordering_key: None,

@@ -19,6 +19,7 @@ pub(super) fn event(id: &str) -> NewEvent {
     NewEvent {
         id: id.into(),
         kind: "invoice.paid".to_owned(),
+        subscription: None,
         account: None,
         created: None,
         ordering_key: None,

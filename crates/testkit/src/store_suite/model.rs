@@ -161,6 +161,7 @@ impl Model {
         let events = (0..self.below(4)).map(|_| NewEvent {
             id: format!("evt_{}", self.below(14)).into(),
             kind: self.pick(&["invoice.paid", "customer.updated"]).unwrap_or_default().to_owned(),
+            subscription: None,
             account: self.one_in(3).then(|| "acct_1".to_owned()),
             created: self.one_in(2).then(|| self.near()),
             ordering_key: self.pick(&[None, None, Some("k1".to_owned()), Some("k2".to_owned())]).flatten(),

@@ -452,7 +452,7 @@ pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     ok(store.commit_page(walk.clone()).await);
     walk.deliveries = vec![delivery(6, vec![at("e9", Some(900))])];
     // What the page says of itself counts beside them.
-    walk.missed = Missed { count: 2, from: Some(Timestamp(150)), to: Some(Timestamp(950)) };
+    walk.missed = Missed { count: 2, records: 2, from: Some(Timestamp(150)), to: Some(Timestamp(950)) };
     ok(store.commit_page(walk).await);
     ok(store.end_run(done(lease, &run)).await);
     let lease = hold(store, sync(RunMode::Incremental), 8).await;
@@ -460,7 +460,7 @@ pub async fn missed_events_are_kept_with_their_run(store: &dyn Store) {
     ok(store.end_run(done(lease, &other)).await);
     let healed = ok(store.healings("acme".into(), 9).await);
     let told: Vec<_> = healed.iter().map(|run| (run.id, run.missed)).collect();
-    let missed = Missed { count: 5, from: Some(Timestamp(150)), to: Some(Timestamp(950)) };
+    let missed = Missed { count: 5, records: 2, from: Some(Timestamp(150)), to: Some(Timestamp(950)) };
     same(told, vec![(run.id, missed)], "what was missed");
     same(ok(store.healings("other".into(), 9).await).len(), 0, "of one connection");
     same(ok(store.healings("acme".into(), 0).await).len(), 0, "bounded");

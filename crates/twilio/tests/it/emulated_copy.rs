@@ -1,18 +1,20 @@
 //! Three copies of one emulated account: one read whole at the end, one read on after every round, one told by
 //! callbacks that come late, twice and in any order. Once all is quiet they are the same, and equal the account.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::clock::TokioClock;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::RunMode;
+use palisade_core::webhook::{Event, Verified, Webhook};
 use palisade_core::{Random, Secret, Timestamp};
 use palisade_emulator::Fault;
 use palisade_emulator::twilio::{Twilio as Emulator, TwilioConfig};
 use palisade_testkit::{AccountCopy, EmulatorTransport, PostBox, clock_from};
 use palisade_twilio::sid::AccountSid;
-use palisade_twilio::{TwilioProvider, auth};
+use palisade_twilio::{TwilioProvider, TwilioWebhook, TypedEvent, auth};
 
 use super::fake::ACCOUNT;
 
@@ -138,4 +140,60 @@ async fn a_copy_is_made_within_the_limits_it_meets() {
     assert_eq!(copied.records("messages").await, emulator.truth());
     let ledger = emulator.ledger();
     assert_eq!((ledger.throttles, ledger.early_after_retry_after), (2, 0));
+}
+
+/// Fails when no event is made of an inbound message whose webhook was lost, when it differs from that in what a handler
+/// goes by, or when the webhook, coming late, is handled a second time.
+#[tokio::test(start_paused = true)]
+async fn a_lost_inbound_message_reaches_the_handlers_once() {
+    let clock = Arc::new(TokioClock::starting_at(BEGIN));
+    let posted = PostBox::new();
+    let emulator = Emulator::offline(TwilioConfig {
+        account_sid: ACCOUNT.to_owned(),
+        inbound_url: Some(HOOK.to_owned()),
+        clock: clock_from(BEGIN),
+        poster: Some(posted.poster()),
+        ..TwilioConfig::default()
+    });
+    let secret = Secret::from(emulator.auth_token());
+    let copied = copy(&emulator, &clock, 7).await;
+    let received = async |text: &str, media: &[&str]| {
+        let sid = emulator.receive("+15005550010", FROM, text, media);
+        emulator.drain_webhooks().await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        (sid, posted.take())
+    };
+    for raw in received("heard", &[]).await.1 {
+        copied.receive(raw, &secret).await;
+    }
+    copied.run(RunMode::Incremental).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    let (plain, mut late) = received("lost", &[]).await;
+    let (picture, more) = received("look", &["https://api.twilio.example/1.png"]).await;
+    late.extend(more);
+    copied.run(RunMode::Incremental).await;
+    let made = copied.events().await.split_off(1);
+    let names: Vec<_> = made.iter().map(|event| event.event.ordering_key.clone().unwrap()).collect();
+    assert_eq!(names.iter().collect::<BTreeSet<_>>(), [plain, picture].iter().collect());
+    let [healed] = copied.healed().await[..] else { panic!("one run found them") };
+    assert_eq!((healed.count, healed.records), (2, 0), "{healed:?}");
+    for raw in late {
+        let verified =
+            Verified::check(&TwilioWebhook::new(), raw.clone(), std::slice::from_ref(&secret), BEGIN).unwrap();
+        let sent = TwilioWebhook::new().events(&verified).unwrap().events.remove(0);
+        let made = made.iter().find(|made| made.event.id == sent.id).unwrap();
+        assert_eq!((&made.event.kind, &made.event.account), (&sent.kind, &sent.account));
+        let inbound = |event: &Event| {
+            let TypedEvent::MessageReceived(message) = TypedEvent::parse(event).unwrap() else { panic!("{event:?}") };
+            message
+        };
+        let (made, sent) = (inbound(&made.event), inbound(&sent));
+        assert_eq!(sent.media.len(), sent.media_count);
+        // The list does not show where its media are.
+        assert_eq!(made.media_count, sent.media_count);
+        assert_eq!((made.message, made.from, made.to, made.body), (sent.message, sent.from, sent.to, sent.body));
+        copied.receive(raw, &secret).await;
+    }
+    assert_eq!(copied.events().await.len(), 3, "nothing is handled twice");
 }

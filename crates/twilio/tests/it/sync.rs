@@ -165,7 +165,7 @@ fn a_webhook_tells_of_what_comes_in() {
     let told = |stream: &str, record: &str| {
         let state = State::Present(record.to_owned().into());
         let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
-        let told = TwilioSource::new().told(&change)?;
+        let told = TwilioSource::new().told(&change, None)?;
         Some((told.at.millis(), told.by[0], told.is_notice))
     };
     let message = |direction: &str| {

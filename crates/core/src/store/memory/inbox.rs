@@ -91,12 +91,13 @@ impl InboxModel {
             return;
         }
         let kinds = self.heard.entry(endpoint.clone()).or_default();
-        if kinds.len() >= HEARD_KINDS_MAX && !kinds.contains_key(&event.kind) {
+        if kinds.len() >= HEARD_KINDS_MAX && !kinds.contains_key(event.heard_as()) {
             return;
         }
         let last = kinds.values().filter_map(|one| one.heard_at).max();
-        let new = || Heard { kind: event.kind.clone(), heard_at: None, found: 0, found_from: None, found_to: None };
-        let one = kinds.entry(event.kind.clone()).or_insert_with(new);
+        let new =
+            || Heard { kind: event.heard_as().to_owned(), heard_at: None, found: 0, found_from: None, found_to: None };
+        let one = kinds.entry(event.heard_as().to_owned()).or_insert_with(new);
         if !walked {
             let moves = |heard: Timestamp| {
                 at.0.saturating_sub(heard.0) >= HEARD_EVERY_MS || (at > heard && one.found_to >= Some(heard))

@@ -144,6 +144,7 @@ async fn an_event_has_a_job_of_its_own_and_follows_it() {
     let event = NewEvent {
         id: "evt_1".into(),
         kind: "thing.updated".to_owned(),
+        subscription: None,
         account: None,
         created: None,
         ordering_key: None,

@@ -7,13 +7,14 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, passes, unsure_span,
+    Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, Findings, PROVIDER_SKEW_MAX, Read, Task, decode, passes,
+    unsure_span,
 };
 use crate::call::{Call, Priority};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RecordId;
-use crate::store::{Merge, MergeCounts, Missed, PageCommit, RunId, StreamKey};
+use crate::store::{Merge, MergeCounts, PageCommit, RunId, StreamKey};
 use crate::sync::{BadRecord, Change, Cursor, Span, State};
 
 /// How long a page may take to be read, all waits for its turn included. The pipeline's own deadlines are far shorter;
@@ -54,12 +55,15 @@ impl Driver<'_> {
 
     /// Commits a page and returns what it did; records that cannot be ordered are fetched, which orders them. One that
     /// cannot be read is set aside with its page.
-    pub(super) async fn commit(&self, key: &StreamKey, ears: &Ears, mut page: PageCommit) -> Result<Committed> {
-        let mut fetched_missed = Missed::default();
+    pub(super) async fn commit(&self, task: &Task<'_>, ears: &Ears, mut page: PageCommit) -> Result<Committed> {
+        let key = &task.key;
+        let mut fetched_missed = Findings::default();
         for _ in 0..=FETCH_ROUNDS_MAX {
-            page.missed = fetched_missed;
-            page.missed.join(self.missed(ears, key, &page.changes).await?);
-            let committed = self.store.commit_page(page.clone()).await?;
+            let mut with_missed = page.clone();
+            let mut missed = self.missed(ears, key, &page.changes).await?;
+            missed.join(fetched_missed.clone());
+            missed.into_page(task, &mut with_missed);
+            let committed = self.store.commit_page(with_missed).await?;
             if committed.fetch.is_empty() {
                 let mut counts = committed.counts;
                 counts += page.fetched;

@@ -465,6 +465,7 @@ pub(super) fn of_provider(world: &World, provider: &str, kinds: &[&str]) -> NewD
     let events = (0..).zip(kinds).map(|(n, kind)| NewEvent {
         id: format!("{provider} {n}").into(),
         kind: (*kind).to_owned(),
+        subscription: None,
         account: None,
         created: None,
         ordering_key: None,

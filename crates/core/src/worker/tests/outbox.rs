@@ -563,6 +563,7 @@ async fn deliver(world: &World) -> EventRow {
     let event = NewEvent {
         id: "evt_1".into(),
         kind: "order".to_owned(),
+        subscription: None,
         account: None,
         created: None,
         ordering_key: None,

@@ -18,7 +18,9 @@ use crate::secret::Secret;
 pub(super) use crate::store::faulty::{Fault, Faulty};
 use crate::store::*;
 use crate::sync::watch::{Watch, WatchAsk, WatchSpec, Watcher};
-use crate::sync::{BadRecord, Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
+use crate::sync::{
+    BadRecord, Change, Cursor, Missing, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told,
+};
 use crate::webhook::{Event, Parsed, RawDelivery, Refusal, Reply, Verified, Webhook};
 
 pub(super) const START: Timestamp = Timestamp(1_700_000_000_000);
@@ -59,6 +61,8 @@ pub(super) struct Truth {
     pub(super) broken_events: Vec<u64>,
     /// Of which things a webhook should tell: when, and whether as a notice.
     pub(super) told: BTreeMap<String, (Timestamp, bool)>,
+    /// Events can be made of things that a webhook should have told of.
+    pub(super) makes_events: bool,
     /// Things that are in no list, though they can be asked for.
     pub(super) unlisted: BTreeSet<String>,
     /// Things of which an answer of their own is too large.
@@ -362,9 +366,18 @@ impl Source for Fake {
         Ok(change(&body, span))
     }
 
-    fn told(&self, change: &Change) -> Option<Told> {
+    fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         let (at, is_notice) = *self.truth().told.get(change.id.as_str())?;
         Some(Told { at, by: &["thing.updated"], is_notice })
+    }
+
+    fn event_of(&self, _site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        let id = missing.change.id.as_str();
+        let n = {
+            let truth = self.truth();
+            truth.log.iter().rposition(|(_, of, _)| of == id).filter(|_| truth.makes_events)?
+        };
+        Some(self.event(n))
     }
 
     fn complete(&self, site: &Site, event: &Event) -> Result<Option<http::Request<Bytes>>> {
@@ -390,7 +403,9 @@ impl Source for Fake {
         }
         let body: Json = serde_json::from_slice(&event.payload)
             .map_err(|_| Error::new(ErrorKind::Decode, "the event is not JSON"))?;
-        let mut change = change(&body, Span::second(event.created.unwrap()));
+        // Only a notice made of what a run found says nothing of its time.
+        let Some(created) = event.created else { return Ok(Vec::new()) };
+        let mut change = change(&body, Span::second(created));
         if event.kind == NOTICE && body.get("value").is_none() {
             change.state = State::Unclear;
         }
@@ -468,6 +483,7 @@ impl World {
             priority: self.worker.priority(&event.kind),
             id: event.id,
             kind: event.kind,
+            subscription: None,
             account: event.account,
             created: event.created,
             ordering_key: event.ordering_key,

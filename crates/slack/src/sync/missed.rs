@@ -1,0 +1,122 @@
+//! Messages no event told of: when they were written, who should have told, and the events that should have come.
+//!
+//! Slack does not list its events. A message of a list shows enough to make the event of its writing or of its last
+//! edit; of whom it is not: an app is not told what its own id is, so what any app wrote is counted and made no event of,
+//! lest a product answers itself.
+
+use bytes::Bytes;
+use palisade_core::sync::{Change, Missing, Site, State, Told};
+use palisade_core::webhook::Event;
+use palisade_core::{RecordId, StreamName, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{CONVERSATIONS, MESSAGES};
+use crate::json::{text, ts_millis};
+use crate::webhook::{MESSAGE, MESSAGE_CHANGED, message_event_id, subscription_of};
+
+/// A message of a list, as far as it says when it was written.
+#[derive(Deserialize)]
+struct Written {
+    ts: String,
+    edited: Option<Edited>,
+}
+
+#[derive(Deserialize)]
+struct Edited {
+    ts: String,
+}
+
+impl Written {
+    fn read(message: &[u8]) -> Option<Self> {
+        serde_json::from_slice(message).ok()
+    }
+
+    /// The time of its writing or of its last edit; the time of any other change does not stand in it.
+    fn last(&self) -> &str {
+        self.edited.as_ref().map_or(&self.ts, |edited| &edited.ts)
+    }
+}
+
+/// Says when a message was written or edited, and by which subscription that is told: there is one for each kind of
+/// conversation. Of a conversation that is not here only direct messages are known for what they are.
+pub(super) fn told(change: &Change, conversation: Option<&Bytes>) -> Option<Told> {
+    let State::Present(message) = &change.state else { return None };
+    let at = Timestamp(ts_millis(Written::read(message).filter(|_| change.stream.as_str() == MESSAGES)?.last())?);
+    let (channel, _) = change.id.as_str().split_once(':')?;
+    let by = subscription_of(kind_of(channel, conversation)?)?;
+    Some(Told { at, by: std::slice::from_ref(by), is_notice: false })
+}
+
+/// Names a message's conversation.
+pub(super) fn belongs_to(stream: &StreamName, id: &RecordId) -> Option<(StreamName, RecordId)> {
+    let (channel, _) = id.as_str().split_once(':').filter(|_| stream.as_str() == MESSAGES)?;
+    Some((StreamName::new(CONVERSATIONS), RecordId::new(channel)))
+}
+
+/// Makes the event of a message's writing, or of its last edit where the message itself was here.
+pub(super) fn event_of(site: &Site, missing: &Missing<'_>) -> Option<Event> {
+    let (channel, ts) = missing.change.id.as_str().split_once(':')?;
+    let State::Present(data) = &missing.change.state else { return None };
+    let conversation: Option<Value> = missing.place.and_then(|place| serde_json::from_slice(place).ok());
+    let of_conversation = conversation.as_ref().and_then(|one| text(one, "context_team_id"));
+    let account = site.account.as_deref().or(of_conversation)?;
+    let message: Value = serde_json::from_slice(data).ok().filter(|message| !is_of_an_app(message))?;
+    let at = json!({ "channel": channel, "channel_type": kind_of(channel, missing.place)? });
+    let (kind, happened, mut inner) = match missing.held {
+        None => {
+            let kind = text(&message, "subtype").map_or(MESSAGE.to_owned(), |subtype| format!("{MESSAGE}.{subtype}"));
+            (kind, ts.to_owned(), message)
+        }
+        Some(held) => {
+            let edited = Written::read(data)?.edited?.ts;
+            let before: Value = serde_json::from_slice(held).ok()?;
+            let inner = json!({
+                "type": MESSAGE, "subtype": "message_changed", "hidden": true, "ts": edited,
+                "message": message, "previous_message": before,
+            });
+            (MESSAGE_CHANGED.to_owned(), edited, inner)
+        }
+    };
+    if let (Value::Object(inner), Value::Object(at)) = (&mut inner, at) {
+        inner.extend(at);
+        inner.insert("event_ts".to_owned(), happened.clone().into());
+    }
+    let id = message_event_id(account, &kind, &inner)?;
+    let payload = json!({
+        "type": "event_callback", "team_id": account, "event_id": id.as_str(), "event": inner,
+        "event_time": ts_millis(&happened)? / 1_000, "palisade_healed": true,
+    });
+    Some(Event {
+        id,
+        kind,
+        account: Some(account.to_owned()),
+        created: ts_millis(&happened).map(Timestamp),
+        ordering_key: Some(channel.to_owned()),
+        payload: Bytes::from(payload.to_string()),
+    })
+}
+
+/// Tells whether an app wrote a message; which one, our own or another, the list does not say.
+fn is_of_an_app(message: &Value) -> bool {
+    ["app_id", "bot_id"].iter().any(|name| text(message, name).is_some())
+        || message.get("bot_profile").is_some_and(Value::is_object)
+}
+
+/// Returns the `channel_type` of a conversation's events.
+fn kind_of(channel: &str, conversation: Option<&Bytes>) -> Option<&'static str> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Kind {
+        is_im: bool,
+        is_mpim: bool,
+        is_private: bool,
+    }
+    let Some(conversation) = conversation else { return channel.starts_with('D').then_some("im") };
+    Some(match serde_json::from_slice(conversation).ok()? {
+        Kind { is_im: true, .. } => "im",
+        Kind { is_mpim: true, .. } => "mpim",
+        Kind { is_private: true, .. } => "group",
+        Kind { .. } => "channel",
+    })
+}
