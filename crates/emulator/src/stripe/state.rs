@@ -489,6 +489,14 @@ impl World {
     }
 }
 
+/// Throws dice for an identifier.
+fn roll(dice: &mut u64, prefix: &str, length: usize) -> String {
+    let mut thrown = Dice(*dice);
+    let id = thrown.name(prefix, length);
+    *dice = thrown.0;
+    id
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -518,12 +526,4 @@ mod tests {
         assert!(matches_pattern("invoice.*", "invoice.paid"));
         assert!(!matches_pattern("invoice.paid", "invoice.created"));
     }
-}
-
-/// Throws dice for an identifier.
-fn roll(dice: &mut u64, prefix: &str, length: usize) -> String {
-    let mut thrown = Dice(*dice);
-    let id = thrown.name(prefix, length);
-    *dice = thrown.0;
-    id
 }

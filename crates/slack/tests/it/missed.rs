@@ -174,9 +174,13 @@ async fn lost_messages_reach_the_handlers_once() {
     let say = |private: bool, text: &str| emulator.post(of(private), &person, text, None).unwrap();
     let wait = async |seconds| tokio::time::sleep(Duration::from_secs(seconds)).await;
     let said = async || -> Vec<(String, Option<String>)> {
-        let text = |event: &StoredEvent| match TypedEvent::parse(&event.event).unwrap() {
-            TypedEvent::Message(message) | TypedEvent::MessageChanged(message) => Some(message.text),
-            _ => None,
+        let text = |event: &StoredEvent| {
+            let typed = TypedEvent::parse(&event.event).unwrap();
+            if let TypedEvent::Message(message) | TypedEvent::MessageChanged(message) = typed {
+                Some(message.text)
+            } else {
+                None
+            }
         };
         copy.events().await.iter().map(|event| (event.event.kind.clone(), text(event))).collect()
     };
