@@ -237,10 +237,10 @@ pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64) -> Result<(), Faul
 }
 
 fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
-    let (mut left, mut after) = (LINED_UP_MAX as usize, String::new());
+    let (mut left, mut from) = (LINED_UP_MAX as usize, String::new());
     let sql = format!("SELECT {ENTERING} FROM palisade_job WHERE state = 6 AND parked = ?1 ORDER BY id LIMIT ?2");
     while left > 0 {
-        let Some(connection) = halts::resumed(tx, &after)? else { return Ok(()) };
+        let Some(connection) = halts::resumed(tx, &from)? else { return Ok(()) };
         let bound = i64::try_from(left).unwrap_or(i64::MAX);
         // It stood in line before, whatever the clock says by now.
         let found = line_up(tx, &sql, params![connection, bound], i64::MAX)?;
@@ -248,7 +248,8 @@ fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
             halts::forget(tx, &connection)?;
         }
         left -= found;
-        after = connection;
+        // The least name behind it.
+        from = connection + "\0";
     }
     tx.wake(Queue::Events);
     Ok(())
