@@ -17,9 +17,9 @@ use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
     Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
     Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewEvent,
-    NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run,
-    RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey,
-    StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
+    NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter,
+    ReplayStep, Run, RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent,
+    StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -232,7 +232,10 @@ impl Model {
     }
 
     /// Removes events but those that are still forwarded.
-    fn prune_events(&mut self, prune: impl FnOnce(&mut InboxModel, &dyn Fn(EventRow) -> bool) -> u64) -> u64 {
+    fn prune_events(
+        &mut self,
+        prune: impl FnOnce(&mut InboxModel, &dyn Fn(EventRow) -> bool) -> PruneStep,
+    ) -> PruneStep {
         let Self { inbox, jobs, destinations, .. } = self;
         prune(inbox, &|row| destinations.names().any(|name| jobs.is_live(&forward_key(name, row))))
     }
@@ -344,16 +347,16 @@ impl Inbox for MemoryStore {
         Ok(self.lock().inbox.heard(&endpoint))
     }
 
-    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, limit, needed)))
+    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, after, limit, needed)))
     }
 
     async fn inbox_bytes(&self) -> Result<u64> {
         Ok(self.lock().inbox.bytes())
     }
 
-    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
-        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, limit, needed)))
+    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, after, limit, needed)))
     }
 }
 

@@ -186,7 +186,8 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>>;
 
-    /// Lists the runs under way, those first that have made no progress for longest. Bounded by the runs under way.
+    /// Lists the runs under way, those first that have made no progress for longest. Costs by `limit`, however many there
+    /// are.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

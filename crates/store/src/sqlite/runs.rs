@@ -440,11 +440,12 @@ pub(super) fn prune(tx: &Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, F
     Ok(gone as u64)
 }
 
+/// Which runs are under way, those first that have stood still for longest: read off their index in its order.
+pub(super) const LIVE: &str =
+    "FROM palisade_run INDEXED BY palisade_run_moved WHERE finished_at IS NULL ORDER BY progressed_at, id LIMIT ?1";
+
 pub(super) fn live(connection: &Connection, limit: u32) -> Result<Vec<Run>, Fault> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {RUN} FROM palisade_run INDEXED BY palisade_run_live WHERE finished_at IS NULL \
-         ORDER BY progressed_at, id LIMIT ?1"
-    ))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {RUN} {LIVE}"))?;
     let mut rows = statement.query([limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {

@@ -48,6 +48,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
     Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql") },
     Migration { name: "0016_resumed", sql: include_str!("migrations/0016_resumed.sql") },
+    Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \

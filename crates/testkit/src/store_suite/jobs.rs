@@ -267,6 +267,26 @@ pub async fn halted_events_wait_and_go_on_in_order(store: &dyn Store) {
     ok(store.resume(Halt::All).await);
     ok(store.resume(Halt::Provider("stripe".to_owned())).await);
     same(done(&rows(24).await).await, vec![6, 8], "then all go on, in turn");
+    any_name_can_be_resumed(store).await;
+}
+
+/// Fails when what is halted under a name that is empty, or begins as another does, never comes again.
+async fn any_name_can_be_resumed(store: &dyn Store) {
+    let names = ["", "a", "a\u{1}", "aa"];
+    for name in names {
+        ok(store.halt(Halt::Connection(name.into()), Timestamp(13)).await);
+        let event = event(&format!("of {name}"));
+        ok(store.append(vec![NewDelivery { connection: name.into(), ..delivery(0, vec![event]) }]).await);
+    }
+    same(claim(store, Queue::Events, 14).await.len(), 0, "they wait");
+    for name in names {
+        same(ok(store.resume(Halt::Connection(name.into())).await), true, name);
+    }
+    let resumed = claim(store, Queue::Events, 15).await;
+    same(resumed.len(), names.len(), "all of them come");
+    for one in resumed {
+        end(store, one.lease, JobEnd::Done, 16).await;
+    }
 }
 
 /// A connection that was paused or disconnected and is active again is halted no more, also by a connect; one that only
@@ -419,7 +439,7 @@ pub async fn a_job_that_could_not_be_tried_keeps_its_place(store: &dyn Store) {
         "one at a time",
     );
     for one in first {
-        end(store, one.lease, JobEnd::Wait { at: Timestamp(900), reason: "later".to_owned() }, 31).await;
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(900), reason: "later".to_owned(), anew: false }, 31).await;
     }
     ids.extend(ok(store.enqueue(vec![laned(5)]).await));
     same(given(899).await.len(), 0, "it keeps its place");
@@ -490,7 +510,7 @@ pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
     let released = claim(store, Queue::Events, 9).await;
     same(released.iter().map(|one| one.attempt).collect(), vec![1], "a release costs no attempt");
     for (n, one) in (0..).zip(&released) {
-        end(store, one.lease, JobEnd::Wait { at: Timestamp(10 + n), reason: reason() }, 9).await;
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(10 + n), reason: reason(), anew: false }, 9).await;
     }
     let waited = ok(store.event(EventRow(4)).await).map(|stored| (stored.state, stored.reason));
     same(waited, Some((EventState::Pending, Some(reason()))), "one that could not be tried says why");
@@ -502,9 +522,31 @@ pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
     for now in 20..50 {
         let again = claim(store, Queue::Events, now).await;
         same(again.iter().map(|one| one.attempt).collect(), vec![2, 1], "however often it waits");
+        let waits = |before: u32, from: i64| match u32::try_from(now - 20).unwrap_or(0) + before {
+            0 => (0, None),
+            waits => (waits, Some(Timestamp(from))),
+        };
+        let counted = again.iter().map(|one| (one.waits, one.waits_from)).collect();
+        same(counted, vec![waits(0, 20), waits(1, 9)], "waits are counted, from the first on; releases are none");
         for one in again {
-            end(store, one.lease, JobEnd::Wait { at: Timestamp(now + 1), reason: reason() }, now).await;
+            end(store, one.lease, JobEnd::Wait { at: Timestamp(now + 1), reason: reason(), anew: false }, now).await;
         }
+    }
+    for one in claim(store, Queue::Events, 50).await {
+        end(store, one.lease, JobEnd::Retry { at: Timestamp(60), reason: reason() }, 50).await;
+    }
+    let tried = claim(store, Queue::Events, 60).await;
+    let counted = tried.iter().map(|one| (one.attempt, one.waits, one.waits_from)).collect();
+    let wanted = vec![(3, 30, Some(Timestamp(20))), (2, 31, Some(Timestamp(9)))];
+    same(counted, wanted, "an attempt between them does not change that");
+    for one in tried {
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(70), reason: reason(), anew: true }, 65).await;
+    }
+    let anew = claim(store, Queue::Events, 70).await;
+    let counted = anew.iter().map(|one| (one.attempt, one.waits, one.waits_from)).collect();
+    same(counted, vec![(1, 1, Some(Timestamp(65))); 2], "what came on has all of both again");
+    for one in anew {
+        end(store, one.lease, JobEnd::Release, 71).await;
     }
     same(ok(store.job_counts().await), counts(2, 0, 1), "beyond all the attempts they have");
 

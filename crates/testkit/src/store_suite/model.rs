@@ -11,8 +11,8 @@ use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     CallId, CallRecord, CallState, Claim, Connection, ConnectionState, Decision, Effect, EventRow, EventState,
     GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, OutboxChange,
-    PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled,
-    Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
+    PageCommit, Pause, PrunePlace, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode, RunState, SealedCredential,
+    Settled, Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -337,7 +337,7 @@ impl Model {
                     0..=2 => JobEnd::Done,
                     3 => JobEnd::Retry { at: self.near(), reason },
                     4 => JobEnd::Release,
-                    5 => JobEnd::Wait { at: self.near(), reason },
+                    5 => JobEnd::Wait { at: self.near(), reason, anew: self.one_in(3) },
                     _ => JobEnd::Dead { reason },
                 },
                 now: self.now(),
@@ -485,6 +485,8 @@ impl Model {
             let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
             return self.note(format!("compact_feed {before:?} {limit}"), answers);
         }
+        let place = PrunePlace { received_at: self.near(), row: EventRow(i64::try_from(self.below(12)).unwrap_or(0)) };
+        let after = self.one_in(2).then_some(place);
         let (what, answers) = match self.below(10) {
             8..=9 => ("prune_runs", both!(self, store => told(&store.prune_runs(before, limit).await))),
             7 => ("prune_outbox", both!(self, store => told(&store.prune_outbox(before, limit).await))),
@@ -492,14 +494,14 @@ impl Model {
             5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),
             6 => {
                 let most = self.below(20_000);
-                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, limit).await)))
+                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, after, limit).await)))
             }
-            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, limit).await))),
+            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, after, limit).await))),
             1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
             2 => ("prune_pauses", both!(self, store => told(&store.prune_pauses(before, limit).await))),
             _ => ("prune_calls", both!(self, store => told(&store.prune_calls(before, limit).await))),
         };
-        self.note(format!("{what} {before:?} {limit}"), answers)
+        self.note(format!("{what} {before:?} {after:?} {limit}"), answers)
     }
 
     async fn extend_or_replay(&mut self) -> Option<(String, String)> {
