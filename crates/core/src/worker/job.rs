@@ -512,6 +512,12 @@ impl Inner {
         if pace.before.paused_at.is_some() {
             return Ok(later());
         }
+        if spec.kind == StreamKind::Records
+            && deletions_approved == 0
+            && let Some(jobs) = self.stands_back(lease, key, mode, &pace).await?
+        {
+            return Ok(Finish::followed_by(owned(jobs, &place.connection)));
+        }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
         let mut again = self.sync_job(key, mode, When::Now);

@@ -1,5 +1,6 @@
 //! What the worker promises, on a provider in a map and a store that may fail and yield.
 
+mod approvals;
 mod events;
 mod leases;
 mod life;

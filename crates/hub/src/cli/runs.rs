@@ -168,7 +168,7 @@ async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure
     if approve {
         worker.approve(run.id).await.map_err(|error| {
             if error.kind() == ErrorKind::Conflict {
-                return Failure::no(format!("a newer full run has begun since run {}: look at that one", one.id));
+                return Failure::no(format!("{}: look at the stream's newest full run", error.message()));
             }
             failed(error)
         })?;
