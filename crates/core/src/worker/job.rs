@@ -20,6 +20,7 @@ use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::dry_run::DryRun;
 use crate::sync::{Change, Site, Source, StreamKind};
 use crate::transport::Transport;
+use crate::webhook::Event;
 
 use super::chores::RETENTION;
 use super::replaying::ReplayProgress;
@@ -299,22 +300,35 @@ impl Inner {
     /// Fetches an event of which no more than a notice came, where anybody here wants it. One that the provider no longer
     /// has, or that this credential may not read, stays its notice.
     async fn whole(&self, event: StoredEvent, place: &Place<'_>) -> Result<StoredEvent, Stop> {
-        let Some(source) = place.source else { return Ok(event) };
+        match self.retrieved(&event, place).await? {
+            Ok(Some(whole)) => Ok(StoredEvent { event: whole, ..event }),
+            Ok(None) => Ok(event),
+            Err(error) => {
+                self.note_refusal(&place.connection.id, &error).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Fetches an event as [`Inner::whole`] does and writes nothing: `None` where what came is all there is.
+    pub(super) async fn retrieved(
+        &self,
+        event: &StoredEvent,
+        place: &Place<'_>,
+    ) -> Result<Result<Option<Event>, Error>, Stop> {
+        let Some(source) = place.source else { return Ok(Ok(None)) };
         let (provider, kind) = (place.connection.provider.as_str(), event.event.kind.as_str());
         let wanted = source.concerns(kind) || self.routes.iter().any(|route| route.wants(provider, kind));
         if !wanted || place.connection.state == ConnectionState::Disconnected {
-            return Ok(event);
+            return Ok(Ok(None));
         }
         let unread = |error: Error| Stop::Dead(format!("the whole event cannot be read: {}", phrase(&error)));
-        let Some(request) = source.complete(&place.site, &event.event).map_err(unread)? else { return Ok(event) };
+        let Some(request) = source.complete(&place.site, &event.event).map_err(unread)? else { return Ok(Ok(None)) };
         match self.driver(place, source).send(request).await {
-            Ok((response, _)) => {
-                let whole = source.completed(&event.event, &response).map_err(unread)?;
-                Ok(StoredEvent { event: whole, ..event })
-            }
+            Ok((response, _)) => Ok(Ok(Some(source.completed(&event.event, &response).map_err(unread)?))),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Permission) => {
                 tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
-                Ok(event)
+                Ok(Ok(None))
             }
             // A refusal for another account says nothing of this connection's credential.
             Err(error)
@@ -324,12 +338,9 @@ impl Inner {
                     && event.event.account != place.connection.account =>
             {
                 tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
-                Ok(event)
+                Ok(Ok(None))
             }
-            Err(error) => {
-                self.note_refusal(&place.connection.id, &error).await?;
-                Err(error.into())
-            }
+            Err(error) => Ok(Err(error)),
         }
     }
 

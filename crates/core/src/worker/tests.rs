@@ -6,6 +6,7 @@ mod leases;
 mod life;
 mod metrics;
 mod outbox;
+mod previews;
 mod reads;
 mod schedules;
 mod storms;
