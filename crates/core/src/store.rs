@@ -91,7 +91,9 @@ pub use pauses::{PAUSES_MAX, Pause, Pauses};
 #[cfg(feature = "mock")]
 pub use records::MockRecords;
 pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};
-pub use runs::{Missed, PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState, StoredBad};
+pub use runs::{
+    Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad,
+};
 #[cfg(feature = "mock")]
 pub use schedules::MockSchedules;
 pub use schedules::{ChoreReport, HeldJob, Moved, Scheduled, ScheduledStream, Schedules, SetSchedule};

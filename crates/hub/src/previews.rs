@@ -285,7 +285,6 @@ impl<'a> PreviewedOut<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     use palisade_core::store::memory::MemoryStore;
@@ -310,7 +309,7 @@ mod tests {
     // Fails when a preview reads what the replay passes over: thousands of ignored events between two that were handled.
     #[tokio::test]
     async fn what_a_replay_passes_over_is_not_read() {
-        let store = LayeredStore { inner: Arc::new(MemoryStore::new()), layer: Counting::default() };
+        let store = LayeredStore { inner: MemoryStore::new(), layer: Counting::default() };
         let event = |n: i64, wanted: bool| NewEvent {
             id: format!("evt_{n}").into(),
             kind: "invoice.paid".to_owned(),

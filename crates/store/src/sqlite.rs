@@ -27,9 +27,9 @@ use palisade_core::store::{
     Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
     Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox, OutboxCall, PageCommit,
     PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter, ReplayStep,
-    Retirement, Revocation, Rewrapped, Run, RunEnd, RunId, RunMode, Scheduled, Schedules, SealedCredential, SessionRow,
-    Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus,
-    ToHandle, TokenHash, Transacted, Value, WrappedKey,
+    Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, Scheduled, Schedules, SealedCredential,
+    SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey,
+    StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -461,6 +461,10 @@ impl Records for SqliteStore {
         self.inner.readers.read(move |reader| runs::list(reader, connection.as_ref(), limit)).await
     }
 
+    async fn find_runs(&self, filter: RunFilter, limit: u32) -> Result<Vec<Run>> {
+        self.inner.readers.read(move |reader| runs::find(reader, &filter, limit)).await
+    }
+
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {
         self.inner.readers.read(move |reader| runs::live(reader, limit)).await
     }
@@ -560,7 +564,7 @@ impl Records for SqliteStore {
 #[async_trait]
 impl Connections for SqliteStore {
     async fn put_connection(&self, connection: Account) -> Result<()> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put(tx, &connection)).await
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put_anew(tx, &connection)).await
     }
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {

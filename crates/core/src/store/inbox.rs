@@ -270,9 +270,8 @@ pub trait Inbox: Send + Sync {
     /// one entry per delivery and event, in order.
     ///
     /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an
-    /// ordering key, the provider as its group, the connection as its tenant (it stands in the delivery; the
-    /// connection's tenant would have to be read for every one), no unique key, the event's priority, due at
-    /// `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    /// ordering key, the provider as its group, the connection's tenant as its tenant (the connection's own name where
+    /// none such is known), no unique key, the event's priority, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
     ///
     /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
     /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or

@@ -97,6 +97,7 @@ delegate!(Records {
     fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
     fn end_run(end: RunEnd) -> Run;
     fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
+    fn find_runs(filter: RunFilter, limit: u32) -> Vec<Run>;
     fn live_runs(limit: u32) -> Vec<Run>;
     fn newest_runs(connection: ConnectionId) -> Vec<Run>;
     fn run(run: RunId) -> Option<Run>;

@@ -18,8 +18,8 @@ use super::{
     Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
     Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewEvent,
     NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter,
-    ReplayStep, Run, RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent,
-    StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
+    ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad,
+    StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -159,11 +159,19 @@ impl Model {
                 let now = delivery.received_at;
                 let (appended, jobs) = self.inbox.append(delivery);
                 for job in jobs {
+                    let job = self.of_tenant(job);
                     self.jobs.enqueue(job, Some(now));
                 }
                 appended
             })
             .collect()
+    }
+
+    /// Gives an event's job, which names its connection, to that one's tenant.
+    fn of_tenant(&self, job: NewJob) -> NewJob {
+        let id = job.tenant.as_ref().map(|name| ConnectionId::new(name.as_str()));
+        let known = id.and_then(|id| self.connections.get(&id)).map(|connection| connection.tenant.clone());
+        NewJob { tenant: known.or(job.tenant), ..job }
     }
 
     fn put_connection(&mut self, connection: Connection) {
@@ -250,6 +258,7 @@ impl Model {
 
     fn replay(&mut self, row: EventRow, now: Timestamp) -> bool {
         let Some(job) = self.inbox.replay(row, now) else { return false };
+        let job = self.of_tenant(job);
         self.jobs.seen_to(row);
         self.jobs.enqueue(job, Some(now));
         true
@@ -493,6 +502,10 @@ impl Records for MemoryStore {
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
         Ok(self.lock().records.runs(connection.as_ref(), limit))
+    }
+
+    async fn find_runs(&self, filter: RunFilter, limit: u32) -> Result<Vec<Run>> {
+        Ok(self.lock().records.find_runs(&filter, limit))
     }
 
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{causes, connections, heard, jobs};
+use super::{causes, connections, heard, jobs, turns};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -178,6 +178,7 @@ fn add_job(
     run_at: Timestamp,
 ) -> Result<(), Fault> {
     let Owner { provider, connection } = owner;
+    let tenant = turns::tenant_of(tx, connection)?;
     let lane = ordering_key.map(|key| ["event/", connection, "/", key].concat());
     jobs::insert(
         tx,
@@ -187,7 +188,7 @@ fn add_job(
             work: None,
             lane: lane.as_deref(),
             group: provider,
-            tenant: connection,
+            tenant: tenant.as_deref().unwrap_or(connection),
             unique: None,
             priority,
             run_at,

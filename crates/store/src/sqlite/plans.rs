@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use palisade_core::store::RunStateName;
 use rusqlite::Connection;
 
 use super::{inbox, runs, schema};
@@ -44,4 +45,20 @@ fn pruning_goes_on_from_its_place() {
 fn runs_under_way_are_read_in_their_order() {
     // Of a partial index SQLite says that it scans it: it holds nothing but what is asked for, and is read up to the limit.
     goes(&format!("SELECT * {}", runs::LIVE), &["SCAN palisade_run USING INDEX palisade_run_moved"]);
+}
+
+/// Fails when runs that wait for a review, or a connection's, are looked for among all there are; or when rows are sorted
+/// whose number has no bound.
+#[test]
+fn runs_are_found_by_what_is_rare_of_them() {
+    let review = "SEARCH palisade_run USING INDEX palisade_run_review (id<?)";
+    for of_connection in [false, true] {
+        goes(&runs::found(Some(RunStateName::Review), of_connection), &[review]);
+    }
+    let own = "SEARCH palisade_run USING INDEX palisade_run_connection (connection=? AND id<?)";
+    for state in [None, Some(RunStateName::Done), Some(RunStateName::Failed)] {
+        goes(&runs::found(state, true), &[own]);
+    }
+    let live = ["SCAN palisade_run USING INDEX palisade_run_live", "USE TEMP B-TREE FOR ORDER BY"];
+    goes(&runs::found(Some(RunStateName::Running), false), &live);
 }

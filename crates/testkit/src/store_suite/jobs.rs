@@ -176,8 +176,43 @@ pub async fn tenants_take_turns(store: &dyn Store) {
     let claimed = ok(store.claim(Claim { max: 4, ..claim_of(Queue::Events, 5) }).await);
     let rows: Vec<_> = claimed.iter().map(|one| one.work.clone()).collect();
     let wanted = [1, 201, 2, 202].map(|row| Work::Event { row: EventRow(row) });
-    same(rows, wanted.to_vec(), "connections take turns with their events");
+    same(rows, wanted.to_vec(), "connections nobody knows take turns with their events");
     same(claimed.iter().all(|one| one.group.as_deref() == Some("stripe")), true, "whose group is the provider");
+}
+
+/// A tenant with fifty connections has the turns of one, however its events come and whether they are replayed.
+///
+/// Fails when events take the turns of their connections, or of whom a connection was before.
+pub async fn events_take_the_turns_of_their_tenant(store: &dyn Store) {
+    let of = |id: &str, tenant: &str| Connection { tenant: tenant.into(), ..super::grants::connection(id) };
+    for n in 0..50 {
+        ok(store.put_connection(of(&format!("many{n}"), "many")).await);
+    }
+    ok(store.put_connection(of("moved", "many")).await);
+    ok(store.put_connection(of("few", "few")).await);
+    let one =
+        |connection: &str, id: &str| NewDelivery { connection: connection.into(), ..delivery(5, vec![event(id)]) };
+    ok(store.append(vec![one("moved", "before")]).await);
+    ok(store.put_connection(of("moved", "late")).await);
+    let mut deliveries: Vec<_> = (0..50).map(|n| one(&format!("many{n}"), &format!("m{n}"))).collect();
+    deliveries.extend((0..3).map(|n| one("few", &format!("f{n}"))));
+    deliveries.push(one("moved", "l"));
+    ok(store.append(deliveries).await);
+    let take = async |max: u32, now: i64| {
+        let claimed = ok(store.claim(Claim { max, ..claim_of(Queue::Events, now) }).await);
+        let row = |one: &Claimed| if let Work::Event { row } = one.work { row.0 } else { 0 };
+        claimed.iter().map(|one| (row(one), one.lease)).collect::<Vec<_>>()
+    };
+    let rows = |claimed: &[(i64, Lease)]| claimed.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+    let claimed = take(7, 5).await;
+    same(rows(&claimed), vec![1, 52, 55, 2, 53, 3, 54], "one of each tenant in turn");
+    for (_, lease) in claimed.into_iter().chain(take(99, 5).await) {
+        end(store, lease, JobEnd::Done, 6).await;
+    }
+    for row in [2, 3, 4, 52] {
+        same(ok(store.replay(EventRow(row), Timestamp(7)).await), true, "replayed");
+    }
+    same(rows(&take(9, 7).await), vec![2, 52, 3, 4], "also again");
 }
 
 /// No more jobs of a group are claimed than there is room for, and a group without room holds up no other.

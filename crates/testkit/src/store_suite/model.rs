@@ -11,8 +11,8 @@ use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     CallId, CallRecord, CallState, Claim, Connection, ConnectionState, Decision, Effect, EventRow, EventState,
     GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, OutboxChange,
-    PageCommit, Pause, PrunePlace, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode, RunState, SealedCredential,
-    Settled, Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
+    PageCommit, Pause, PrunePlace, Queue, ReplayFilter, Room, RunEnd, RunFilter, RunId, RunMode, RunState,
+    RunStateName, SealedCredential, Settled, Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -529,7 +529,7 @@ impl Model {
                 ];
                 let account = Connection {
                     id,
-                    tenant: "t".into(),
+                    tenant: if self.one_in(3) { "t1".into() } else { "t".into() },
                     provider: "stripe".to_owned(),
                     environment: if self.one_in(2) { "sandbox".into() } else { Default::default() },
                     account: self.one_in(2).then(|| "acct".to_owned()),
@@ -696,6 +696,14 @@ impl Model {
             Some(EventState::Dead),
         ];
         let state = states.get(turn % states.len()).copied().flatten();
+        let names = [RunStateName::Running, RunStateName::Done, RunStateName::Review, RunStateName::Failed];
+        let filter = RunFilter {
+            connection: (turn % 2 == 0).then(|| connection.into()),
+            stream: (turn % 3 == 0).then(|| key.stream.clone()),
+            state: names.get(turn % 5).copied(),
+            before: (turn % 4 == 0).then_some(RunId(7)),
+        };
+        put("found runs", told(&store.find_runs(filter, 3).await));
         match turn % 9 {
             0 => put("some events", told(&store.events(state, None, all).await)),
             1 => put("a page of events", told(&store.events(state, Some(EventRow(7)), 2).await)),
