@@ -51,9 +51,9 @@ impl Inner {
     /// Reads how many deletions of a stream are approved and not made yet, with the job of the run that may make them.
     async fn live_approval(&self, key: &StreamKey) -> Result<Option<(u64, LiveJob)>> {
         let live = self.store.live_jobs(vec![approved_key(key)]).await?;
-        Ok(live.into_iter().flatten().find_map(|job| match job.work {
-            Work::Approved { deletions, .. } => Some((deletions, job)),
-            _ => None,
+        Ok(live.into_iter().flatten().find_map(|job| {
+            let Work::Approved { deletions, .. } = job.work else { return None };
+            Some((deletions, job))
         }))
     }
 

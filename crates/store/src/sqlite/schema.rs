@@ -486,6 +486,26 @@ mod tests {
         assert_eq!(steps, ["SEARCH palisade_run USING INDEX palisade_run_followed (finished_at<?)"], "and none sorts");
     }
 
+    /// Fails when a job of before the upgrade waits as if it never had, or one that never did has waited.
+    #[test]
+    fn waits_of_before_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let rows = [(1, 7, 3, "NULL"), (2, 3, 3, "NULL"), (3, 7, 3, "9")].map(|(id, fence, attempt, finished)| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, fence, attempt, finished_at) \
+                 VALUES ({id}, 5, 0, 0, 1, 20, {fence}, {attempt}, {finished});"
+            )
+        });
+        let before = MIGRATIONS.iter().position(|one| one.name == "0019_stands").unwrap();
+        file_of(&path, before, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement = connection.prepare("SELECT waits FROM palisade_job ORDER BY id").unwrap();
+        let waits = statement.query_map([], |row| row.get(0)).unwrap();
+        assert_eq!(waits.collect::<rusqlite::Result<Vec<i64>>>().unwrap(), [4, 0, 0]);
+    }
+
     /// Fails when a file of before the outbox loses what it holds, or a call's number is given twice after its removal.
     #[test]
     fn a_file_of_before_the_outbox_gets_one() {

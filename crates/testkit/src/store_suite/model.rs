@@ -698,10 +698,10 @@ impl Model {
         let state = states.get(turn % states.len()).copied().flatten();
         let names = [RunStateName::Running, RunStateName::Done, RunStateName::Review, RunStateName::Failed];
         let filter = RunFilter {
-            connection: (turn % 2 == 0).then(|| connection.into()),
-            stream: (turn % 3 == 0).then(|| key.stream.clone()),
+            connection: turn.is_multiple_of(2).then(|| connection.into()),
+            stream: turn.is_multiple_of(3).then(|| key.stream.clone()),
             state: names.get(turn % 5).copied(),
-            before: (turn % 4 == 0).then_some(RunId(7)),
+            before: turn.is_multiple_of(4).then_some(RunId(7)),
         };
         put("found runs", told(&store.find_runs(filter, 3).await));
         match turn % 9 {
