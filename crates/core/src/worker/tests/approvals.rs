@@ -15,6 +15,14 @@ async fn in_review() -> (World, Run) {
     for n in 0..100 + MANY {
         world.fake.put(&format!("t{n:03}"), Some(n));
     }
+    // Older than every other job of the stream, and not due before it is asked for.
+    let key = schedule::stream_key(&"conn".into(), THINGS);
+    let later = NewJob {
+        unique: Some("sync/incremental/conn/things".to_owned()),
+        run_at: world.clock.now().plus(Duration::from_secs(999 * 86_400)),
+        ..job(Work::Sync { key, mode: RunMode::Incremental })
+    };
+    world.store.enqueue(vec![later]).await.unwrap();
     world.connect().await;
     world.quiet().await;
     world.fake.truth().things.retain(|id, _| id.as_str() >= "t100");
@@ -24,6 +32,20 @@ async fn in_review() -> (World, Run) {
     let run = world.runs().await.remove(0);
     assert_eq!(run.state, RunState::Review { deletions: 100 });
     (world, run)
+}
+
+/// A job in the lane of the runs of things.
+fn job(work: Work) -> NewJob {
+    NewJob {
+        work,
+        lane: Some("sync/conn/things".to_owned()),
+        group: None,
+        tenant: None,
+        unique: None,
+        priority: 0,
+        run_at: START,
+        attempts_max: 9,
+    }
 }
 
 /// Works until nothing waits that was asked for, a few seconds at a time.
@@ -59,7 +81,7 @@ async fn no_run_overtakes_an_approved_one() {
         }
         let begun = since(&world, &run).await;
         assert_eq!((begun.len(), &begun[0].state), (1, &RunState::Running), "{mode:?}");
-        // Its job is older than the approved one's.
+        // Its job is older than the approved one's, and would come first.
         world.worker.sync_now(&"conn".into(), &THINGS.into(), mode).await.unwrap();
         world.wait(Duration::from_secs(1)).await;
         works(&world).await;
@@ -103,17 +125,12 @@ async fn an_approved_run_that_was_paused_keeps_its_approval() {
 async fn an_approval_that_cannot_be_heeded_is_refused() {
     for (known, refused) in [(100, None), (7, Some(ErrorKind::Conflict))] {
         let (world, run) = in_review().await;
-        let job = NewJob {
-            work: Work::Approved { key: run.key.clone(), deletions: known },
-            lane: Some("sync/conn/things".to_owned()),
-            group: None,
-            tenant: None,
+        let approved = NewJob {
             unique: Some("sync/approved/conn/things".to_owned()),
-            priority: 0,
             run_at: world.clock.now(),
-            attempts_max: 9,
+            ..job(Work::Approved { key: run.key.clone(), deletions: known })
         };
-        world.store.enqueue(vec![job]).await.unwrap();
+        world.store.enqueue(vec![approved]).await.unwrap();
         let approved = world.worker.approve(run.id).await;
         assert_eq!(approved.err().map(|error| error.kind()), refused, "{known}");
         world.quiet().await;
