@@ -68,8 +68,8 @@ pub use grants::{
 pub use inbox::MockInbox;
 pub use inbox::{
     Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_LOOKED, ReplayFilter, ReplayStep,
-    StoredEvent, ToHandle, is_of_kind,
+    HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_LOOKED, PrunePlace, PruneStep,
+    ReplayFilter, ReplayStep, StoredEvent, ToHandle, is_of_kind,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
@@ -91,7 +91,9 @@ pub use pauses::{PAUSES_MAX, Pause, Pauses};
 #[cfg(feature = "mock")]
 pub use records::MockRecords;
 pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};
-pub use runs::{Missed, PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, RunState, StoredBad};
+pub use runs::{
+    Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad,
+};
 #[cfg(feature = "mock")]
 pub use schedules::MockSchedules;
 pub use schedules::{ChoreReport, HeldJob, Moved, Scheduled, ScheduledStream, Schedules, SetSchedule};

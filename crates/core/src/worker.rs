@@ -19,11 +19,12 @@ use crate::metrics::Metrics;
 use crate::provider::Provider;
 use crate::random::Random;
 use crate::schedule::Schedule;
-use crate::store::{Connection, NewJob, Queue, Run, RunId, RunMode, RunState, Store, StoredEvent};
+use crate::store::{Connection, NewJob, Queue, RunId, RunMode, RunState, Store, StoredEvent};
 use crate::sync::dry_run::DryRun;
 use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
+mod approving;
 mod chores;
 mod engine;
 mod forward;
@@ -512,22 +513,11 @@ impl Worker {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the run does not wait for review; [`ErrorKind::Conflict`] when a newer full run of its
-    /// stream has begun since, so that what was looked at is not what would be deleted; [`ErrorKind::Store`],
+    /// stream has begun since, so that what was looked at is not what would be deleted, or when another number of
+    /// deletions was approved before and the run that may make them has not ended; [`ErrorKind::Store`],
     /// [`ErrorKind::Overloaded`].
     pub async fn approve(&self, run: RunId) -> Result<()> {
-        let store = &self.inner.store;
-        let waits = |run: &Run| match run.state {
-            RunState::Review { deletions } => Some(deletions),
-            RunState::Running | RunState::Done | RunState::Failed { .. } => None,
-        };
-        let found = store.run(run).await?.and_then(|run| Some((waits(&run)?, run)));
-        let Some((deletions, run)) = found else {
-            return Err(Error::new(ErrorKind::NotFound, "this run does not wait for review"));
-        };
-        let newest = store.newest_runs(run.key.connection.clone()).await?;
-        if newest.iter().any(|other| other.key == run.key && other.mode == run.mode && other.id != run.id) {
-            return Err(Error::new(ErrorKind::Conflict, "a newer full run of this stream has begun since"));
-        }
+        let (run, deletions) = self.inner.approvable(run).await?;
         let connection = run.key.connection.clone();
         self.inner.enqueue_of(&connection, self.inner.approved_job(run.key, deletions)).await
     }
@@ -640,11 +630,7 @@ impl Worker {
     pub async fn dismiss(&self, run: RunId) -> Result<bool> {
         let store = &self.inner.store;
         if let Some(run) = store.run(run).await? {
-            let approved = self.inner.approved_job(run.key, 0).unique;
-            if store.live_jobs(approved.into_iter().collect()).await?.iter().any(Option::is_some) {
-                let why = "its deletions were approved, and the full run that may delete them has not ended yet";
-                return Err(Error::new(ErrorKind::Conflict, why));
-            }
+            self.inner.require_unapproved(&run.key).await?;
         }
         store.dismiss_run(run, self.inner.clock.now()).await
     }

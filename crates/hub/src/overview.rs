@@ -356,8 +356,8 @@ pub(crate) async fn approve_run(shared: &Shared, run: RunId) -> Result<(), Probl
         return Err(Problem::new(
             StatusCode::CONFLICT,
             "superseded",
-            "a newer full run of this stream has begun since",
-            "look at the newest run of the stream and decide on that one",
+            error.message().to_owned(),
+            "look at the newest full run of the stream, once it has ended, and decide on that one",
         ));
     }
     Err(error.into())

@@ -152,19 +152,27 @@ pub(crate) async fn of_rows(store: &dyn Store, worker: &Worker, rows: &[EventRow
     Ok(list)
 }
 
-/// Reads the events that meet a filter behind one row and up to another, lowest first.
+/// Reads the events that meet a filter behind one row and up to another, lowest first. What a replay passes over, ignored
+/// and waiting ones, is not read.
 async fn within(store: &dyn Store, filter: &ReplayFilter, after: EventRow, last: EventRow) -> Result<Vec<StoredEvent>> {
-    let (mut found, mut before) = (Vec::new(), EventRow(last.0.saturating_add(1)));
-    loop {
-        let page = store.events(filter.state, Some(before), AT_ONCE).await?;
-        let (Some(lowest), full) = (page.last().map(|event| event.row), page.len() >= AT_ONCE as usize) else { break };
-        found.extend(page.into_iter().filter(|event| event.row > after && filter.meets(event)));
-        before = lowest;
-        if !full || lowest <= after {
-            break;
+    let mut found = Vec::new();
+    for state in [EventState::Done, EventState::Dead] {
+        if filter.state.is_some_and(|wanted| wanted != state) {
+            continue;
+        }
+        let mut before = EventRow(last.0.saturating_add(1));
+        loop {
+            let page = store.events(Some(state), Some(before), AT_ONCE).await?;
+            let Some(lowest) = page.last().map(|event| event.row) else { break };
+            let full = page.len() >= AT_ONCE as usize;
+            found.extend(page.into_iter().filter(|event| event.row > after && filter.meets(event)));
+            before = lowest;
+            if !full || lowest <= after {
+                break;
+            }
         }
     }
-    found.reverse();
+    found.sort_unstable_by_key(|event| event.row);
     Ok(found)
 }
 
@@ -277,7 +285,82 @@ impl<'a> PreviewedOut<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use palisade_core::store::memory::MemoryStore;
+    use palisade_core::store::{
+        Claim, Inbox, JobEnd, Jobs, LayeredStore, NewDelivery, NewEvent, OutboxChange, Queue, Room, Settlement,
+        StoreLayer,
+    };
+
     use super::*;
+
+    /// Counts how often events are read.
+    #[derive(Debug, Default)]
+    struct Counting(AtomicU32);
+
+    impl StoreLayer for Counting {
+        async fn around<T: Send>(&self, name: &'static str, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
+            self.0.fetch_add(u32::from(name == "events"), Ordering::SeqCst);
+            call.await
+        }
+    }
+
+    // Fails when a preview reads what the replay passes over: thousands of ignored events between two that were handled.
+    #[tokio::test]
+    async fn what_a_replay_passes_over_is_not_read() {
+        let store = LayeredStore { inner: MemoryStore::new(), layer: Counting::default() };
+        let event = |n: i64, wanted: bool| NewEvent {
+            id: format!("evt_{n}").into(),
+            kind: "invoice.paid".to_owned(),
+            account: None,
+            created: None,
+            ordering_key: None,
+            payload: None,
+            wanted,
+            priority: 0,
+        };
+        let delivery = NewDelivery {
+            endpoint: "hook".into(),
+            connection: "acme".into(),
+            provider: "stripe".to_owned(),
+            received_at: Timestamp(0),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            events: (1..=2_000).map(|n| event(n, n == 1 || n == 2_000)).collect(),
+        };
+        store.append(vec![delivery]).await.unwrap();
+        let claim = Claim {
+            now: Timestamp(1),
+            hold: Duration::from_secs(1),
+            max: 9,
+            queue: Queue::Events,
+            room: Room::default(),
+        };
+        let ends = [JobEnd::Done, JobEnd::Dead { reason: "no".to_owned() }];
+        for (job, end) in store.claim(claim).await.unwrap().into_iter().zip(ends) {
+            let settlement = Settlement {
+                lease: job.lease,
+                end,
+                now: Timestamp(2),
+                effects: Vec::new(),
+                merges: Vec::new(),
+                follow: Vec::new(),
+                outbox: OutboxChange::default(),
+            };
+            store.settle(vec![settlement]).await.unwrap();
+        }
+        for (state, rows) in
+            [(None, &[1, 2_000][..]), (Some(EventState::Done), &[1]), (Some(EventState::Dead), &[2_000])]
+        {
+            store.layer.0.store(0, Ordering::SeqCst);
+            let filter = ReplayFilter { state, ..ReplayFilter::default() };
+            let found = within(&store, &filter, EventRow(0), EventRow(2_000)).await.unwrap();
+            assert_eq!(found.iter().map(|event| event.row.0).collect::<Vec<_>>(), rows, "{state:?}");
+            let reads = store.layer.0.load(Ordering::SeqCst);
+            assert!(reads <= 2, "{state:?}: {reads} pages of events were read for {} of them", rows.len());
+        }
+    }
 
     // Fails when a field that differs is not named by its path, one that is the same is, or names have no bound.
     #[test]

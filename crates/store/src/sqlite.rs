@@ -26,10 +26,10 @@ use palisade_core::store::{
     EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt,
     Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
     Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox, OutboxCall, PageCommit,
-    PageCommitted, Pause, Pauses, PendingRow, Queue, Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation,
-    Rewrapped, Run, RunEnd, RunId, RunMode, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement,
-    Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash,
-    Transacted, Value, WrappedKey,
+    PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter, ReplayStep,
+    Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, Scheduled, Schedules, SealedCredential,
+    SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey,
+    StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -60,6 +60,8 @@ mod keys;
 mod lanes;
 mod outbox;
 mod pauses;
+#[cfg(test)]
+mod plans;
 mod product;
 mod readers;
 mod records;
@@ -351,16 +353,16 @@ impl Inbox for SqliteStore {
         self.inner.readers.read(move |reader| heard::read(reader, endpoint.as_str())).await
     }
 
-    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, limit)).await
+    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, after, limit)).await
     }
 
     async fn inbox_bytes(&self) -> Result<u64> {
         self.inner.readers.read(inbox::kept_bytes).await
     }
 
-    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune_to(tx, bytes_max, limit)).await
+    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune_to(tx, bytes_max, after, limit)).await
     }
 }
 
@@ -457,6 +459,10 @@ impl Records for SqliteStore {
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
         self.inner.readers.read(move |reader| runs::list(reader, connection.as_ref(), limit)).await
+    }
+
+    async fn find_runs(&self, filter: RunFilter, limit: u32) -> Result<Vec<Run>> {
+        self.inner.readers.read(move |reader| runs::find(reader, &filter, limit)).await
     }
 
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {
@@ -558,7 +564,7 @@ impl Records for SqliteStore {
 #[async_trait]
 impl Connections for SqliteStore {
     async fn put_connection(&self, connection: Account) -> Result<()> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put(tx, &connection)).await
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put_anew(tx, &connection)).await
     }
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {

@@ -50,9 +50,9 @@ pub use jobs::{
     a_crowd_enters_the_line_in_steps, a_dead_sync_fails_its_run, a_failed_effect_undoes_its_settlement_alone,
     a_group_without_room_holds_up_no_other, a_job_that_could_not_be_tried_keeps_its_place, a_late_worker_is_refused,
     a_live_job_is_read_by_its_key, a_lost_worker_costs_one_attempt, a_unique_key_is_one_job_and_is_pulled_forward,
-    enqueued_work_wakes_a_waiter, finished_jobs_are_pruned, halted_events_wait_and_go_on_in_order,
-    jobs_of_a_lane_run_one_by_one_in_order, tenants_take_turns, the_oldest_due_job_is_told,
-    the_state_of_an_event_follows_its_job, two_claims_never_hold_the_same_job,
+    enqueued_work_wakes_a_waiter, events_take_the_turns_of_their_tenant, finished_jobs_are_pruned,
+    halted_events_wait_and_go_on_in_order, jobs_of_a_lane_run_one_by_one_in_order, tenants_take_turns,
+    the_oldest_due_job_is_told, the_state_of_an_event_follows_its_job, two_claims_never_hold_the_same_job,
 };
 pub use keys::{
     a_master_key_is_retired_when_nothing_needs_it, data_keys_left_are_walked_in_order,
@@ -68,13 +68,14 @@ pub use outbox::{
     calls_of_a_settlement_are_kept_with_it,
 };
 pub use records::{
-    a_full_run_deletes_what_it_did_not_see, a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was,
-    a_run_tells_why_it_waits_or_ended, a_stream_is_paused_and_reset, a_whole_reading_of_the_feed_is_one_snapshot,
-    an_old_cursor_is_forgotten, changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review,
-    missed_events_are_kept_with_their_run, old_runs_are_removed_but_for_the_newest,
-    old_tombstones_are_removed_and_leave_a_horizon, the_feed_has_no_gap_under_concurrent_commits,
-    the_feed_shows_each_record_once_with_its_latest_state, what_cannot_be_read_is_set_aside,
-    what_was_asked_for_in_vain_waits_behind_the_others, whoever_waits_for_a_change_is_woken,
+    a_disconnect_ends_the_reviews_of_its_connection, a_full_run_deletes_what_it_did_not_see,
+    a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was, a_run_tells_why_it_waits_or_ended,
+    a_stream_is_paused_and_reset, a_whole_reading_of_the_feed_is_one_snapshot, an_old_cursor_is_forgotten,
+    changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review, missed_events_are_kept_with_their_run,
+    old_runs_are_removed_but_for_the_newest, old_tombstones_are_removed_and_leave_a_horizon,
+    the_feed_has_no_gap_under_concurrent_commits, the_feed_shows_each_record_once_with_its_latest_state,
+    what_cannot_be_read_is_set_aside, what_was_asked_for_in_vain_waits_behind_the_others,
+    whoever_waits_for_a_change_is_woken,
 };
 pub use rest::{
     a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
@@ -132,6 +133,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         what_is_heard_is_noted_by_type,
         a_claim_gives_the_most_urgent_due_jobs,
         tenants_take_turns,
+        events_take_the_turns_of_their_tenant,
         a_group_without_room_holds_up_no_other,
         a_crowd_enters_the_line_in_steps,
         halted_events_wait_and_go_on_in_order,
@@ -162,6 +164,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_stream_is_paused_and_reset,
         missed_events_are_kept_with_their_run,
         old_runs_are_removed_but_for_the_newest,
+        a_disconnect_ends_the_reviews_of_its_connection,
         connections_are_kept_and_listed_by_id,
         the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,

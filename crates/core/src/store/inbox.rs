@@ -242,8 +242,28 @@ pub struct ReplayStep {
     pub next: Option<EventRow>,
 }
 
-/// How many times its limit a pruning of the inbox looks at events.
+/// How many times its limit a step of pruning the inbox looks at events.
 pub const PRUNE_LOOKED: u32 = 20;
+
+/// A place in the order in which events go: that of one event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct PrunePlace {
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Its row.
+    pub row: EventRow,
+}
+
+/// One step of pruning the inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct PruneStep {
+    /// How many events went.
+    pub gone: u64,
+    /// The last one looked at; `None` when there is none behind it, or nothing more has to go.
+    pub next: Option<PrunePlace>,
+}
 
 /// How seldom [`Heard::heard_at`] is moved on, in milliseconds: a busy endpoint does not pay for it.
 pub const HEARD_EVERY_MS: i64 = 60_000;
@@ -260,9 +280,8 @@ pub trait Inbox: Send + Sync {
     /// one entry per delivery and event, in order.
     ///
     /// The job of an event: [`Work::Event`](super::Work::Event), lane `event/{connection}/{ordering key}` if it has an
-    /// ordering key, the provider as its group, the connection as its tenant (it stands in the delivery; the
-    /// connection's tenant would have to be read for every one), no unique key, the event's priority, due at
-    /// `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
+    /// ordering key, the provider as its group, the connection's tenant as its tenant (the connection's own name where
+    /// none such is known), no unique key, the event's priority, due at `received_at`, [`EVENT_ATTEMPTS_MAX`] attempts.
     ///
     /// What is noted for [`Inbox::heard`], per endpoint and type (of no more than [`HEARD_KINDS_MAX`]): an event with
     /// a delivery's body, new or not, was heard at `received_at`, if that is [`HEARD_EVERY_MS`] later than noted or
@@ -368,15 +387,15 @@ pub trait Inbox: Send + Sync {
     }
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
-    /// `before`, those received first before others. Returns how many went. An event removed is no longer a duplicate when it comes
-    /// again, so the retention must be longer than any provider repeats. One that is still forwarded stays: whose
-    /// [`forward_key`](super::forward_key) for a destination there is names an unfinished job. No more than
-    /// [`PRUNE_LOOKED`] times `limit` are looked at, so that a step has a bound: where all of those are still forwarded
-    /// none goes, until they are.
+    /// `before`, of those behind `after`, those received first before others. An event removed is no longer a duplicate
+    /// when it comes again, so the retention must be longer than any provider repeats. One that is still forwarded stays:
+    /// whose [`forward_key`](super::forward_key) for a destination there is names an unfinished job. No more than
+    /// [`PRUNE_LOOKED`] times `limit` are looked at, so that a step has a bound. Called again with [`PruneStep::next`]
+    /// until that is `None`, it goes once past all there are, however many have to stay.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
-    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64>;
+    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep>;
 
     /// Tells how many bytes the inbox keeps: bodies, payloads of their own, headers (as JSON) and [`EVENT_BYTES`] for
     /// each event. Kept as a counter.
@@ -385,10 +404,10 @@ pub trait Inbox: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn inbox_bytes(&self) -> Result<u64>;
 
-    /// Removes up to `limit` handled and ignored events as [`Inbox::prune_events`], those received first before others,
-    /// as long as the inbox keeps more than `bytes_max`. Returns how many went.
+    /// Removes up to `limit` handled and ignored events as [`Inbox::prune_events`], received at any time, as long as the
+    /// inbox keeps more than `bytes_max`.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
-    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64>;
+    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep>;
 }

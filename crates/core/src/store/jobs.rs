@@ -143,6 +143,10 @@ pub struct Claimed {
     pub attempt: u32,
     /// How many attempts it has.
     pub attempts_max: u32,
+    /// How often it has waited without being tried ([`JobEnd::Wait`]).
+    pub waits: u32,
+    /// When the first of those waits began.
+    pub waits_from: Option<Timestamp>,
     /// What to do.
     pub work: Work,
     /// The group it counts in.
@@ -267,13 +271,15 @@ pub enum JobEnd {
         /// Why, in one phrase without payload.
         reason: String,
     },
-    /// Nothing could be tried: come again at a moment, and the attempt is not counted. In its lane the job keeps its
-    /// place as one that is tried again does.
+    /// Nothing could be tried: come again at a moment, and the attempt is not counted, but the wait is. In its lane the
+    /// job keeps its place as one that is tried again does.
     Wait {
         /// When.
         at: Timestamp,
         /// Why, in one phrase without payload.
         reason: String,
+        /// It has come on since it last waited: its attempts begin anew, and this wait is its first.
+        anew: bool,
     },
     /// Give the job back untouched (shutdown): the attempt is not counted, the moment it was due stays.
     Release,

@@ -74,9 +74,9 @@ delegate!(Inbox {
     fn event_counts() -> BTreeMap<EventState, u64>;
     fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
     fn heard(endpoint: EndpointId) -> Vec<Heard>;
-    fn prune_events(before: Timestamp, limit: u32) -> u64;
+    fn prune_events(before: Timestamp, after: Option<PrunePlace>, limit: u32) -> PruneStep;
     fn inbox_bytes() -> u64;
-    fn prune_inbox(bytes_max: u64, limit: u32) -> u64;
+    fn prune_inbox(bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> PruneStep;
 });
 delegate!(Jobs {
     fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;
@@ -97,6 +97,7 @@ delegate!(Records {
     fn merge(merges: Vec<Merge>, now: Timestamp) -> (MergeCounts, Vec<(StreamKey, RecordId)>);
     fn end_run(end: RunEnd) -> Run;
     fn runs(connection: Option<ConnectionId>, limit: u32) -> Vec<Run>;
+    fn find_runs(filter: RunFilter, limit: u32) -> Vec<Run>;
     fn live_runs(limit: u32) -> Vec<Run>;
     fn newest_runs(connection: ConnectionId) -> Vec<Run>;
     fn run(run: RunId) -> Option<Run>;

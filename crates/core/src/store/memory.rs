@@ -17,9 +17,9 @@ use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
     Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
     Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewEvent,
-    NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, Queue, Record, Records, ReplayFilter, ReplayStep, Run,
-    RunEnd, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey,
-    StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
+    NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter,
+    ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad,
+    StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -159,11 +159,19 @@ impl Model {
                 let now = delivery.received_at;
                 let (appended, jobs) = self.inbox.append(delivery);
                 for job in jobs {
+                    let job = self.of_tenant(job);
                     self.jobs.enqueue(job, Some(now));
                 }
                 appended
             })
             .collect()
+    }
+
+    /// Gives an event's job, which names its connection, to that one's tenant.
+    fn of_tenant(&self, job: NewJob) -> NewJob {
+        let id = job.tenant.as_ref().map(|name| ConnectionId::new(name.as_str()));
+        let known = id.and_then(|id| self.connections.get(&id)).map(|connection| connection.tenant.clone());
+        NewJob { tenant: known.or(job.tenant), ..job }
     }
 
     fn put_connection(&mut self, connection: Connection) {
@@ -232,7 +240,10 @@ impl Model {
     }
 
     /// Removes events but those that are still forwarded.
-    fn prune_events(&mut self, prune: impl FnOnce(&mut InboxModel, &dyn Fn(EventRow) -> bool) -> u64) -> u64 {
+    fn prune_events(
+        &mut self,
+        prune: impl FnOnce(&mut InboxModel, &dyn Fn(EventRow) -> bool) -> PruneStep,
+    ) -> PruneStep {
         let Self { inbox, jobs, destinations, .. } = self;
         prune(inbox, &|row| destinations.names().any(|name| jobs.is_live(&forward_key(name, row))))
     }
@@ -247,6 +258,7 @@ impl Model {
 
     fn replay(&mut self, row: EventRow, now: Timestamp) -> bool {
         let Some(job) = self.inbox.replay(row, now) else { return false };
+        let job = self.of_tenant(job);
         self.jobs.seen_to(row);
         self.jobs.enqueue(job, Some(now));
         true
@@ -344,16 +356,16 @@ impl Inbox for MemoryStore {
         Ok(self.lock().inbox.heard(&endpoint))
     }
 
-    async fn prune_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
-        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, limit, needed)))
+    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, after, limit, needed)))
     }
 
     async fn inbox_bytes(&self) -> Result<u64> {
         Ok(self.lock().inbox.bytes())
     }
 
-    async fn prune_inbox(&self, bytes_max: u64, limit: u32) -> Result<u64> {
-        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, limit, needed)))
+    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, after, limit, needed)))
     }
 }
 
@@ -490,6 +502,10 @@ impl Records for MemoryStore {
 
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>> {
         Ok(self.lock().records.runs(connection.as_ref(), limit))
+    }
+
+    async fn find_runs(&self, filter: RunFilter, limit: u32) -> Result<Vec<Run>> {
+        Ok(self.lock().records.find_runs(&filter, limit))
     }
 
     async fn live_runs(&self, limit: u32) -> Result<Vec<Run>> {

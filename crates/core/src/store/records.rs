@@ -5,7 +5,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
-use super::{FeedPage, Lease, PageCommit, PageCommitted, Run, RunEnd, RunId, RunMode, StoredBad};
+use super::{FeedPage, Lease, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, StoredBad};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, RecordId, StreamName};
@@ -186,7 +186,15 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn runs(&self, connection: Option<ConnectionId>, limit: u32) -> Result<Vec<Run>>;
 
-    /// Lists the runs under way, those first that have made no progress for longest. Bounded by the runs under way.
+    /// Finds runs that meet a filter, newest first. Runs under way and in review are found however many others there are;
+    /// for any other all newer ones that do not meet it are passed over.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn find_runs(&self, filter: RunFilter, limit: u32) -> Result<Vec<Run>>;
+
+    /// Lists the runs under way, those first that have made no progress for longest. Costs by `limit`, however many there
+    /// are.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lease, MergeCounts, NewDelivery, NewJob, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::ErrorKind;
-use crate::id::RecordId;
+use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::sync::{BadRecord, Change, Cursor, Span, Stop};
 
 /// Identifies a run.
@@ -54,6 +54,59 @@ pub enum RunState {
         /// The error in one phrase.
         reason: String,
     },
+}
+
+/// The name of a run's state, without what it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::exhaustive_enums, reason = "a closed set: one for each state")]
+pub enum RunStateName {
+    /// [`RunState::Running`].
+    Running,
+    /// [`RunState::Done`].
+    Done,
+    /// [`RunState::Review`].
+    Review,
+    /// [`RunState::Failed`].
+    Failed,
+}
+
+impl RunState {
+    /// Returns the state's name.
+    #[must_use]
+    pub fn name(&self) -> RunStateName {
+        match self {
+            Self::Running => RunStateName::Running,
+            Self::Done => RunStateName::Done,
+            Self::Review { .. } => RunStateName::Review,
+            Self::Failed { .. } => RunStateName::Failed,
+        }
+    }
+}
+
+/// Which runs to find: those that meet all that is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct RunFilter {
+    /// Of this connection.
+    pub connection: Option<ConnectionId>,
+    /// Of this stream, of any connection unless one is given.
+    pub stream: Option<StreamName>,
+    /// In this state.
+    pub state: Option<RunStateName>,
+    /// With a lower number.
+    pub before: Option<RunId>,
+}
+
+impl RunFilter {
+    /// Tells whether a run meets the filter.
+    #[must_use]
+    pub fn meets(&self, run: &Run) -> bool {
+        self.connection.as_ref().is_none_or(|wanted| run.key.connection == *wanted)
+            && self.stream.as_ref().is_none_or(|wanted| run.key.stream == *wanted)
+            && self.state.is_none_or(|wanted| run.state.name() == wanted)
+            && self.before.is_none_or(|before| run.id < before)
+    }
 }
 
 /// One execution of a sync.

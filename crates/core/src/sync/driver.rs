@@ -119,6 +119,8 @@ pub struct Task<'a> {
     /// Told what the run did to the records as soon as it is committed: one page and its counts, and at the end no page
     /// with what the end deleted.
     pub committed: &'a (dyn Fn(u64, MergeCounts) + Sync),
+    /// Told each time the run's position has moved on for good.
+    pub came_on: &'a (dyn Fn() + Sync),
     /// Whether the next page is read while one commits.
     pub read_ahead: bool,
     /// Asks the run to stop after the page at hand.
@@ -368,6 +370,7 @@ impl Driver<'_> {
                 }
                 return Ok(Last { resume, span, had_cursor: status.cursor.is_some() });
             }
+            (task.came_on)();
             at = next;
         }
     }

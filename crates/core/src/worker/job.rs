@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -19,6 +20,7 @@ use crate::sync::driver::{Driver, Ended, Task};
 use crate::sync::dry_run::DryRun;
 use crate::sync::{Change, Site, Source, StreamKind};
 use crate::transport::Transport;
+use crate::webhook::Event;
 
 use super::chores::RETENTION;
 use super::replaying::ReplayProgress;
@@ -26,14 +28,15 @@ use super::schedule::{When, owned, owned_one, stream_key};
 use super::{Context, Handled, Inner, Plugged};
 
 /// Rows removed in one commit.
-const PRUNED_AT_ONCE: u32 = 1_000;
+pub(super) const PRUNED_AT_ONCE: u32 = 1_000;
 
 /// The longest wait of a job that was not tried, beyond what it was told: how late it comes when what it waited for is
 /// there again.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(5 * 60);
-/// How often a job may wait without being tried, about three days: beyond it each wait costs an attempt, so that nothing
-/// lives for ever.
+/// How often a job may wait without being tried: beyond it each wait costs an attempt, so that nothing lives for ever.
 const WAITS_MAX: u32 = 1_000;
+/// For how long, from its first wait on: as many as it may, each as long as it grows to by itself, take about as long.
+const WAITS_FOR_MAX: Duration = Duration::from_secs(3 * 86_400);
 /// A wait that is longer than this is an attempt: so few of them are too long already.
 const FREE_WAIT_MAX: Duration = Duration::from_secs(3_600);
 
@@ -52,10 +55,14 @@ pub(super) enum Prepared {
 pub(super) struct Attempt {
     pub(super) number: u32,
     pub(super) max: u32,
-    /// How often it was claimed and not tried.
+    /// How often it has waited without being tried.
     waits: u32,
+    /// Since when.
+    waits_from: Option<Timestamp>,
     /// It goes on where it was, so that what it did between two waits is done.
     goes_on: bool,
+    /// It did come on by this attempt.
+    came_on: bool,
     /// The longest wait before the next.
     wait_max: Duration,
 }
@@ -137,11 +144,12 @@ impl Inner {
         stop: watch::Receiver<bool>,
     ) -> Prepared {
         let Claimed { lease, work, .. } = claimed;
+        let came_on = AtomicBool::new(false);
         let finish = match work {
             Work::Event { row } => self.event(row, event, attempt.number).await,
             Work::Forward { row, destination } => self.forward(row, &destination, attempt).await,
-            Work::Sync { key, mode } => self.sync(lease, &key, mode, 0, stop).await,
-            Work::Approved { key, deletions } => self.sync(lease, &key, RunMode::Full, deletions, stop).await,
+            Work::Sync { key, mode } => self.sync(lease, &key, mode, 0, &came_on, stop).await,
+            Work::Approved { key, deletions } => self.sync(lease, &key, RunMode::Full, deletions, &came_on, stop).await,
             Work::Watch { key, open } => self.watch(key, open).await,
             Work::Call { call } => self.call(lease, call, attempt).await,
             Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
@@ -151,6 +159,7 @@ impl Inner {
             Work::Chore { name, at } => self.chore(&name, at, &stop).await,
             Work::Reschedule { key } => self.reschedule(&key).await,
         };
+        let attempt = Attempt { came_on: came_on.into_inner(), ..attempt };
         let settlement = match finish {
             Ok(Finish::Done { effects, merges, follow, calls }) => {
                 let outbox = OutboxChange { add: calls, result: None };
@@ -192,15 +201,18 @@ impl Inner {
             | Work::Replay { .. }
             | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
         };
-        let claims = u32::try_from(claimed.lease.fence).unwrap_or(u32::MAX);
         let (number, max) = (claimed.attempt, max.min(claimed.attempts_max));
         let goes_on = matches!(claimed.work, Work::Sync { .. } | Work::Approved { .. });
-        Attempt { number, max, waits: claims.saturating_sub(number), goes_on, wait_max }
+        let Claimed { waits, waits_from, .. } = *claimed;
+        Attempt { number, max, waits, waits_from, goes_on, came_on: false, wait_max }
     }
 
     /// Makes the settlement of a job that comes again, after the given time or by the schedule; or that is dead when
-    /// this was its last attempt.
+    /// this was its last attempt. One that did come on has all of them again.
     pub(super) fn retry(&self, lease: Lease, attempt: Attempt, after: Option<Duration>, reason: String) -> Settlement {
+        if attempt.came_on {
+            return self.wait(lease, attempt, after, reason);
+        }
         if attempt.number >= attempt.max {
             return self.settlement(lease, JobEnd::Dead { reason });
         }
@@ -211,18 +223,20 @@ impl Inner {
 
     /// Makes the settlement of a job that could not be tried: it comes again without an attempt, no sooner than it was
     /// told, and ever more seldom unless it goes on where it was. One that waits too often or too long comes again as any
-    /// other.
+    /// other, unless it did come on: then all is counted anew.
     fn wait(&self, lease: Lease, attempt: Attempt, after: Option<Duration>, reason: String) -> Settlement {
         let told = after.unwrap_or_default();
-        if attempt.waits >= WAITS_MAX || told > FREE_WAIT_MAX {
+        let now = self.clock.now();
+        let too_long = told > FREE_WAIT_MAX || attempt.waits_from.is_some_and(|from| now.since(from) >= WAITS_FOR_MAX);
+        let anew = attempt.came_on;
+        if !anew && (attempt.waits >= WAITS_MAX || too_long) {
             let wait = told.max(self.backoff(attempt.number, attempt.wait_max));
             return self.retry(lease, attempt, Some(wait), reason);
         }
         // The least there is: what a breaker says may be over within the same millisecond.
-        let waits = if attempt.goes_on && after.is_some() { 0 } else { attempt.waits };
+        let waits = if anew || (attempt.goes_on && after.is_some()) { 0 } else { attempt.waits };
         let wait = told.max(self.backoff(waits.saturating_add(1), WAIT_MAX));
-        let at = self.clock.now().plus(wait);
-        self.settlement(lease, JobEnd::Wait { at, reason })
+        self.settlement(lease, JobEnd::Wait { at: now.plus(wait), reason, anew })
     }
 
     /// Returns the wait after the try of a number, from 1: doubled each time up to the longest, half of it jitter.
@@ -286,22 +300,35 @@ impl Inner {
     /// Fetches an event of which no more than a notice came, where anybody here wants it. One that the provider no longer
     /// has, or that this credential may not read, stays its notice.
     async fn whole(&self, event: StoredEvent, place: &Place<'_>) -> Result<StoredEvent, Stop> {
-        let Some(source) = place.source else { return Ok(event) };
+        match self.retrieved(&event, place).await? {
+            Ok(Some(whole)) => Ok(StoredEvent { event: whole, ..event }),
+            Ok(None) => Ok(event),
+            Err(error) => {
+                self.note_refusal(&place.connection.id, &error).await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Fetches an event as [`Inner::whole`] does and writes nothing: `None` where what came is all there is.
+    pub(super) async fn retrieved(
+        &self,
+        event: &StoredEvent,
+        place: &Place<'_>,
+    ) -> Result<Result<Option<Event>, Error>, Stop> {
+        let Some(source) = place.source else { return Ok(Ok(None)) };
         let (provider, kind) = (place.connection.provider.as_str(), event.event.kind.as_str());
         let wanted = source.concerns(kind) || self.routes.iter().any(|route| route.wants(provider, kind));
         if !wanted || place.connection.state == ConnectionState::Disconnected {
-            return Ok(event);
+            return Ok(Ok(None));
         }
         let unread = |error: Error| Stop::Dead(format!("the whole event cannot be read: {}", phrase(&error)));
-        let Some(request) = source.complete(&place.site, &event.event).map_err(unread)? else { return Ok(event) };
+        let Some(request) = source.complete(&place.site, &event.event).map_err(unread)? else { return Ok(Ok(None)) };
         match self.driver(place, source).send(request).await {
-            Ok((response, _)) => {
-                let whole = source.completed(&event.event, &response).map_err(unread)?;
-                Ok(StoredEvent { event: whole, ..event })
-            }
+            Ok((response, _)) => Ok(Ok(Some(source.completed(&event.event, &response).map_err(unread)?))),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Permission) => {
                 tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
-                Ok(event)
+                Ok(Ok(None))
             }
             // A refusal for another account says nothing of this connection's credential.
             Err(error)
@@ -311,12 +338,9 @@ impl Inner {
                     && event.event.account != place.connection.account =>
             {
                 tracing::warn!(connection = %place.connection.id, kind, %error, "an event stays its notice");
-                Ok(event)
+                Ok(Ok(None))
             }
-            Err(error) => {
-                self.note_refusal(&place.connection.id, &error).await?;
-                Err(error.into())
-            }
+            Err(error) => Ok(Err(error)),
         }
     }
 
@@ -465,6 +489,7 @@ impl Inner {
         key: &StreamKey,
         mode: RunMode,
         deletions_approved: u64,
+        came_on: &AtomicBool,
         stop: watch::Receiver<bool>,
     ) -> Result<Finish, Stop> {
         let place = self.place(&key.connection).await?;
@@ -497,6 +522,12 @@ impl Inner {
         }
         if pace.before.paused_at.is_some() {
             return Ok(later());
+        }
+        if spec.kind == StreamKind::Records
+            && deletions_approved == 0
+            && let Some(jobs) = self.stands_back(lease, key, mode, &pace).await?
+        {
+            return Ok(Finish::followed_by(owned(jobs, &place.connection)));
         }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
@@ -536,6 +567,7 @@ impl Inner {
             again,
             deletions_approved,
             committed: &|pages, counts| meters.committed(pages, &counts),
+            came_on: &|| came_on.store(true, Ordering::Relaxed),
             read_ahead: self.settings.read_ahead,
             stop,
         };
@@ -592,10 +624,22 @@ impl Inner {
     async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Finish, Stop> {
         let before = self.clock.now().minus(self.settings.retention);
         let all = u64::from(PRUNED_AT_ONCE);
-        // Down to nothing: where many are still needed, a step removes fewer than it may.
-        while self.store.prune_events(before, PRUNED_AT_ONCE).await? > 0 && !*stop.borrow() {}
+        // Once past all of them: what has to stay costs a look, and holds nothing back that stands behind it.
+        let mut after = None;
+        while !*stop.borrow() {
+            after = self.store.prune_events(before, after, PRUNED_AT_ONCE).await?.next;
+            if after.is_none() {
+                break;
+            }
+        }
         if let Some(most) = self.settings.inbox_bytes_max {
-            while self.store.prune_inbox(most, PRUNED_AT_ONCE).await? > 0 && !*stop.borrow() {}
+            let mut after = None;
+            while !*stop.borrow() {
+                after = self.store.prune_inbox(most, after, PRUNED_AT_ONCE).await?.next;
+                if after.is_none() {
+                    break;
+                }
+            }
         }
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}

@@ -153,7 +153,8 @@ impl Worker {
     }
 
     /// Runs an event through the streams and handlers of this program without keeping anything: what would a replay do?
-    /// Handlers run; their effects are not written and their calls to the provider are refused, but what they do
+    /// Of one that came as a notice the whole is retrieved first, where this worker has a way to the provider. Handlers
+    /// run; their effects are not written and their calls to the provider are refused, but what they do
     /// outside otherwise they do ([`super::Context::is_preview`] tells them). `None` when there is no such event.
     ///
     /// # Errors
@@ -213,6 +214,13 @@ impl Inner {
 
     async fn preview_into(&self, event: &StoredEvent, preview: &mut Preview) -> Result<(), Stop> {
         let place = self.place(&event.connection).await?;
+        let whole = match self.retrieved(event, &place).await? {
+            Ok(whole) => whole,
+            // Nothing is sent from where this runs: what the notice says is all that can be told.
+            Err(error) if error.kind() == ErrorKind::Config => None,
+            Err(error) => return Err(error.into()),
+        };
+        let event = &whole.map_or_else(|| event.clone(), |whole| StoredEvent { event: whole, ..event.clone() });
         let merges = place.changes_of(event)?;
         for Merge { key, changes, .. } in merges {
             for change in changes {

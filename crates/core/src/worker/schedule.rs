@@ -164,14 +164,6 @@ impl Inner {
         }
     }
 
-    /// Makes the job of a full run whose deletions are approved. It has a key of its own, so that the full run that
-    /// waits for its week does not stand in its place.
-    pub(super) fn approved_job(&self, key: StreamKey, deletions: u64) -> NewJob {
-        let unique = Some(format!("sync/approved/{}/{}", key.connection, key.stream));
-        let job = self.sync_job(&key, RunMode::Full, When::Now);
-        NewJob { unique, work: Work::Approved { key, deletions }, ..job }
-    }
-
     /// Makes the runs of a stream of which an event told no more than that something changed.
     ///
     /// Two, because a run under way may have read past the place before the change was there: the prompted one has a
@@ -508,7 +500,7 @@ fn lane(key: &StreamKey) -> String {
 }
 
 /// The unique key of a stream's regular run.
-fn unique(key: &StreamKey, mode: RunMode) -> String {
+pub(super) fn unique(key: &StreamKey, mode: RunMode) -> String {
     let name = match mode {
         RunMode::Full => "full",
         RunMode::Incremental => "incremental",

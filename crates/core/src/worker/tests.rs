@@ -1,11 +1,13 @@
 //! What the worker promises, on a provider in a map and a store that may fail and yield.
 
+mod approvals;
 mod events;
 mod healing;
 mod leases;
 mod life;
 mod metrics;
 mod outbox;
+mod previews;
 mod reads;
 mod schedules;
 mod storms;

@@ -1,8 +1,8 @@
 //! `palisade runs`: executions of syncs, newest first.
 
 use clap::{Args, Subcommand, ValueEnum};
-use palisade_core::store::{MergeCounts, Records, Run, RunId, RunState};
-use palisade_core::{ConnectionId, ErrorKind};
+use palisade_core::store::{MergeCounts, Records, Run, RunFilter, RunId, RunState, RunStateName};
+use palisade_core::{ConnectionId, ErrorKind, StreamName};
 use serde_json::json;
 
 use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
@@ -10,9 +10,6 @@ use super::place::{Opened, Place, store_failure, with_store};
 use super::{Failure, say};
 use crate::routes::runs::{RunOut, healed};
 use crate::time::rfc3339;
-
-/// Runs looked through for those that a filter names, newest first.
-const LOOKED_THROUGH: u32 = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum State {
@@ -82,19 +79,15 @@ pub(super) struct One {
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::List { place, connection, stream, state, before, limit, json } => {
-            let wanted = |run: &Run| {
-                stream.as_ref().is_none_or(|stream| run.key.stream.as_str() == stream)
-                    && state.is_none_or(|state| state == state_of(run))
-                    && before.is_none_or(|before| run.id.0 < before)
+            let filter = RunFilter {
+                connection: connection.as_deref().map(ConnectionId::new),
+                stream: stream.as_deref().map(StreamName::new),
+                state: state.map(State::name),
+                before: before.map(RunId),
             };
-            let narrow = stream.is_some() || state.is_some() || before.is_some();
             with_store(place, async |opened| {
-                let looked = if narrow { LOOKED_THROUGH } else { *limit };
-                let of = connection.as_deref().map(ConnectionId::new);
-                let mut found = opened.store.runs(of, looked).await.map_err(|error| store_failure(&error))?;
-                found.retain(&wanted);
-                found.truncate(*limit as usize);
-                list(&found, *limit, *json)
+                let found = opened.store.find_runs(filter.clone(), *limit).await;
+                list(&found.map_err(|error| store_failure(&error))?, *limit, *json)
             })
         }
         Command::Show { id, place, json } => with_store(place, async |opened| show(opened, *id, *json).await),
@@ -103,12 +96,14 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
     }
 }
 
-fn state_of(run: &Run) -> State {
-    match run.state {
-        RunState::Running => State::Running,
-        RunState::Done => State::Done,
-        RunState::Review { .. } => State::Review,
-        RunState::Failed { .. } => State::Failed,
+impl State {
+    fn name(self) -> RunStateName {
+        match self {
+            Self::Running => RunStateName::Running,
+            Self::Done => RunStateName::Done,
+            Self::Review => RunStateName::Review,
+            Self::Failed => RunStateName::Failed,
+        }
     }
 }
 
@@ -168,7 +163,7 @@ async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure
     if approve {
         worker.approve(run.id).await.map_err(|error| {
             if error.kind() == ErrorKind::Conflict {
-                return Failure::no(format!("a newer full run has begun since run {}: look at that one", one.id));
+                return Failure::no(format!("{}: look at the stream's newest full run", error.message()));
             }
             failed(error)
         })?;

@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use palisade_core::health::Actor;
-use palisade_core::store::{MergeCounts, Run, RunId, RunMode, RunState, StoredBad, StreamKey};
+use palisade_core::store::{MergeCounts, Run, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad, StreamKey};
 use palisade_core::sync::Stop;
 use palisade_core::{ConnectionId, ErrorKind, RecordId, StreamName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -197,19 +197,29 @@ impl<'a> RunOut<'a> {
 }
 
 #[derive(Deserialize)]
-pub(crate) struct OfConnection {
+pub(crate) struct Wanted {
     connection: Option<String>,
+    stream: Option<String>,
+    state: Option<RunStateName>,
+    before: Option<i64>,
     limit: Option<u32>,
 }
 
 /// Lists runs, newest first.
-pub(crate) async fn runs(Of(shared): Of<Arc<Shared>>, asked: Asked<OfConnection>) -> Answer {
+pub(crate) async fn runs(Of(shared): Of<Arc<Shared>>, asked: Asked<Wanted>) -> Answer {
     let asked = query(asked)?;
     let limit = limit(asked.limit)?;
-    let list = shared.store.runs(asked.connection.map(ConnectionId::from), limit).await?;
+    let filter = RunFilter {
+        connection: asked.connection.map(ConnectionId::from),
+        stream: asked.stream.map(StreamName::new),
+        state: asked.state,
+        before: asked.before.map(RunId),
+    };
+    let list = shared.store.find_runs(filter, limit).await?;
+    let next = list.last().filter(|_| list.len() == limit as usize).map(|run| run.id.0);
     let (now, patience) = (shared.clock.now(), patience(&shared));
     let list: Vec<_> = list.iter().map(|run| RunOut::judged(run, now, patience)).collect();
-    Ok(json(&json!({ "runs": list })))
+    Ok(json(&json!({ "runs": list, "next_before": next })))
 }
 
 #[derive(Deserialize)]

@@ -157,6 +157,27 @@ async fn what_a_run_would_delete_is_listed_and_dismissed() {
     fixture.get("/api/v1/runs/x").await.is_error(400, "invalid");
 }
 
+// Fails when a run is looked for among the newest only, when a filter is passed over, or when an unknown one is taken.
+#[tokio::test]
+async fn runs_are_found_by_state_and_stream() {
+    let fixture = fixture().with_connection().await;
+    let review = run_in_review(&fixture).await;
+    for _ in 0..3 {
+        ended(&fixture, RunMode::Incremental, |page| page).await;
+    }
+    let found = async |query: &str| {
+        let told = fixture.get(&format!("/api/v1/runs?{query}")).await.json();
+        let ids = told["runs"].as_array().unwrap().iter().map(|run| run["id"].as_i64().unwrap()).collect::<Vec<_>>();
+        (ids, told["next_before"].as_i64())
+    };
+    let id = review.id.0;
+    assert_eq!(found("state=review&limit=2").await, (vec![id], None));
+    assert_eq!(found("state=done&limit=2").await, (vec![id + 3, id + 2], Some(id + 2)));
+    assert_eq!(found(&format!("state=done&before={}", id + 2)).await, (vec![id + 1], None));
+    assert_eq!(found("connection=acme-stripe&stream=charges").await, (vec![], None));
+    fixture.get("/api/v1/runs?state=forgotten").await.is_error(400, "invalid");
+}
+
 #[tokio::test]
 async fn an_approved_run_is_a_job() {
     let fixture = fixture().with_connection().await;

@@ -8,7 +8,13 @@ use super::error::{Fault, unreadable};
 use super::halts;
 use super::writer::Tx;
 
-pub(super) fn put(tx: &Tx<'_>, account: &Account) -> Result<(), Fault> {
+/// Keeps a connection that may be another tenant's than it was.
+pub(super) fn put_anew(tx: &mut Tx<'_>, account: &Account) -> Result<(), Fault> {
+    tx.turns.forget_tenant(account.id.as_str());
+    put(tx, account)
+}
+
+fn put(tx: &Tx<'_>, account: &Account) -> Result<(), Fault> {
     let state = serde_json::to_string(&account.state).map_err(|error| {
         Error::new(ErrorKind::Store, "a connection's state cannot be written as JSON").with_source(error)
     })?;

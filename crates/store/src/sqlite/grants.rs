@@ -7,9 +7,9 @@ use palisade_core::store::{
 use palisade_core::{ConnectionId, Error, ErrorKind, GrantName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::connections;
 use super::error::{Fault, unreadable};
 use super::writer::Tx;
+use super::{connections, runs};
 
 const SELECT: &str = "SELECT connection, name, flow, generation, blob, state, issued_at, expires_at, keep_alive_at, \
      requested, granted, held_until, fence, intent, rest_until, failures FROM palisade_grant";
@@ -85,7 +85,7 @@ pub(super) fn due(connection: &Connection, now: Timestamp, limit: u32) -> Result
 
 // ------------------------------------------------------------------------------------------------------- writes
 
-pub(super) fn connect(tx: &Tx<'_>, account: &Account, grants: &[NewGrant]) -> Result<bool, Fault> {
+pub(super) fn connect(tx: &mut Tx<'_>, account: &Account, grants: &[NewGrant]) -> Result<bool, Fault> {
     let mut stored = tx.prepare("SELECT generation FROM palisade_grant WHERE connection = ?1 AND name = ?2")?;
     for new in grants {
         let key = [account.id.as_str(), new.name.as_str()];
@@ -116,7 +116,7 @@ pub(super) fn connect(tx: &Tx<'_>, account: &Account, grants: &[NewGrant]) -> Re
             json(&tokens.granted)?,
         ])?;
     }
-    connections::put(tx, account)?;
+    connections::put_anew(tx, account)?;
     Ok(true)
 }
 
@@ -255,6 +255,7 @@ pub(super) fn disconnect(
     if !connections::disconnect(tx, id)? {
         return Ok(false);
     }
+    runs::dismiss_all(tx, id, now)?;
     let mut erase = tx.prepare(
         "UPDATE palisade_grant SET generation = generation + 1, blob = x'', state = ?3, live = 0, over = 0, \
          keep_alive_at = NULL, held_until = NULL, intent = NULL WHERE connection = ?1 AND name = ?2",

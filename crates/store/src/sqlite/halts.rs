@@ -24,7 +24,7 @@ const WIDE: &str = "SELECT scope, name FROM palisade_halt WHERE scope < 2";
 const ANY: &str = "SELECT 1 FROM palisade_halt WHERE scope = 2 LIMIT 1";
 const OF_JOB: &str = "SELECT h.name FROM palisade_job j CROSS JOIN palisade_event e ON e.id = j.event \
      CROSS JOIN palisade_halt h ON h.scope = 2 AND h.name = e.connection WHERE j.id = ?1";
-const NEXT: &str = "SELECT min(name) FROM palisade_halt WHERE scope = 3 AND name > ?1";
+const NEXT: &str = "SELECT min(name) FROM palisade_halt WHERE scope = 3 AND name >= ?1";
 
 /// What a claim heeds.
 #[derive(Debug, Default)]
@@ -59,9 +59,9 @@ impl Halts {
     }
 }
 
-/// Returns the next connection that was resumed, in order, after one.
-pub(super) fn resumed(tx: &Tx<'_>, after: &str) -> Result<Option<String>, Fault> {
-    Ok(tx.prepare(NEXT)?.query_row([after], |row| row.get(0))?)
+/// Returns the next connection that was resumed, in order, from a name on.
+pub(super) fn resumed(tx: &Tx<'_>, from: &str) -> Result<Option<String>, Fault> {
+    Ok(tx.prepare(NEXT)?.query_row([from], |row| row.get(0))?)
 }
 
 /// Forgets that a connection was resumed: nothing of it is parked any more, or it is halted again.

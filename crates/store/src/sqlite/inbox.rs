@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, PRUNE_LOOKED, Queue,
-    ReplayFilter, ReplayStep, StoredEvent, ToHandle,
+    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, PRUNE_LOOKED, PrunePlace,
+    PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{causes, connections, heard, jobs};
+use super::{causes, connections, heard, jobs, turns};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -178,6 +178,7 @@ fn add_job(
     run_at: Timestamp,
 ) -> Result<(), Fault> {
     let Owner { provider, connection } = owner;
+    let tenant = turns::tenant_of(tx, connection)?;
     let lane = ordering_key.map(|key| ["event/", connection, "/", key].concat());
     jobs::insert(
         tx,
@@ -187,7 +188,7 @@ fn add_job(
             work: None,
             lane: lane.as_deref(),
             group: provider,
-            tenant: connection,
+            tenant: tenant.as_deref().unwrap_or(connection),
             unique: None,
             priority,
             run_at,
@@ -315,43 +316,87 @@ pub(super) fn replay_some(
     Ok(ReplayStep { met, next: rows.last().copied().map(EventRow) })
 }
 
-/// Those that were received first of what was received before a moment, but for what an unfinished job forwards: one look
-/// into the index of unique keys for each destination ([`forward_key`](palisade_core::store::forward_key)).
-const OLDEST: &str = "SELECT id FROM (SELECT id FROM palisade_event INDEXED BY palisade_event_settled \
-     WHERE state IN (1, 2) AND received_at < ?1 ORDER BY received_at, id LIMIT ?3) AS old \
-     WHERE NOT EXISTS (SELECT 1 FROM palisade_destination d CROSS JOIN palisade_job j \
-     ON j.unique_key = 'forward/' || d.name || '/' || old.id AND j.finished_at IS NULL) LIMIT ?2";
+/// Behind a place stand those of its moment and then those of later ones: as one comparison of both columns SQLite would
+/// walk all of the moment again.
+pub(super) const BEHIND: [&str; 2] = ["received_at = ?1 AND id > ?2", "received_at > ?1 AND ?2 = ?2"];
 
-fn oldest(tx: &Tx<'_>, before: i64, limit: u32) -> Result<Vec<i64>, Fault> {
-    let looked = i64::from(limit) * i64::from(PRUNE_LOOKED);
-    let mut statement = tx.prepare(OLDEST)?;
-    let found = statement.query_map(params![before, limit, looked], |row| row.get(0))?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+/// Reads the events that may go, in their order, and whether an unfinished job forwards each: one look into the index of
+/// unique keys for each destination ([`forward_key`](palisade_core::store::forward_key)).
+pub(super) fn settled(behind: &str) -> String {
+    format!(
+        "SELECT received_at, id, EXISTS (SELECT 1 FROM palisade_destination d CROSS JOIN palisade_job j \
+         ON j.unique_key = 'forward/' || d.name || '/' || e.id AND j.finished_at IS NULL) \
+         FROM palisade_event e INDEXED BY palisade_event_settled WHERE state IN (1, 2) AND {behind} \
+         ORDER BY received_at, id"
+    )
 }
 
-pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
-    let rows = oldest(tx, before.millis(), limit)?;
+/// Finds events to remove, and the last one looked at if there may be more behind it. They are read one by one, so that no
+/// more are looked at than have to be.
+fn oldest(
+    tx: &Tx<'_>,
+    before: i64,
+    after: Option<PrunePlace>,
+    limit: u32,
+) -> Result<(Vec<i64>, Option<PrunePlace>), Fault> {
+    let looks = u64::from(limit) * u64::from(PRUNE_LOOKED);
+    let (at, row) = after.map_or((i64::MIN, i64::MIN), |after| (after.received_at.millis(), after.row.0));
+    let (mut old, mut looked, mut last) = (Vec::new(), 0, None);
+    for behind in BEHIND {
+        let mut statement = tx.prepare(&settled(behind))?;
+        let mut rows = statement.query([at, row])?;
+        while let Some(row) = rows.next()? {
+            if looked == looks || old.len() as u64 == u64::from(limit) {
+                return Ok((old, last));
+            }
+            let place = PrunePlace { received_at: Timestamp(row.get(0)?), row: EventRow(row.get(1)?) };
+            if place.received_at.millis() >= before {
+                return Ok((old, None));
+            }
+            if !row.get::<_, bool>(2)? {
+                old.push(place.row.0);
+            }
+            looked += 1;
+            last = Some(place);
+        }
+    }
+    Ok((old, None))
+}
+
+pub(super) fn prune(
+    tx: &mut Tx<'_>,
+    before: Timestamp,
+    after: Option<PrunePlace>,
+    limit: u32,
+) -> Result<PruneStep, Fault> {
+    let (rows, next) = oldest(tx, before.millis(), after, limit)?;
     for row in &rows {
         remove(tx, *row)?;
     }
-    Ok(rows.len() as u64)
+    Ok(PruneStep { gone: rows.len() as u64, next })
 }
 
 /// Removes events, those received first before others, as long as the inbox keeps more than it may.
-pub(super) fn prune_to(tx: &mut Tx<'_>, bytes_max: u64, limit: u32) -> Result<u64, Fault> {
+pub(super) fn prune_to(
+    tx: &mut Tx<'_>,
+    bytes_max: u64,
+    after: Option<PrunePlace>,
+    limit: u32,
+) -> Result<PruneStep, Fault> {
     let most = i64::try_from(bytes_max).unwrap_or(i64::MAX);
     if tx.tally.inbox_bytes <= most {
-        return Ok(0);
+        return Ok(PruneStep { gone: 0, next: None });
     }
+    let (rows, next) = oldest(tx, i64::MAX, after, limit)?;
     let mut gone = 0;
-    for row in oldest(tx, i64::MAX, limit)? {
-        if tx.tally.inbox_bytes <= most {
-            break;
-        }
+    for row in rows {
         remove(tx, row)?;
         gone += 1;
+        if tx.tally.inbox_bytes <= most {
+            return Ok(PruneStep { gone, next: None });
+        }
     }
-    Ok(gone)
+    Ok(PruneStep { gone, next })
 }
 
 /// Removes an event, and its delivery when it was the last of it.

@@ -238,7 +238,8 @@ pub(super) fn is_free(tx: &mut Tx<'_>, lane: Option<&str>, id: i64, now: Timesta
     }
 }
 
-const WORK: &str = "SELECT fence, attempt, attempts_max, event, work, grp FROM palisade_job WHERE id = ?1";
+const WORK: &str =
+    "SELECT fence, attempt, attempts_max, event, work, grp, waits, waits_from FROM palisade_job WHERE id = ?1";
 const TAKE: &str = "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
      WHERE id = ?1";
 
@@ -255,6 +256,8 @@ fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Option<Claimed>, Fa
                 lease,
                 attempt: row.get::<_, u32>(1)? + 1,
                 attempts_max: row.get(2)?,
+                waits: row.get(6)?,
+                waits_from: row.get::<_, Option<i64>>(7)?.map(Timestamp),
                 work,
                 group: row.get::<_, Option<String>>(5)?.filter(|group| !group.is_empty()),
                 until,
@@ -402,8 +405,14 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
         JobEnd::Dead { reason } => finish(tx, job, Some(reason), now),
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
         JobEnd::Retry { at, reason } => again(tx, job, *at, reason, now),
-        JobEnd::Wait { at, reason } => {
-            tx.prepare("UPDATE palisade_job SET attempt = attempt - 1 WHERE id = ?1")?.execute([job.id])?;
+        JobEnd::Wait { at, reason, anew } => {
+            let sql = if *anew {
+                "UPDATE palisade_job SET attempt = 0, waits = 1, waits_from = ?2 WHERE id = ?1"
+            } else {
+                "UPDATE palisade_job SET attempt = attempt - 1, waits = waits + 1, \
+                 waits_from = coalesce(waits_from, ?2) WHERE id = ?1"
+            };
+            tx.prepare(sql)?.execute(params![job.id, now.millis()])?;
             again(tx, job, *at, reason, now)
         }
         JobEnd::Release => {

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use palisade_core::store::{
-    Appended, Lease, MergeCounts, Missed, NewEvent, PageCommit, PageCommitted, Record, Run, RunEnd, RunId, RunMode,
-    RunState, StreamKey,
+    Appended, Lease, MergeCounts, Missed, NewEvent, PageCommit, PageCommitted, Record, Run, RunEnd, RunFilter, RunId,
+    RunMode, RunState, RunStateName, StreamKey,
 };
 use palisade_core::sync::{BadRecord, Cursor, Span, Stop};
-use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, Timestamp};
+use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, StreamName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
@@ -254,6 +254,18 @@ pub(super) fn dismiss(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool, F
     Ok(true)
 }
 
+/// Dismisses the deletions of all runs of a connection that is disconnected.
+pub(super) fn dismiss_all(tx: &Tx<'_>, of: &ConnectionId, now: Timestamp) -> Result<(), Fault> {
+    let found = tx
+        .prepare(&format!("SELECT id {IN_REVIEW} AND connection = ?1"))?
+        .query_map([of.as_str()], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    for run in found {
+        cancel(tx, run, "its account was disconnected", Some(&Stop::Superseded), now)?;
+    }
+    Ok(())
+}
+
 pub(super) fn reset(tx: &Tx<'_>, key: &StreamKey, now: Timestamp) -> Result<bool, Fault> {
     let names = params![key.connection.as_str(), key.stream.as_str()];
     let stream: Option<i64> = tx
@@ -441,11 +453,12 @@ pub(super) fn prune(tx: &Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, F
     Ok(gone as u64)
 }
 
+/// Which runs are under way, those first that have stood still for longest: read off their index in its order.
+pub(super) const LIVE: &str =
+    "FROM palisade_run INDEXED BY palisade_run_moved WHERE finished_at IS NULL ORDER BY progressed_at, id LIMIT ?1";
+
 pub(super) fn live(connection: &Connection, limit: u32) -> Result<Vec<Run>, Fault> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {RUN} FROM palisade_run INDEXED BY palisade_run_live WHERE finished_at IS NULL \
-         ORDER BY progressed_at, id LIMIT ?1"
-    ))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {RUN} {LIVE}"))?;
     let mut rows = statement.query([limit])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
@@ -472,6 +485,43 @@ pub(super) fn list(connection: &Connection, of: Option<&ConnectionId>, limit: u3
     let mut statement =
         connection.prepare_cached(&format!("SELECT {RUN} FROM palisade_run {only} ORDER BY id DESC LIMIT ?2"))?;
     let mut rows = statement.query(params![of.map(ConnectionId::as_str), limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(run(row)?);
+    }
+    Ok(found)
+}
+
+/// The runs that wait for a review, in the words of their index.
+const IN_REVIEW: &str = r#"FROM palisade_run INDEXED BY palisade_run_review WHERE state GLOB '{"state":"review"*'"#;
+
+/// Finds runs of a state, and of a connection (`?1`) and stream (`?2`) if given, below a number. What is rare is found by
+/// its index, else a connection's runs by theirs.
+pub(super) fn found(state: Option<RunStateName>, of_connection: bool) -> String {
+    let of_state = match state {
+        Some(RunStateName::Review) => Some(IN_REVIEW),
+        Some(RunStateName::Running) => Some("FROM palisade_run INDEXED BY palisade_run_live WHERE finished_at IS NULL"),
+        Some(RunStateName::Done | RunStateName::Failed) | None => None,
+    };
+    let all = if of_connection { "FROM palisade_run INDEXED BY palisade_run_connection" } else { "FROM palisade_run" };
+    let and = match state {
+        Some(RunStateName::Done) => r#"state GLOB '{"state":"done"*' AND "#,
+        Some(RunStateName::Failed) => r#"state GLOB '{"state":"failed"*' AND "#,
+        Some(RunStateName::Review | RunStateName::Running) | None => "",
+    };
+    let from = of_state.map_or_else(|| format!("{all} WHERE {and}"), |from| format!("{from} AND "));
+    let connection = if of_connection { "connection = ?1" } else { "?1 IS NULL" };
+    format!("SELECT {RUN} {from}{connection} AND (?2 IS NULL OR name = ?2) AND id < ?3 ORDER BY id DESC LIMIT ?4")
+}
+
+pub(super) fn find(connection: &Connection, filter: &RunFilter, limit: u32) -> Result<Vec<Run>, Fault> {
+    let mut statement = connection.prepare_cached(&found(filter.state, filter.connection.is_some()))?;
+    let mut rows = statement.query(params![
+        filter.connection.as_ref().map(ConnectionId::as_str),
+        filter.stream.as_ref().map(StreamName::as_str),
+        filter.before.map_or(i64::MAX, |before| before.0),
+        limit,
+    ])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(run(row)?);

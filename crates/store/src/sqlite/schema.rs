@@ -49,6 +49,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql") },
     Migration { name: "0016_resumed", sql: include_str!("migrations/0016_resumed.sql") },
     Migration { name: "0017_missed_records", sql: include_str!("migrations/0017_missed_records.sql") },
+    Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -484,6 +485,26 @@ mod tests {
         let steps = plan.query_map([99, 9], |row| row.get(3)).unwrap();
         let steps = steps.collect::<rusqlite::Result<Vec<String>>>().unwrap();
         assert_eq!(steps, ["SEARCH palisade_run USING INDEX palisade_run_followed (finished_at<?)"], "and none sorts");
+    }
+
+    /// Fails when a job of before the upgrade waits as if it never had, or one that never did has waited.
+    #[test]
+    fn waits_of_before_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let rows = [(1, 7, 3, "NULL"), (2, 3, 3, "NULL"), (3, 7, 3, "9")].map(|(id, fence, attempt, finished)| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, fence, attempt, finished_at) \
+                 VALUES ({id}, 5, 0, 0, 1, 20, {fence}, {attempt}, {finished});"
+            )
+        });
+        let before = MIGRATIONS.iter().position(|one| one.name == "0019_stands").unwrap();
+        file_of(&path, before, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement = connection.prepare("SELECT waits FROM palisade_job ORDER BY id").unwrap();
+        let waits = statement.query_map([], |row| row.get(0)).unwrap();
+        assert_eq!(waits.collect::<rusqlite::Result<Vec<i64>>>().unwrap(), [4, 0, 0]);
     }
 
     /// Fails when a file of before the outbox loses what it holds, or a call's number is given twice after its removal.

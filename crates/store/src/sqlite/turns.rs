@@ -6,6 +6,7 @@
 //! another process appends is taken up as it is found.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use palisade_core::store::{Claim, LINED_UP_MAX, Queue};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -15,6 +16,8 @@ use super::halts::{self, Halts};
 use super::jobs::{LATER, PARKED, READY, is_free, queue_number, queue_of};
 use super::writer::{Tally, Tx};
 
+/// Most connections whose tenants are kept in mind.
+const TENANTS_MAX: usize = 10_000;
 /// Least number of turns kept in mind before those that are passed are forgotten.
 const FORGET_FROM: usize = 1_024;
 /// Fewest rows of a group read at once.
@@ -41,6 +44,8 @@ pub(super) struct Turns {
     left: usize,
     /// The newest job when the transaction began.
     began: i64,
+    /// Whose connections are that events came for. What another process changes of it is not seen, and costs a turn.
+    tenants: HashMap<Box<str>, Arc<str>>,
 }
 
 /// Where turns stood.
@@ -95,8 +100,15 @@ impl Turns {
         Mark(self.undo.len())
     }
 
+    /// Forgets whose a connection is: it may be another's by now.
+    pub(super) fn forget_tenant(&mut self, connection: &str) {
+        self.tenants.remove(connection);
+    }
+
     /// Undoes what was given since the mark, when `job_last` was the newest job.
     pub(super) fn back_to(&mut self, mark: Mark, job_last: i64) {
+        // Some may have been read of what is undone now.
+        self.tenants.clear();
         while self.undo.len() > mark.0 {
             match self.undo.pop() {
                 Some((flow, Some(turn))) => drop(self.last.insert(flow, turn)),
@@ -124,6 +136,24 @@ pub(super) struct Place<'j> {
     pub(super) priority: i64,
     pub(super) group: &'j str,
     pub(super) tenant: &'j str,
+}
+
+/// Returns the tenant of a connection, if that is known.
+pub(super) fn tenant_of(tx: &mut Tx<'_>, connection: &str) -> Result<Option<Arc<str>>, Fault> {
+    if let Some(tenant) = tx.turns.tenants.get(connection) {
+        return Ok(Some(tenant.clone()));
+    }
+    let found: Option<Arc<str>> = tx
+        .prepare("SELECT tenant FROM palisade_connection WHERE id = ?1")?
+        .query_row([connection], |row| row.get(0))
+        .optional()?;
+    if let Some(tenant) = &found {
+        if tx.turns.tenants.len() >= TENANTS_MAX {
+            tx.turns.tenants.clear();
+        }
+        tx.turns.tenants.insert(connection.into(), tenant.clone());
+    }
+    Ok(found)
 }
 
 /// Gives the next turn.
@@ -237,10 +267,10 @@ pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64) -> Result<(), Faul
 }
 
 fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
-    let (mut left, mut after) = (LINED_UP_MAX as usize, String::new());
+    let (mut left, mut from) = (LINED_UP_MAX as usize, String::new());
     let sql = format!("SELECT {ENTERING} FROM palisade_job WHERE state = 6 AND parked = ?1 ORDER BY id LIMIT ?2");
     while left > 0 {
-        let Some(connection) = halts::resumed(tx, &after)? else { return Ok(()) };
+        let Some(connection) = halts::resumed(tx, &from)? else { return Ok(()) };
         let bound = i64::try_from(left).unwrap_or(i64::MAX);
         // It stood in line before, whatever the clock says by now.
         let found = line_up(tx, &sql, params![connection, bound], i64::MAX)?;
@@ -248,7 +278,8 @@ fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
             halts::forget(tx, &connection)?;
         }
         left -= found;
-        after = connection;
+        // The least name behind it.
+        from = connection + "\0";
     }
     tx.wake(Queue::Events);
     Ok(())

@@ -3,8 +3,10 @@
 //! A commit is optimistic: its commands run one after another in one transaction. A command that fails by its own
 //! fault is taken out, the transaction is rolled back and the rest runs again, so one failing command never takes the
 //! others with it, and the usual commit pays for no savepoint. One that is refused after it has written something is taken
-//! out in the same way: whoever is told of an error has nothing in the file. A fault of the surroundings (disk full, I/O, a COMMIT
-//! that fails) fails every command of the commit: nobody is told "stored" who is not.
+//! out in the same way: whoever is told of an error has nothing in the file. What was taken out may have met what another
+//! command had written and the rollback has undone, so it runs once more by itself, behind the others' commit: what it is
+//! told then is true of the file. A fault of the surroundings (disk full, I/O, a COMMIT that fails) fails every command of
+//! the commit: nobody is told "stored" who is not.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -495,8 +497,19 @@ impl Writer {
         let _ = closed.send(checkpointed.and(shut));
     }
 
-    fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
+    fn commit(&mut self, batch: Vec<Box<dyn Write>>) {
+        let mut apart = Vec::new();
+        self.commit_but(batch, &mut apart);
+        for command in apart {
+            // Taken out of a commit of its own it is answered.
+            self.commit_but(vec![command], &mut Vec::new());
+        }
+    }
+
+    /// Commits commands but those that do not go with the others.
+    fn commit_but(&mut self, mut batch: Vec<Box<dyn Write>>, apart: &mut Vec<Box<dyn Write>>) {
         while !batch.is_empty() {
+            let alone = batch.len() == 1;
             match self.attempt(&mut batch) {
                 Ok(ready) => {
                     for command in batch.drain(..) {
@@ -504,6 +517,7 @@ impl Writer {
                     }
                     self.bells.ring(ready);
                 }
+                Err(Stop::Command(number, _) | Stop::Refused(number)) if !alone => apart.push(batch.remove(number)),
                 Err(Stop::Command(number, failure)) => {
                     tracing::warn!(reason = %failure.to_error(), "one command failed and was left out of its commit");
                     batch.remove(number).answer(Some(&failure));
@@ -572,5 +586,91 @@ impl Writer {
         let ready = tx.ready;
         run("COMMIT").map_err(all)?;
         Ok(ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::schema;
+
+    fn writer(path: &Path) -> Writer {
+        let mut connection = Connection::open(path).unwrap();
+        schema::prepare(&mut connection, path).unwrap();
+        connection.execute_batch("CREATE TABLE seen (word TEXT PRIMARY KEY)").unwrap();
+        Writer {
+            connection,
+            product: Arc::default(),
+            inlet: Arc::new(Inlet::new(16, 1 << 20)),
+            bells: Arc::default(),
+            tail: Tail::default(),
+            turns: Turns::default(),
+            disk: Disk { path: path.to_owned(), free_bytes_min: 0 },
+        }
+    }
+
+    type Answer<T, F> = oneshot::Receiver<(Result<T>, F)>;
+
+    fn command<T, F>(run: F) -> (Box<dyn Write>, Answer<T, F>)
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Tx<'_>) -> std::result::Result<T, Fault> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        (Box::new(Command { run, outcome: None, reply }), answer)
+    }
+
+    fn write(tx: &Tx<'_>, word: &str) -> std::result::Result<(), Fault> {
+        tx.prepare("INSERT INTO seen VALUES (?1)")?.execute([word])?;
+        Ok(())
+    }
+
+    /// How the second command ends that finds what the first one wrote.
+    #[derive(Clone, Copy, Debug)]
+    enum Ends {
+        Refused,
+        Failed,
+    }
+
+    /// Fails when a command is told what it met of another's that was undone later: that a lease is lost, that a name is
+    /// taken.
+    #[test]
+    fn a_refusal_is_true_of_what_is_stored() {
+        for ends in [Ends::Refused, Ends::Failed] {
+            for first_stands in [true, false] {
+                let folder = tempfile::tempdir().unwrap();
+                let mut writer = writer(&folder.path().join("refused.db"));
+                let mut times = 0;
+                let (first, first_answer) = command(move |tx| {
+                    times += 1;
+                    write(tx, "first")?;
+                    if times > 1 && !first_stands {
+                        write(tx, "first")?;
+                    }
+                    Ok(())
+                });
+                let (second, second_answer) = command(move |tx| {
+                    write(tx, "second")?;
+                    let meets = tx.prepare("SELECT 1 FROM seen WHERE word = 'first'")?.exists([])?;
+                    match ends {
+                        Ends::Refused if meets => Err(Error::new(ErrorKind::Conflict, "it is taken").into()),
+                        Ends::Failed if meets => write(tx, "first"),
+                        Ends::Refused | Ends::Failed => Ok(()),
+                    }
+                });
+                let (third, third_answer) = command(|tx| write(tx, "third"));
+                writer.commit(vec![first, second, third]);
+                let stands = |word: &str| {
+                    let sql = "SELECT count(*) FROM seen WHERE word = ?1";
+                    writer.connection.query_row(sql, [word], |row| row.get::<_, i64>(0)).unwrap() == 1
+                };
+                let case = format!("{ends:?}, the first stands: {first_stands}");
+                assert_eq!(first_answer.blocking_recv().unwrap().0.is_ok(), first_stands, "{case}");
+                assert_eq!(second_answer.blocking_recv().unwrap().0.is_ok(), !first_stands, "{case}");
+                assert!(third_answer.blocking_recv().unwrap().0.is_ok(), "{case}");
+                let found = ["first", "second", "third"].map(stands);
+                assert_eq!(found, [first_stands, !first_stands, true], "{case}");
+            }
+        }
     }
 }

@@ -176,8 +176,43 @@ pub async fn tenants_take_turns(store: &dyn Store) {
     let claimed = ok(store.claim(Claim { max: 4, ..claim_of(Queue::Events, 5) }).await);
     let rows: Vec<_> = claimed.iter().map(|one| one.work.clone()).collect();
     let wanted = [1, 201, 2, 202].map(|row| Work::Event { row: EventRow(row) });
-    same(rows, wanted.to_vec(), "connections take turns with their events");
+    same(rows, wanted.to_vec(), "connections nobody knows take turns with their events");
     same(claimed.iter().all(|one| one.group.as_deref() == Some("stripe")), true, "whose group is the provider");
+}
+
+/// A tenant with fifty connections has the turns of one, however its events come and whether they are replayed.
+///
+/// Fails when events take the turns of their connections, or of whom a connection was before.
+pub async fn events_take_the_turns_of_their_tenant(store: &dyn Store) {
+    let of = |id: &str, tenant: &str| Connection { tenant: tenant.into(), ..super::grants::connection(id) };
+    for n in 0..50 {
+        ok(store.put_connection(of(&format!("many{n}"), "many")).await);
+    }
+    ok(store.put_connection(of("moved", "many")).await);
+    ok(store.put_connection(of("few", "few")).await);
+    let one =
+        |connection: &str, id: &str| NewDelivery { connection: connection.into(), ..delivery(5, vec![event(id)]) };
+    ok(store.append(vec![one("moved", "before")]).await);
+    ok(store.put_connection(of("moved", "late")).await);
+    let mut deliveries: Vec<_> = (0..50).map(|n| one(&format!("many{n}"), &format!("m{n}"))).collect();
+    deliveries.extend((0..3).map(|n| one("few", &format!("f{n}"))));
+    deliveries.push(one("moved", "l"));
+    ok(store.append(deliveries).await);
+    let take = async |max: u32, now: i64| {
+        let claimed = ok(store.claim(Claim { max, ..claim_of(Queue::Events, now) }).await);
+        let row = |one: &Claimed| if let Work::Event { row } = one.work { row.0 } else { 0 };
+        claimed.iter().map(|one| (row(one), one.lease)).collect::<Vec<_>>()
+    };
+    let rows = |claimed: &[(i64, Lease)]| claimed.iter().map(|(row, _)| *row).collect::<Vec<_>>();
+    let claimed = take(7, 5).await;
+    same(rows(&claimed), vec![1, 52, 55, 2, 53, 3, 54], "one of each tenant in turn");
+    for (_, lease) in claimed.into_iter().chain(take(99, 5).await) {
+        end(store, lease, JobEnd::Done, 6).await;
+    }
+    for row in [2, 3, 4, 52] {
+        same(ok(store.replay(EventRow(row), Timestamp(7)).await), true, "replayed");
+    }
+    same(rows(&take(9, 7).await), vec![2, 52, 3, 4], "also again");
 }
 
 /// No more jobs of a group are claimed than there is room for, and a group without room holds up no other.
@@ -267,6 +302,26 @@ pub async fn halted_events_wait_and_go_on_in_order(store: &dyn Store) {
     ok(store.resume(Halt::All).await);
     ok(store.resume(Halt::Provider("stripe".to_owned())).await);
     same(done(&rows(24).await).await, vec![6, 8], "then all go on, in turn");
+    any_name_can_be_resumed(store).await;
+}
+
+/// Fails when what is halted under a name that is empty, or begins as another does, never comes again.
+async fn any_name_can_be_resumed(store: &dyn Store) {
+    let names = ["", "a", "a\u{1}", "aa"];
+    for name in names {
+        ok(store.halt(Halt::Connection(name.into()), Timestamp(13)).await);
+        let event = event(&format!("of {name}"));
+        ok(store.append(vec![NewDelivery { connection: name.into(), ..delivery(0, vec![event]) }]).await);
+    }
+    same(claim(store, Queue::Events, 14).await.len(), 0, "they wait");
+    for name in names {
+        same(ok(store.resume(Halt::Connection(name.into())).await), true, name);
+    }
+    let resumed = claim(store, Queue::Events, 15).await;
+    same(resumed.len(), names.len(), "all of them come");
+    for one in resumed {
+        end(store, one.lease, JobEnd::Done, 16).await;
+    }
 }
 
 /// A connection that was paused or disconnected and is active again is halted no more, also by a connect; one that only
@@ -419,7 +474,7 @@ pub async fn a_job_that_could_not_be_tried_keeps_its_place(store: &dyn Store) {
         "one at a time",
     );
     for one in first {
-        end(store, one.lease, JobEnd::Wait { at: Timestamp(900), reason: "later".to_owned() }, 31).await;
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(900), reason: "later".to_owned(), anew: false }, 31).await;
     }
     ids.extend(ok(store.enqueue(vec![laned(5)]).await));
     same(given(899).await.len(), 0, "it keeps its place");
@@ -490,7 +545,7 @@ pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
     let released = claim(store, Queue::Events, 9).await;
     same(released.iter().map(|one| one.attempt).collect(), vec![1], "a release costs no attempt");
     for (n, one) in (0..).zip(&released) {
-        end(store, one.lease, JobEnd::Wait { at: Timestamp(10 + n), reason: reason() }, 9).await;
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(10 + n), reason: reason(), anew: false }, 9).await;
     }
     let waited = ok(store.event(EventRow(4)).await).map(|stored| (stored.state, stored.reason));
     same(waited, Some((EventState::Pending, Some(reason()))), "one that could not be tried says why");
@@ -502,9 +557,31 @@ pub async fn the_state_of_an_event_follows_its_job(store: &dyn Store) {
     for now in 20..50 {
         let again = claim(store, Queue::Events, now).await;
         same(again.iter().map(|one| one.attempt).collect(), vec![2, 1], "however often it waits");
+        let waits = |before: u32, from: i64| match u32::try_from(now - 20).unwrap_or(0) + before {
+            0 => (0, None),
+            waits => (waits, Some(Timestamp(from))),
+        };
+        let counted = again.iter().map(|one| (one.waits, one.waits_from)).collect();
+        same(counted, vec![waits(0, 20), waits(1, 9)], "waits are counted, from the first on; releases are none");
         for one in again {
-            end(store, one.lease, JobEnd::Wait { at: Timestamp(now + 1), reason: reason() }, now).await;
+            end(store, one.lease, JobEnd::Wait { at: Timestamp(now + 1), reason: reason(), anew: false }, now).await;
         }
+    }
+    for one in claim(store, Queue::Events, 50).await {
+        end(store, one.lease, JobEnd::Retry { at: Timestamp(60), reason: reason() }, 50).await;
+    }
+    let tried = claim(store, Queue::Events, 60).await;
+    let counted = tried.iter().map(|one| (one.attempt, one.waits, one.waits_from)).collect();
+    let wanted = vec![(3, 30, Some(Timestamp(20))), (2, 31, Some(Timestamp(9)))];
+    same(counted, wanted, "an attempt between them does not change that");
+    for one in tried {
+        end(store, one.lease, JobEnd::Wait { at: Timestamp(70), reason: reason(), anew: true }, 65).await;
+    }
+    let anew = claim(store, Queue::Events, 70).await;
+    let counted = anew.iter().map(|one| (one.attempt, one.waits, one.waits_from)).collect();
+    same(counted, vec![(1, 1, Some(Timestamp(65))); 2], "what came on has all of both again");
+    for one in anew {
+        end(store, one.lease, JobEnd::Release, 71).await;
     }
     same(ok(store.job_counts().await), counts(2, 0, 1), "beyond all the attempts they have");
 

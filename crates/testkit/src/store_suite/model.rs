@@ -11,8 +11,8 @@ use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     CallId, CallRecord, CallState, Claim, Connection, ConnectionState, Decision, Effect, EventRow, EventState,
     GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, OutboxChange,
-    PageCommit, Pause, Queue, ReplayFilter, Room, RunEnd, RunId, RunMode, RunState, SealedCredential, Settled,
-    Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
+    PageCommit, Pause, PrunePlace, Queue, ReplayFilter, Room, RunEnd, RunFilter, RunId, RunMode, RunState,
+    RunStateName, SealedCredential, Settled, Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Outcome, Random, Result, Timestamp};
@@ -338,7 +338,7 @@ impl Model {
                     0..=2 => JobEnd::Done,
                     3 => JobEnd::Retry { at: self.near(), reason },
                     4 => JobEnd::Release,
-                    5 => JobEnd::Wait { at: self.near(), reason },
+                    5 => JobEnd::Wait { at: self.near(), reason, anew: self.one_in(3) },
                     _ => JobEnd::Dead { reason },
                 },
                 now: self.now(),
@@ -486,6 +486,8 @@ impl Model {
             let answers = both!(self, store => told(&store.compact_feed(before, limit).await));
             return self.note(format!("compact_feed {before:?} {limit}"), answers);
         }
+        let place = PrunePlace { received_at: self.near(), row: EventRow(i64::try_from(self.below(12)).unwrap_or(0)) };
+        let after = self.one_in(2).then_some(place);
         let (what, answers) = match self.below(10) {
             8..=9 => ("prune_runs", both!(self, store => told(&store.prune_runs(before, limit).await))),
             7 => ("prune_outbox", both!(self, store => told(&store.prune_outbox(before, limit).await))),
@@ -493,14 +495,14 @@ impl Model {
             5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),
             6 => {
                 let most = self.below(20_000);
-                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, limit).await)))
+                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, after, limit).await)))
             }
-            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, limit).await))),
+            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, after, limit).await))),
             1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
             2 => ("prune_pauses", both!(self, store => told(&store.prune_pauses(before, limit).await))),
             _ => ("prune_calls", both!(self, store => told(&store.prune_calls(before, limit).await))),
         };
-        self.note(format!("{what} {before:?} {limit}"), answers)
+        self.note(format!("{what} {before:?} {after:?} {limit}"), answers)
     }
 
     async fn extend_or_replay(&mut self) -> Option<(String, String)> {
@@ -528,7 +530,7 @@ impl Model {
                 ];
                 let account = Connection {
                     id,
-                    tenant: "t".into(),
+                    tenant: if self.one_in(3) { "t1".into() } else { "t".into() },
                     provider: "stripe".to_owned(),
                     environment: if self.one_in(2) { "sandbox".into() } else { Default::default() },
                     account: self.one_in(2).then(|| "acct".to_owned()),
@@ -695,6 +697,14 @@ impl Model {
             Some(EventState::Dead),
         ];
         let state = states.get(turn % states.len()).copied().flatten();
+        let names = [RunStateName::Running, RunStateName::Done, RunStateName::Review, RunStateName::Failed];
+        let filter = RunFilter {
+            connection: turn.is_multiple_of(2).then(|| connection.into()),
+            stream: turn.is_multiple_of(3).then(|| key.stream.clone()),
+            state: names.get(turn % 5).copied(),
+            before: turn.is_multiple_of(4).then_some(RunId(7)),
+        };
+        put("found runs", told(&store.find_runs(filter, 3).await));
         match turn % 9 {
             0 => put("some events", told(&store.events(state, None, all).await)),
             1 => put("a page of events", told(&store.events(state, Some(EventRow(7)), 2).await)),

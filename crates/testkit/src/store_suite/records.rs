@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_core::store::{
     Appended, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob, PageCommit, PageCommitted,
-    Queue, Run, RunEnd, RunId, RunMode, RunState, Settled, Settlement, Store, StreamKey, StreamStatus, Work,
+    Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, Settled, Settlement, Store, StreamKey,
+    StreamStatus, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Timestamp};
@@ -496,6 +497,20 @@ pub async fn old_runs_are_removed_but_for_the_newest(store: &dyn Store) {
     let lease = hold(store, sync(RunMode::Full), 60).await;
     let under_way = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(60)).await);
     let live = under_way.id;
+    let found = async |filter: RunFilter, limit: u32| {
+        ok(store.find_runs(filter, limit).await).into_iter().map(|run| run.id).collect::<Vec<_>>()
+    };
+    let in_state = |state| RunFilter { state: Some(state), ..RunFilter::default() };
+    same(found(in_state(RunStateName::Review), 9).await, vec![review], "the oldest of them");
+    same(found(in_state(RunStateName::Running), 9).await, vec![live], "under way");
+    same(found(in_state(RunStateName::Failed), 9).await, vec![], "none failed");
+    same(found(in_state(RunStateName::Done), 2).await, vec![alone, newest], "newest first, and no more");
+    let before = RunFilter { before: Some(newest), ..in_state(RunStateName::Done) };
+    same(found(before, 9).await, vec![first, second], "then the next");
+    let of = RunFilter { connection: Some("acme".into()), stream: Some("other".into()), ..RunFilter::default() };
+    same(found(of.clone(), 9).await, vec![alone], "of a stream");
+    let none = RunFilter { connection: Some("beta".into()), ..of };
+    same(found(none, 9).await, vec![], "of another connection");
     let all = vec![review, second, first, newest, alone, live];
     same((ok(store.prune_runs(Timestamp(30), 9).await), left().await), (0, all), "none is older");
     same(ok(store.prune_runs(Timestamp(99), 0).await), 0, "a step of none");
@@ -515,6 +530,33 @@ pub async fn old_runs_are_removed_but_for_the_newest(store: &dyn Store) {
     same(aside.iter().map(|bad| bad.run).collect::<Vec<_>>(), vec![review], "what it set aside stays");
     let next = ended(&key(), RunMode::Full, 80).await;
     same(next > live, true, "no number comes again");
+}
+
+/// What waits for a review is over when its account is disconnected: nobody follows the stream, and an approval would begin
+/// no run.
+pub async fn a_disconnect_ends_the_reviews_of_its_connection(store: &dyn Store) {
+    for id in ["acme", "beta"] {
+        ok(store.put_connection(super::grants::connection(id)).await);
+    }
+    let mut reviews = Vec::new();
+    for connection in ["acme", "beta"] {
+        let of = StreamKey { connection: connection.into(), ..key() };
+        let changes = (0..51).map(|n| present(&format!("r{n}"), 1, "1")).collect();
+        ok(store.merge(vec![Merge { key: of.clone(), read_since: Some(0), changes }], Timestamp(1)).await);
+        let work = Work::Sync { key: of.clone(), mode: RunMode::Full };
+        let lease = hold(store, NewJob { work, ..job(0) }, 2).await;
+        let run = ok(store.start_run(lease, of, RunMode::Full, Timestamp(2)).await);
+        let run = ok(store.end_run(done(lease, &run)).await);
+        same(run.state, RunState::Review { deletions: 51 }, "it waits");
+        reviews.push(run.id);
+    }
+    same(ok(store.disconnect("acme".into(), Vec::new(), Timestamp(9)).await), true, "disconnected");
+    let filter = RunFilter { state: Some(RunStateName::Review), ..RunFilter::default() };
+    let waits = ok(store.find_runs(filter, 9).await).into_iter().map(|run| run.id).collect::<Vec<_>>();
+    same(waits, reviews.iter().skip(1).copied().collect(), "the other's waits");
+    let Some(over) = reviews.first() else { panic!("it was noted") };
+    let over = ok(store.run(*over).await).map(|run| (kind(&run.state), run.stop, run.finished_at));
+    same(over, Some(("cancelled", Some(Stop::Superseded), Some(Timestamp(9)))), "this one is over");
 }
 
 /// A run that failed because its cursor is too old makes the stream forget it; other failures change nothing.

@@ -130,6 +130,7 @@ impl Model {
     fn disconnect(&mut self, id: &ConnectionId, revocations: &HashMap<GrantName, Revocation>, now: Timestamp) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         connection.state = ConnectionState::Disconnected;
+        self.records.dismiss_all(id, now);
         for (key, grant) in self.grants.iter_mut().filter(|(key, _)| key.connection == *id) {
             if matches!(grant.state, GrantState::Erased { .. }) {
                 continue;

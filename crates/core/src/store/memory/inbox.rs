@@ -8,7 +8,8 @@ use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
     Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_LOOKED, ReplayFilter, StoredEvent, Work,
+    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_LOOKED, PrunePlace, PruneStep,
+    ReplayFilter, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -239,19 +240,26 @@ impl InboxModel {
     }
 
     /// Removes finished events but those that are `needed` still, as long as there is more than there may be.
-    pub(super) fn prune_to(&mut self, bytes_max: u64, limit: u32, needed: impl Fn(EventRow) -> bool) -> u64 {
+    pub(super) fn prune_to(
+        &mut self,
+        bytes_max: u64,
+        after: Option<PrunePlace>,
+        limit: u32,
+        needed: impl Fn(EventRow) -> bool,
+    ) -> PruneStep {
         if self.bytes() <= bytes_max {
-            return 0;
+            return PruneStep { gone: 0, next: None };
         }
+        let (old, next) = self.oldest(None, after, limit, needed);
         let mut gone = 0;
-        for row in self.oldest(None, limit, needed) {
-            if self.bytes() <= bytes_max {
-                break;
-            }
+        for row in old {
             self.remove(row);
             gone += 1;
+            if self.bytes() <= bytes_max {
+                return PruneStep { gone, next: None };
+            }
         }
-        gone
+        PruneStep { gone, next }
     }
 
     pub(super) fn counts(&self) -> BTreeMap<EventState, u64> {
@@ -274,24 +282,47 @@ impl InboxModel {
     }
 
     /// Removes old finished events but those that are `needed` still.
-    pub(super) fn prune(&mut self, before: Timestamp, limit: u32, needed: impl Fn(EventRow) -> bool) -> u64 {
-        let gone = self.oldest(Some(before), limit, needed);
-        for row in &gone {
+    pub(super) fn prune(
+        &mut self,
+        before: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+        needed: impl Fn(EventRow) -> bool,
+    ) -> PruneStep {
+        let (old, next) = self.oldest(Some(before), after, limit, needed);
+        for row in &old {
             self.remove(*row);
         }
-        gone.len() as u64
+        PruneStep { gone: old.len() as u64, next }
     }
 
-    /// Finds the finished events that were received first, before a moment if given, among as many as are looked at.
-    fn oldest(&self, before: Option<Timestamp>, limit: u32, needed: impl Fn(EventRow) -> bool) -> Vec<EventRow> {
+    /// Finds the finished events that were received first, before a moment if given, among as many as are looked at, and
+    /// the last one looked at if there may be more behind it.
+    fn oldest(
+        &self,
+        before: Option<Timestamp>,
+        after: Option<PrunePlace>,
+        limit: u32,
+        needed: impl Fn(EventRow) -> bool,
+    ) -> (Vec<EventRow>, Option<PrunePlace>) {
         let finished = |stored: &&Row| matches!(stored.state, EventState::Done | EventState::Ignored);
         let received = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
         let finished = self.events.iter().filter(|(_, stored)| finished(stored));
-        let mut old: Vec<_> = finished.filter_map(|(row, stored)| Some((received(stored)?, *row))).collect();
-        old.retain(|(at, _)| before.is_none_or(|before| *at < before));
-        old.sort_unstable();
-        let looked = old.into_iter().take(limit as usize * PRUNE_LOOKED as usize).map(|(_, row)| row);
-        looked.filter(|row| !needed(*row)).take(limit as usize).collect()
+        let place = |(row, stored): (&EventRow, &Row)| Some(PrunePlace { received_at: received(stored)?, row: *row });
+        let mut places: Vec<PrunePlace> = finished.filter_map(place).collect();
+        places.retain(|place| before.is_none_or(|before| place.received_at < before) && Some(*place) > after);
+        places.sort_unstable();
+        let (limit, looks) = (limit as usize, limit as usize * PRUNE_LOOKED as usize);
+        let mut old = Vec::new();
+        for (looked, place) in places.iter().enumerate() {
+            if looked == looks || old.len() == limit {
+                return (old, looked.checked_sub(1).and_then(|last| places.get(last)).copied());
+            }
+            if !needed(place.row) {
+                old.push(place.row);
+            }
+        }
+        (old, None)
     }
 
     fn remove(&mut self, row: EventRow) {

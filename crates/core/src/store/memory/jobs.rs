@@ -43,6 +43,8 @@ struct Job {
     new: NewJob,
     state: State,
     attempts: u32,
+    waits: u32,
+    waits_from: Option<Timestamp>,
     fence: i64,
     turn: i64,
     /// Why it comes again.
@@ -129,7 +131,8 @@ impl JobsModel {
         }
         self.live.insert(id);
         let state = if behind { State::Behind } else { State::Later };
-        self.jobs.insert(id, Job { new, state, attempts: 0, fence: 0, turn: 0, reason: None });
+        let job = Job { new, state, attempts: 0, waits: 0, waits_from: None, fence: 0, turn: 0, reason: None };
+        self.jobs.insert(id, job);
         if !behind {
             self.line_up(id, now);
         }
@@ -217,6 +220,8 @@ impl JobsModel {
                     lease: Lease { job: id, fence: job.fence },
                     attempt: job.attempts,
                     attempts_max: job.new.attempts_max,
+                    waits: job.waits,
+                    waits_from: job.waits_from,
                     work: job.new.work.clone(),
                     group: job.new.group.clone().filter(|group| !group.is_empty()),
                     until,
@@ -419,8 +424,13 @@ impl JobsModel {
                 self.again(lease.job, at, &reason, now);
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
             }
-            JobEnd::Wait { at, reason } => {
+            JobEnd::Wait { at, reason, anew } => {
+                if anew {
+                    (job.attempts, job.waits, job.waits_from) = (1, 0, None);
+                }
                 job.attempts -= 1;
+                job.waits += 1;
+                job.waits_from.get_or_insert(now);
                 self.again(lease.job, at, &reason, now);
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
             }

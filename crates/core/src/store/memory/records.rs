@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record, Run, RunEnd, RunId, RunMode,
-    RunState, StoredBad, StreamKey, StreamStatus,
+    ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record, Run, RunEnd, RunFilter, RunId,
+    RunMode, RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
 use crate::sync::{BadRecord, Span, State, Stop};
@@ -286,6 +286,16 @@ impl RecordsModel {
         true
     }
 
+    /// Dismisses the deletions of all runs of a connection that is disconnected.
+    pub(super) fn dismiss_all(&mut self, of: &ConnectionId, now: Timestamp) {
+        for row in self.runs.values_mut().filter(|row| row.run.key.connection == *of) {
+            if matches!(row.run.state, RunState::Review { .. }) {
+                let head = self.streams.get(&row.run.key).map_or(0, |stream| stream.status.head);
+                fail(&mut row.run, "its account was disconnected", head, now);
+            }
+        }
+    }
+
     pub(super) fn healings(&self, connection: &ConnectionId, limit: u32) -> Vec<Run> {
         let mut runs = self.runs(Some(connection), u32::MAX);
         runs.retain(|run| run.missed.count > 0);
@@ -396,12 +406,12 @@ impl RecordsModel {
     }
 
     pub(super) fn runs(&self, connection: Option<&ConnectionId>, limit: u32) -> Vec<Run> {
+        self.find_runs(&RunFilter { connection: connection.cloned(), ..RunFilter::default() }, limit)
+    }
+
+    pub(super) fn find_runs(&self, filter: &RunFilter, limit: u32) -> Vec<Run> {
         let newest_first = self.runs.values().rev().map(|row| &row.run);
-        newest_first
-            .filter(|run| connection.is_none_or(|wanted| run.key.connection == *wanted))
-            .take(limit as usize)
-            .cloned()
-            .collect()
+        newest_first.filter(|run| filter.meets(run)).take(limit as usize).cloned().collect()
     }
 
     pub(super) fn live_runs(&self, limit: u32) -> Vec<Run> {

@@ -5,7 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::super::job::PRUNED_AT_ONCE;
 use super::world::*;
+use crate::clock::Timestamp;
+use crate::net::Reach;
 use crate::random::{Random, SeededRandom};
 use crate::store::*;
 use crate::worker::*;
@@ -215,6 +220,70 @@ async fn old_rows_are_removed_and_dead_events_kept() {
     assert_eq!(world.store.inner.job_counts().await.unwrap().dead, 0);
     let kept = world.store.pauses(Timestamp(0), 9).await.unwrap();
     assert_eq!(kept.len(), 1, "what is over went: {kept:?}");
+}
+
+/// Fails when the chore begins at the oldest events again and again, or ends where a step removes none: what is behind
+/// more events than one step looks at, all of them forwarded still, would stay for ever.
+#[tokio::test(start_paused = true)]
+async fn events_that_have_to_stay_hold_back_none_behind_them() {
+    for inbox_bytes_max in [None, Some(0)] {
+        let world = World::with(WorkerSettings { inbox_bytes_max, ..settings() }, |builder| builder).await;
+        let spec = DestinationSpec {
+            url: "https://app.example/".to_owned(),
+            filter: Filter::default(),
+            concurrency: 1,
+            timeout: Duration::from_secs(1),
+            headers: Vec::new(),
+            order: Order::None,
+            reach: Reach::default(),
+        };
+        let put = NewDestination { name: "app".to_owned(), configured: false, spec, keys: Vec::new() };
+        assert!(world.store.put_destination(put, 0, world.clock.now()).await.unwrap());
+        let more = i64::from(PRUNED_AT_ONCE * PRUNE_LOOKED) + 1;
+        let event = |n: i64| NewEvent {
+            id: format!("evt_{n}").into(),
+            kind: "thing.updated".to_owned(),
+            account: None,
+            created: None,
+            ordering_key: None,
+            payload: None,
+            wanted: false,
+            priority: 0,
+        };
+        let delivery = NewDelivery {
+            endpoint: "fake".into(),
+            connection: "c".into(),
+            provider: "fake".to_owned(),
+            received_at: world.clock.now(),
+            headers: Vec::new(),
+            body: Bytes::from_static(b"{}"),
+            events: (0..=more).map(event).collect(),
+        };
+        world.store.append(vec![delivery]).await.unwrap();
+        let job = |work: Work, unique: &str, run_at| NewJob {
+            work,
+            lane: None,
+            group: None,
+            tenant: None,
+            unique: Some(unique.to_owned()),
+            priority: 0,
+            run_at,
+            attempts_max: 9,
+        };
+        let forward = |row| {
+            let work = Work::Forward { row, destination: "app".to_owned() };
+            job(work, &forward_key("app", row), Timestamp(i64::MAX))
+        };
+        world.store.enqueue((1..=more).map(|row| forward(EventRow(row))).collect()).await.unwrap();
+        // Of age, or not and too much.
+        let old = if inbox_bytes_max.is_none() { Duration::from_secs(31 * 86_400) } else { Duration::ZERO };
+        world.wait(old).await;
+        world.store.enqueue(vec![job(Work::Retention, "retention", world.clock.now())]).await.unwrap();
+        assert_eq!(world.worker.step(Queue::Background).await.unwrap(), 1);
+        let left = world.store.event_counts().await.unwrap();
+        assert_eq!(left, [(EventState::Ignored, u64::try_from(more).unwrap())].into(), "{inbox_bytes_max:?}");
+        assert!(world.store.event(EventRow(more + 1)).await.unwrap().is_none(), "the one nobody forwards went");
+    }
 }
 
 // ------------------------------------------------------------------------------------------ everything at once

@@ -267,12 +267,19 @@ async fn an_hour_without_the_provider_loses_nothing() {
     }
 }
 
-/// Fails when what never reaches its provider lives for ever.
+/// Fails when what never reaches its provider lives for ever, or for long because it is told to wait for long: an hour
+/// each, as often as it may wait, are 41 days.
 #[tokio::test(start_paused = true)]
 async fn an_event_that_can_never_be_tried_dies_at_last() {
+    for told in [None, Some(HOUR)] {
+        never_tried(told).await;
+    }
+}
+
+async fn never_tried(told: Option<Duration>) {
     let world = World::with(settings(), |builder| {
-        let away = handler(|_, _| Box::pin(async { Error::new(ErrorKind::CircuitOpen, "the breaker is open").into() }));
-        builder.on("fake", "thing.*", away)
+        let error = move || Error::new(ErrorKind::CircuitOpen, "the breaker is open").with_retry_after(told);
+        builder.on("fake", "thing.*", handler(move |_, _| Box::pin(async move { error().into() })))
     })
     .await;
     let n = world.fake.put("t1", Some(1));
@@ -280,7 +287,7 @@ async fn an_event_that_can_never_be_tried_dies_at_last() {
     let state = async || world.event_states().await.remove(0).0;
     for days in 0..7 {
         if state().await == EventState::Dead {
-            assert!(days >= 2, "dead after {days} days");
+            assert!(days >= 2, "dead after {days} days, told to wait {told:?}");
             return;
         }
         for _ in 0..24 * 60 {
@@ -288,5 +295,5 @@ async fn an_event_that_can_never_be_tried_dies_at_last() {
             world.wait(Duration::from_secs(60)).await;
         }
     }
-    panic!("it lives for ever");
+    panic!("it lives for ever, told to wait {told:?}");
 }

@@ -589,6 +589,48 @@ async fn a_run_that_waits_says_why() {
     assert_eq!(world.runs().await.remove(0).stop, Some(Stop::ScopeMissing { scope }));
 }
 
+/// Fails when a run that comes on by a page between two waits, or two attempts, uses them up all the same: beyond its
+/// thousandth wait, and with every attempt, it would come ever more seldom.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_comes_on_has_all_its_waits_and_attempts_again() {
+    let limited = || Error::new(ErrorKind::Throttled, "slow down").with_retry_after(Some(Duration::from_secs(1)));
+    let timeout = || Error::new(ErrorKind::Timeout, "no answer");
+    for (things, fails) in [(1_050, limited as fn() -> Error), (40, timeout)] {
+        let world = World::with(WorkerSettings { page_size: 1, ..settings() }, |builder| builder).await;
+        for n in 0..things {
+            world.fake.put(&format!("t{n:04}"), Some(n));
+        }
+        world.fake.truth().every_other = Some(fails);
+        world.connect().await;
+        // For each page one attempt that commits it and fails behind it.
+        for _ in 0..things + 50 {
+            world.worker.step(Queue::Background).await.unwrap();
+            world.wait(Duration::from_secs(10)).await;
+        }
+        let runs = world.runs().await;
+        let run = runs.iter().find(|run| run.mode == RunMode::Full).unwrap();
+        assert_eq!((&run.state, run.pages), (&RunState::Done, things), "{:?}", fails().kind());
+    }
+}
+
+/// Fails when a page that is committed again and again counts as coming on: the last one, while the run cannot be ended.
+/// The provider would be asked for it every few seconds.
+#[tokio::test(start_paused = true)]
+async fn a_run_that_stays_at_its_last_page_comes_ever_more_seldom() {
+    let world = filled(2).await;
+    world.connect().await;
+    world.quiet().await;
+    let before = world.requests();
+    world.store.layer.failing(|name| (name == "end_run").then_some(Fault::Before));
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Full).await.unwrap();
+    for _ in 0..2 * 3_600 {
+        world.worker.step(Queue::Background).await.unwrap();
+        world.wait(Duration::from_secs(1)).await;
+    }
+    let asked = world.fake.truth().requests.iter().skip(before).filter(|path| path.starts_with("/things?")).count();
+    assert!((5..100).contains(&asked), "{asked} times in two hours");
+}
+
 /// Fails when a paused stream is read, loses its place, or does not go on when it is resumed.
 #[tokio::test(start_paused = true)]
 async fn a_paused_stream_stops_behind_its_page_and_goes_on_there() {

@@ -48,6 +48,8 @@ pub(super) struct Truth {
     pub(super) requests: Vec<String>,
     /// What the next requests fail with.
     pub(super) failures: VecDeque<Error>,
+    /// What every other request fails with.
+    pub(super) every_other: Option<fn() -> Error>,
     /// Events older than this are not listed any more.
     pub(super) events_from: usize,
     pub(super) delay: Duration,
@@ -202,7 +204,8 @@ impl Transport for Fake {
         let (failure, delay, hang) = {
             let mut truth = self.truth();
             truth.requests.push(uri.path_and_query().unwrap().to_string());
-            (truth.failures.pop_front(), truth.delay, truth.hang)
+            let other = truth.every_other.filter(|_| truth.requests.len().is_multiple_of(2)).map(|make| make());
+            (truth.failures.pop_front().or(other), truth.delay, truth.hang)
         };
         tokio::task::yield_now().await;
         if hang {

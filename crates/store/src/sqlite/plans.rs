@@ -1,0 +1,64 @@
+//! What statements look at: those that answer a page, a metric or a step of a chore go to their rows by an index,
+//! however many rows there are.
+
+use std::path::Path;
+
+use palisade_core::store::RunStateName;
+use rusqlite::Connection;
+
+use super::{inbox, runs, schema};
+
+/// Fails when SQLite would answer a statement otherwise than by the steps given, or sorts or walks for it.
+#[track_caller]
+fn goes(sql: &str, wanted: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plans.db");
+    let mut connection = Connection::open(&path).unwrap();
+    schema::tune(&connection, std::time::Duration::ZERO).unwrap();
+    schema::prepare(&mut connection, Path::new("plans.db")).unwrap();
+    let mut plan = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let holes = rusqlite::params_from_iter(vec![0; plan.parameter_count()]);
+    let steps: Vec<String> = plan.query_map(holes, |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+    let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+    assert_eq!(steps, wanted, "{sql}");
+}
+
+/// Fails when a step of pruning walks past what an earlier step looked at, or walks jobs to find whether one of them
+/// forwards an event.
+#[test]
+fn pruning_goes_on_from_its_place() {
+    for (behind, by) in inbox::BEHIND.into_iter().zip(["(received_at=? AND id>?)", "(received_at>?)"]) {
+        goes(
+            &inbox::settled(behind),
+            &[
+                &format!("SEARCH e USING INDEX palisade_event_settled {by}"),
+                "CORRELATED SCALAR SUBQUERY 1",
+                "SCAN d",
+                "SEARCH j USING INDEX palisade_job_unique (unique_key=?)",
+            ],
+        );
+    }
+}
+
+/// Fails when all runs under way are sorted to find those that stand still, for each look at the metrics.
+#[test]
+fn runs_under_way_are_read_in_their_order() {
+    // Of a partial index SQLite says that it scans it: it holds nothing but what is asked for, and is read up to the limit.
+    goes(&format!("SELECT * {}", runs::LIVE), &["SCAN palisade_run USING INDEX palisade_run_moved"]);
+}
+
+/// Fails when runs that wait for a review, or a connection's, are looked for among all there are; or when rows are sorted
+/// whose number has no bound.
+#[test]
+fn runs_are_found_by_what_is_rare_of_them() {
+    let review = "SEARCH palisade_run USING INDEX palisade_run_review (id<?)";
+    for of_connection in [false, true] {
+        goes(&runs::found(Some(RunStateName::Review), of_connection), &[review]);
+    }
+    let own = "SEARCH palisade_run USING INDEX palisade_run_connection (connection=? AND id<?)";
+    for state in [None, Some(RunStateName::Done), Some(RunStateName::Failed)] {
+        goes(&runs::found(state, true), &[own]);
+    }
+    let live = ["SCAN palisade_run USING INDEX palisade_run_live", "USE TEMP B-TREE FOR ORDER BY"];
+    goes(&runs::found(Some(RunStateName::Running), false), &live);
+}
