@@ -13,6 +13,7 @@ use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
+use super::names::{self, record_row};
 use super::seen::{Note, Notes};
 use super::writer::Tx;
 use super::{feed, inbox};
@@ -107,10 +108,7 @@ impl<'m> Staged<'m> {
             }
         };
         let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
-        let mut find = tx.prepare(
-            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
-             WHERE stream = ?1 AND ext_id = ?2",
-        )?;
+        let mut find = tx.prepare(FIND)?;
         for change in changes {
             let place = stream.places.get(change.id.as_str()).copied();
             let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id) {
@@ -160,6 +158,12 @@ enum Decided {
     Updated,
     Added,
 }
+
+/// Finds what [`stored`] reads by stream and id.
+const FIND: &str = concat!(
+    "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE id = ",
+    record_row!("?1", "?2")
+);
 
 /// Reads a record's row id and what its row says.
 pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
@@ -258,45 +262,50 @@ impl<'m> StagedStream<'m> {
             "UPDATE palisade_record SET seq = ?2, observed = ?3, earliest = ?4, latest = ?5, hash = ?6, deleted = ?7, \
              revised = ?8, changed_at = ?9, data = ?10 WHERE id = ?1",
         )?;
-        let mut confirmed = Vec::new();
+        let (mut confirmed, mut added) = (Vec::new(), Vec::new());
         for row in &self.rows {
             let Stored { span, observed, deleted, hash } = row.stored;
             let note = Note { observed, span };
             let (observed, hash) = (observed.cast_signed(), hash.cast_signed());
             match (row.id, &row.written) {
-                (None, Some(Written { seq, revised, data })) => insert.execute(params![
-                    stream,
-                    row.record.as_str(),
-                    seq.cast_signed(),
-                    observed,
-                    span.earliest,
-                    span.latest,
-                    hash,
-                    deleted,
-                    revised,
-                    now.millis(),
-                    data.map(|data| &data[..]),
-                ])?,
-                (Some(id), Some(Written { seq, revised, data })) => update.execute(params![
-                    id,
-                    seq.cast_signed(),
-                    observed,
-                    span.earliest,
-                    span.latest,
-                    hash,
-                    deleted,
-                    revised,
-                    now.millis(),
-                    data.map(|data| &data[..]),
-                ])?,
+                (None, Some(Written { seq, revised, data })) => {
+                    insert.execute(params![
+                        stream,
+                        row.record.as_str(),
+                        seq.cast_signed(),
+                        observed,
+                        span.earliest,
+                        span.latest,
+                        hash,
+                        deleted,
+                        revised,
+                        now.millis(),
+                        data.map(|data| &data[..]),
+                    ])?;
+                    added.push((row.record.as_str(), tx.last_rowid()));
+                }
+                (Some(id), Some(Written { seq, revised, data })) => {
+                    update.execute(params![
+                        id,
+                        seq.cast_signed(),
+                        observed,
+                        span.earliest,
+                        span.latest,
+                        hash,
+                        deleted,
+                        revised,
+                        now.millis(),
+                        data.map(|data| &data[..]),
+                    ])?;
+                }
                 (Some(id), None) => {
                     confirmed.push((id, note));
-                    0
                 }
                 // Only a record that is stored, or written here before, can be confirmed.
-                (None, None) => 0,
-            };
+                (None, None) => {}
+            }
         }
+        names::enter_records(tx, stream, added)?;
         self.notes.write(tx, stream, confirmed)?;
         if self.bad > 0 {
             self.read_after_all(tx, stream)?;
@@ -419,9 +428,7 @@ pub(super) fn stored_of(
         .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| row.get::<_, i64>(0))
         .optional()?;
     let Some(of) = of else { return Ok(vec![None; ids.len()]) };
-    let mut find = connection.prepare_cached(
-        "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE stream = ?1 AND ext_id = ?2",
-    )?;
+    let mut find = connection.prepare_cached(FIND)?;
     let mut notes = Notes::default();
     let mut one = |id: &RecordId| -> Result<Option<Stored>, Fault> {
         let found = find.query_one(params![of, id.as_str()], stored).optional()?;
@@ -502,8 +509,9 @@ pub(super) fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
 pub(super) fn record(connection: &Connection, key: &StreamKey, id: &RecordId) -> Result<Option<Record>, Fault> {
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {RECORD} FROM palisade_stream s JOIN palisade_record r ON r.stream = s.id \
-             WHERE s.connection = ?1 AND s.name = ?2 AND r.ext_id = ?3"
+            "SELECT {RECORD} FROM palisade_stream s CROSS JOIN palisade_record r ON r.id = {} \
+             WHERE s.connection = ?1 AND s.name = ?2",
+            record_row!("s.id", "?3")
         ))?
         .query_one(params![key.connection.as_str(), key.stream.as_str(), id.as_str()], record_of)
         .optional()?;

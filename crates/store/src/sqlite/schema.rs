@@ -48,6 +48,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
     Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql") },
     Migration { name: "0016_resumed", sql: include_str!("migrations/0016_resumed.sql") },
+    Migration { name: "0018_names", sql: include_str!("migrations/0018_names.sql") },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -437,6 +438,38 @@ mod tests {
         assert_eq!(gone, [3, 1]);
         let horizon = connection.query_row("SELECT horizon FROM palisade_stream", [], |row| row.get::<_, i64>(0));
         assert_eq!(horizon.unwrap(), 0);
+    }
+
+    /// Fails when a row of before the upgrade is not found by its name.
+    #[test]
+    fn names_of_before_are_taken_over_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let event = |id: u32, name: &str| {
+            format!(
+                "INSERT INTO palisade_event (id, state, received_at, endpoint, event_id, connection, provider, kind) \
+                 VALUES ({id}, 1, 1, 'hook', '{name}', 'c', 'stripe', 'x');"
+            )
+        };
+        let record = |id: u32, stream: u32, name: &str| {
+            format!(
+                "INSERT INTO palisade_record (id, stream, seq, observed, earliest, latest, hash, deleted, revised, \
+                 first_seen, changed_at, ext_id) VALUES ({id}, {stream}, {id}, 1, 1, 1, 0, 0, 0, 1, 1, '{name}');"
+            )
+        };
+        let rows = [event(3, "b"), event(5, "a"), record(1, 2, "b"), record(2, 1, "b"), record(4, 2, "a")];
+        let before = MIGRATIONS.iter().position(|one| one.name == "0018_names").unwrap();
+        file_of(&path, before, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let texts = |sql: &str| -> Vec<String> {
+            let mut statement = connection.prepare(sql).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let events = texts("SELECT endpoint || ' ' || event_id || ' ' || id FROM palisade_event_name");
+        assert_eq!(events, ["hook a 5", "hook b 3"]);
+        let records = texts("SELECT stream || ' ' || ext_id || ' ' || id FROM palisade_record_name");
+        assert_eq!(records, ["1 b 2", "2 a 4", "2 b 1"]);
     }
 
     /// Fails when a run of before the upgrade cannot be read, or one under way cannot go on.

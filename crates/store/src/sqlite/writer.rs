@@ -19,6 +19,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::error::{Failure, Fault, failure, is_environment};
 use super::lanes::{self, Tail};
+use super::names::{self, Names};
 use super::turns::Turns;
 
 /// Most commands in one commit: bounds how long the first of them waits for the last.
@@ -274,6 +275,7 @@ pub(super) struct Tx<'c> {
     connection: &'c Connection,
     product: &'c AtomicBool,
     pub(super) tally: Tally,
+    pub(super) names: &'c mut Names,
     pub(super) tail: &'c mut Tail,
     pub(super) turns: &'c mut Turns,
     /// The highest turns claimed, by queue and priority, as far as they were asked for.
@@ -429,6 +431,7 @@ pub(super) struct Writer {
     pub(super) product: Arc<AtomicBool>,
     pub(super) inlet: Arc<Inlet>,
     pub(super) bells: Arc<Bells>,
+    pub(super) names: Names,
     pub(super) tail: Tail,
     pub(super) turns: Turns,
     pub(super) disk: Disk,
@@ -550,6 +553,7 @@ impl Writer {
             connection,
             product: &self.product,
             tally: before,
+            names: &mut self.names,
             tail: &mut self.tail,
             turns: &mut self.turns,
             passed: Vec::new(),
@@ -569,6 +573,7 @@ impl Writer {
             lanes::move_on(&mut tx).map_err(all)?;
             tx.tally.write(connection).map_err(all)?;
         }
+        names::move_on(connection, tx.names).map_err(all)?;
         let ready = tx.ready;
         run("COMMIT").map_err(all)?;
         Ok(ready)
