@@ -62,8 +62,8 @@ fn fill(path: &Path, rows: u64) {
              reason, delivery, payload)
              SELECT i, CASE i % 3 WHEN 0 THEN 3 ELSE i % 3 END, {now} - i, 'stripe', 'evt_' || i, \
                  'acme-stripe', 'stripe', 'customer.updated', 'a reason', i, x'7b7d' FROM n;
-         {numbers} INSERT INTO palisade_event_name SELECT 'stripe', 'evt_' || i, i FROM n;
-         {numbers} INSERT INTO palisade_event_new SELECT 'stripe', 'evt_new_' || i, {rows} + i FROM n;
+         {numbers} INSERT INTO palisade_event_name SELECT -i, i FROM n;
+         {numbers} INSERT INTO palisade_event_new SELECT i, {rows} + i FROM n;
          {numbers} INSERT INTO palisade_delivery (id, body) SELECT i, x'7b7d' FROM n;
          INSERT INTO palisade_dead_count SELECT connection, count(*) FROM palisade_event WHERE state = 3 GROUP BY 1;
          {numbers} INSERT INTO palisade_dead_letter SELECT i, 1000000 + i FROM n WHERE i % 3 = 0;

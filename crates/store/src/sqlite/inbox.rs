@@ -127,19 +127,22 @@ const INSERT: &str = "INSERT INTO palisade_event (id, state, received_at, create
 fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept: &Kept<'_>) -> Result<Appended, Fault> {
     let row = tx.tally.event_last + 1;
     let state = number(if event.wanted { EventState::Pending } else { EventState::Ignored });
-    let there = names::enter_event(tx, delivery.endpoint.as_str(), event.id.as_str(), row)?;
+    let (endpoint, id) = (delivery.endpoint.as_str(), event.id.as_str());
+    let name = names::event_name(endpoint, id);
+    let there = names::find_event(tx, name, endpoint, id)?;
     heard::note(tx, delivery, event, there.is_none())?;
     if let Some(there) = there {
         return Ok(Appended::Duplicate(EventRow(there)));
     }
+    names::enter_event(tx, name, row)?;
     tx.hot(INSERT)?.execute(params![
         row,
         state,
         delivery.received_at.millis(),
         event.created.map(Timestamp::millis),
         kept.delivery,
-        delivery.endpoint.as_str(),
-        event.id.as_str(),
+        endpoint,
+        id,
         delivery.connection.as_str(),
         delivery.provider,
         event.kind,
@@ -362,7 +365,7 @@ fn remove(tx: &mut Tx<'_>, row: i64) -> Result<(), Fault> {
             let name = (row.get::<_, String>(3)?, row.get::<_, String>(4)?);
             Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, i64>(2)?, name))
         })?;
-    names::forget_event(tx, &endpoint, &name)?;
+    names::forget_event(tx, names::event_name(&endpoint, &name), row)?;
     count(&mut tx.tally, state, -1);
     tx.tally.inbox_bytes -= EVENT_SIZE + bytes;
     let Some(delivery) = delivery else { return Ok(()) };

@@ -13,6 +13,7 @@ use std::cell::Cell;
 
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
 
 use super::writer::Tx;
 
@@ -20,6 +21,9 @@ use super::writer::Tx;
 const NEW_MAX: i64 = if cfg!(debug_assertions) { 16 } else { 4_096 };
 /// Names moved at once: what is moved is a sixteenth of the new ones and spread over a sixteenth of the large table.
 const LOT: u32 = if cfg!(debug_assertions) { 4 } else { 256 };
+
+/// Events of an older file that are sorted at once.
+const UPGRADED_MAX: usize = 1 << 20;
 
 /// The expression for a record's row id, by expressions for its stream's and its own id.
 macro_rules! record_row {
@@ -43,30 +47,69 @@ pub(super) use record_row;
 pub(super) const RECORDS: &str = "SELECT id, ext_id FROM palisade_record_name WHERE stream = ?1 AND ext_id > ?2 \
      UNION ALL SELECT id, ext_id FROM palisade_record_new WHERE stream = ?1 AND ext_id > ?2 ORDER BY 2";
 
-const ENTER_EVENT: &str = "INSERT INTO palisade_event_new SELECT ?1, ?2, ?3 WHERE NOT EXISTS \
-     (SELECT 1 FROM palisade_event_name WHERE endpoint = ?1 AND event_id = ?2) ON CONFLICT DO NOTHING";
-const FIND_EVENT: &str = "SELECT coalesce((SELECT id FROM palisade_event_name WHERE endpoint = ?1 AND event_id = ?2), \
-     (SELECT id FROM palisade_event_new WHERE endpoint = ?1 AND event_id = ?2))";
+/// The rows of events with a name.
+const EVENTS: &str = "SELECT id FROM palisade_event_name WHERE name = ?1 \
+     UNION ALL SELECT id FROM palisade_event_new WHERE name = ?1";
 
-/// Enters an event that gets a row; tells the row of the event that has the name already, if there is one.
-pub(super) fn enter_event(tx: &mut Tx<'_>, endpoint: &str, id: &str, row: i64) -> rusqlite::Result<Option<i64>> {
-    if tx.hot(ENTER_EVENT)?.execute(params![endpoint, id, row])? == 0 {
-        return tx.prepare(FIND_EVENT)?.query_one(params![endpoint, id], |row| row.get(0));
+/// The name of an event as it is entered: a number, so that it is short and looked up fast. Two events may share one.
+pub(super) fn event_name(endpoint: &str, id: &str) -> i64 {
+    let mut hash = Sha256::new();
+    hash.update((endpoint.len() as u64).to_le_bytes());
+    hash.update(endpoint);
+    hash.update(id);
+    hash.finalize().first_chunk().copied().map_or(0, i64::from_le_bytes)
+}
+
+/// Returns the row of an event.
+pub(super) fn find_event(tx: &mut Tx<'_>, name: i64, endpoint: &str, id: &str) -> rusqlite::Result<Option<i64>> {
+    let named = tx.hot(EVENTS)?.query_map([name], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?;
+    for row in named {
+        let is_it = "SELECT 1 FROM palisade_event WHERE id = ?1 AND endpoint = ?2 AND event_id = ?3";
+        if tx.prepare(is_it)?.exists(params![row, endpoint, id])? {
+            return Ok(Some(row));
+        }
     }
-    tx.names.events.count(1);
     Ok(None)
 }
 
+/// Enters an event that was not found.
+pub(super) fn enter_event(tx: &mut Tx<'_>, name: i64, row: i64) -> rusqlite::Result<()> {
+    tx.hot("INSERT INTO palisade_event_new VALUES (?1, ?2)")?.execute([name, row])?;
+    tx.names.events.count(1);
+    Ok(())
+}
+
 /// Takes an event's name away.
-pub(super) fn forget_event(tx: &Tx<'_>, endpoint: &str, id: &str) -> rusqlite::Result<()> {
-    let gone = tx
-        .prepare("DELETE FROM palisade_event_name WHERE endpoint = ?1 AND event_id = ?2")?
-        .execute(params![endpoint, id])?;
+pub(super) fn forget_event(tx: &Tx<'_>, name: i64, row: i64) -> rusqlite::Result<()> {
+    let gone = tx.prepare("DELETE FROM palisade_event_name WHERE name = ?1 AND id = ?2")?.execute([name, row])?;
     if gone == 0 {
-        tx.prepare("DELETE FROM palisade_event_new WHERE endpoint = ?1 AND event_id = ?2")?
-            .execute(params![endpoint, id])?;
+        tx.prepare("DELETE FROM palisade_event_new WHERE name = ?1 AND id = ?2")?.execute([name, row])?;
     }
     Ok(())
+}
+
+/// Enters the events of a file of before.
+pub(super) fn enter_all_events(connection: &Connection) -> rusqlite::Result<()> {
+    let mut events = connection.prepare("SELECT id, endpoint, event_id FROM palisade_event")?;
+    let mut rows = events.query([])?;
+    let mut enter = connection.prepare("INSERT INTO palisade_event_name VALUES (?1, ?2)")?;
+    let mut named = Vec::new();
+    loop {
+        let row = rows.next()?;
+        if let Some(row) = row {
+            let texts = (row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
+            named.push((event_name(texts.0, texts.1), row.get::<_, i64>(0)?));
+        }
+        if row.is_none() || named.len() == UPGRADED_MAX {
+            named.sort_unstable();
+            for (name, row) in named.drain(..) {
+                enter.execute([name, row])?;
+            }
+        }
+        if row.is_none() {
+            return Ok(());
+        }
+    }
 }
 
 /// Enters records that nothing has entered before, by their names and rows.
@@ -110,9 +153,9 @@ struct Lots {
     /// Names entered since the new ones were last counted.
     entered: Cell<u32>,
     /// Before every name.
-    start: (Value, String),
+    start: (Value, Value),
     /// The last name that was moved.
-    last: (Value, String),
+    last: (Value, Value),
 }
 
 /// The statements of a pair of tables. `?1` and `?2` are the name a lot begins after, `?3` and `?4` the one it ends with.
@@ -124,48 +167,44 @@ struct Tables {
 }
 
 macro_rules! tables {
-    ($all:literal, $new:literal, $columns:literal) => {
+    ($all:literal, $new:literal, $name:literal) => {
         &Tables {
             count: concat!("SELECT count(*) FROM ", $new),
             end: concat!(
                 "SELECT ",
-                $columns,
+                $name,
                 " FROM ",
                 $new,
                 " WHERE (",
-                $columns,
+                $name,
                 ") > (?1, ?2) ORDER BY ",
-                $columns,
+                $name,
                 " LIMIT 1 OFFSET ?3"
             ),
             enter: concat!(
                 "INSERT INTO ",
                 $all,
-                " SELECT ",
-                $columns,
-                ", id FROM ",
+                " SELECT * FROM ",
                 $new,
                 " WHERE (",
-                $columns,
+                $name,
                 ") > (?1, ?2) AND (",
-                $columns,
+                $name,
                 ") <= (?3, ?4) ORDER BY ",
-                $columns
+                $name
             ),
-            clear: concat!("DELETE FROM ", $new, " WHERE (", $columns, ") > (?1, ?2) AND (", $columns, ") <= (?3, ?4)"),
+            clear: concat!("DELETE FROM ", $new, " WHERE (", $name, ") > (?1, ?2) AND (", $name, ") <= (?3, ?4)"),
         }
     };
 }
 
 impl Default for Names {
     fn default() -> Self {
+        let of = |tables, start: (Value, Value)| Lots { tables, entered: Cell::new(0), last: start.clone(), start };
+        let (first, empty) = (Value::Integer(i64::MIN), Value::Text(String::new()));
         let records = tables!("palisade_record_name", "palisade_record_new", "stream, ext_id");
-        let events = tables!("palisade_event_name", "palisade_event_new", "endpoint, event_id");
-        let of = |tables, first| {
-            let start = (first, String::new());
-            Lots { tables, entered: Cell::new(0), last: start.clone(), start }
-        };
-        Self { records: of(records, Value::Integer(i64::MIN)), events: of(events, Value::Text(String::new())) }
+        let events = tables!("palisade_event_name", "palisade_event_new", "name, id");
+        Self { records: of(records, (first.clone(), empty)), events: of(events, (first.clone(), first)) }
     }
 }
 
@@ -191,7 +230,7 @@ impl Lots {
             // Past the last name the round begins again. A blob is greater than any number and any text.
             let (to, next) = match last {
                 Some(last) => (last.clone(), last),
-                None => ((Value::Blob(Vec::new()), String::new()), self.start.clone()),
+                None => ((Value::Blob(Vec::new()), Value::Null), self.start.clone()),
             };
             let lot = params![of, name, to.0, to.1];
             connection.prepare_cached(enter)?.execute(lot)?;

@@ -10,6 +10,7 @@ use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, RunId, StoredB
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
@@ -108,15 +109,13 @@ impl<'m> Staged<'m> {
             }
         };
         let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
-        let mut find = tx.prepare(FIND)?;
-        for change in changes {
+        let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
+        let found = stream.id.map(|of| find(tx.connection(), of, &ids)).transpose()?.unwrap_or_default();
+        for (change, found) in changes.iter().zip(found.into_iter().chain(std::iter::repeat(None))) {
             let place = stream.places.get(change.id.as_str()).copied();
-            let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id) {
+            let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id.zip(found)) {
                 (Some(row), _) => (row.id, Some(row.stored)),
-                (None, Some(of)) => match find.query_one(params![of, change.id.as_str()], stored).optional()? {
-                    Some((id, row)) => (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?)),
-                    None => (None, None),
-                },
+                (None, Some((of, (id, row)))) => (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?)),
                 (None, None) => (None, None),
             };
             let verdict = stream.stage(change, read_since, place, id, stored);
@@ -164,6 +163,40 @@ const FIND: &str = concat!(
     "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE id = ",
     record_row!("?1", "?2")
 );
+
+/// Reads on from a row.
+const BESIDE: &str = "SELECT id, observed, earliest, latest, hash, deleted, stream, ext_id FROM palisade_record \
+     WHERE id > ?1 ORDER BY id";
+
+/// Returns what the rows of records say.
+///
+/// What was listed together lies side by side, and mostly is listed together again. So after two records whose rows are
+/// neighbours the next rows are read on, and no name is looked up as long as they are those of the next records.
+fn find(connection: &Connection, of: i64, ids: &[&str]) -> Result<Vec<Option<(i64, Stored)>>, Fault> {
+    let mut named = connection.prepare_cached(FIND)?;
+    let mut beside = connection.prepare_cached(BESIDE)?;
+    let (mut found, mut before) = (Vec::with_capacity(ids.len()), None);
+    while let Some(id) = ids.get(found.len()) {
+        let one = named.query_one(params![of, id], stored).optional()?;
+        found.push(one);
+        let Some((row, _)) = one else { continue };
+        if before.replace(row) != Some(row - 1) {
+            continue;
+        }
+        let mut rows = beside.query([row])?;
+        while let Some(id) = ids.get(found.len()) {
+            let next = rows.next()?.filter(|row| {
+                let is = |column: usize, wanted: ValueRef<'_>| row.get_ref(column).is_ok_and(|value| value == wanted);
+                is(6, ValueRef::Integer(of)) && is(7, ValueRef::Text(id.as_bytes()))
+            });
+            let Some(next) = next else { break };
+            let one = stored(next)?;
+            before = Some(one.0);
+            found.push(Some(one));
+        }
+    }
+    Ok(found)
+}
 
 /// Reads a record's row id and what its row says.
 pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
@@ -428,13 +461,10 @@ pub(super) fn stored_of(
         .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| row.get::<_, i64>(0))
         .optional()?;
     let Some(of) = of else { return Ok(vec![None; ids.len()]) };
-    let mut find = connection.prepare_cached(FIND)?;
+    let names: Vec<&str> = ids.iter().map(RecordId::as_str).collect();
     let mut notes = Notes::default();
-    let mut one = |id: &RecordId| -> Result<Option<Stored>, Fault> {
-        let found = find.query_one(params![of, id.as_str()], stored).optional()?;
-        found.map(|(id, row)| notes.over(connection, of, id, row)).transpose()
-    };
-    ids.iter().map(&mut one).collect()
+    let one = |found: Option<(i64, Stored)>| found.map(|(id, row)| notes.over(connection, of, id, row)).transpose();
+    find(connection, of, &names)?.into_iter().map(one).collect()
 }
 
 /// Returns the stream's row, making it when the stream is new.

@@ -58,13 +58,13 @@ fn check(path: &Path) -> (i64, i64) {
         statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
     };
     let count = |sql: &str| reader.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
-    for (of, columns) in [("record", "stream || ' ' || ext_id"), ("event", "endpoint || ' ' || event_id")] {
-        let one = format!("{columns} || ' ' || id");
-        let (all, new) =
-            (format!("SELECT {one} FROM palisade_{of}_name"), format!("SELECT {one} FROM palisade_{of}_new"));
-        let names = list(format!("{all} UNION ALL {new} ORDER BY 1"));
-        assert_eq!(names, list(format!("SELECT {one} FROM palisade_{of} ORDER BY 1")), "{of}s");
-    }
+    let same = |names: &str, rows: &str| {
+        assert_eq!(list(format!("{names} ORDER BY 1")), list(format!("{rows} ORDER BY 1")));
+    };
+    let records = "stream || ' ' || ext_id || ' ' || id FROM palisade_record";
+    same(&format!("SELECT {records}_name UNION ALL SELECT {records}_new"), &format!("SELECT {records}"));
+    let events = "CAST(id AS TEXT) FROM palisade_event";
+    same(&format!("SELECT {events}_name UNION ALL SELECT {events}_new"), &format!("SELECT {events}"));
     (count("SELECT count(*) FROM palisade_record_new"), count("SELECT count(*) FROM palisade_event_new"))
 }
 

@@ -16,17 +16,16 @@ CREATE TABLE palisade_record_new (
 INSERT INTO palisade_record_name SELECT stream, ext_id, id FROM palisade_record ORDER BY stream, ext_id;
 DROP INDEX palisade_record_key;
 
+-- Of an event the name is a hash of its endpoint and id: the rows it names are looked at. Those of before are entered by
+-- the program, which can work it out.
 CREATE TABLE palisade_event_name (
-    endpoint TEXT NOT NULL,
-    event_id TEXT NOT NULL,
-    id       INTEGER NOT NULL,
-    PRIMARY KEY (endpoint, event_id)
+    name INTEGER NOT NULL,
+    id   INTEGER NOT NULL,
+    PRIMARY KEY (name, id)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE palisade_event_new (
-    endpoint TEXT NOT NULL,
-    event_id TEXT NOT NULL,
-    id       INTEGER NOT NULL,
-    PRIMARY KEY (endpoint, event_id)
+    name INTEGER NOT NULL,
+    id   INTEGER NOT NULL,
+    PRIMARY KEY (name, id)
 ) STRICT, WITHOUT ROWID;
-INSERT INTO palisade_event_name SELECT endpoint, event_id, id FROM palisade_event ORDER BY endpoint, event_id;
 DROP INDEX palisade_event_key;
