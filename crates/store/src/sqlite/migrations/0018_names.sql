@@ -29,3 +29,6 @@ CREATE TABLE palisade_event_new (
     PRIMARY KEY (name, id)
 ) STRICT, WITHOUT ROWID;
 DROP INDEX palisade_event_key;
+
+-- Which job of a lane runs is found among those that run.
+DROP INDEX palisade_job_lane_held;
