@@ -133,7 +133,7 @@ impl Server {
     }
 }
 
-/// A server in a process of its own: `name file`. Prints its address, then answers `stats`, `handled` and `clear` until
+/// A server in a process of its own: `name file`. Prints its address, then answers `stats`, `count`, `handled` and `clear` until
 /// its input ends.
 pub(crate) fn server(args: &[String]) {
     let [name, file] = args else { panic!("two arguments") };
@@ -151,6 +151,7 @@ pub(crate) fn server(args: &[String]) {
     println!("{address}");
     crate::harness::serve_lines(|line| {
         match line {
+            "count" => return seen.count(),
             "handled" => return seen.figures(),
             "clear" => seen.clear(),
             _ => {}

@@ -311,6 +311,7 @@ mod tests {
     async fn what_a_replay_passes_over_is_not_read() {
         let store = LayeredStore { inner: MemoryStore::new(), layer: Counting::default() };
         let event = |n: i64, wanted: bool| NewEvent {
+            subscription: None,
             id: format!("evt_{n}").into(),
             kind: "invoice.paid".to_owned(),
             account: None,

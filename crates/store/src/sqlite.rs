@@ -5,7 +5,7 @@
 //! | `schema` | how a file is recognised, made and migrated |
 //! | `writer` | the one writing thread with its bounded queue and group commit |
 //! | `readers` | read-only connections on blocking threads |
-//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `outbox` `pauses` `schedules` `destinations` | the statements of the traits |
+//! | `inbox` `halts` `causes` `jobs` `turns` `lanes` `names` `records` `feed` `runs` `connections` `keys` `grants` `authorizations` `calls` `outbox` `pauses` `schedules` `destinations` | the statements of the traits |
 //! | `product` | a product's own statements, kept away from our tables |
 //!
 //! A second process may use the same file. Writers take turns by `BEGIN IMMEDIATE`; each transaction reads the
@@ -40,6 +40,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 use lanes::Tail;
+use names::Names;
 use readers::Readers;
 use turns::Turns;
 use writer::{Bells, Disk, Inlet, Writer};
@@ -58,6 +59,7 @@ mod inbox;
 mod jobs;
 mod keys;
 mod lanes;
+mod names;
 mod outbox;
 mod pauses;
 #[cfg(test)]
@@ -182,6 +184,7 @@ impl SqliteStore {
             product,
             inlet: inlet.clone(),
             bells: bells.clone(),
+            names: Names::default(),
             tail: Tail::default(),
             turns: Turns::default(),
             disk: Disk { path: config.path.clone(), free_bytes_min: config.free_bytes_min },

@@ -18,6 +18,8 @@ mod crash;
 mod faults;
 #[path = "it/lanes.rs"]
 mod lanes;
+#[path = "it/names.rs"]
+mod names;
 #[path = "it/processes.rs"]
 mod processes;
 #[path = "it/product.rs"]

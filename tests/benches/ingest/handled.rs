@@ -78,9 +78,8 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
 fn all_of(server: &mut Server, deliveries: usize, figure: &str) -> f64 {
     let runtime = runtime();
     for _ in 0..6_000 {
-        let seen = server.child.ask("handled");
-        if number(&seen, "handled") >= deliveries as f64 {
-            return number(&seen, figure);
+        if number(&server.child.ask("count"), "handled") >= deliveries as f64 {
+            return number(&server.child.ask("handled"), figure);
         }
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(10)).await });
     }

@@ -54,6 +54,11 @@ impl Seen {
         self.lock().clear();
     }
 
+    /// Returns how many were handled, at little cost: it is asked again and again while the server works.
+    pub(super) fn count(&self) -> serde_json::Value {
+        serde_json::json!({ "handled": self.lock().len() })
+    }
+
     /// Returns how many were handled, how many a second from the first arrival to the last end, and the median and
     /// 99th percentile of the milliseconds from one to the other.
     pub(super) fn figures(&self) -> serde_json::Value {

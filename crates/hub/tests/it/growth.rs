@@ -62,6 +62,8 @@ fn fill(path: &Path, rows: u64) {
              reason, delivery, payload)
              SELECT i, CASE i % 3 WHEN 0 THEN 3 ELSE i % 3 END, {now} - i, 'stripe', 'evt_' || i, \
                  'acme-stripe', 'stripe', 'customer.updated', 'a reason', i, x'7b7d' FROM n;
+         {numbers} INSERT INTO palisade_event_name SELECT -i, i FROM n;
+         {numbers} INSERT INTO palisade_event_new SELECT i, {rows} + i FROM n;
          {numbers} INSERT INTO palisade_delivery (id, body) SELECT i, x'7b7d' FROM n;
          INSERT INTO palisade_dead_count SELECT connection, count(*) FROM palisade_event WHERE state = 3 GROUP BY 1;
          {numbers} INSERT INTO palisade_dead_letter SELECT i, 1000000 + i FROM n WHERE i % 3 = 0;
@@ -79,6 +81,8 @@ fn fill(path: &Path, rows: u64) {
          {numbers} INSERT INTO palisade_record (stream, seq, observed, earliest, latest, hash, deleted, revised, \
              first_seen, changed_at, ext_id, data)
              SELECT 1000, i, 1, 1, 1, 1, i % 2, 0, {now}, {now}, 'cus_' || i, x'7b7d' FROM n;
+         INSERT INTO palisade_record_name SELECT stream, ext_id, id FROM palisade_record;
+         {numbers} INSERT INTO palisade_record_new SELECT 1000, 'cus_new_' || i, {rows} + i FROM n;
          {numbers} INSERT INTO palisade_bad_record (stream, run, times, first_seen, last_seen, bytes, key, why, raw)
              SELECT 1000, i, 1, {now}, {now}, 2, '=' || i, 'no date', x'7b7d' FROM n;
          {numbers} INSERT INTO palisade_run (stream, connection, name, mode, state, started_at, progressed_at, \

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 use super::error::Fault;
 use super::readers::Readers;
 use super::records::{RECORD, record_of};
-use super::seen;
 use super::writer::Tx;
+use super::{names, seen};
 
 /// Pages of a whole reading that wait for whoever takes them.
 const PAGES_WAITING: usize = 2;
@@ -148,19 +148,20 @@ pub(super) fn changed_by(
 
 pub(super) fn compact(tx: &Tx<'_>, before: Timestamp, limit: u32) -> std::result::Result<u64, Fault> {
     let mut old = tx.prepare(
-        "SELECT id, stream, seq FROM palisade_record INDEXED BY palisade_record_gone \
+        "SELECT id, stream, seq, ext_id FROM palisade_record INDEXED BY palisade_record_gone \
          WHERE deleted = 1 AND changed_at < ?1 ORDER BY changed_at, stream, seq LIMIT ?2",
     )?;
     let found = old.query_map(params![before.millis(), limit], |row| {
-        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
     })?;
     let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
     // First: it may refuse, and then nothing may have been written.
-    seen::forget(tx, found.iter().map(|(id, stream, _)| (*stream, *id)))?;
+    seen::forget(tx, found.iter().map(|(id, stream, ..)| (*stream, *id)))?;
     let mut remove = tx.prepare("DELETE FROM palisade_record WHERE id = ?1")?;
     let mut horizons = std::collections::BTreeMap::new();
-    for (id, stream, seq) in &found {
+    for (id, stream, seq, name) in &found {
         remove.execute([id])?;
+        names::forget_record(tx, *stream, name)?;
         let horizon = horizons.entry(*stream).or_insert(*seq);
         *horizon = (*horizon).max(*seq);
     }

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{causes, connections, heard, jobs, turns};
+use super::{causes, connections, heard, jobs, names, turns};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -122,20 +122,27 @@ fn headers_json(headers: &[(String, String)]) -> Result<Option<String>, Error> {
 
 const INSERT: &str = "INSERT INTO palisade_event (id, state, received_at, created, delivery, endpoint, event_id, \
      connection, provider, kind, account, ordering_key, headers, payload) \
-     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) \
-     ON CONFLICT (endpoint, event_id) DO NOTHING";
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 
 fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept: &Kept<'_>) -> Result<Appended, Fault> {
     let row = tx.tally.event_last + 1;
     let state = number(if event.wanted { EventState::Pending } else { EventState::Ignored });
-    let inserted = tx.hot(INSERT)?.execute(params![
+    let (endpoint, id) = (delivery.endpoint.as_str(), event.id.as_str());
+    let name = names::event_name(endpoint, id);
+    let there = names::find_event(tx, name, endpoint, id)?;
+    heard::note(tx, delivery, event, there.is_none())?;
+    if let Some(there) = there {
+        return Ok(Appended::Duplicate(EventRow(there)));
+    }
+    names::enter_event(tx, name, row)?;
+    tx.hot(INSERT)?.execute(params![
         row,
         state,
         delivery.received_at.millis(),
         event.created.map(Timestamp::millis),
         kept.delivery,
-        delivery.endpoint.as_str(),
-        event.id.as_str(),
+        endpoint,
+        id,
         delivery.connection.as_str(),
         delivery.provider,
         event.kind,
@@ -144,13 +151,6 @@ fn append_event(tx: &mut Tx<'_>, delivery: &NewDelivery, event: &NewEvent, kept:
         kept.headers,
         kept.payload,
     ])?;
-    heard::note(tx, delivery, event, inserted > 0)?;
-    if inserted == 0 {
-        let there = tx
-            .prepare("SELECT id FROM palisade_event WHERE endpoint = ?1 AND event_id = ?2")?
-            .query_one(params![delivery.endpoint.as_str(), event.id.as_str()], |row| row.get(0))?;
-        return Ok(Appended::Duplicate(EventRow(there)));
-    }
     tx.tally.event_last = row;
     count(&mut tx.tally, state, 1);
     tx.tally.inbox_bytes += EVENT_SIZE + size(kept.payload, kept.headers);
@@ -401,12 +401,16 @@ pub(super) fn prune_to(
 
 /// Removes an event, and its delivery when it was the last of it.
 fn remove(tx: &mut Tx<'_>, row: i64) -> Result<(), Fault> {
-    let (state, delivery, bytes) = tx
+    let (state, delivery, bytes, (endpoint, name)) = tx
         .prepare(
-            "DELETE FROM palisade_event WHERE id = ?1 \
-             RETURNING state, delivery, coalesce(length(payload), 0) + coalesce(octet_length(headers), 0)",
+            "DELETE FROM palisade_event WHERE id = ?1 RETURNING state, delivery, \
+             coalesce(length(payload), 0) + coalesce(octet_length(headers), 0), endpoint, event_id",
         )?
-        .query_row([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, i64>(2)?)))?;
+        .query_row([row], |row| {
+            let name = (row.get::<_, String>(3)?, row.get::<_, String>(4)?);
+            Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, i64>(2)?, name))
+        })?;
+    names::forget_event(tx, names::event_name(&endpoint, &name), row)?;
     count(&mut tx.tally, state, -1);
     tx.tally.inbox_bytes -= EVENT_SIZE + bytes;
     let Some(delivery) = delivery else { return Ok(()) };

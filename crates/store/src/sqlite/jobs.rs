@@ -129,8 +129,13 @@ pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, ended: Option<i64>, now: Time
 
 /// Tells whether another job of the lane keeps `id` from running at `now`.
 fn is_blocked(tx: &Tx<'_>, lane: &str, id: i64, now: Timestamp) -> Result<bool, Fault> {
+    // Looked for among those that run, of which there are as many as workers hold: an index over their lanes would be
+    // written twice for each job, and asked for few.
     let held = tx
-        .prepare("SELECT 1 FROM palisade_job WHERE lane = ?1 AND state = 1 AND lease_until > ?3 AND id <> ?2 LIMIT 1")?
+        .prepare(
+            "SELECT 1 FROM palisade_job INDEXED BY palisade_job_leased WHERE queue IN (0, 1, 2, 3) AND state = 1 \
+             AND lease_until > ?3 AND lane = ?1 AND id <> ?2 LIMIT 1",
+        )?
         .exists(params![lane, id, now.millis()])?;
     Ok(held || lanes::has_lower(tx, lane, id, now.millis())?)
 }
@@ -329,20 +334,16 @@ impl Held {
 }
 
 /// Reads the job if the lease still holds it.
-fn held(tx: &Tx<'_>, lease: Lease) -> Result<Option<Held>, Fault> {
-    let found = tx
-        .prepare(&format!("SELECT {HELD} FROM palisade_job WHERE id = ?1 AND fence = ?2 AND state = 1"))?
-        .query_one(params![lease.job.0, lease.fence], Held::read)
-        .optional()?;
-    Ok(found)
+fn held(tx: &mut Tx<'_>, lease: Lease) -> Result<Option<Held>, Fault> {
+    let sql = "SELECT id, lane, event, attempt, attempts_max, queue, priority, grp, tenant FROM palisade_job \
+               WHERE id = ?1 AND fence = ?2 AND state = 1";
+    Ok(tx.hot(sql)?.query_one([lease.job.0, lease.fence], Held::read).optional()?)
 }
 
 /// Refuses when the lease is another worker's by now.
 pub(super) fn require(tx: &Tx<'_>, lease: Lease) -> Result<(), Fault> {
-    match held(tx, lease)? {
-        Some(_) => Ok(()),
-        None => Err(lost()),
-    }
+    let sql = "SELECT 1 FROM palisade_job WHERE id = ?1 AND fence = ?2 AND state = 1";
+    if tx.prepare(sql)?.exists(params![lease.job.0, lease.fence])? { Ok(()) } else { Err(lost()) }
 }
 
 /// Tells whether the lease is good and of a call of the outbox.

@@ -10,9 +10,11 @@ use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, RunId, StoredB
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::Fault;
+use super::names::{self, record_row};
 use super::seen::{Note, Notes};
 use super::writer::Tx;
 use super::{feed, inbox};
@@ -107,18 +109,13 @@ impl<'m> Staged<'m> {
             }
         };
         let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
-        let mut find = tx.prepare(
-            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
-             WHERE stream = ?1 AND ext_id = ?2",
-        )?;
-        for change in changes {
+        let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
+        let found = stream.id.map(|of| find(tx.connection(), of, &ids)).transpose()?.unwrap_or_default();
+        for (change, found) in changes.iter().zip(found.into_iter().chain(std::iter::repeat(None))) {
             let place = stream.places.get(change.id.as_str()).copied();
-            let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id) {
+            let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id.zip(found)) {
                 (Some(row), _) => (row.id, Some(row.stored)),
-                (None, Some(of)) => match find.query_one(params![of, change.id.as_str()], stored).optional()? {
-                    Some((id, row)) => (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?)),
-                    None => (None, None),
-                },
+                (None, Some((of, (id, row)))) => (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?)),
                 (None, None) => (None, None),
             };
             let verdict = stream.stage(change, read_since, place, id, stored);
@@ -159,6 +156,46 @@ enum Decided {
     Deleted,
     Updated,
     Added,
+}
+
+/// Finds what [`stored`] reads by stream and id.
+const FIND: &str = concat!(
+    "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE id = ",
+    record_row!("?1", "?2")
+);
+
+/// Reads on from a row.
+const BESIDE: &str = "SELECT id, observed, earliest, latest, hash, deleted, stream, ext_id FROM palisade_record \
+     WHERE id > ?1 ORDER BY id";
+
+/// Returns what the rows of records say.
+///
+/// What was listed together lies side by side, and mostly is listed together again. So after two records whose rows are
+/// neighbours the next rows are read on, and no name is looked up as long as they are those of the next records.
+fn find(connection: &Connection, of: i64, ids: &[&str]) -> Result<Vec<Option<(i64, Stored)>>, Fault> {
+    let mut named = connection.prepare_cached(FIND)?;
+    let mut beside = connection.prepare_cached(BESIDE)?;
+    let (mut found, mut before) = (Vec::with_capacity(ids.len()), None);
+    while let Some(id) = ids.get(found.len()) {
+        let one = named.query_one(params![of, id], stored).optional()?;
+        found.push(one);
+        let Some((row, _)) = one else { continue };
+        if before.replace(row) != Some(row - 1) {
+            continue;
+        }
+        let mut rows = beside.query([row])?;
+        while let Some(id) = ids.get(found.len()) {
+            let next = rows.next()?.filter(|row| {
+                let is = |column: usize, wanted: ValueRef<'_>| row.get_ref(column).is_ok_and(|value| value == wanted);
+                is(6, ValueRef::Integer(of)) && is(7, ValueRef::Text(id.as_bytes()))
+            });
+            let Some(next) = next else { break };
+            let one = stored(next)?;
+            before = Some(one.0);
+            found.push(Some(one));
+        }
+    }
+    Ok(found)
 }
 
 /// Reads a record's row id and what its row says.
@@ -258,45 +295,50 @@ impl<'m> StagedStream<'m> {
             "UPDATE palisade_record SET seq = ?2, observed = ?3, earliest = ?4, latest = ?5, hash = ?6, deleted = ?7, \
              revised = ?8, changed_at = ?9, data = ?10 WHERE id = ?1",
         )?;
-        let mut confirmed = Vec::new();
+        let (mut confirmed, mut added) = (Vec::new(), Vec::new());
         for row in &self.rows {
             let Stored { span, observed, deleted, hash } = row.stored;
             let note = Note { observed, span };
             let (observed, hash) = (observed.cast_signed(), hash.cast_signed());
             match (row.id, &row.written) {
-                (None, Some(Written { seq, revised, data })) => insert.execute(params![
-                    stream,
-                    row.record.as_str(),
-                    seq.cast_signed(),
-                    observed,
-                    span.earliest,
-                    span.latest,
-                    hash,
-                    deleted,
-                    revised,
-                    now.millis(),
-                    data.map(|data| &data[..]),
-                ])?,
-                (Some(id), Some(Written { seq, revised, data })) => update.execute(params![
-                    id,
-                    seq.cast_signed(),
-                    observed,
-                    span.earliest,
-                    span.latest,
-                    hash,
-                    deleted,
-                    revised,
-                    now.millis(),
-                    data.map(|data| &data[..]),
-                ])?,
+                (None, Some(Written { seq, revised, data })) => {
+                    insert.execute(params![
+                        stream,
+                        row.record.as_str(),
+                        seq.cast_signed(),
+                        observed,
+                        span.earliest,
+                        span.latest,
+                        hash,
+                        deleted,
+                        revised,
+                        now.millis(),
+                        data.map(|data| &data[..]),
+                    ])?;
+                    added.push((row.record.as_str(), tx.last_rowid()));
+                }
+                (Some(id), Some(Written { seq, revised, data })) => {
+                    update.execute(params![
+                        id,
+                        seq.cast_signed(),
+                        observed,
+                        span.earliest,
+                        span.latest,
+                        hash,
+                        deleted,
+                        revised,
+                        now.millis(),
+                        data.map(|data| &data[..]),
+                    ])?;
+                }
                 (Some(id), None) => {
                     confirmed.push((id, note));
-                    0
                 }
                 // Only a record that is stored, or written here before, can be confirmed.
-                (None, None) => 0,
-            };
+                (None, None) => {}
+            }
         }
+        names::enter_records(tx, stream, added)?;
         self.notes.write(tx, stream, confirmed)?;
         if self.bad > 0 {
             self.read_after_all(tx, stream)?;
@@ -419,15 +461,10 @@ pub(super) fn stored_of(
         .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| row.get::<_, i64>(0))
         .optional()?;
     let Some(of) = of else { return Ok(vec![None; ids.len()]) };
-    let mut find = connection.prepare_cached(
-        "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE stream = ?1 AND ext_id = ?2",
-    )?;
+    let names: Vec<&str> = ids.iter().map(RecordId::as_str).collect();
     let mut notes = Notes::default();
-    let mut one = |id: &RecordId| -> Result<Option<Stored>, Fault> {
-        let found = find.query_one(params![of, id.as_str()], stored).optional()?;
-        found.map(|(id, row)| notes.over(connection, of, id, row)).transpose()
-    };
-    ids.iter().map(&mut one).collect()
+    let one = |found: Option<(i64, Stored)>| found.map(|(id, row)| notes.over(connection, of, id, row)).transpose();
+    find(connection, of, &names)?.into_iter().map(one).collect()
 }
 
 /// Returns the stream's row, making it when the stream is new.
@@ -502,8 +539,9 @@ pub(super) fn record_of(row: &Row<'_>) -> rusqlite::Result<Record> {
 pub(super) fn record(connection: &Connection, key: &StreamKey, id: &RecordId) -> Result<Option<Record>, Fault> {
     let found = connection
         .prepare_cached(&format!(
-            "SELECT {RECORD} FROM palisade_stream s JOIN palisade_record r ON r.stream = s.id \
-             WHERE s.connection = ?1 AND s.name = ?2 AND r.ext_id = ?3"
+            "SELECT {RECORD} FROM palisade_stream s CROSS JOIN palisade_record r ON r.id = {} \
+             WHERE s.connection = ?1 AND s.name = ?2",
+            record_row!("s.id", "?3")
         ))?
         .query_one(params![key.connection.as_str(), key.stream.as_str(), id.as_str()], record_of)
         .optional()?;

@@ -14,7 +14,7 @@ use super::error::{Fault, unreadable};
 use super::records::{self, RECORD, Staged, record_of, stored, stream_row};
 use super::seen::{Confirmed, Notes};
 use super::writer::Tx;
-use super::{inbox, jobs};
+use super::{inbox, jobs, names};
 
 /// Deletions up to this number are always lawful.
 const GUARD_ROWS: u64 = 50;
@@ -294,16 +294,18 @@ pub(super) fn erase(tx: &Tx<'_>, key: &StreamKey, limit: u32, now: Timestamp) ->
         .optional()?;
     let Some(stream) = stream else { return Ok(0) };
     let live = {
-        let mut statement = tx.prepare(
-            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
-             WHERE stream = ?1 AND deleted = 0 ORDER BY ext_id LIMIT ?2",
+        let mut names = tx.prepare(names::RECORDS)?;
+        let mut look = tx.prepare(
+            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE id = ?1 AND deleted = 0",
         )?;
         let mut notes = Notes::default();
-        let mut rows = statement.query(params![stream, limit])?;
+        let mut rows = names.query(params![stream, ""])?;
         let mut live = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (id, of_row) = stored(row)?;
-            live.push(Live { id, span: notes.over(tx.connection(), stream, id, of_row)?.span });
+        while live.len() < limit as usize {
+            let Some(row) = rows.next()? else { break };
+            if let Some((id, of_row)) = look.query_one([row.get::<_, i64>(0)?], stored).optional()? {
+                live.push(Live { id, span: notes.over(tx.connection(), stream, id, of_row)?.span });
+            }
         }
         live
     };
@@ -562,19 +564,18 @@ pub(super) fn unseen_records(
     let Some((stream, began)) = of else { return Ok(Vec::new()) };
     let confirmed = Confirmed::since(connection, stream, began.cast_unsigned())?;
     let aside = aside(connection, stream, id)?;
-    let mut names = connection.prepare_cached(
-        "SELECT id, ext_id FROM palisade_record INDEXED BY palisade_record_key \
-         WHERE stream = ?1 AND ext_id > coalesce(?3, '') AND deleted = 0 AND observed <= ?2 ORDER BY ext_id",
-    )?;
-    let mut read = connection.prepare_cached(&format!("SELECT {RECORD} FROM palisade_record r WHERE r.id = ?1"))?;
-    let mut rows = names.query(params![stream, began, after.map(RecordId::as_str)])?;
+    let mut names = connection.prepare_cached(names::RECORDS)?;
+    let mut read = connection.prepare_cached(&format!(
+        "SELECT {RECORD} FROM palisade_record r WHERE r.id = ?1 AND r.deleted = 0 AND r.observed <= ?2"
+    ))?;
+    let mut rows = names.query(params![stream, after.map_or("", RecordId::as_str)])?;
     let mut found = Vec::new();
     while found.len() < limit as usize {
         let Some(row) = rows.next()? else { break };
         let row_id: i64 = row.get(0)?;
         let name = row.get_ref(1)?.as_str().map_err(|_| unreadable("record's name"))?;
         if !confirmed.holds(row_id) && !aside.contains(name) {
-            found.push(read.query_one([row_id], record_of)?);
+            found.extend(read.query_one([row_id, began], record_of).optional()?);
         }
     }
     Ok(found)

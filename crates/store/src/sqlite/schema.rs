@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Examined;
 use super::error::{failure, store_error};
+use super::names;
 
 /// Marks a database file as Palisade's in its header: "Pals" as a number.
 pub(super) const APPLICATION_ID: i32 = 0x5061_6c73;
@@ -28,28 +29,35 @@ const EXAMINE_BUSY: std::time::Duration = std::time::Duration::from_secs(5);
 struct Migration {
     name: &'static str,
     sql: &'static str,
+    /// What SQL alone cannot do.
+    then: Option<fn(&Connection) -> rusqlite::Result<()>>,
 }
 
 /// In order; never changed once released (their checksums are kept in the file), only added to.
 const MIGRATIONS: &[Migration] = &[
-    Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql") },
-    Migration { name: "0002_dead", sql: include_str!("migrations/0002_dead.sql") },
-    Migration { name: "0003_auth", sql: include_str!("migrations/0003_auth.sql") },
-    Migration { name: "0004_heard", sql: include_str!("migrations/0004_heard.sql") },
-    Migration { name: "0005_environment", sql: include_str!("migrations/0005_environment.sql") },
-    Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql") },
-    Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql") },
-    Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql") },
-    Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql") },
-    Migration { name: "0010_outbox", sql: include_str!("migrations/0010_outbox.sql") },
-    Migration { name: "0011_destination", sql: include_str!("migrations/0011_destination.sql") },
-    Migration { name: "0012_run", sql: include_str!("migrations/0012_run.sql") },
-    Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql") },
-    Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql") },
-    Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql") },
-    Migration { name: "0016_resumed", sql: include_str!("migrations/0016_resumed.sql") },
-    Migration { name: "0017_missed_records", sql: include_str!("migrations/0017_missed_records.sql") },
-    Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql") },
+    Migration { name: "0001_start", sql: include_str!("migrations/0001_start.sql"), then: None },
+    Migration { name: "0002_dead", sql: include_str!("migrations/0002_dead.sql"), then: None },
+    Migration { name: "0003_auth", sql: include_str!("migrations/0003_auth.sql"), then: None },
+    Migration { name: "0004_heard", sql: include_str!("migrations/0004_heard.sql"), then: None },
+    Migration { name: "0005_environment", sql: include_str!("migrations/0005_environment.sql"), then: None },
+    Migration { name: "0006_lane", sql: include_str!("migrations/0006_lane.sql"), then: None },
+    Migration { name: "0007_pause", sql: include_str!("migrations/0007_pause.sql"), then: None },
+    Migration { name: "0008_account", sql: include_str!("migrations/0008_account.sql"), then: None },
+    Migration { name: "0009_turns", sql: include_str!("migrations/0009_turns.sql"), then: None },
+    Migration { name: "0010_outbox", sql: include_str!("migrations/0010_outbox.sql"), then: None },
+    Migration { name: "0011_destination", sql: include_str!("migrations/0011_destination.sql"), then: None },
+    Migration { name: "0012_run", sql: include_str!("migrations/0012_run.sql"), then: None },
+    Migration { name: "0013_schedule", sql: include_str!("migrations/0013_schedule.sql"), then: None },
+    Migration { name: "0014_feed", sql: include_str!("migrations/0014_feed.sql"), then: None },
+    Migration { name: "0015_seen", sql: include_str!("migrations/0015_seen.sql"), then: None },
+    Migration { name: "0016_resumed", sql: include_str!("migrations/0016_resumed.sql"), then: None },
+    Migration { name: "0017_missed_records", sql: include_str!("migrations/0017_missed_records.sql"), then: None },
+    Migration {
+        name: "0018_names",
+        sql: include_str!("migrations/0018_names.sql"),
+        then: Some(names::enter_all_events),
+    },
+    Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -181,6 +189,7 @@ fn migrate_to(
             continue;
         }
         tx.execute_batch(migration.sql).map_err(named)?;
+        migration.then.map_or(Ok(()), |then| then(&tx)).map_err(named)?;
         tx.execute("INSERT INTO palisade_migration VALUES (?1, ?2, ?3)", params![number, migration.name, checksum])
             .map_err(named)?;
         tx.pragma_update(None, "user_version", number).map_err(named)?;
@@ -439,6 +448,40 @@ mod tests {
         assert_eq!(gone, [3, 1]);
         let horizon = connection.query_row("SELECT horizon FROM palisade_stream", [], |row| row.get::<_, i64>(0));
         assert_eq!(horizon.unwrap(), 0);
+    }
+
+    /// Fails when a row of before the upgrade is not found by its name.
+    #[test]
+    fn names_of_before_are_taken_over_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let event = |id: u32, name: &str| {
+            format!(
+                "INSERT INTO palisade_event (id, state, received_at, endpoint, event_id, connection, provider, kind) \
+                 VALUES ({id}, 1, 1, 'hook', '{name}', 'c', 'stripe', 'x');"
+            )
+        };
+        let record = |id: u32, stream: u32, name: &str| {
+            format!(
+                "INSERT INTO palisade_record (id, stream, seq, observed, earliest, latest, hash, deleted, revised, \
+                 first_seen, changed_at, ext_id) VALUES ({id}, {stream}, {id}, 1, 1, 1, 0, 0, 0, 1, 1, '{name}');"
+            )
+        };
+        let rows = [event(3, "b"), event(5, "a"), record(1, 2, "b"), record(2, 1, "b"), record(4, 2, "a")];
+        let before = MIGRATIONS.iter().position(|one| one.name == "0018_names").unwrap();
+        file_of(&path, before, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let texts = |sql: &str| -> Vec<String> {
+            let mut statement = connection.prepare(sql).unwrap();
+            statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+        };
+        let mut events = [(names::event_name("hook", "a"), 5), (names::event_name("hook", "b"), 3)];
+        events.sort_unstable();
+        let events = events.map(|(name, row)| format!("{name} {row}"));
+        assert_eq!(texts("SELECT name || ' ' || id FROM palisade_event_name ORDER BY name"), events);
+        let records = texts("SELECT stream || ' ' || ext_id || ' ' || id FROM palisade_record_name");
+        assert_eq!(records, ["1 b 2", "2 a 4", "2 b 1"]);
     }
 
     /// Fails when a run of before the upgrade cannot be read, or one under way cannot go on.

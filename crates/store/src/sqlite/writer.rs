@@ -21,6 +21,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::error::{Failure, Fault, failure, is_environment};
 use super::lanes::{self, Tail};
+use super::names::{self, Names};
 use super::turns::Turns;
 
 /// Most commands in one commit: bounds how long the first of them waits for the last.
@@ -276,6 +277,7 @@ pub(super) struct Tx<'c> {
     connection: &'c Connection,
     product: &'c AtomicBool,
     pub(super) tally: Tally,
+    pub(super) names: &'c mut Names,
     pub(super) tail: &'c mut Tail,
     pub(super) turns: &'c mut Turns,
     /// The highest turns claimed, by queue and priority, as far as they were asked for.
@@ -431,6 +433,7 @@ pub(super) struct Writer {
     pub(super) product: Arc<AtomicBool>,
     pub(super) inlet: Arc<Inlet>,
     pub(super) bells: Arc<Bells>,
+    pub(super) names: Names,
     pub(super) tail: Tail,
     pub(super) turns: Turns,
     pub(super) disk: Disk,
@@ -564,6 +567,7 @@ impl Writer {
             connection,
             product: &self.product,
             tally: before,
+            names: &mut self.names,
             tail: &mut self.tail,
             turns: &mut self.turns,
             passed: Vec::new(),
@@ -583,6 +587,7 @@ impl Writer {
             lanes::move_on(&mut tx).map_err(all)?;
             tx.tally.write(connection).map_err(all)?;
         }
+        names::move_on(connection, tx.names).map_err(all)?;
         let ready = tx.ready;
         run("COMMIT").map_err(all)?;
         Ok(ready)
@@ -605,6 +610,7 @@ mod tests {
             bells: Arc::default(),
             tail: Tail::default(),
             turns: Turns::default(),
+            names: Names::default(),
             disk: Disk { path: path.to_owned(), free_bytes_min: 0 },
         }
     }

@@ -42,7 +42,7 @@ async fn a_product_cannot_reach_the_stores_tables_or_transaction() {
         "INSERT INTO palisade_tally (id) VALUES (2)",
         "INSERT INTO t SELECT 1; DELETE FROM palisade_job",
         "DROP TABLE palisade_event",
-        "DROP INDEX palisade_event_key",
+        "DROP INDEX palisade_event_dead",
         "ALTER TABLE palisade_event RENAME TO mine",
         "ALTER TABLE palisade_event ADD COLUMN mine",
         "CREATE TABLE palisade_mine (a)",

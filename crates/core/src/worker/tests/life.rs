@@ -241,6 +241,7 @@ async fn events_that_have_to_stay_hold_back_none_behind_them() {
         assert!(world.store.put_destination(put, 0, world.clock.now()).await.unwrap());
         let more = i64::from(PRUNED_AT_ONCE * PRUNE_LOOKED) + 1;
         let event = |n: i64| NewEvent {
+            subscription: None,
             id: format!("evt_{n}").into(),
             kind: "thing.updated".to_owned(),
             account: None,
