@@ -297,3 +297,40 @@ async fn never_tried(told: Option<Duration>) {
     }
     panic!("it lives for ever, told to wait {told:?}");
 }
+
+/// Fails when an error that says nothing of the event that met it costs an attempt, when one that does costs none, or when
+/// a wait of more than an hour is as free as a short one.
+#[tokio::test(start_paused = true)]
+async fn what_an_error_costs_goes_by_what_it_says() {
+    let minute = Some(Duration::from_secs(60));
+    let cases = [
+        (ErrorKind::CircuitOpen, None, EventState::Done),
+        (ErrorKind::Throttled, None, EventState::Done),
+        (ErrorKind::Overloaded, None, EventState::Done),
+        (ErrorKind::Connect, None, EventState::Done),
+        (ErrorKind::Provider, minute, EventState::Done),
+        (ErrorKind::Provider, Some(HOUR), EventState::Done),
+        (ErrorKind::Provider, Some(HOUR * 2), EventState::Dead),
+        (ErrorKind::Provider, None, EventState::Dead),
+        (ErrorKind::Timeout, None, EventState::Dead),
+    ];
+    for (kind, after, expected) in cases {
+        let met = Arc::new(AtomicU32::new(0));
+        let counted = met.clone();
+        let fails = handler(move |_, _| {
+            // More often than it has attempts.
+            let fails = counted.fetch_add(1, Ordering::SeqCst) < 8;
+            let error = Error::new(kind, "not now").with_retry_after(after);
+            Box::pin(async move { if fails { error.into() } else { Handled::Done } })
+        });
+        let world = World::with(settings(), |builder| builder.on("fake", "thing.*", fails)).await;
+        let n = world.fake.put("t1", Some(1));
+        world.deliver(&[n]).await;
+        for _ in 0..24 * 10 {
+            world.worker.step(Queue::Events).await.unwrap();
+            world.wait(HOUR / 10).await;
+        }
+        let state = world.event_states().await.remove(0).0;
+        assert_eq!(state, expected, "{kind:?} {after:?}, met {} times", met.load(Ordering::SeqCst));
+    }
+}
