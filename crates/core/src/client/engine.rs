@@ -245,32 +245,30 @@ impl Engine {
                 moment = self.moment(now);
             }
             let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
-            let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
-                (Some(refreshed), _) => (*refreshed, now),
-                (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
-                (None, _) => self.credential(on, now).await?,
+            let (request, version, now) = {
+                let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
+                    (Some(refreshed), _) => (*refreshed, now),
+                    (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
+                    (None, _) => self.credential(on, now).await?,
+                };
+                if leaves != now {
+                    moment = self.moment(leaves);
+                }
+                if leaves >= on.deadline {
+                    return Err(Error::new(
+                        ErrorKind::Timeout,
+                        "the call's deadline passed before the attempt could leave",
+                    ));
+                }
+                if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
+                    return Err(crossing());
+                }
+                let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
+                (request, credential.version(), leaves)
             };
-            if leaves != now {
-                moment = self.moment(leaves);
-            }
-            let now = leaves;
-            if now >= on.deadline {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    "the call's deadline passed before the attempt could leave",
-                ));
-            }
-            if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
-                return Err(crossing());
-            }
-            let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
-            // Most requests carry nothing beside their call, and are not asked for more.
-            if request.extensions().len() > 1
-                && let Some(leave) = request.extensions().get::<Leave>().cloned()
-            {
-                let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the attempt was let go");
-                Box::pin(timeout_at(on.deadline, leave.ask())).await.map_err(|_| late())??;
-            }
+            // Most requests carry nothing beside their call, and are not asked for more. A request that waits does so
+            // in a box of its own: the future of all others need not hold it then.
+            let request = if out.carries_more() { Box::pin(let_go(request, on.deadline)).await? } else { request };
             let span = to.meters.attempt_span(on.attempts);
             let attempt = on.call.operation.attempt_timeout;
             let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
@@ -279,7 +277,7 @@ impl Engine {
             units.spend();
             let flight = on.depart(&to.meters.active);
             let sending = self.transport.send(request);
-            (place, permit, span, flight, sending, credential.version(), until, moment)
+            (place, permit, span, flight, sending, version, until, moment)
         };
         let answer = before(until, sending).instrument(span.clone()).await;
         drop(flight);
@@ -316,7 +314,8 @@ impl Engine {
             return Ok((place, now));
         }
         // The guard borrows the turnstile only: the tenant is lent for the time of waiting.
-        match timeout_at(on.deadline, self.places.enter(&on.call.tenant, on.call.priority)).await {
+        let entered = self.places.enter(&on.call.tenant, on.call.priority);
+        match Box::pin(timeout_at(on.deadline, entered)).await {
             Ok(place) => Ok((place, Instant::now())),
             Err(_) => Err(Error::new(ErrorKind::Overloaded, "no place came free before the deadline")),
         }
@@ -336,7 +335,7 @@ impl Engine {
         if let Poll::Ready(credential) = poll_once(&mut asked).await {
             return Ok((credential?, now));
         }
-        match timeout_at(on.deadline, asked).await {
+        match Box::pin(timeout_at(on.deadline, asked)).await {
             Ok(credential) => Ok((credential?, Instant::now())),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while waiting for the credential")),
         }
@@ -508,22 +507,30 @@ impl Health {
     }
 }
 
-/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer, and
-/// one that is not is asked again only when somebody was woken.
-async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
-    if let Poll::Ready(value) = poll_once(&mut future).await {
-        return Some(value);
+/// Asks whether a request may leave, where somebody wants to be asked.
+async fn let_go(request: Request<Bytes>, deadline: Instant) -> Result<Request<Bytes>> {
+    if let Some(leave) = request.extensions().get::<Leave>().cloned() {
+        let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the attempt was let go");
+        timeout_at(deadline, leave.ask()).await.map_err(|_| late())??;
     }
-    // Whatever the future took of the task's budget, the deadline is heeded.
-    let mut end = pin!(unconstrained(sleep_until(deadline)));
-    let mut asked = true;
+    Ok(request)
+}
+
+/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer.
+async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
+    let mut end = pin!(None);
     poll_fn(|context| {
-        if !std::mem::take(&mut asked)
-            && let Poll::Ready(value) = future.poll_unpin(context)
-        {
+        if let Poll::Ready(value) = future.poll_unpin(context) {
             return Poll::Ready(Some(value));
         }
-        end.as_mut().poll(context).map(|()| None)
+        if end.is_none() {
+            // Whatever the future took of the task's budget, the deadline is heeded.
+            end.set(Some(unconstrained(sleep_until(deadline))));
+        }
+        match end.as_mut().as_pin_mut() {
+            Some(end) => end.poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
     })
     .await
 }
