@@ -13,7 +13,7 @@
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -113,7 +113,7 @@ impl Engine {
     /// of the two is then small enough for what an allocator hands out quickly (glibc: 1,032 bytes).
     pub(super) fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>>> {
         let mut outgoing = Outgoing::new(request);
-        Box::pin(async move {
+        boxed(|| async move {
             let mut ongoing = Ongoing::new(self, outgoing.call()?);
             let error = match self.conduct(&mut ongoing, &mut outgoing).await {
                 Ok(response) => {
@@ -163,8 +163,7 @@ impl Engine {
         let route = Route { host, way, meters, cost };
         on.span = call_span(&on.call, out);
         let span = on.span.clone();
-        let attempts = async move { self.attempts(on, out, &route, (now, moment)).await };
-        Box::pin(attempts.instrument(span)).await
+        boxed(|| async move { self.attempts(on, out, &route, (now, moment)).await }.instrument(span)).await
     }
 
     /// Asks which account the call's connection is; when the deadline passes meanwhile, it is what it was.
@@ -263,7 +262,8 @@ impl Engine {
                 if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
                     return Err(crossing());
                 }
-                let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
+                let mut request = out.attempt(&on.call, to.meters.key.as_ref(), &*self.random);
+                credential.apply(&mut request)?;
                 (request, credential.version(), leaves)
             };
             // Most requests carry nothing beside their call, and are not asked for more. A request that waits does so
@@ -276,18 +276,21 @@ impl Engine {
             on.attempts += 1;
             units.spend();
             let flight = on.depart(&to.meters.active);
-            let sending = self.transport.send(request);
+            let sending = self.transport.send(request).instrument(span.clone());
             (place, permit, span, flight, sending, version, until, moment)
         };
-        let answer = before(until, sending).instrument(span.clone()).await;
+        let answer = before(until, sending).await;
         drop(flight);
         let ended = self.moment(Instant::now());
         on.arrive(ended);
         drop(place);
 
         let took = Duration::from_nanos(ended.saturating_sub(moment));
-        let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
-        let judged = self.judge(on, to, answer, version);
+        let judged = match answer {
+            Some(Ok(response)) => self.judge(on, to, &response, version).map(|()| response),
+            Some(Err(error)) => Err(Failed::Otherwise(Failure::of_transport(error))),
+            None => Err(Failed::Otherwise(Failure::of_transport(timed_out(until == on.deadline)))),
+        };
         let (health, error) = match &judged {
             Ok(_) => (Health::Good, None),
             Err(Failed::Unauthorized(error, _)) => (Health::Silent, Some(error.kind())),
@@ -351,11 +354,13 @@ impl Engine {
     }
 
     /// Reads an answer: the engine's own rules first, then the adapter's classifier.
-    fn judge(&self, on: &mut Ongoing<'_>, to: &Route<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
-        let response = match answer {
-            Ok(response) => response,
-            Err(error) => return Err(Failed::Otherwise(Failure::of_transport(error))),
-        };
+    fn judge(
+        &self,
+        on: &mut Ongoing<'_>,
+        to: &Route<'_>,
+        response: &Response<Bytes>,
+        version: u64,
+    ) -> std::result::Result<(), Failed> {
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(&self.request_id_header));
         let operation = on.call.operation;
@@ -367,8 +372,8 @@ impl Engine {
             return Err(Failed::Otherwise(Failure::of_answer(redirected(), Evidence::Final)));
         }
         let hint = |error: &Error| retry_after(response.headers(), &*self.clock).or(error.retry_after());
-        match self.profile.classifier.classify(operation, &response) {
-            Verdict::Success => Ok(response),
+        match self.profile.classifier.classify(operation, response) {
+            Verdict::Success => Ok(()),
             Verdict::Unauthorized(error) => Err(Failed::Unauthorized(error, version)),
             Verdict::Throttled { error, after, scope } => {
                 let hint = match (hint(&error), after) {
@@ -507,6 +512,12 @@ impl Health {
     }
 }
 
+/// Makes a future in the box it will live in. `Box::pin` would make it elsewhere and move all of it.
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
+
 /// Asks whether a request may leave, where somebody wants to be asked.
 async fn let_go(request: Request<Bytes>, deadline: Instant) -> Result<Request<Bytes>> {
     if let Some(leave) = request.extensions().get::<Leave>().cloned() {
@@ -517,7 +528,7 @@ async fn let_go(request: Request<Bytes>, deadline: Instant) -> Result<Request<By
 }
 
 /// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer.
-async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
+async fn before<F: Future + Unpin>(deadline: Instant, mut future: F) -> Option<F::Output> {
     let mut end = pin!(None);
     poll_fn(|context| {
         if let Poll::Ready(value) = future.poll_unpin(context) {

@@ -7,7 +7,6 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
 use super::telemetry::{CORRELATION, Identifiers, TRACEPARENT};
-use crate::auth::Credential;
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::Random;
@@ -130,17 +129,8 @@ impl Outgoing {
         }
     }
 
-    /// Makes the request of the next attempt. `key` is the header the idempotency key stands in.
-    ///
-    /// # Errors
-    /// As [`Credential::apply`].
-    pub(super) fn attempt(
-        &mut self,
-        call: &Call,
-        key: Option<&HeaderName>,
-        credential: &Credential,
-        random: &dyn Random,
-    ) -> Result<Request<Bytes>> {
+    /// Makes the request of the next attempt, but for the credential. `key` is the header the idempotency key stands in.
+    pub(super) fn attempt(&mut self, call: &Call, key: Option<&HeaderName>, random: &dyn Random) -> Request<Bytes> {
         let (mut headers, extensions) = self.own.take().unwrap_or_else(|| self.again(call));
         // A map that holds ours as it is stays; one that must grow anyway grows once.
         if headers.capacity() - headers.len() < OURS {
@@ -157,9 +147,7 @@ impl Outgoing {
                 headers.insert(name, value.clone());
             }
         }
-        let mut request = self.request(headers, extensions);
-        credential.apply(&mut request)?;
-        Ok(request)
+        self.request(headers, extensions)
     }
 
     /// Makes the request as the caller gave it.
