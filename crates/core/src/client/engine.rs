@@ -112,24 +112,26 @@ impl Engine {
     /// It comes as two boxes, this one and that of the attempts, and what few calls need is in boxes of its own: each
     /// of the two is then small enough for what an allocator hands out quickly (glibc: 1,032 bytes).
     pub(super) fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>>> {
-        let mut outgoing = Outgoing::new(request);
-        boxed(|| async move {
-            let mut ongoing = Ongoing::new(self, outgoing.call()?);
-            let error = match self.conduct(&mut ongoing, &mut outgoing).await {
-                Ok(response) => {
-                    ongoing.finish(&outgoing);
-                    return Ok(response);
-                }
-                Err(error) => error,
-            };
-            let error = ongoing.close(error, &outgoing);
-            ongoing.failed(&error);
-            let result = match &self.fallback {
-                Some(fallback) => Box::pin(resort(&**fallback, &ongoing, &outgoing, error)).await,
-                None => Err(error),
-            };
-            ongoing.finish(&outgoing);
-            result
+        boxed(|| {
+            let mut outgoing = Outgoing::new(request);
+            async move {
+                let mut ongoing = Ongoing::new(self, outgoing.call()?);
+                let error = match self.conduct(&mut ongoing, &mut outgoing).await {
+                    Ok(response) => {
+                        ongoing.finish(&outgoing);
+                        return Ok(response);
+                    }
+                    Err(error) => error,
+                };
+                let error = ongoing.close(error, &outgoing);
+                ongoing.failed(&error);
+                let result = match &self.fallback {
+                    Some(fallback) => Box::pin(resort(&**fallback, &ongoing, &outgoing, error)).await,
+                    None => Err(error),
+                };
+                ongoing.finish(&outgoing);
+                result
+            }
         })
     }
 
