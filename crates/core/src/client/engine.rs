@@ -13,7 +13,7 @@
 
 use std::future::poll_fn;
 use std::num::NonZeroU32;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -112,24 +112,26 @@ impl Engine {
     /// It comes as two boxes, this one and that of the attempts, and what few calls need is in boxes of its own: each
     /// of the two is then small enough for what an allocator hands out quickly (glibc: 1,032 bytes).
     pub(super) fn call(&self, request: Request<Bytes>) -> BoxFuture<'_, Result<Response<Bytes>>> {
-        let mut outgoing = Outgoing::new(request);
-        Box::pin(async move {
-            let mut ongoing = Ongoing::new(self, outgoing.call()?);
-            let error = match self.conduct(&mut ongoing, &mut outgoing).await {
-                Ok(response) => {
-                    ongoing.finish(&outgoing);
-                    return Ok(response);
-                }
-                Err(error) => error,
-            };
-            let error = ongoing.close(error, &outgoing);
-            ongoing.failed(&error);
-            let result = match &self.fallback {
-                Some(fallback) => Box::pin(resort(&**fallback, &ongoing, &outgoing, error)).await,
-                None => Err(error),
-            };
-            ongoing.finish(&outgoing);
-            result
+        boxed(|| {
+            let mut outgoing = Outgoing::new(request);
+            async move {
+                let mut ongoing = Ongoing::new(self, outgoing.call()?);
+                let error = match self.conduct(&mut ongoing, &mut outgoing).await {
+                    Ok(response) => {
+                        ongoing.finish(&outgoing);
+                        return Ok(response);
+                    }
+                    Err(error) => error,
+                };
+                let error = ongoing.close(error, &outgoing);
+                ongoing.failed(&error);
+                let result = match &self.fallback {
+                    Some(fallback) => Box::pin(resort(&**fallback, &ongoing, &outgoing, error)).await,
+                    None => Err(error),
+                };
+                ongoing.finish(&outgoing);
+                result
+            }
         })
     }
 
@@ -163,8 +165,7 @@ impl Engine {
         let route = Route { host, way, meters, cost };
         on.span = call_span(&on.call, out);
         let span = on.span.clone();
-        let attempts = async move { self.attempts(on, out, &route, (now, moment)).await };
-        Box::pin(attempts.instrument(span)).await
+        boxed(|| async move { self.attempts(on, out, &route, (now, moment)).await }.instrument(span)).await
     }
 
     /// Asks which account the call's connection is; when the deadline passes meanwhile, it is what it was.
@@ -245,32 +246,31 @@ impl Engine {
                 moment = self.moment(now);
             }
             let permit = to.host.breaker.acquire(moment).map_err(circuit_open)?;
-            let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
-                (Some(refreshed), _) => (*refreshed, now),
-                (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
-                (None, _) => self.credential(on, now).await?,
+            let (request, version, now) = {
+                let (credential, leaves) = match (on.credential.take(), on.fetched.take()) {
+                    (Some(refreshed), _) => (*refreshed, now),
+                    (None, Some(fetched)) if fetched.1 == now => (fetched.0, now),
+                    (None, _) => self.credential(on, now).await?,
+                };
+                if leaves != now {
+                    moment = self.moment(leaves);
+                }
+                if leaves >= on.deadline {
+                    return Err(Error::new(
+                        ErrorKind::Timeout,
+                        "the call's deadline passed before the attempt could leave",
+                    ));
+                }
+                if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
+                    return Err(crossing());
+                }
+                let mut request = out.attempt(&on.call, to.meters.key.as_ref(), &*self.random);
+                credential.apply(&mut request)?;
+                (request, credential.version(), leaves)
             };
-            if leaves != now {
-                moment = self.moment(leaves);
-            }
-            let now = leaves;
-            if now >= on.deadline {
-                return Err(Error::new(
-                    ErrorKind::Timeout,
-                    "the call's deadline passed before the attempt could leave",
-                ));
-            }
-            if credential.audience().is_some_and(|audience| !audience.permits(out.uri())) {
-                return Err(crossing());
-            }
-            let request = out.attempt(&on.call, to.meters.key.as_ref(), &credential, &*self.random)?;
-            // Most requests carry nothing beside their call, and are not asked for more.
-            if request.extensions().len() > 1
-                && let Some(leave) = request.extensions().get::<Leave>().cloned()
-            {
-                let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the attempt was let go");
-                Box::pin(timeout_at(on.deadline, leave.ask())).await.map_err(|_| late())??;
-            }
+            // Most requests carry nothing beside their call, and are not asked for more. A request that waits does so
+            // in a box of its own: the future of all others need not hold it then.
+            let request = if out.carries_more() { Box::pin(let_go(request, on.deadline)).await? } else { request };
             let span = to.meters.attempt_span(on.attempts);
             let attempt = on.call.operation.attempt_timeout;
             let attempt = self.profile.attempt_timeout_max.map_or(attempt, |longest| attempt.min(longest));
@@ -278,18 +278,21 @@ impl Engine {
             on.attempts += 1;
             units.spend();
             let flight = on.depart(&to.meters.active);
-            let sending = self.transport.send(request);
-            (place, permit, span, flight, sending, credential.version(), until, moment)
+            let sending = self.transport.send(request).instrument(span.clone());
+            (place, permit, span, flight, sending, version, until, moment)
         };
-        let answer = before(until, sending).instrument(span.clone()).await;
+        let answer = before(until, sending).await;
         drop(flight);
         let ended = self.moment(Instant::now());
         on.arrive(ended);
         drop(place);
 
         let took = Duration::from_nanos(ended.saturating_sub(moment));
-        let answer = answer.unwrap_or_else(|| Err(timed_out(until == on.deadline)));
-        let judged = self.judge(on, to, answer, version);
+        let judged = match answer {
+            Some(Ok(response)) => self.judge(on, to, &response, version).map(|()| response),
+            Some(Err(error)) => Err(Failed::Otherwise(Failure::of_transport(error))),
+            None => Err(Failed::Otherwise(Failure::of_transport(timed_out(until == on.deadline)))),
+        };
         let (health, error) = match &judged {
             Ok(_) => (Health::Good, None),
             Err(Failed::Unauthorized(error, _)) => (Health::Silent, Some(error.kind())),
@@ -316,7 +319,8 @@ impl Engine {
             return Ok((place, now));
         }
         // The guard borrows the turnstile only: the tenant is lent for the time of waiting.
-        match timeout_at(on.deadline, self.places.enter(&on.call.tenant, on.call.priority)).await {
+        let entered = self.places.enter(&on.call.tenant, on.call.priority);
+        match Box::pin(timeout_at(on.deadline, entered)).await {
             Ok(place) => Ok((place, Instant::now())),
             Err(_) => Err(Error::new(ErrorKind::Overloaded, "no place came free before the deadline")),
         }
@@ -336,7 +340,7 @@ impl Engine {
         if let Poll::Ready(credential) = poll_once(&mut asked).await {
             return Ok((credential?, now));
         }
-        match timeout_at(on.deadline, asked).await {
+        match Box::pin(timeout_at(on.deadline, asked)).await {
             Ok(credential) => Ok((credential?, Instant::now())),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the deadline passed while waiting for the credential")),
         }
@@ -352,11 +356,13 @@ impl Engine {
     }
 
     /// Reads an answer: the engine's own rules first, then the adapter's classifier.
-    fn judge(&self, on: &mut Ongoing<'_>, to: &Route<'_>, answer: Result<Response<Bytes>>, version: u64) -> Judged {
-        let response = match answer {
-            Ok(response) => response,
-            Err(error) => return Err(Failed::Otherwise(Failure::of_transport(error))),
-        };
+    fn judge(
+        &self,
+        on: &mut Ongoing<'_>,
+        to: &Route<'_>,
+        response: &Response<Bytes>,
+        version: u64,
+    ) -> std::result::Result<(), Failed> {
         let status = response.status();
         on.note_answer(status.as_u16(), response.headers().get(&self.request_id_header));
         let operation = on.call.operation;
@@ -368,8 +374,8 @@ impl Engine {
             return Err(Failed::Otherwise(Failure::of_answer(redirected(), Evidence::Final)));
         }
         let hint = |error: &Error| retry_after(response.headers(), &*self.clock).or(error.retry_after());
-        match self.profile.classifier.classify(operation, &response) {
-            Verdict::Success => Ok(response),
+        match self.profile.classifier.classify(operation, response) {
+            Verdict::Success => Ok(()),
             Verdict::Unauthorized(error) => Err(Failed::Unauthorized(error, version)),
             Verdict::Throttled { error, after, scope } => {
                 let hint = match (hint(&error), after) {
@@ -508,22 +514,36 @@ impl Health {
     }
 }
 
-/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer, and
-/// one that is not is asked again only when somebody was woken.
-async fn before<T>(deadline: Instant, mut future: BoxFuture<'_, T>) -> Option<T> {
-    if let Poll::Ready(value) = poll_once(&mut future).await {
-        return Some(value);
+/// Makes a future in the box it will live in. `Box::pin` would make it elsewhere and move all of it.
+fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, make()))
+}
+
+/// Asks whether a request may leave, where somebody wants to be asked.
+async fn let_go(request: Request<Bytes>, deadline: Instant) -> Result<Request<Bytes>> {
+    if let Some(leave) = request.extensions().get::<Leave>().cloned() {
+        let late = || Error::new(ErrorKind::Timeout, "the deadline passed before the attempt was let go");
+        timeout_at(deadline, leave.ask()).await.map_err(|_| late())??;
     }
-    // Whatever the future took of the task's budget, the deadline is heeded.
-    let mut end = pin!(unconstrained(sleep_until(deadline)));
-    let mut asked = true;
+    Ok(request)
+}
+
+/// Awaits a future until a deadline; `None` when that passes first. A future that is ready at once costs no timer.
+async fn before<F: Future + Unpin>(deadline: Instant, mut future: F) -> Option<F::Output> {
+    let mut end = pin!(None);
     poll_fn(|context| {
-        if !std::mem::take(&mut asked)
-            && let Poll::Ready(value) = future.poll_unpin(context)
-        {
+        if let Poll::Ready(value) = future.poll_unpin(context) {
             return Poll::Ready(Some(value));
         }
-        end.as_mut().poll(context).map(|()| None)
+        if end.is_none() {
+            // Whatever the future took of the task's budget, the deadline is heeded.
+            end.set(Some(unconstrained(sleep_until(deadline))));
+        }
+        match end.as_mut().as_pin_mut() {
+            Some(end) => end.poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
     })
     .await
 }

@@ -4,10 +4,9 @@
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Extensions, HeaderMap, Method, Request, Uri};
+use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 
-use super::telemetry::{CORRELATION_HEADER, Identifiers, TRACE_HEADER};
-use crate::auth::Credential;
+use super::telemetry::{CORRELATION, Identifiers, TRACEPARENT};
 use crate::call::Call;
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::Random;
@@ -17,58 +16,43 @@ const OURS: usize = 4;
 /// Headers an attempt may get in all: ours, and what a transport adds (`accept`, `user-agent`).
 const ADDED: usize = OURS + 2;
 
-/// A call's request between attempts.
+/// A call's request between attempts. It is kept in its parts, and each attempt's request is put together where it
+/// leaves: a whole one is large to move.
 pub(super) struct Outgoing {
-    state: State,
+    method: Method,
+    uri: Uri,
+    version: Version,
+    body: Bytes,
+    /// The caller's own headers and extensions, until the first attempt takes them.
+    own: Option<(HeaderMap, Extensions)>,
     headers: SavedHeaders,
     /// A copy for later attempts, kept only when there is more than the [`Call`], which can be put back without one.
-    spare: Option<Extensions>,
+    spare: Option<Box<Extensions>>,
     identifiers: Option<Identifiers>,
-    /// What the caller gave in place of a key or correlation id of ours.
-    given_key: Option<HeaderValue>,
-    given_correlation: Option<HeaderValue>,
+    /// What the caller gave in place of identifiers of ours. Boxed, as all that few calls have.
+    given: Option<Box<Given>>,
     keyed: bool,
 }
 
-enum State {
-    /// The next attempt's request: the caller's own for the first.
-    Ready(Request<Bytes>),
-    /// It left. What another one is made of, besides the saved headers.
-    Left { method: Method, uri: Uri, body: Bytes },
-}
-
-impl State {
-    fn method(&self) -> &Method {
-        match self {
-            Self::Ready(request) => request.method(),
-            Self::Left { method, .. } => method,
-        }
-    }
-
-    fn uri(&self) -> &Uri {
-        match self {
-            Self::Ready(request) => request.uri(),
-            Self::Left { uri, .. } => uri,
-        }
-    }
-
-    fn body(&self) -> &Bytes {
-        match self {
-            Self::Ready(request) => request.body(),
-            Self::Left { body, .. } => body,
-        }
-    }
+/// A caller's own identifiers.
+struct Given {
+    key: Option<HeaderValue>,
+    correlation: Option<HeaderValue>,
 }
 
 impl Outgoing {
     pub(super) fn new(request: Request<Bytes>) -> Self {
+        let (parts, body) = request.into_parts();
         Self {
-            headers: SavedHeaders::save(request.headers()),
-            spare: (request.extensions().len() > 1).then(|| request.extensions().clone()),
-            state: State::Ready(request),
+            headers: SavedHeaders::save(&parts.headers),
+            spare: (parts.extensions.len() > 1).then(|| Box::new(parts.extensions.clone())),
+            own: Some((parts.headers, parts.extensions)),
+            method: parts.method,
+            uri: parts.uri,
+            version: parts.version,
+            body,
             identifiers: None,
-            given_key: None,
-            given_correlation: None,
+            given: None,
             keyed: false,
         }
     }
@@ -78,20 +62,17 @@ impl Outgoing {
     /// # Errors
     /// [`ErrorKind::Config`] when it says nothing.
     pub(super) fn call(&self) -> Result<Call> {
-        let call = match &self.state {
-            State::Ready(request) => request.extensions().get::<Call>(),
-            State::Left { .. } => None,
-        };
+        let call = self.own.as_ref().and_then(|(_, extensions)| extensions.get::<Call>());
         let unknown = || Error::new(ErrorKind::Config, "the request carries no `Call`: nothing says what it does");
         call.cloned().ok_or_else(unknown)
     }
 
     pub(super) fn method(&self) -> &Method {
-        self.state.method()
+        &self.method
     }
 
     pub(super) fn uri(&self) -> &Uri {
-        self.state.uri()
+        &self.uri
     }
 
     /// Makes the idempotency key and the correlation id, once for all attempts. What the caller gave is kept: in the
@@ -103,9 +84,8 @@ impl Outgoing {
         let mut identifiers = Identifiers::new(random, key.is_some());
         // A walk over the few headers there are is cheaper than hashing the names.
         let given = |name: &HeaderName| {
-            let State::Ready(request) = &self.state else { return None };
-            let mut headers = request.headers().iter();
-            headers.find(|(other, value)| *other == name && !value.is_empty()).map(|(_, value)| value)
+            let (headers, _) = self.own.as_ref()?;
+            headers.iter().find(|(other, value)| *other == name && !value.is_empty()).map(|(_, value)| value)
         };
         if let Some(parent) = given(&TRACEPARENT) {
             identifiers.follow(parent);
@@ -119,16 +99,22 @@ impl Outgoing {
             (Some(name), None) => given(name).cloned(),
             (None, _) => None,
         };
-        self.given_correlation = correlation;
-        self.given_key = given_key;
+        if correlation.is_some() || given_key.is_some() {
+            self.given = Some(Box::new(Given { key: given_key, correlation }));
+        }
         self.keyed = key.is_some();
         self.identifiers = Some(identifiers);
         Ok(())
     }
 
+    /// Tells whether the request says more than which call it is.
+    pub(super) fn carries_more(&self) -> bool {
+        self.spare.is_some()
+    }
+
     /// Returns the idempotency key all attempts carry.
     pub(super) fn key(&self) -> Option<&str> {
-        match &self.given_key {
+        match self.given.as_ref().and_then(|given| given.key.as_ref()) {
             Some(given) => given.to_str().ok(),
             None if self.keyed => self.identifiers.as_ref().and_then(Identifiers::key),
             None => None,
@@ -137,63 +123,55 @@ impl Outgoing {
 
     /// Returns the correlation id all attempts carry.
     pub(super) fn correlation(&self) -> Option<&str> {
-        match &self.given_correlation {
+        match self.given.as_ref().and_then(|given| given.correlation.as_ref()) {
             Some(given) => given.to_str().ok(),
             None => self.identifiers.as_ref().map(Identifiers::correlation),
         }
     }
 
-    /// Makes the request of the next attempt. `key` is the header the idempotency key stands in.
-    ///
-    /// # Errors
-    /// As [`Credential::apply`].
-    pub(super) fn attempt(
-        &mut self,
-        call: &Call,
-        key: Option<&HeaderName>,
-        credential: &Credential,
-        random: &dyn Random,
-    ) -> Result<Request<Bytes>> {
-        if matches!(self.state, State::Left { .. }) {
-            self.state = State::Ready(self.bare(call));
+    /// Makes the request of the next attempt, but for the credential. `key` is the header the idempotency key stands in.
+    pub(super) fn attempt(&mut self, call: &Call, key: Option<&HeaderName>, random: &dyn Random) -> Request<Bytes> {
+        let (mut headers, extensions) = self.own.take().unwrap_or_else(|| self.again(call));
+        // A map that holds ours as it is stays; one that must grow anyway grows once.
+        if headers.capacity() - headers.len() < OURS {
+            headers.reserve(ADDED);
         }
-        // Before the credential is there: it may stand in the address.
-        let left =
-            State::Left { method: self.method().clone(), uri: self.uri().clone(), body: self.state.body().clone() };
-        // Worked on where it is: a request is large to move.
-        if let State::Ready(request) = &mut self.state {
-            let headers = request.headers_mut();
-            // A map that holds ours as it is stays; one that must grow anyway grows once.
-            if headers.capacity() - headers.len() < OURS {
-                headers.reserve(ADDED);
+        if let Some(identifiers) = &self.identifiers {
+            identifiers.write(&mut headers, key, random);
+        }
+        if let Some(given) = &self.given {
+            if let Some(correlation) = &given.correlation {
+                headers.insert(CORRELATION, correlation.clone());
             }
-            if let Some(identifiers) = &self.identifiers {
-                let made = identifiers.headers(random);
-                headers.insert(CORRELATION, self.given_correlation.clone().unwrap_or(made.correlation));
-                headers.insert(TRACEPARENT, made.traceparent);
-                if let (Some(name), Some(value)) = (key, self.given_key.clone().or(made.key)) {
-                    headers.insert(name, value);
-                }
+            if let (Some(name), Some(value)) = (key, &given.key) {
+                headers.insert(name, value.clone());
             }
-            credential.apply(request)?;
         }
-        match std::mem::replace(&mut self.state, left) {
-            State::Ready(request) => Ok(request),
-            State::Left { .. } => Ok(self.bare(call)),
-        }
+        self.request(headers, extensions)
     }
 
     /// Makes the request as the caller gave it.
     pub(super) fn bare(&self, call: &Call) -> Request<Bytes> {
-        let extensions = self.spare.clone().unwrap_or_else(|| {
+        let (headers, extensions) = self.again(call);
+        self.request(headers, extensions)
+    }
+
+    /// Makes the caller's headers and extensions anew.
+    fn again(&self, call: &Call) -> (HeaderMap, Extensions) {
+        let extensions = self.spare.as_deref().cloned().unwrap_or_else(|| {
             let mut extensions = Extensions::new();
             extensions.insert(call.clone());
             extensions
         });
-        let mut request = Request::new(self.state.body().clone());
-        *request.method_mut() = self.method().clone();
-        *request.uri_mut() = self.uri().clone();
-        *request.headers_mut() = self.headers.restore();
+        (self.headers.restore(), extensions)
+    }
+
+    fn request(&self, headers: HeaderMap, extensions: Extensions) -> Request<Bytes> {
+        let mut request = Request::new(self.body.clone());
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = self.version;
+        *request.headers_mut() = headers;
         *request.extensions_mut() = extensions;
         request
     }
@@ -244,9 +222,6 @@ fn next(rest: &mut &[u8]) -> Option<(HeaderName, HeaderValue)> {
     value.set_sensitive(*sensitive == 1);
     Some((HeaderName::from_bytes(name).ok()?, value))
 }
-
-const CORRELATION: HeaderName = HeaderName::from_static(CORRELATION_HEADER);
-const TRACEPARENT: HeaderName = HeaderName::from_static(TRACE_HEADER);
 
 fn header_text(text: &str, what: &str) -> Result<HeaderValue> {
     HeaderValue::from_str(text)

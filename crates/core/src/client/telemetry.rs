@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method};
+use http::header::IntoHeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tracing::Span;
 use tracing::field::Empty;
 
@@ -18,9 +19,9 @@ use crate::metrics::{Counter, Gauge, Histogram, Metrics};
 use crate::random::Random;
 
 /// The header that links all attempts and log lines of one piece of work.
-pub(super) const CORRELATION_HEADER: &str = "x-correlation-id";
+pub(super) const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 /// The W3C trace context header (<https://www.w3.org/TR/trace-context/>).
-pub(super) const TRACE_HEADER: &str = "traceparent";
+pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Statuses whose histogram is resolved once; all others are looked up each time, and are seldom.
 const USUAL: [u16; 4] = [200, 201, 202, 204];
@@ -237,13 +238,6 @@ pub(super) struct Identifiers {
     trace: [u8; TRACE],
 }
 
-/// The identifiers as one attempt's headers.
-pub(super) struct IdentifierHeaders {
-    pub(super) key: Option<HeaderValue>,
-    pub(super) correlation: HeaderValue,
-    pub(super) traceparent: HeaderValue,
-}
-
 const UUID: usize = 36;
 const TRACE: usize = 32;
 const PARENT: usize = 55;
@@ -257,8 +251,8 @@ impl Identifiers {
         Self { key: keyed.then(|| uuid(&hex(key))), correlation: uuid(&trace), trace }
     }
 
-    /// Makes an attempt's headers, with a span of its own in the trace.
-    pub(super) fn headers(&self, random: &dyn Random) -> IdentifierHeaders {
+    /// Writes an attempt's headers, with a span of its own in the trace; the key under its name, where it has one.
+    pub(super) fn write(&self, headers: &mut HeaderMap, key: Option<&HeaderName>, random: &dyn Random) {
         let mut text = [0_u8; UUID + PARENT + UUID];
         text[..UUID].copy_from_slice(&self.correlation);
         text[UUID..UUID + PARENT].copy_from_slice(&traceparent(&self.trace, random));
@@ -266,9 +260,11 @@ impl Identifiers {
             text[UUID + PARENT..].copy_from_slice(key);
         }
         let mut text = Bytes::from_owner(text);
-        let correlation = header(text.split_to(UUID));
-        let traceparent = header(text.split_to(PARENT));
-        IdentifierHeaders { correlation, traceparent, key: self.key.map(|_| header(text)) }
+        put(headers, CORRELATION, text.split_to(UUID));
+        put(headers, TRACEPARENT, text.split_to(PARENT));
+        if let (Some(_), Some(name)) = (&self.key, key) {
+            put(headers, name, text);
+        }
     }
 
     /// Returns the idempotency key, if there is one.
@@ -307,9 +303,12 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Only ASCII is ever written, so the value is always a good one.
-fn header(text: Bytes) -> HeaderValue {
-    HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+/// Puts a header where it belongs at once: every move of a value on its way costs more than writing it. Only ASCII is ever
+/// written, so the value is always a good one.
+fn put(headers: &mut HeaderMap, name: impl IntoHeaderName, text: Bytes) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(text) {
+        headers.insert(name, value);
+    }
 }
 
 /// 122 random bits with the version (4) and the variant of RFC 9562.
@@ -385,14 +384,17 @@ mod tests {
             assert!(matches!(uuid.as_bytes()[19], b'8' | b'9' | b'a' | b'b'));
             assert_eq!(uuid.matches('-').count(), 4);
         }
-        let (first, second) = (ids.headers(&random), ids.headers(&random));
-        assert_eq!(
-            (first.key.clone().unwrap(), first.correlation),
-            (key.parse().unwrap(), ids.correlation().parse().unwrap())
-        );
-        assert!(Identifiers::new(&random, false).headers(&random).key.is_none());
-        assert_eq!(first.key, second.key);
-        let (first, second) = (first.traceparent.to_str().unwrap(), second.traceparent.to_str().unwrap());
+        let name = HeaderName::from_static("idempotency-key");
+        let written = |ids: &Identifiers| {
+            let mut headers = HeaderMap::new();
+            ids.write(&mut headers, Some(&name), &random);
+            headers
+        };
+        let (first, second) = (written(&ids), written(&ids));
+        assert_eq!((&first[&name], &first[CORRELATION]), (&key.parse().unwrap(), &ids.correlation().parse().unwrap()));
+        assert!(!written(&Identifiers::new(&random, false)).contains_key(&name));
+        assert_eq!(first[&name], second[&name]);
+        let (first, second) = (first[TRACEPARENT].to_str().unwrap(), second[TRACEPARENT].to_str().unwrap());
         assert_eq!((first.len(), &first[3..35]), (55, ids.correlation().replace('-', "").as_str()));
         assert_eq!(second[..36], first[..36]);
         assert_ne!(second[36..52], first[36..52]);
@@ -408,7 +410,8 @@ mod tests {
             assert_eq!(ids.trace, own);
         }
         ids.follow(&HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
-        let next = ids.headers(&random).traceparent;
-        assert!(next.to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
+        let mut headers = HeaderMap::new();
+        ids.write(&mut headers, None, &random);
+        assert!(headers[TRACEPARENT].to_str().unwrap().starts_with("00-0af7651916cd43dd8448eb211c80319c-"));
     }
 }
