@@ -149,6 +149,23 @@ async fn neighbours_in_the_file_may_be_of_another_stream() {
     assert!(store.record(key("a"), "3".into()).await.unwrap().is_some());
 }
 
+/// Fails when an event is taken for another because the numbers they are named by are the same.
+#[tokio::test]
+async fn events_may_share_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let store = open(&path);
+    assert_eq!(append(&store, 1..2).await, [Appended::New(EventRow(1))]);
+    // From now on the first event's name is that of another.
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute("UPDATE palisade_event SET event_id = 'another' WHERE id = 1", []).unwrap();
+    assert_eq!(append(&store, 1..2).await, [Appended::New(EventRow(2))]);
+    assert_eq!(append(&store, 1..2).await, [Appended::Duplicate(EventRow(2))]);
+    let shared = "SELECT count(*) FROM palisade_event_new GROUP BY name";
+    assert_eq!(other.query_row(shared, [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    store.close().await.unwrap();
+}
+
 /// Fails when the lots stop at the last name, or when fewer are moved than are entered.
 #[tokio::test]
 async fn lots_go_round() {
