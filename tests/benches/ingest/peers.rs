@@ -19,7 +19,8 @@ use super::load::{ID_HEADER, PATH, SECRET, WANTED};
 /// Most rows in one commit, as the hub's writer has it.
 const BATCH_MAX: usize = 512;
 
-/// The columns and unique key of the hub's own tables; no other index but the one jobs are claimed by.
+/// The columns of the hub's own tables, with a unique index for the key that events are told apart by and one that jobs
+/// are claimed by, as anybody would write them.
 const SCHEMA: &str = "
     CREATE TABLE event (id INTEGER PRIMARY KEY, state INTEGER NOT NULL, received_at INTEGER NOT NULL,
         created INTEGER, delivery INTEGER, endpoint TEXT NOT NULL, event_id TEXT NOT NULL, connection TEXT NOT NULL,

@@ -109,16 +109,22 @@ impl<'m> Staged<'m> {
             }
         };
         let Some(stream) = self.streams.get_mut(place) else { return Ok(()) };
-        let ids: Vec<&str> = changes.iter().map(|change| change.id.as_str()).collect();
-        let found = stream.id.map(|of| find(tx.connection(), of, &ids)).transpose()?.unwrap_or_default();
+        let asked: Vec<_> = changes.iter().map(|change| (change.id.as_str(), content_of(change))).collect();
+        let found = stream.id.map(|of| find(tx.connection(), of, &asked)).transpose()?.unwrap_or_default();
         for (change, found) in changes.iter().zip(found.into_iter().chain(std::iter::repeat(None))) {
             let place = stream.places.get(change.id.as_str()).copied();
-            let (id, stored) = match (place.and_then(|place| stream.rows.get(place)), stream.id.zip(found)) {
-                (Some(row), _) => (row.id, Some(row.stored)),
-                (None, Some((of, (id, row)))) => (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?)),
-                (None, None) => (None, None),
+            let (id, stored, same) = match (place.and_then(|place| stream.rows.get(place)), stream.id.zip(found)) {
+                (Some(row), _) => (row.id, Some(row.stored), false),
+                (None, Some((of, Found { id, row, same }))) => {
+                    (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?), same)
+                }
+                (None, None) => (None, None, false),
             };
-            let verdict = stream.stage(change, read_since, place, id, stored);
+            let hash = match (content_of(change), stored) {
+                (Some(_), Some(stored)) if same => stored.hash,
+                (content, _) => content.map_or(0, content_hash),
+            };
+            let verdict = stream.stage(change, hash, read_since, place, id, stored);
             match verdict {
                 Decided::Fetch => {
                     if !self.fetch.iter().any(|(of, record)| *of == key && **record == change.id) {
@@ -149,6 +155,14 @@ impl<'m> Staged<'m> {
     }
 }
 
+/// The content a change brings.
+fn content_of(change: &Change) -> Option<&[u8]> {
+    match &change.state {
+        State::Present(data) => Some(data),
+        State::Deleted | State::Unclear => None,
+    }
+}
+
 enum Decided {
     Fetch,
     Older,
@@ -158,40 +172,70 @@ enum Decided {
     Added,
 }
 
-/// Finds what [`stored`] reads by stream and id.
+/// What the row of a record says.
+#[derive(Clone, Copy)]
+struct Found {
+    id: i64,
+    row: Stored,
+    /// Its content is, byte for byte, what came, so that nothing has to be hashed.
+    same: bool,
+}
+
+/// Content that is compared as it stands: it is in the page of its row. What is larger would have to be read from others,
+/// and is hashed.
+macro_rules! content {
+    () => {
+        "CASE WHEN length(data) <= 8192 THEN data END"
+    };
+}
+
+/// Finds what [`Found::read`] reads by stream and id.
 const FIND: &str = concat!(
-    "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE id = ",
+    "SELECT id, observed, earliest, latest, hash, deleted, ",
+    content!(),
+    " FROM palisade_record WHERE id = ",
     record_row!("?1", "?2")
 );
 
 /// Reads on from a row.
-const BESIDE: &str = "SELECT id, observed, earliest, latest, hash, deleted, stream, ext_id FROM palisade_record \
-     WHERE id > ?1 ORDER BY id";
+const BESIDE: &str = concat!(
+    "SELECT id, observed, earliest, latest, hash, deleted, ",
+    content!(),
+    ", stream, ext_id FROM palisade_record WHERE id > ?1 ORDER BY id"
+);
 
-/// Returns what the rows of records say.
+impl Found {
+    fn read(row: &Row<'_>, content: Option<&[u8]>) -> rusqlite::Result<Self> {
+        let same = content.is_some_and(|content| row.get_ref(6).is_ok_and(|data| data == ValueRef::Blob(content)));
+        let (id, row) = stored(row)?;
+        Ok(Self { id, row, same })
+    }
+}
+
+/// Returns what the rows of records say, each asked for by its id and compared with what came.
 ///
 /// What was listed together lies side by side, and mostly is listed together again. So after two records whose rows are
 /// neighbours the next rows are read on, and no name is looked up as long as they are those of the next records.
-fn find(connection: &Connection, of: i64, ids: &[&str]) -> Result<Vec<Option<(i64, Stored)>>, Fault> {
+fn find(connection: &Connection, of: i64, asked: &[(&str, Option<&[u8]>)]) -> Result<Vec<Option<Found>>, Fault> {
     let mut named = connection.prepare_cached(FIND)?;
     let mut beside = connection.prepare_cached(BESIDE)?;
-    let (mut found, mut before) = (Vec::with_capacity(ids.len()), None);
-    while let Some(id) = ids.get(found.len()) {
-        let one = named.query_one(params![of, id], stored).optional()?;
+    let (mut found, mut before) = (Vec::with_capacity(asked.len()), None);
+    while let Some((id, content)) = asked.get(found.len()) {
+        let one = named.query_one(params![of, id], |row| Found::read(row, *content)).optional()?;
         found.push(one);
-        let Some((row, _)) = one else { continue };
+        let Some(Found { id: row, .. }) = one else { continue };
         if before.replace(row) != Some(row - 1) {
             continue;
         }
         let mut rows = beside.query([row])?;
-        while let Some(id) = ids.get(found.len()) {
+        while let Some((id, content)) = asked.get(found.len()) {
             let next = rows.next()?.filter(|row| {
                 let is = |column: usize, wanted: ValueRef<'_>| row.get_ref(column).is_ok_and(|value| value == wanted);
-                is(6, ValueRef::Integer(of)) && is(7, ValueRef::Text(id.as_bytes()))
+                is(7, ValueRef::Integer(of)) && is(8, ValueRef::Text(id.as_bytes()))
             });
             let Some(next) = next else { break };
-            let one = stored(next)?;
-            before = Some(one.0);
+            let one = Found::read(next, *content)?;
+            before = Some(one.id);
             found.push(Some(one));
         }
     }
@@ -234,18 +278,16 @@ impl<'m> StagedStream<'m> {
     fn stage(
         &mut self,
         change: &'m Change,
+        hash: u64,
         read_since: Option<u64>,
         place: Option<usize>,
         id: Option<i64>,
         stored: Option<Stored>,
     ) -> Decided {
-        let (seen, hash, data) = match &change.state {
-            State::Present(data) => {
-                let hash = content_hash(data);
-                (Seen::Present { hash }, hash, Some(data))
-            }
-            State::Deleted => (Seen::Deleted, 0, None),
-            State::Unclear => (Seen::Unclear, 0, None),
+        let (seen, data) = match &change.state {
+            State::Present(data) => (Seen::Present { hash }, Some(data)),
+            State::Deleted => (Seen::Deleted, None),
+            State::Unclear => (Seen::Unclear, None),
         };
         let incoming = Incoming { span: change.span, read_since, seen };
         let verdict = merge(stored, incoming);
@@ -461,10 +503,10 @@ pub(super) fn stored_of(
         .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| row.get::<_, i64>(0))
         .optional()?;
     let Some(of) = of else { return Ok(vec![None; ids.len()]) };
-    let names: Vec<&str> = ids.iter().map(RecordId::as_str).collect();
+    let asked: Vec<_> = ids.iter().map(|id| (id.as_str(), None)).collect();
     let mut notes = Notes::default();
-    let one = |found: Option<(i64, Stored)>| found.map(|(id, row)| notes.over(connection, of, id, row)).transpose();
-    find(connection, of, &names)?.into_iter().map(one).collect()
+    let one = |found: Option<Found>| found.map(|one| notes.over(connection, of, one.id, one.row)).transpose();
+    find(connection, of, &asked)?.into_iter().map(one).collect()
 }
 
 /// Returns the stream's row, making it when the stream is new.

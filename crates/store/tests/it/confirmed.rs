@@ -174,6 +174,33 @@ async fn what_is_older_than_a_confirmation_does_not_pass_it() {
     assert_eq!(facts[1].unwrap().span, Span::exact(20));
 }
 
+/// Fails when what came is taken for what is stored because it is as long, or not because it is long.
+#[tokio::test]
+async fn content_is_compared_whatever_its_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("sizes.db"));
+    let sizes = [0, 1, 8_191, 8_192, 8_193, 40_000];
+    let page = |now: i64, last: Option<u8>| {
+        let one = |(n, size): (usize, &usize)| {
+            let mut content = vec![b'x'; *size];
+            if let Some((byte, last)) = content.last_mut().zip(last) {
+                *byte = last;
+            }
+            Change { state: State::Present(content.into()), ..change(n, Span::exact(now)) }
+        };
+        vec![Merge { key: key(), read_since: None, changes: sizes.iter().enumerate().map(one).collect() }]
+    };
+    let told = |counts: MergeCounts| (counts.added, counts.unchanged, counts.updated);
+    assert_eq!(told(store.merge(page(10, None), Timestamp(1)).await.unwrap().0), (6, 0, 0));
+    assert_eq!(told(store.merge(page(20, None), Timestamp(1)).await.unwrap().0), (0, 6, 0));
+    let other = told(store.merge(page(30, Some(b'y')), Timestamp(1)).await.unwrap().0);
+    assert_eq!(other, (0, 1, 5), "but for the empty one");
+    for (n, size) in sizes.iter().enumerate().skip(1) {
+        let record = store.record(key(), format!("r{n:04}").into()).await.unwrap().unwrap();
+        assert_eq!(record.data.unwrap().last(), Some(&b'y'), "{size} bytes");
+    }
+}
+
 /// Fails when the notes of records that are gone stay, or those beside them go too.
 #[tokio::test]
 async fn notes_go_with_their_records() {

@@ -123,6 +123,49 @@ async fn each_row_has_one_name_wherever_it_stands() {
     store.close().await.unwrap();
 }
 
+/// Fails when a row is taken for the next record's because it is the next in the file and has its id, though it is of
+/// another stream.
+#[tokio::test]
+async fn neighbours_in_the_file_may_be_of_another_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("beside.db"));
+    let merge = |stream: &str, ids: &[&str]| {
+        let change = |id: &&str| Change {
+            stream: stream.into(),
+            id: (*id).into(),
+            span: Span::exact(10),
+            state: State::Present("x".into()),
+        };
+        vec![Merge { key: key(stream), read_since: Some(9), changes: ids.iter().map(change).collect() }]
+    };
+    for (stream, ids, added) in [
+        ("a", &["1", "2"][..], 2),
+        ("b", &["3"], 1),
+        ("a", &["1", "2", "3", "4"], 2),
+        ("a", &["4", "3", "2", "1", "1", "2", "3", "4"], 0),
+    ] {
+        assert_eq!(store.merge(merge(stream, ids), Timestamp(1)).await.unwrap().0.added, added, "{stream} {ids:?}");
+    }
+    assert!(store.record(key("a"), "3".into()).await.unwrap().is_some());
+}
+
+/// Fails when an event is taken for another because the numbers they are named by are the same.
+#[tokio::test]
+async fn events_may_share_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shared.db");
+    let store = open(&path);
+    assert_eq!(append(&store, 1..2).await, [Appended::New(EventRow(1))]);
+    // From now on the first event's name is that of another.
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute("UPDATE palisade_event SET event_id = 'another' WHERE id = 1", []).unwrap();
+    assert_eq!(append(&store, 1..2).await, [Appended::New(EventRow(2))]);
+    assert_eq!(append(&store, 1..2).await, [Appended::Duplicate(EventRow(2))]);
+    let shared = "SELECT count(*) FROM palisade_event_new GROUP BY name";
+    assert_eq!(other.query_row(shared, [], |row| row.get::<_, i64>(0)).unwrap(), 2);
+    store.close().await.unwrap();
+}
+
 /// Fails when the lots stop at the last name, or when fewer are moved than are entered.
 #[tokio::test]
 async fn lots_go_round() {
