@@ -73,8 +73,8 @@ pub struct WatchFailing {
 ///   in one go may have happened while nobody listened here; one that arrives late is heard, and begins anew.)
 /// - It was never heard: at least 20 events of types somebody here wants, found by walks at least a day apart.
 ///
-/// A provider without such a list never gives proof, and its endpoints are never called silent. `heard` is what the
-/// store has of all endpoints of a connection.
+/// What a run makes events of ([`crate::sync::Source::event_of`]) is such a list too. A provider without any never gives
+/// proof, and its endpoints are never called silent. `heard` is what the store has of all endpoints of a connection.
 #[must_use]
 pub fn silence(heard: &[Heard], now: Timestamp) -> Option<Duration> {
     let last = heard.iter().filter_map(|one| one.heard_at).max();

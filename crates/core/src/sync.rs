@@ -216,7 +216,8 @@ pub struct Told {
 pub struct Missing<'a> {
     /// The record as a run found it.
     pub change: &'a Change,
-    /// Its JSON in the copy before that; `None` for one that was not there.
+    /// Its JSON in the copy before that; `None` for one that was not there. It may be the same, of what an earlier run brought
+    /// before its webhook could be called missed.
     pub held: Option<&'a Bytes>,
     /// The JSON of the record it belongs to ([`Source::belongs_to`]), if the copy has it.
     pub place: Option<&'a Bytes>,
@@ -321,7 +322,7 @@ pub trait Source: Send + Sync {
     }
 
     /// Tells when what a record of a page shows happened, and what tells of it, where a webhook tells of every such
-    /// happening: what an incremental run finds of it that is not here was missed, and is said to be. `None`, the default,
+    /// happening: what a run finds of it that is not here was missed, and is said to be. `None`, the default,
     /// where no webhook does, or where it cannot be told from what none tells. `place` is the JSON of the record it
     /// belongs to, if the copy has it.
     fn told(&self, change: &Change, place: Option<&Bytes>) -> Option<Told> {

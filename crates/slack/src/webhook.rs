@@ -180,21 +180,22 @@ pub(crate) fn subscription_of(channel_type: &str) -> Option<&'static &'static st
     SUBSCRIPTIONS.iter().find(|(kind, _)| *kind == channel_type).map(|(_, subscription)| subscription)
 }
 
-/// Names the event of a message's writing or edit by the installation, the message and its time: whoever sees the message
-/// can make the same name. `None` for every other event, and for changes that are no edits, as when a link's preview is
-/// added.
-pub(crate) fn message_event_id(account: &str, kind: &str, inner: &Value) -> Option<EventId> {
+/// Names the event of a message's writing or edit by its place and time: whoever sees the message can make the same name.
+/// `None` for every other event, and for changes that are no edits, as when a link's preview is added.
+pub(crate) fn message_event_id(kind: &str, inner: &Value) -> Option<EventId> {
     let channel = id(inner, "channel")?;
-    let edit = |message: &str| inner.get(message)?.get("edited").and_then(|edited| text(edited, "ts"));
+    let edit = |message: &Value| message.get("edited").and_then(|edited| text(edited, "ts")).map(str::to_owned);
     let name = match kind {
         MESSAGE_CHANGED => {
-            let edited = edit("message").filter(|edited| edit("previous_message") != Some(edited))?;
-            format!("{kind}:{account}:{channel}:{}:{edited}", text(inner.get("message")?, "ts")?)
+            let (message, before) =
+                (inner.get("message")?, inner.get("previous_message").filter(|one| one.is_object())?);
+            let edited = edit(message).filter(|edited| edit(before).as_ref() != Some(edited))?;
+            format!("{kind}:{channel}:{}:{edited}", text(message, "ts")?)
         }
         _ if inner.get("message").is_some() || inner.get("deleted_ts").is_some() => return None,
         _ => {
             let of_message = kind == MESSAGE || kind.strip_prefix(MESSAGE)?.starts_with('.');
-            format!("{MESSAGE}:{account}:{channel}:{}", text(inner, "ts").filter(|_| of_message)?)
+            format!("{MESSAGE}:{channel}:{}", text(inner, "ts").filter(|_| of_message)?)
         }
     };
     (name.len() <= NAME_BYTES_MAX).then(|| EventId::new(name))
@@ -324,7 +325,7 @@ fn callback(verified: &Verified, envelope: &Envelope<'_>) -> Result<Parsed> {
         kind = format!("{kind}.{}", name(subtype)?);
     }
     let account = envelope.account();
-    let of_message = message_event_id(account.as_deref().unwrap_or_default(), &kind, &inner);
+    let of_message = message_event_id(&kind, &inner);
     if !NEVER_ECHOES.contains(&kind.as_str()) && envelope.is_own(&inner) {
         if !effect::concerns(&kind) {
             return Ok(parsed(Vec::new()));

@@ -74,7 +74,7 @@ pub struct StreamStatus {
     pub records: u64,
     /// When the last full run ended well.
     pub full_at: Option<Timestamp>,
-    /// When the last run of any mode ended well.
+    /// When the last run of any mode ended well, since the connection was connected.
     pub fresh_at: Option<Timestamp>,
     /// Records set aside because they could not be read.
     pub bad: u64,

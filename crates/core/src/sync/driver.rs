@@ -25,8 +25,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 use crate::store::{
-    HEARD_EVERY_MS, Lease, MergeCounts, Missed, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunId, RunMode,
-    RunState, Store, StreamKey, StreamStatus,
+    HEARD_EVERY_MS, Lease, MergeCounts, Missed, NewDelivery, NewEvent, NewJob, PageCommit, Run, RunEnd, RunFilter,
+    RunId, RunMode, RunState, RunStateName, Store, StreamKey, StreamStatus,
 };
 use crate::transport::Transport;
 use crate::webhook::Event;
@@ -51,6 +51,10 @@ const BAD_PAGE: usize = 10;
 /// How old an event must be to be called missed when a walk finds it new: a delivery may be on its way, and is repeated
 /// for the first time within a minute by every provider here.
 const MISSED_AFTER: Duration = Duration::from_secs(120);
+
+/// How long ago a webhook may have come last for events to be made of what was missed: who has heard nothing for so long may
+/// have unsubscribed.
+const HEARD_WITHIN: Duration = Duration::from_secs(30 * 86_400);
 
 /// By how much a webhook may be heard later than is noted of it.
 const HEARD_AGAIN: Duration = Duration::from_millis(HEARD_EVERY_MS.unsigned_abs());
@@ -375,22 +379,34 @@ impl Driver<'_> {
         }
     }
 
-    /// Reads what is heard of a stream by webhook. Of records only an incremental run judges: a full one also brings what
-    /// was there before anybody listened.
+    /// Reads what is heard of a stream by webhook. Of records no run judges that is the first since the connection was
+    /// connected or the stream reset: it also brings what was there before anybody listened.
     async fn ears(&self, task: &Task<'_>, kind: StreamKind) -> Result<Ears> {
-        if kind == StreamKind::Records && task.mode == RunMode::Full {
-            return Ok(Ears::default());
-        }
         let heard = self.store.heard(task.endpoint.clone()).await?;
         let heard: BTreeMap<_, _> = heard.into_iter().filter_map(|one| Some((one.kind, one.heard_at?))).collect();
         let listens = kind == StreamKind::Events && !heard.is_empty();
         if kind == StreamKind::Events || heard.is_empty() {
             return Ok(Ears { listens, heard, window: None });
         }
-        // What happened before the last run ended well was that one's to find.
-        let since = self.store.stream(task.key.clone()).await?.fresh_at;
-        let until = self.clock.now().minus(MISSED_AFTER);
-        Ok(Ears { listens, heard, window: since.map(|since| (since, until)) })
+        if self.store.stream(task.key.clone()).await?.fresh_at.is_none() {
+            return Ok(Ears { listens, heard, window: None });
+        }
+        // Each run judges from where the one before it stopped judging.
+        let before = RunFilter {
+            connection: Some(task.key.connection.clone()),
+            stream: Some(task.key.stream.clone()),
+            state: Some(RunStateName::Done),
+            before: None,
+        };
+        let last = self.store.find_runs(before, 1).await?.pop();
+        let now = self.clock.now();
+        let window = last.map(|last| Window {
+            since: last.started_at.minus(MISSED_AFTER),
+            known_until: last.finished_at.unwrap_or(last.progressed_at),
+            until: now.minus(MISSED_AFTER),
+            heard_after: now.minus(HEARD_WITHIN),
+        });
+        Ok(Ears { listens, heard, window })
     }
 
     /// Finds the records among changes that a webhook should have told of and that are not here, and makes events of them
@@ -418,11 +434,16 @@ impl Driver<'_> {
             let told_then = held.as_ref().and_then(|data| {
                 self.source.told(&Change { state: State::Present(data.clone()), ..change.clone() }, place)
             });
-            if told_then.is_some_and(|then| then.at >= told.at) {
+            let is_held = told_then.is_some_and(|then| then.at >= told.at);
+            if is_held && !ears.may_have_come_silently(&told) {
                 continue;
             }
             let missing = Missing { change, held: held.as_ref(), place };
-            findings.add(told, self.source.event_of(self.site, &missing));
+            let event = if ears.heard_lately(&told) { self.source.event_of(self.site, &missing) } else { None };
+            // What the last run brought may have been told of or not: the inbox knows, of what has an event.
+            if event.is_some() || !is_held {
+                findings.add(told, event);
+            }
         }
         Ok(findings)
     }
@@ -462,9 +483,21 @@ pub(super) struct Ears {
     listens: bool,
     /// When an event of a type came last.
     heard: BTreeMap<String, Timestamp>,
-    /// When what happened should have been told by now, and is this run's to find: from and to. `None` where nothing is
-    /// judged.
-    window: Option<(Timestamp, Timestamp)>,
+    /// `None` where nothing is judged.
+    window: Option<Window>,
+}
+
+/// When what happened should have been told by now, and is this run's to find.
+#[derive(Clone, Copy)]
+struct Window {
+    /// After this.
+    since: Timestamp,
+    /// Until then the last run may have brought it while its webhook could still be on its way.
+    known_until: Timestamp,
+    /// No later than this.
+    until: Timestamp,
+    /// Events are made where a webhook was heard after this.
+    heard_after: Timestamp,
 }
 
 impl Ears {
@@ -476,11 +509,25 @@ impl Ears {
 
     /// Tells whether a webhook should have told by now, and to this run, that something happened.
     fn should_have(&self, told: &Told) -> bool {
-        let Some((since, until)) = self.window else { return false };
-        let Some(last) = told.by.iter().filter_map(|kind| self.heard.get(*kind)).max() else { return false };
+        let (Some(window), Some(last)) = (self.window, self.last_heard(told)) else { return false };
         // A notice tells of all that happened before it.
         let noticed = told.is_notice && told.at <= last.plus(HEARD_AGAIN);
-        told.at > since && told.at <= until && !noticed
+        told.at > window.since && told.at <= window.until && !noticed
+    }
+
+    /// Tells whether that a record is here does not say that a webhook told of it: the last run brought what was too young
+    /// to be judged.
+    fn may_have_come_silently(&self, told: &Told) -> bool {
+        !told.is_notice && self.window.is_some_and(|window| told.at <= window.known_until)
+    }
+
+    /// Tells whether a webhook of the kind came lately.
+    fn heard_lately(&self, told: &Told) -> bool {
+        self.window.is_some_and(|window| self.last_heard(told).is_some_and(|last| last > window.heard_after))
+    }
+
+    fn last_heard(&self, told: &Told) -> Option<Timestamp> {
+        told.by.iter().filter_map(|kind| self.heard.get(*kind)).max().copied()
     }
 }
 
@@ -500,7 +547,7 @@ impl Findings {
         let heard_as = event.as_ref().filter(|event| !told.by.contains(&event.kind.as_str())).and(told.by.first());
         match event {
             Some(event) if !told.is_notice => {
-                self.events.push((Event { created: Some(told.at), ..event }, heard_as.copied()));
+                self.events.push((Event { created: event.created.or(Some(told.at)), ..event }, heard_as.copied()));
             }
             Some(event) => {
                 self.records.add_record(told.at);

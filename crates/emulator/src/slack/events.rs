@@ -234,15 +234,14 @@ pub(crate) fn command_form(fields: &[(&str, &str)]) -> Bytes {
 pub(crate) fn message_name(body: &[u8]) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let told = |path: &str| body.pointer(path).and_then(Value::as_str);
-    let (team, channel) =
-        (told("/team_id")?, told("/event/channel").filter(|_| told("/event/type") == Some("message"))?);
+    let channel = told("/event/channel").filter(|_| told("/event/type") == Some("message"))?;
     match told("/event/subtype") {
         Some("message_deleted") => None,
         Some("message_changed") => {
             let (ts, edited) = (told("/event/message/ts")?, told("/event/message/edited/ts")?);
-            Some(format!("message.message_changed:{team}:{channel}:{ts}:{edited}"))
+            Some(format!("message.message_changed:{channel}:{ts}:{edited}"))
         }
-        Some(_) | None => Some(format!("message:{team}:{channel}:{}", told("/event/ts")?)),
+        Some(_) | None => Some(format!("message:{channel}:{}", told("/event/ts")?)),
     }
 }
 

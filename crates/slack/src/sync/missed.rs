@@ -1,7 +1,7 @@
 //! Messages no event told of: when they were written, who should have told, and the events that should have come.
 //!
 //! Slack does not list its events. A message of a list shows enough to make the event of its writing or of its last
-//! edit; of whom it is not: an app is not told what its own id is, so what any app wrote is counted and made no event of,
+//! edit; of whom it is not: an app is not told what its own id is, so only what surely a person wrote is made an event of,
 //! lest a product answers itself.
 
 use bytes::Bytes;
@@ -61,15 +61,18 @@ pub(super) fn event_of(site: &Site, missing: &Missing<'_>) -> Option<Event> {
     let conversation: Option<Value> = missing.place.and_then(|place| serde_json::from_slice(place).ok());
     let of_conversation = conversation.as_ref().and_then(|one| text(one, "context_team_id"));
     let account = site.account.as_deref().or(of_conversation)?;
-    let message: Value = serde_json::from_slice(data).ok().filter(|message| !is_of_an_app(message))?;
+    let message: Value = serde_json::from_slice(data).ok().filter(|message| is_a_persons(message))?;
+    let (written, before) = (Written::read(data)?, missing.held.and_then(|held| Written::read(held)));
+    let edited = written.edited.as_ref().map(|edited| edited.ts.clone());
+    let was_edited = before.and_then(|before| before.edited).map(|edited| edited.ts);
     let at = json!({ "channel": channel, "channel_type": kind_of(channel, missing.place)? });
     let (kind, happened, mut inner) = match missing.held {
-        None => {
-            let kind = text(&message, "subtype").map_or(MESSAGE.to_owned(), |subtype| format!("{MESSAGE}.{subtype}"));
-            (kind, ts.to_owned(), message)
-        }
+        None => (kind_of_message(&message), ts.to_owned(), message),
+        // Here already, and edited: whether its writing or its edit was told of nobody can say.
+        Some(_) if edited.is_some() && edited == was_edited => return None,
+        Some(_) if edited.is_none() => (kind_of_message(&message), ts.to_owned(), message),
         Some(held) => {
-            let edited = Written::read(data)?.edited?.ts;
+            let edited = edited?;
             let before: Value = serde_json::from_slice(held).ok()?;
             let inner = json!({
                 "type": MESSAGE, "subtype": "message_changed", "hidden": true, "ts": edited,
@@ -82,7 +85,7 @@ pub(super) fn event_of(site: &Site, missing: &Missing<'_>) -> Option<Event> {
         inner.extend(at);
         inner.insert("event_ts".to_owned(), happened.clone().into());
     }
-    let id = message_event_id(account, &kind, &inner)?;
+    let id = message_event_id(&kind, &inner)?;
     let payload = json!({
         "type": "event_callback", "team_id": account, "event_id": id.as_str(), "event": inner,
         "event_time": ts_millis(&happened)? / 1_000, "palisade_healed": true,
@@ -97,10 +100,18 @@ pub(super) fn event_of(site: &Site, missing: &Missing<'_>) -> Option<Event> {
     })
 }
 
-/// Tells whether an app wrote a message; which one, our own or another, the list does not say.
-fn is_of_an_app(message: &Value) -> bool {
-    ["app_id", "bot_id"].iter().any(|name| text(message, name).is_some())
-        || message.get("bot_profile").is_some_and(Value::is_object)
+/// Returns the type of the event of a message's writing.
+fn kind_of_message(message: &Value) -> String {
+    text(message, "subtype").map_or(MESSAGE.to_owned(), |subtype| format!("{MESSAGE}.{subtype}"))
+}
+
+/// Tells whether a person wrote a message. Of what an app wrote or did to its conversation the list does not say which app it
+/// was, our own or another.
+fn is_a_persons(message: &Value) -> bool {
+    let is_written = matches!(text(message, "subtype"), None | Some("file_share" | "me_message" | "thread_broadcast"));
+    let of_an_app = ["app_id", "bot_id"].iter().any(|name| text(message, name).is_some())
+        || message.get("bot_profile").is_some_and(Value::is_object);
+    is_written && !of_an_app
 }
 
 /// Returns the `channel_type` of a conversation's events.

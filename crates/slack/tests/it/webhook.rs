@@ -100,7 +100,7 @@ fn the_handshake_is_answered_and_leaves_nothing() {
 #[test]
 fn a_delivery_is_one_event_of_its_installation_and_conversation() {
     let event = only(BODY);
-    assert_eq!((event.id.as_str(), event.kind.as_str()), ("message:T1:C1:1767225599.000100", "message"));
+    assert_eq!((event.id.as_str(), event.kind.as_str()), ("message:C1:1767225599.000100", "message"));
     assert_eq!(event.created, Some(Timestamp(1_767_225_599_000)));
     assert_eq!((event.account.as_deref(), event.ordering_key.as_deref()), (Some("T1"), Some("C1")));
     assert_eq!(event.payload, BODY.as_bytes());

@@ -256,6 +256,7 @@ pub(super) fn disconnect(
         return Ok(false);
     }
     runs::dismiss_all(tx, id, now)?;
+    tx.prepare("UPDATE palisade_stream SET fresh_at = NULL WHERE connection = ?1")?.execute([id.as_str()])?;
     let mut erase = tx.prepare(
         "UPDATE palisade_grant SET generation = generation + 1, blob = x'', state = ?3, live = 0, over = 0, \
          keep_alive_at = NULL, held_until = NULL, intent = NULL WHERE connection = ?1 AND name = ?2",

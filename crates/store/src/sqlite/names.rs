@@ -51,7 +51,8 @@ pub(super) const RECORDS: &str = "SELECT id, ext_id FROM palisade_record_name WH
 const EVENTS: &str = "SELECT id FROM palisade_event_name WHERE name = ?1 \
      UNION ALL SELECT id FROM palisade_event_new WHERE name = ?1";
 
-/// The name of an event as it is entered: a number, so that it is short and looked up fast. Two events may share one.
+/// The name of an event as it is entered: a number, so that it is short and looked up fast. Two events may share one. It
+/// stands in files, so it is never worked out otherwise.
 pub(super) fn event_name(endpoint: &str, id: &str) -> i64 {
     let mut hash = Sha256::new();
     hash.update((endpoint.len() as u64).to_le_bytes());
@@ -140,6 +141,44 @@ pub(super) fn forget_record(tx: &Tx<'_>, stream: i64, id: &str) -> rusqlite::Res
     Ok(())
 }
 
+/// Says which rows have no name, or another's, or more than one; empty when all is well.
+pub(super) fn check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut count = |what: &str, sql: &str| -> rusqlite::Result<()> {
+        let found: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+        if found != 0 {
+            wrong.push(format!("{found} {what}"));
+        }
+        Ok(())
+    };
+    count(
+        "records are not found by their names",
+        concat!("SELECT count(*) FROM palisade_record r WHERE id IS NOT ", record_row!("r.stream", "r.ext_id")),
+    )?;
+    count(
+        "names of records are too many",
+        "SELECT (SELECT count(*) FROM palisade_record_name) + (SELECT count(*) FROM palisade_record_new) \
+         - (SELECT count(*) FROM palisade_record)",
+    )?;
+    count(
+        "names of events are too many",
+        "SELECT (SELECT count(*) FROM palisade_event_name) + (SELECT count(*) FROM palisade_event_new) \
+         - (SELECT count(*) FROM palisade_event)",
+    )?;
+    let mut events = connection.prepare("SELECT id, endpoint, event_id FROM palisade_event")?;
+    let mut named = connection.prepare(EVENTS)?;
+    let (mut rows, mut lost) = (events.query([])?, 0_u64);
+    while let Some(row) = rows.next()? {
+        let (id, endpoint, event) = (row.get::<_, i64>(0)?, row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?);
+        let of_name = named.query_map([event_name(endpoint, event)], |row| row.get::<_, i64>(0))?;
+        lost += u64::from(!of_name.collect::<rusqlite::Result<Vec<_>>>()?.contains(&id));
+    }
+    if lost > 0 {
+        wrong.push(format!("{lost} events are not found by their names"));
+    }
+    Ok(wrong)
+}
+
 // ------------------------------------------------------------------------------------------------------- moving
 
 /// When names are moved, and where the next lot begins. Forgotten or outdated, it costs a look and no more.
@@ -182,7 +221,8 @@ macro_rules! tables {
                 " LIMIT 1 OFFSET ?3"
             ),
             enter: concat!(
-                "INSERT INTO ",
+                // A name that led nowhere was entered anew: the new one is the row's.
+                "INSERT OR REPLACE INTO ",
                 $all,
                 " SELECT * FROM ",
                 $new,
@@ -200,7 +240,8 @@ macro_rules! tables {
 
 impl Default for Names {
     fn default() -> Self {
-        let of = |tables, start: (Value, Value)| Lots { tables, entered: Cell::new(0), last: start.clone(), start };
+        // What earlier processes have left is looked at with the first commit.
+        let of = |tables, start: (Value, Value)| Lots { tables, entered: Cell::new(LOT), last: start.clone(), start };
         let (first, empty) = (Value::Integer(i64::MIN), Value::Text(String::new()));
         let records = tables!("palisade_record_name", "palisade_record_new", "stream, ext_id");
         let events = tables!("palisade_event_name", "palisade_event_new", "name, id");

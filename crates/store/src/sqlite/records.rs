@@ -194,7 +194,8 @@ const FIND: &str = concat!(
     "SELECT id, observed, earliest, latest, hash, deleted, ",
     content!(),
     " FROM palisade_record WHERE id = ",
-    record_row!("?1", "?2")
+    record_row!("?1", "?2"),
+    " AND stream = ?1 AND ext_id = ?2"
 );
 
 /// Reads on from a row.
@@ -582,7 +583,7 @@ pub(super) fn record(connection: &Connection, key: &StreamKey, id: &RecordId) ->
     let found = connection
         .prepare_cached(&format!(
             "SELECT {RECORD} FROM palisade_stream s CROSS JOIN palisade_record r ON r.id = {} \
-             WHERE s.connection = ?1 AND s.name = ?2",
+             WHERE s.connection = ?1 AND s.name = ?2 AND r.stream = s.id AND r.ext_id = ?3",
             record_row!("s.id", "?3")
         ))?
         .query_one(params![key.connection.as_str(), key.stream.as_str(), id.as_str()], record_of)

@@ -296,14 +296,15 @@ pub(super) fn erase(tx: &Tx<'_>, key: &StreamKey, limit: u32, now: Timestamp) ->
     let live = {
         let mut names = tx.prepare(names::RECORDS)?;
         let mut look = tx.prepare(
-            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record WHERE id = ?1 AND deleted = 0",
+            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
+             WHERE id = ?1 AND stream = ?2 AND deleted = 0",
         )?;
         let mut notes = Notes::default();
         let mut rows = names.query(params![stream, ""])?;
         let mut live = Vec::new();
         while live.len() < limit as usize {
             let Some(row) = rows.next()? else { break };
-            if let Some((id, of_row)) = look.query_one([row.get::<_, i64>(0)?], stored).optional()? {
+            if let Some((id, of_row)) = look.query_one([row.get::<_, i64>(0)?, stream], stored).optional()? {
                 live.push(Live { id, span: notes.over(tx.connection(), stream, id, of_row)?.span });
             }
         }
@@ -566,7 +567,8 @@ pub(super) fn unseen_records(
     let aside = aside(connection, stream, id)?;
     let mut names = connection.prepare_cached(names::RECORDS)?;
     let mut read = connection.prepare_cached(&format!(
-        "SELECT {RECORD} FROM palisade_record r WHERE r.id = ?1 AND r.deleted = 0 AND r.observed <= ?2"
+        "SELECT {RECORD} FROM palisade_record r WHERE r.id = ?1 AND r.stream = ?3 AND r.deleted = 0 \
+         AND r.observed <= ?2"
     ))?;
     let mut rows = names.query(params![stream, after.map_or("", RecordId::as_str)])?;
     let mut found = Vec::new();
@@ -575,7 +577,7 @@ pub(super) fn unseen_records(
         let row_id: i64 = row.get(0)?;
         let name = row.get_ref(1)?.as_str().map_err(|_| unreadable("record's name"))?;
         if !confirmed.holds(row_id) && !aside.contains(name) {
-            found.extend(read.query_one([row_id, began], record_of).optional()?);
+            found.extend(read.query_one([row_id, began, stream], record_of).optional()?);
         }
     }
     Ok(found)

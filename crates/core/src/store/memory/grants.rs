@@ -131,6 +131,7 @@ impl Model {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         connection.state = ConnectionState::Disconnected;
         self.records.dismiss_all(id, now);
+        self.records.forget_freshness(id);
         for (key, grant) in self.grants.iter_mut().filter(|(key, _)| key.connection == *id) {
             if matches!(grant.state, GrantState::Erased { .. }) {
                 continue;

@@ -286,6 +286,12 @@ impl RecordsModel {
         true
     }
 
+    /// Forgets when a connection's streams were last read well: nobody listened since it was disconnected.
+    pub(super) fn forget_freshness(&mut self, connection: &ConnectionId) {
+        let of = self.streams.iter_mut().filter(|(key, _)| key.connection == *connection);
+        of.for_each(|(_, stream)| stream.status.fresh_at = None);
+    }
+
     /// Dismisses the deletions of all runs of a connection that is disconnected.
     pub(super) fn dismiss_all(&mut self, of: &ConnectionId, now: Timestamp) {
         for row in self.runs.values_mut().filter(|row| row.run.key.connection == *of) {

@@ -67,7 +67,7 @@ async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
     let cases = [
         ("lost", true, LOST),
         ("nobody listens", false, Finding { heard: false, ..LOST }),
-        ("a full run", false, Finding { mode: RunMode::Full, ..LOST }),
+        ("a full run", true, Finding { mode: RunMode::Full, ..LOST }),
         ("of before the last run", false, Finding { old: true, ..LOST }),
         ("it may be on its way", false, Finding { waits: 60, ..LOST }),
         ("it came", false, Finding { held: true, ..LOST }),
@@ -87,7 +87,7 @@ async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
         world.wait(Duration::from_secs(600)).await;
         let happened = world.clock.now();
         let lost = world.fake.put("t009", Some(9));
-        let at = if finding.old { START.minus(Duration::from_secs(5)) } else { happened };
+        let at = if finding.old { START.minus(Duration::from_secs(300)) } else { happened };
         world.fake.truth().told.insert("t009".to_owned(), (at, finding.notice.is_some()));
         if finding.held {
             hear(&world, lost).await;
@@ -216,5 +216,56 @@ async fn of_what_a_notice_should_have_told_one_is_made_for_a_page() {
         run_now(&world).await;
         assert_eq!(*seen.lock().unwrap(), ["t008"], "the newest");
         assert_eq!(healed(&world).await, [(0, 2)]);
+    }
+}
+
+/// Fails when a run brings what is too young to be judged and no later one tells of it, or tells of it twice.
+#[tokio::test(start_paused = true)]
+async fn what_a_run_brought_too_early_is_told_by_the_next() {
+    let (world, seen) = made(false).await;
+    // The youngest happened ten seconds ago, the other twenty.
+    for (waits, told) in [(0, 0), (600, 2), (600, 2)] {
+        world.wait(Duration::from_secs(waits)).await;
+        run_now(&world).await;
+        world.check_equal(&world.held().await);
+        assert_eq!(seen.lock().unwrap().len(), told);
+    }
+    assert_eq!(healed(&world).await, [(2, 0)]);
+}
+
+/// Fails when what happened while nobody listened is handed to handlers: weeks of it, as if it had just come.
+#[tokio::test(start_paused = true)]
+async fn what_happened_while_the_connection_was_disconnected_is_told_to_nobody() {
+    let (world, seen) = made(false).await;
+    world.store.inner.disconnect("conn".into(), Vec::new(), world.clock.now()).await.unwrap();
+    world.wait(Duration::from_secs(20 * 86_400)).await;
+    world.store.inner.put_connection(connection("conn")).await.unwrap();
+    world.connect().await;
+    let told = world.fake.put("t000", Some(60));
+    hear(&world, told).await;
+    world.quiet().await;
+    world.wait(Duration::from_secs(600)).await;
+    run_now(&world).await;
+    world.check_equal(&world.held().await);
+    assert_eq!((seen.lock().unwrap().clone(), healed(&world).await), (vec!["t000".to_owned()], Vec::new()));
+}
+
+/// Fails when events are made where the webhook may long have been unsubscribed from.
+#[tokio::test(start_paused = true)]
+async fn where_nothing_was_heard_for_a_month_records_are_counted() {
+    for (days, expected) in [(29, (1, 0)), (31, (0, 1))] {
+        let (world, seen) = made(false).await;
+        world.fake.truth().told.clear();
+        for _ in 0..days {
+            world.wait(Duration::from_secs(86_400)).await;
+            world.quiet().await;
+        }
+        let at = world.clock.now();
+        world.fake.put("t009", Some(9));
+        world.fake.truth().told.insert("t009".to_owned(), (at, false));
+        world.wait(Duration::from_secs(600)).await;
+        run_now(&world).await;
+        assert_eq!(healed(&world).await, [expected], "{days} days");
+        assert_eq!(seen.lock().unwrap().len() as u64, expected.0);
     }
 }
