@@ -61,8 +61,8 @@ pub(super) fn event_of(site: &Site, missing: &Missing<'_>) -> Option<Event> {
     let conversation: Option<Value> = missing.place.and_then(|place| serde_json::from_slice(place).ok());
     let of_conversation = conversation.as_ref().and_then(|one| text(one, "context_team_id"));
     let account = site.account.as_deref().or(of_conversation)?;
-    let message: Value = serde_json::from_slice(data).ok().filter(|message| is_a_persons(message))?;
-    let (written, before) = (Written::read(data)?, missing.held.and_then(|held| Written::read(held)));
+    let message: Value = serde_json::from_slice(data).ok().filter(is_a_persons)?;
+    let (written, before) = (Written::read(data)?, missing.held.map(AsRef::as_ref).and_then(Written::read));
     let edited = written.edited.as_ref().map(|edited| edited.ts.clone());
     let was_edited = before.and_then(|before| before.edited).map(|edited| edited.ts);
     let at = json!({ "channel": channel, "channel_type": kind_of(channel, missing.place)? });

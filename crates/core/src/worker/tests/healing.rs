@@ -247,7 +247,8 @@ async fn what_happened_while_the_connection_was_disconnected_is_told_to_nobody()
     world.wait(Duration::from_secs(600)).await;
     run_now(&world).await;
     world.check_equal(&world.held().await);
-    assert_eq!((seen.lock().unwrap().clone(), healed(&world).await), (vec!["t000".to_owned()], Vec::new()));
+    assert_eq!(healed(&world).await, []);
+    assert_eq!(*seen.lock().unwrap(), ["t000"]);
 }
 
 /// Fails when events are made where the webhook may long have been unsubscribed from.
