@@ -398,10 +398,11 @@ impl Driver<'_> {
             state: Some(RunStateName::Done),
             before: None,
         };
-        let last = self.store.find_runs(before, 1).await?.pop();
+        let done = self.store.find_runs(before, 2).await?;
         let now = self.clock.now();
-        let window = last.map(|last| Window {
-            since: last.started_at.minus(MISSED_AFTER),
+        let window = done.first().map(|last| Window {
+            // The first of all judges nothing: what happened before it is history.
+            since: if done.len() > 1 { last.started_at.minus(MISSED_AFTER) } else { last.started_at },
             known_until: last.finished_at.unwrap_or(last.progressed_at),
             until: now.minus(MISSED_AFTER),
             heard_after: now.minus(HEARD_WITHIN),
