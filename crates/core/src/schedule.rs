@@ -255,6 +255,10 @@ impl Cron {
 impl Cron {
     fn read(expression: String, zone: &str, spread: Duration) -> Result<Self> {
         use croner::parser::{CronParser, Seconds, Year};
+        // The parser takes a field of empty items for one that never matches, and the search for it visits every hour.
+        if expression.split_whitespace().any(|field| field.split(',').any(str::is_empty)) {
+            return Err(wrong(format!("{expression}: an item of a list is empty")));
+        }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let pattern = parser.parse(&expression).map_err(|error| wrong(format!("{expression}: {error}")))?;
         let tz: chrono_tz::Tz = zone.parse().map_err(|_| {

@@ -105,6 +105,9 @@ mod cron {
         // Fails when an expression that never comes is taken, and searched for at every look.
         check_refused("0 0 30 2 *", "no such day");
         check_refused("@often", "@often");
+        // Fails when a field that no time meets is searched for through all hours there are.
+        check_refused(", 0,0 * * *", "an item of a list is empty");
+        check_refused("1,,2 0 * * *", "an item of a list is empty");
     }
 
     /// Fails when a schedule is taken whose own text is longer than any that is read: set for a stream it would not count.
