@@ -156,12 +156,12 @@ pub(super) fn check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
         concat!("SELECT count(*) FROM palisade_record r WHERE id IS NOT ", record_row!("r.stream", "r.ext_id")),
     )?;
     count(
-        "names of records are too many",
+        "more names than records",
         "SELECT (SELECT count(*) FROM palisade_record_name) + (SELECT count(*) FROM palisade_record_new) \
          - (SELECT count(*) FROM palisade_record)",
     )?;
     count(
-        "names of events are too many",
+        "more names than events",
         "SELECT (SELECT count(*) FROM palisade_event_name) + (SELECT count(*) FROM palisade_event_new) \
          - (SELECT count(*) FROM palisade_event)",
     )?;

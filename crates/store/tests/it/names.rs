@@ -180,3 +180,23 @@ async fn lots_go_round() {
     assert!(records <= 16 + 8 && events <= 16 + 4, "{records} and {events} are new");
     store.close().await.unwrap();
 }
+
+/// Fails when a row that is not found by its name is called sound.
+#[tokio::test]
+async fn a_check_tells_of_lost_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lost.db");
+    let store = open(&path);
+    put(&store, 0..3).await;
+    append(&store, 0..3).await;
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+    let other = rusqlite::Connection::open(&path).unwrap();
+    for table in ["record", "event"] {
+        other.execute(&format!("DELETE FROM palisade_{table}_new WHERE id = 1"), []).unwrap();
+    }
+    let told = store.check().await.unwrap();
+    for expected in ["1 records are not found by their names", "1 events are not found by their names"] {
+        assert!(told.iter().any(|one| one == expected), "{told:?}");
+    }
+    store.close().await.unwrap();
+}
