@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use http::Uri;
+use http::header::{HeaderName, HeaderValue};
 use palisade_core::transport::HttpTransport;
 use palisade_core::{ConnectionId, TenantId, Transport};
 
@@ -21,15 +22,32 @@ const IN_FLIGHT: usize = 64;
 const REQUESTS: usize = 6_400;
 /// Requests of one contender when instructions are counted.
 const COUNTED: usize = 25_600;
-/// `limited` is raw reqwest with a time limit for each request, which every call of ours has.
-const NAMES: [&str; 4] = ["reqwest", "palisade", "middleware", "limited"];
+/// The contenders: what a client in a process of its own is called, and what a table calls it.
+const CONTENDERS: [(&str, &str); 5] = [
+    ("palisade", "Palisade"),
+    ("same", "raw reqwest, the same request"),
+    ("less", "raw reqwest, without key, trace and correlation id"),
+    ("middleware", "reqwest-middleware"),
+    ("limited", "raw reqwest with a time limit"),
+];
+const OURS: usize = 0;
+const SAME: usize = 1;
+const LESS: usize = 2;
+const MIDDLEWARE: usize = 3;
+const LIMITED: usize = 4;
+/// What a call of ours carries beside what the raw request has, as constant text: the least such headers can cost.
+static HEADERS: [(HeaderName, &str); 3] = [
+    (HeaderName::from_static("idempotency-key"), "0af76519-16cd-43dd-8448-eb211c80319c"),
+    (HeaderName::from_static("x-correlation-id"), "0af7651916cd43dd8448eb211c80319c"),
+    (HeaderName::from_static("traceparent"), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+];
 
 /// Measures the pipeline over `HttpTransport` beside raw reqwest and reqwest-middleware.
 pub(crate) fn run(count: usize) -> Vec<Row> {
     let mut server = Child::start("loopback-server", &[]);
     let base = server.line();
     let runtime = runtime();
-    let stacks: Vec<Stack> = NAMES.iter().map(|name| Stack::new(name, &base)).collect();
+    let stacks: Vec<Stack> = CONTENDERS.iter().map(|(name, _)| Stack::new(name, &base)).collect();
     let mut timed: Vec<_> = stacks
         .iter()
         .map(|stack| {
@@ -43,15 +61,16 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
     let mut contenders: Vec<&mut dyn FnMut() -> f64> =
         timed.iter_mut().map(|measure| measure as &mut dyn FnMut() -> f64).collect();
     let took = rounds(count, &mut contenders);
-    let peer = |at: usize| format!("raw reqwest: {:.1} µs", Spread::of(took[at].clone()).median);
+    let row = |what: &str, at: usize, beside: usize| {
+        let peer = format!("{}: {:.1} µs", CONTENDERS[beside].1, Spread::of(took[beside].clone()).median);
+        Row::new("loopback", what, Spread::of(took[at].clone()), "µs")
+            .against(peer, Spread::ratio(&took[at], &took[beside]))
+    };
     let mut rows = vec![
-        Row::new("loopback", "Client over HttpTransport, CPU per request", Spread::of(took[1].clone()), "µs")
-            .against(peer(0), Spread::ratio(&took[1], &took[0]))
-            .target(Target::AtMost(1.12)),
-        Row::new("loopback", "reqwest-middleware + retry + governor + span", Spread::of(took[2].clone()), "µs")
-            .against(peer(0), Spread::ratio(&took[2], &took[0])),
-        Row::new("loopback", "raw reqwest with a time limit", Spread::of(took[3].clone()), "µs")
-            .against(peer(0), Spread::ratio(&took[3], &took[0])),
+        row("Client over HttpTransport, CPU per request", OURS, SAME).target(Target::AtMost(1.12)),
+        row("Client over HttpTransport, CPU per request", OURS, LESS),
+        row("reqwest-middleware + retry + governor + span", MIDDLEWARE, LESS),
+        row("raw reqwest with a time limit", LIMITED, LESS),
     ];
     rows.extend(instructions(&base));
     server.end();
@@ -61,15 +80,18 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
 /// The same in instructions, user and kernel, where the machine has `perf` and its counters: they repeat within 1 %.
 fn instructions(base: &str) -> Vec<Row> {
     let counted: Option<Vec<f64>> =
-        NAMES.iter().map(|name| instructions_each("loopback-client", &[name, base], COUNTED)).collect();
+        CONTENDERS.iter().map(|(name, _)| instructions_each("loopback-client", &[name, base], COUNTED)).collect();
     let Some(counted) = counted else { return Vec::new() };
-    let row = |what: &str, at: usize| {
-        Row::new("loopback", what, Spread::exact(counted[at]), "instructions")
-            .against(format!("raw reqwest: {:.0}", counted[0]), Spread::exact(counted[at] / counted[0]))
+    let row = |what: &str, at: usize, beside: usize| {
+        Row::new("loopback", what, Spread::exact(counted[at]), "instructions").against(
+            format!("{}: {:.0}", CONTENDERS[beside].1, counted[beside]),
+            Spread::exact(counted[at] / counted[beside]),
+        )
     };
     vec![
-        row("Client over HttpTransport, instructions per request", 1).target(Target::AtMost(1.12)),
-        row("reqwest-middleware, instructions per request", 2),
+        row("Client over HttpTransport, instructions per request", OURS, SAME).target(Target::AtMost(1.12)),
+        row("Client over HttpTransport, instructions per request", OURS, LESS),
+        row("reqwest-middleware, instructions per request", MIDDLEWARE, LESS),
     ]
 }
 
@@ -103,6 +125,7 @@ pub(crate) fn server(_args: &[String]) {
 enum Stack {
     Palisade(Arc<dyn Transport>, Uri, (ConnectionId, TenantId)),
     Reqwest(reqwest::Client, String),
+    Same(reqwest::Client, String),
     Middleware(reqwest_middleware::ClientWithMiddleware, String),
 }
 
@@ -128,7 +151,8 @@ impl Stack {
                 Self::Palisade(Arc::new(stacks::client(base, transport)), url.parse().expect("an address"), who)
             }
             "middleware" => Self::Middleware(stacks::middleware(built(plain()), false), url),
-            "reqwest" => Self::Reqwest(built(plain()), url),
+            "less" => Self::Reqwest(built(plain()), url),
+            "same" => Self::Same(built(plain()), url),
             "limited" => Self::Reqwest(built(plain().timeout(Duration::from_secs(30))), url),
             other => panic!("{other} is no contender"),
         }
@@ -160,6 +184,14 @@ impl Stack {
             }
             Self::Reqwest(client, url) => {
                 let response = client.execute(stacks::reqwest_request(&WRITE, url)).await.expect("an answer");
+                response.bytes().await.expect("a body").len()
+            }
+            Self::Same(client, url) => {
+                let mut request = stacks::reqwest_request(&WRITE, url);
+                for (name, value) in &HEADERS {
+                    request.headers_mut().insert(name, HeaderValue::from_static(value));
+                }
+                let response = client.execute(request).await.expect("an answer");
                 response.bytes().await.expect("a body").len()
             }
             Self::Middleware(client, url) => {
