@@ -161,6 +161,7 @@ pub fn quick(page_size: u32) -> Settings {
             retry_max: Duration::from_secs(5),
             poll: Duration::from_millis(100),
             page_size,
+            read_ahead: true,
             ..WorkerSettings::default()
         },
         ..Settings::default()

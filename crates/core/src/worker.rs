@@ -89,8 +89,8 @@ pub struct WorkerSettings {
     pub schedules: Vec<ScheduleRule>,
     /// Records asked for per page.
     pub page_size: u32,
-    /// Whether the next page of a run is read while one commits, within the same rate budget. A worker that is killed
-    /// then asks for two pages again at most, instead of one.
+    /// Whether the next page of a run is read while one commits, within the same rate budget. It is worth it where a
+    /// commit takes long beside a request. A worker that is killed then asks for two pages again at most, instead of one.
     pub read_ahead: bool,
     /// Time running jobs may take to finish after a stop, before they are given back.
     pub grace: Duration,
@@ -127,7 +127,7 @@ impl Default for WorkerSettings {
             idle_max: Duration::from_secs(3_600),
             schedules: Vec::new(),
             page_size: 100,
-            read_ahead: true,
+            read_ahead: false,
             grace: Duration::from_secs(20),
             retention: Duration::from_secs(30 * 86_400),
             feed_horizon: Duration::from_secs(30 * 86_400),

@@ -257,7 +257,7 @@ fn read_sync(mut section: Section<'_, '_>) -> Sync {
     let incremental = read_schedule(&mut section, "incremental").unwrap_or_else(|| Schedule::every(900 * SECOND));
     let idle_max = section.duration("idle_max", SECOND..=365 * DAY).unwrap_or(HOUR);
     let page_size = small(section.number("page_size", 1..=10_000), 100);
-    let read_ahead = section.flag("read_ahead").unwrap_or(true);
+    let read_ahead = section.flag("read_ahead").unwrap_or(false);
     section.finish();
     Sync { full, incremental, idle_max, rules: Vec::new(), page_size, read_ahead }
 }

@@ -435,7 +435,8 @@ pub(super) struct World {
 }
 
 pub(super) fn settings() -> WorkerSettings {
-    WorkerSettings { page_size: 3, attempts_max: 4, ..WorkerSettings::default() }
+    // Reading ahead is what more can go wrong with.
+    WorkerSettings { page_size: 3, attempts_max: 4, read_ahead: true, ..WorkerSettings::default() }
 }
 
 impl World {
