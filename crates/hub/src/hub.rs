@@ -29,6 +29,7 @@ use crate::gate::Gate;
 use crate::metrics::HubMetrics;
 use crate::pauses::PauseBook;
 use crate::routes;
+use crate::routes::room::Rooms;
 use crate::routes::status::Probe;
 use crate::routing::Endpoint;
 use crate::runner::Runner;
@@ -185,6 +186,8 @@ pub(crate) struct Shared {
     pub(crate) gate: Gate,
     /// Who waits for changes over HTTP.
     pub(crate) waiting: WaitingRoom,
+    /// Room for bodies that arrive.
+    pub(crate) rooms: Rooms,
     /// Worker tasks alive.
     pub(crate) workers_alive: AtomicUsize,
 }

@@ -23,6 +23,7 @@ pub(crate) mod inbox;
 pub(crate) mod outbox;
 pub(crate) mod pages;
 pub(crate) mod records;
+pub(crate) mod room;
 pub(crate) mod runs;
 pub(crate) mod schedules;
 pub(crate) mod status;

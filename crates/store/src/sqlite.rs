@@ -356,16 +356,35 @@ impl Inbox for SqliteStore {
         self.inner.readers.read(move |reader| heard::read(reader, endpoint.as_str())).await
     }
 
-    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, after, limit)).await
+    async fn prune_events(
+        &self,
+        before: Timestamp,
+        forget: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+    ) -> Result<PruneStep> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune(tx, before, forget, after, limit)).await
+    }
+
+    async fn forget_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::forget(tx, before, limit)).await
     }
 
     async fn inbox_bytes(&self) -> Result<u64> {
         self.inner.readers.read(inbox::kept_bytes).await
     }
 
-    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::prune_to(tx, bytes_max, after, limit)).await
+    async fn prune_inbox(
+        &self,
+        bytes_max: u64,
+        forget: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+    ) -> Result<PruneStep> {
+        self.inner
+            .inlet
+            .write(inbox::COMMAND_BYTES, move |tx| inbox::prune_to(tx, bytes_max, forget, after, limit))
+            .await
     }
 }
 

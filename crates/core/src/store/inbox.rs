@@ -245,6 +245,10 @@ pub struct ReplayStep {
 /// How many times its limit a step of pruning the inbox looks at events.
 pub const PRUNE_LOOKED: u32 = 20;
 
+/// What one step of pruning removes of bodies, payloads and headers before it ends, in bytes: the writer is held for a
+/// part of a second, whatever the size of bodies.
+pub const PRUNE_BYTES: u64 = 8 << 20;
+
 /// A place in the order in which events go: that of one event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -387,18 +391,35 @@ pub trait Inbox: Send + Sync {
     }
 
     /// Removes up to `limit` handled and ignored events (and deliveries left without events) received before
-    /// `before`, of those behind `after`, those received first before others. An event removed is no longer a duplicate
-    /// when it comes again, so the retention must be longer than any provider repeats. One that is still forwarded stays:
-    /// whose [`forward_key`](super::forward_key) for a destination there is names an unfinished job. No more than
-    /// [`PRUNE_LOOKED`] times `limit` are looked at, so that a step has a bound. Called again with [`PruneStep::next`]
-    /// until that is `None`, it goes once past all there are, however many have to stay.
+    /// `before`, of those behind `after`, those received first before others. Of one received at `forget` or later the
+    /// name stays: it is read, listed, counted and replayed no more, and it is a duplicate when it comes again
+    /// ([`Inbox::forget_events`]). One that is still forwarded stays: whose [`forward_key`](super::forward_key) for a
+    /// destination there is names an unfinished job.
+    ///
+    /// A step has bounds: [`PRUNE_LOOKED`] times `limit` looks, of which an event takes one and one more for each
+    /// destination there is (and one event is looked at in any case), and nothing more goes once more than
+    /// [`PRUNE_BYTES`] went. Called again with [`PruneStep::next`] until that is `None`, it goes once past all there are,
+    /// however many have to stay.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
-    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep>;
+    async fn prune_events(
+        &self,
+        before: Timestamp,
+        forget: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+    ) -> Result<PruneStep>;
+
+    /// Removes the names of up to `limit` events that are gone, received before `before`, those received first before
+    /// others, and returns how many. What comes again after that is new.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn forget_events(&self, before: Timestamp, limit: u32) -> Result<u64>;
 
     /// Tells how many bytes the inbox keeps: bodies, payloads of their own, headers (as JSON) and [`EVENT_BYTES`] for
-    /// each event. Kept as a counter.
+    /// each event. What only has its name left does not count. Kept as a counter.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
@@ -409,5 +430,11 @@ pub trait Inbox: Send + Sync {
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
-    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep>;
+    async fn prune_inbox(
+        &self,
+        bytes_max: u64,
+        forget: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+    ) -> Result<PruneStep>;
 }

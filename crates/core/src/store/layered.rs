@@ -74,9 +74,10 @@ delegate!(Inbox {
     fn event_counts() -> BTreeMap<EventState, u64>;
     fn dead_counts(connections: Vec<ConnectionId>) -> BTreeMap<ConnectionId, u64>;
     fn heard(endpoint: EndpointId) -> Vec<Heard>;
-    fn prune_events(before: Timestamp, after: Option<PrunePlace>, limit: u32) -> PruneStep;
+    fn prune_events(before: Timestamp, forget: Timestamp, after: Option<PrunePlace>, limit: u32) -> PruneStep;
+    fn forget_events(before: Timestamp, limit: u32) -> u64;
     fn inbox_bytes() -> u64;
-    fn prune_inbox(bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> PruneStep;
+    fn prune_inbox(bytes_max: u64, forget: Timestamp, after: Option<PrunePlace>, limit: u32) -> PruneStep;
 });
 delegate!(Jobs {
     fn enqueue(jobs: Vec<NewJob>) -> Vec<JobId>;

@@ -242,10 +242,11 @@ impl Model {
     /// Removes events but those that are still forwarded.
     fn prune_events(
         &mut self,
-        prune: impl FnOnce(&mut InboxModel, &dyn Fn(EventRow) -> bool) -> PruneStep,
+        prune: impl FnOnce(&mut InboxModel, (usize, &dyn Fn(EventRow) -> bool)) -> PruneStep,
     ) -> PruneStep {
         let Self { inbox, jobs, destinations, .. } = self;
-        prune(inbox, &|row| destinations.names().any(|name| jobs.is_live(&forward_key(name, row))))
+        let needed = |row| destinations.names().any(|name| jobs.is_live(&forward_key(name, row)));
+        prune(inbox, (destinations.names().count(), &needed))
     }
 
     fn claim(&mut self, claim: &Claim) -> Vec<Claimed> {
@@ -356,16 +357,32 @@ impl Inbox for MemoryStore {
         Ok(self.lock().inbox.heard(&endpoint))
     }
 
-    async fn prune_events(&self, before: Timestamp, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
-        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, after, limit, needed)))
+    async fn prune_events(
+        &self,
+        before: Timestamp,
+        forget: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+    ) -> Result<PruneStep> {
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune(before, forget, (after, limit), needed)))
+    }
+
+    async fn forget_events(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().inbox.forget(before, limit))
     }
 
     async fn inbox_bytes(&self) -> Result<u64> {
         Ok(self.lock().inbox.bytes())
     }
 
-    async fn prune_inbox(&self, bytes_max: u64, after: Option<PrunePlace>, limit: u32) -> Result<PruneStep> {
-        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, after, limit, needed)))
+    async fn prune_inbox(
+        &self,
+        bytes_max: u64,
+        forget: Timestamp,
+        after: Option<PrunePlace>,
+        limit: u32,
+    ) -> Result<PruneStep> {
+        Ok(self.lock().prune_events(|inbox, needed| inbox.prune_to(bytes_max, forget, (after, limit), needed)))
     }
 }
 

@@ -35,7 +35,7 @@ mod read;
 
 use read::Committed;
 
-/// Pages of one run before it is taken for one that never ends: ten million records at 100 a page.
+/// Pages of one run, beyond one for each record the stream holds, before it is taken for one that never ends.
 pub const PAGES_MAX: u64 = 100_000;
 
 /// Pages in a row that bring nothing before a run is taken for one that makes no progress. Not counted where such pages
@@ -54,7 +54,7 @@ const MISSED_AFTER: Duration = Duration::from_secs(120);
 
 /// How long ago a webhook may have come last for events to be made of what was missed: who has heard nothing for so long may
 /// have unsubscribed.
-const HEARD_WITHIN: Duration = Duration::from_secs(30 * 86_400);
+pub(crate) const HEARD_WITHIN: Duration = Duration::from_secs(30 * 86_400);
 
 /// By how much a webhook may be heard later than is noted of it.
 const HEARD_AGAIN: Duration = Duration::from_millis(HEARD_EVERY_MS.unsigned_abs());
@@ -325,7 +325,7 @@ impl Driver<'_> {
                 return Err(Halt::Paused);
             }
             let Read { status, cursor, page, span } = read;
-            walk.look(self.source, &task.key, cursor.as_ref(), &page)?;
+            walk.look(self.source, &task.key, cursor.as_ref(), &page, status.records)?;
             let Page { changes, events, bad, total, next } = page;
             let (next, resume) = match next {
                 Next::More(next) => (Some(next), None),
@@ -402,7 +402,9 @@ impl Driver<'_> {
         let now = self.clock.now();
         let window = done.first().map(|last| Window {
             // The first of all judges nothing: what happened before it is history.
-            since: if done.len() > 1 { last.started_at.minus(MISSED_AFTER) } else { last.started_at },
+            // And what is older than the names that are kept of events may have been heard.
+            since: if done.len() > 1 { last.started_at.minus(MISSED_AFTER) } else { last.started_at }
+                .max(now.minus(HEARD_WITHIN)),
             known_until: last.finished_at.unwrap_or(last.progressed_at),
             until: now.minus(MISSED_AFTER),
             heard_after: now.minus(HEARD_WITHIN),
@@ -585,10 +587,23 @@ struct Walk {
 }
 
 impl Walk {
+    /// Tells whether there were more pages than can be: of a stream that ends each shows a record or more, and each record
+    /// stands on one of them.
+    fn is_endless(&self, records: u64) -> bool {
+        self.pages >= PAGES_MAX.saturating_add(records)
+    }
+
     /// Looks at a page before it is committed: whether the run goes on by it.
-    fn look(&mut self, source: &dyn Source, key: &StreamKey, cursor: Option<&Cursor>, page: &Page) -> Result<(), Halt> {
-        if self.pages >= PAGES_MAX {
-            return Err(stalled(format!("the stream did not end within {PAGES_MAX} pages")));
+    fn look(
+        &mut self,
+        source: &dyn Source,
+        key: &StreamKey,
+        cursor: Option<&Cursor>,
+        page: &Page,
+        records: u64,
+    ) -> Result<(), Halt> {
+        if self.is_endless(records) {
+            return Err(stalled(format!("the stream did not end within {} pages", self.pages)));
         }
         self.pages += 1;
         let many = self.bad.saturating_add(page.bad.len() as u64) > BAD_RECORDS_MAX;
@@ -721,5 +736,30 @@ impl Cycle {
             self.remembered = Some(cursor.clone());
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails when a stream that has as many pages as records, as one of conversations' threads has, is taken for one that
+    /// never ends; or when one that repeats itself goes on for ever.
+    #[test]
+    fn a_run_may_have_a_page_for_each_record() {
+        for (pages, records, endless) in [
+            (PAGES_MAX - 1, 0, false),
+            (PAGES_MAX, 0, true),
+            (PAGES_MAX, 1, false),
+            (1_000_000, 1_000_000, false),
+            (1_100_000, 1_000_000, true),
+            (u64::MAX - 1, u64::MAX, false),
+        ] {
+            assert_eq!(
+                Walk { pages, ..Walk::default() }.is_endless(records),
+                endless,
+                "{pages} pages, {records} records"
+            );
+        }
     }
 }

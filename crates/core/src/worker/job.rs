@@ -16,7 +16,7 @@ use crate::store::{
     Lease, Merge, NO_CONNECTION, NewJob, OutboxChange, Revocation, RunMode, Settlement, StoredEvent, StreamKey,
     ToHandle, Work, mark_needs_reconnect,
 };
-use crate::sync::driver::{Driver, Ended, Task};
+use crate::sync::driver::{Driver, Ended, HEARD_WITHIN, Task};
 use crate::sync::dry_run::DryRun;
 use crate::sync::{Change, Site, Source, StreamKind};
 use crate::transport::Transport;
@@ -29,6 +29,9 @@ use super::{Context, Handled, Inner, Plugged};
 
 /// Rows removed in one commit.
 pub(super) const PRUNED_AT_ONCE: u32 = 1_000;
+/// How long the name of an event is kept at least, so that it is not handled again: as far back as a run makes events of
+/// what was missed, and as a provider's list of events reaches.
+const NAMES_KEPT: Duration = HEARD_WITHIN;
 
 /// The longest wait of a job that was not tried, beyond what it was told: how late it comes when what it waited for is
 /// there again.
@@ -623,11 +626,12 @@ impl Inner {
 
     async fn retention(&self, stop: &watch::Receiver<bool>) -> Result<Finish, Stop> {
         let before = self.clock.now().minus(self.settings.retention);
+        let forget = self.clock.now().minus(NAMES_KEPT);
         let all = u64::from(PRUNED_AT_ONCE);
         // Once past all of them: what has to stay costs a look, and holds nothing back that stands behind it.
         let mut after = None;
         while !*stop.borrow() {
-            after = self.store.prune_events(before, after, PRUNED_AT_ONCE).await?.next;
+            after = self.store.prune_events(before, forget, after, PRUNED_AT_ONCE).await?.next;
             if after.is_none() {
                 break;
             }
@@ -635,12 +639,13 @@ impl Inner {
         if let Some(most) = self.settings.inbox_bytes_max {
             let mut after = None;
             while !*stop.borrow() {
-                after = self.store.prune_inbox(most, after, PRUNED_AT_ONCE).await?.next;
+                after = self.store.prune_inbox(most, forget, after, PRUNED_AT_ONCE).await?.next;
                 if after.is_none() {
                     break;
                 }
             }
         }
+        while self.store.forget_events(forget, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_runs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}

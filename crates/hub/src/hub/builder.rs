@@ -32,6 +32,7 @@ use crate::home::homes;
 use crate::metrics::HubMetrics;
 use crate::pauses::PauseBook;
 use crate::routes;
+use crate::routes::room::Rooms;
 use crate::routes::status::Probe;
 use crate::routing::{self, AppEndpointConfig};
 use crate::senders::AllowFrom;
@@ -349,6 +350,7 @@ impl HubBuilder {
         }
         let worker = with_handlers(worker, self.handlers, &providers)?;
         let waiting = WaitingRoom::new(self.settings.feed_waiters_max);
+        let rooms = Rooms::new(self.settings.body_bytes_max);
         let connector = connector.build()?;
         let worker = chores::with(worker, &tokens, &connector);
         let shared = Shared {
@@ -374,6 +376,7 @@ impl HubBuilder {
             probe: Probe::default(),
             gate: Gate::default(),
             waiting,
+            rooms,
             workers_alive: AtomicUsize::new(0),
         };
         Ok(Hub { shared: Arc::new(shared) })

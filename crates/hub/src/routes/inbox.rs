@@ -56,6 +56,11 @@ fn halt_of(shared: &Shared, body: &Bytes) -> Result<Halt, Problem> {
 /// Pauses the handling of events.
 pub(crate) async fn pause(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
     let halt = halt_of(&shared, &body)?;
+    if let Halt::Connection(id) = &halt
+        && shared.store.connection(id.clone()).await?.is_none()
+    {
+        return Err(Problem::missing("there is no such connection"));
+    }
     let changed = shared.store.halt(halt.clone(), shared.clock.now()).await?;
     tracing::warn!(?halt, "the handling of events is paused; deliveries are kept");
     Ok(json(&json!({ "paused": HaltOut::of(&halt), "changed": changed })))

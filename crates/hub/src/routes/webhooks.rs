@@ -18,6 +18,7 @@ use palisade_core::webhook::{
 };
 use tokio::time::Instant;
 
+use super::room::Room;
 use super::{Problem, too_large};
 use crate::hub::Shared;
 use crate::metrics::Delivered;
@@ -27,6 +28,9 @@ use crate::unreadable;
 
 /// The longest header value kept, in bytes.
 const KEPT_VALUE_BYTES_MAX: usize = 256;
+
+/// When whoever found no room may come again, in seconds.
+const NO_ROOM_SECONDS: u64 = 5;
 
 /// How a delivery ended, for the answer and the count.
 struct Ended {
@@ -95,7 +99,9 @@ fn endpoint_of<'s>(shared: &'s Shared, uri: &Uri) -> Option<&'s Endpoint> {
 
 async fn answer_to(shared: &Shared, endpoint: &Endpoint, request: &mut Request) -> Response {
     let started = Instant::now();
-    let ended = match read(shared, endpoint, request.body_mut()).await {
+    // Held until the delivery is stored, or refused.
+    let mut room = shared.rooms.begin();
+    let ended = match read(shared, endpoint, request.body_mut(), &mut room).await {
         Err(ended) => ended,
         Ok(body) => deliver(shared, endpoint, request, body).await,
     };
@@ -127,8 +133,8 @@ fn unknown_endpoint() -> Response {
     .into_response()
 }
 
-/// Reads the body under the cap. Endpoints without a secret are answered before it.
-async fn read(shared: &Shared, endpoint: &Endpoint, body: &mut Body) -> Result<Bytes, Ended> {
+/// Reads the body under the cap, as long as there is room. Endpoints without a secret are answered before it.
+async fn read(shared: &Shared, endpoint: &Endpoint, body: &mut Body, room: &mut Room<'_>) -> Result<Bytes, Ended> {
     if endpoint.secrets.is_empty() {
         return Err(refused(shared, endpoint, Refusal::NoSecret));
     }
@@ -139,6 +145,7 @@ async fn read(shared: &Shared, endpoint: &Endpoint, body: &mut Body) -> Result<B
         && let Some(frame) = body.frame().await
     {
         match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(data)) if !room.grow(first.len().max(whole.len()) + data.len()) => return Err(no_room()),
             Ok(Ok(data)) if first.is_empty() => first = data,
             Ok(Ok(data)) => {
                 if whole.is_empty() {
@@ -152,6 +159,16 @@ async fn read(shared: &Shared, endpoint: &Endpoint, body: &mut Body) -> Result<B
         }
     }
     Ok(if whole.is_empty() { first } else { whole.freeze() })
+}
+
+fn no_room() -> Ended {
+    let problem = Problem::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "overloaded",
+        "too many large bodies arrive at once",
+        "send it again",
+    );
+    Ended::new(Delivered::Unstored, problem.retry_after(NO_ROOM_SECONDS))
 }
 
 fn unread(shared: &Shared, error: &(dyn std::error::Error + Send + Sync + 'static)) -> Ended {

@@ -53,6 +53,7 @@ async fn events_are_kept_and_not_handled_while_they_are_paused() {
     let fixture = broken(true).await;
     for (body, wrong) in [
         (json!({ "provider": "nobody" }), (404, "not_found")),
+        (json!({ "connection": "nobody" }), (404, "not_found")),
         (json!({ "provider": "stripe", "connection": "acme-stripe" }), (400, "invalid")),
         (json!({ "tenant": "acme" }), (400, "invalid")),
     ] {

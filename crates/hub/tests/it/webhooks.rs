@@ -45,6 +45,24 @@ async fn an_event_nobody_wants_is_stored_as_ignored_and_acknowledged() {
     assert_eq!(fixture.store.events(None, None, 10).await.unwrap()[0].state, EventState::Ignored);
 }
 
+// Fails when large bodies of senders that have proven nothing fill the memory: all of these are one byte short of the cap
+// and never end.
+#[tokio::test(start_paused = true)]
+async fn bodies_that_arrive_at_once_share_a_bounded_room() {
+    let fixture = fixture();
+    let endless = || {
+        let most = futures_util::stream::iter([Ok::<_, std::io::Error>(vec![b'x'; (1 << 20) - 1])]);
+        let body = Body::from_stream(futures_util::StreamExt::chain(most, futures_util::stream::pending()));
+        fixture.ask(Request::post("/webhooks/stripe").body(body).unwrap())
+    };
+    let answers = futures_util::future::join_all((0..80).map(|_| endless())).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    // 64 MiB in units of 64 KiB, fifteen for each.
+    assert_eq!(refused.len(), 80 - 1024 / 15);
+    assert!(refused.iter().all(|answer| answer.headers["retry-after"] == "5"));
+    assert_eq!(fixture.deliver(event("evt_1", "customer.updated")).await.status, 200, "and it is given back");
+}
+
 // Fails when verification is skipped, or when the answer tells the forger what was wrong.
 #[tokio::test]
 async fn every_bad_signature_gets_the_same_flat_refusal_and_reaches_nothing() {

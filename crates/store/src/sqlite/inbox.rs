@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, PRUNE_LOOKED, PrunePlace,
-    PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
+    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, PRUNE_BYTES, PRUNE_LOOKED,
+    PrunePlace, PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
@@ -24,7 +24,8 @@ const JOBS_WALKED_MAX: i64 = 10_000;
 
 const STATES: [EventState; 4] = [EventState::Pending, EventState::Done, EventState::Ignored, EventState::Dead];
 
-/// The number a state is stored as.
+/// The number a state is stored as. A fifth, 4, is that of an event of which only the name is left: nothing but what
+/// enters and forgets names sees it.
 pub(super) fn number(state: EventState) -> u8 {
     match state {
         EventState::Pending => 0,
@@ -226,7 +227,7 @@ pub(super) fn set_state(
 ) -> Result<(), Fault> {
     let to = number(to);
     let before = tx
-        .prepare("SELECT state, reason FROM palisade_event WHERE id = ?1")?
+        .prepare("SELECT state, reason FROM palisade_event WHERE id = ?1 AND state <> 4")?
         .query_one([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<String>>(1)?)))
         .optional()?;
     let Some((from, was)) = before else { return Ok(()) };
@@ -338,15 +339,16 @@ fn oldest(
     before: i64,
     after: Option<PrunePlace>,
     limit: u32,
-) -> Result<(Vec<i64>, Option<PrunePlace>), Fault> {
-    let looks = u64::from(limit) * u64::from(PRUNE_LOOKED);
+) -> Result<(Vec<PrunePlace>, Option<PrunePlace>), Fault> {
+    let destinations: i64 = tx.prepare("SELECT count(*) FROM palisade_destination")?.query_row([], |row| row.get(0))?;
+    let looks = u64::from(limit) * u64::from(PRUNE_LOOKED) / (1 + destinations.unsigned_abs());
     let (at, row) = after.map_or((i64::MIN, i64::MIN), |after| (after.received_at.millis(), after.row.0));
     let (mut old, mut looked, mut last) = (Vec::new(), 0, None);
     for behind in BEHIND {
         let mut statement = tx.prepare(&settled(behind))?;
         let mut rows = statement.query([at, row])?;
         while let Some(row) = rows.next()? {
-            if looked == looks || old.len() as u64 == u64::from(limit) {
+            if (looked >= looks && looked > 0) || old.len() as u64 == u64::from(limit) {
                 return Ok((old, last));
             }
             let place = PrunePlace { received_at: Timestamp(row.get(0)?), row: EventRow(row.get(1)?) };
@@ -354,7 +356,7 @@ fn oldest(
                 return Ok((old, None));
             }
             if !row.get::<_, bool>(2)? {
-                old.push(place.row.0);
+                old.push(place);
             }
             looked += 1;
             last = Some(place);
@@ -366,20 +368,19 @@ fn oldest(
 pub(super) fn prune(
     tx: &mut Tx<'_>,
     before: Timestamp,
+    forget: Timestamp,
     after: Option<PrunePlace>,
     limit: u32,
 ) -> Result<PruneStep, Fault> {
-    let (rows, next) = oldest(tx, before.millis(), after, limit)?;
-    for row in &rows {
-        remove(tx, *row)?;
-    }
-    Ok(PruneStep { gone: rows.len() as u64, next })
+    let (old, next) = oldest(tx, before.millis(), after, limit)?;
+    remove_some(tx, &old, next, forget, i64::MIN)
 }
 
 /// Removes events, those received first before others, as long as the inbox keeps more than it may.
 pub(super) fn prune_to(
     tx: &mut Tx<'_>,
     bytes_max: u64,
+    forget: Timestamp,
     after: Option<PrunePlace>,
     limit: u32,
 ) -> Result<PruneStep, Fault> {
@@ -387,30 +388,50 @@ pub(super) fn prune_to(
     if tx.tally.inbox_bytes <= most {
         return Ok(PruneStep { gone: 0, next: None });
     }
-    let (rows, next) = oldest(tx, i64::MAX, after, limit)?;
-    let mut gone = 0;
-    for row in rows {
-        remove(tx, row)?;
-        gone += 1;
+    let (old, next) = oldest(tx, i64::MAX, after, limit)?;
+    remove_some(tx, &old, next, forget, most)
+}
+
+/// Removes events until no more is kept than `most`, or as much as one step may went.
+fn remove_some(
+    tx: &mut Tx<'_>,
+    old: &[PrunePlace],
+    next: Option<PrunePlace>,
+    forget: Timestamp,
+    most: i64,
+) -> Result<PruneStep, Fault> {
+    let step = i64::try_from(PRUNE_BYTES).unwrap_or(i64::MAX);
+    let kept = tx.tally.inbox_bytes;
+    for (gone, place) in (1..).zip(old) {
+        remove(tx, place.row.0, place.received_at < forget)?;
         if tx.tally.inbox_bytes <= most {
             return Ok(PruneStep { gone, next: None });
         }
+        if kept - tx.tally.inbox_bytes > step && gone < old.len() as u64 {
+            return Ok(PruneStep { gone, next: Some(*place) });
+        }
     }
-    Ok(PruneStep { gone, next })
+    Ok(PruneStep { gone: old.len() as u64, next })
 }
 
-/// Removes an event, and its delivery when it was the last of it.
-fn remove(tx: &mut Tx<'_>, row: i64) -> Result<(), Fault> {
-    let (state, delivery, bytes, (endpoint, name)) = tx
+/// Removes an event, and its delivery when it was the last of it. Unless its name is to be forgotten too, its row stays
+/// with nothing but that.
+fn remove(tx: &mut Tx<'_>, row: i64, forget: bool) -> Result<(), Fault> {
+    let (state, delivery, bytes) = tx
         .prepare(
-            "DELETE FROM palisade_event WHERE id = ?1 RETURNING state, delivery, \
-             coalesce(length(payload), 0) + coalesce(octet_length(headers), 0), endpoint, event_id",
+            "SELECT state, delivery, coalesce(length(payload), 0) + coalesce(octet_length(headers), 0) \
+             FROM palisade_event WHERE id = ?1",
         )?
-        .query_row([row], |row| {
-            let name = (row.get::<_, String>(3)?, row.get::<_, String>(4)?);
-            Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, i64>(2)?, name))
-        })?;
-    names::forget_event(tx, names::event_name(&endpoint, &name), row)?;
+        .query_row([row], |row| Ok((row.get::<_, u8>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, i64>(2)?)))?;
+    if forget {
+        forget_one(tx, row)?;
+    } else {
+        tx.prepare(
+            "UPDATE palisade_event SET state = 4, created = NULL, delivery = NULL, account = NULL, ordering_key = NULL, \
+             reason = NULL, headers = NULL, payload = NULL WHERE id = ?1",
+        )?
+        .execute([row])?;
+    }
     count(&mut tx.tally, state, -1);
     tx.tally.inbox_bytes -= EVENT_SIZE + bytes;
     let Some(delivery) = delivery else { return Ok(()) };
@@ -424,6 +445,25 @@ fn remove(tx: &mut Tx<'_>, row: i64) -> Result<(), Fault> {
         .optional()?;
     tx.tally.inbox_bytes -= bytes.unwrap_or(0);
     Ok(())
+}
+
+fn forget_one(tx: &Tx<'_>, row: i64) -> Result<(), Fault> {
+    let (endpoint, id): (String, String) = tx
+        .prepare("DELETE FROM palisade_event WHERE id = ?1 RETURNING endpoint, event_id")?
+        .query_row([row], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(names::forget_event(tx, names::event_name(&endpoint, &id), row)?)
+}
+
+/// Finds events of which only the name is left.
+pub(super) const NAMED: &str = "SELECT id FROM palisade_event INDEXED BY palisade_event_named WHERE state = 4 \
+     AND received_at < ?1 ORDER BY received_at, id LIMIT ?2";
+
+pub(super) fn forget(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let rows = prunable(tx, NAMED, before, limit)?;
+    for row in &rows {
+        forget_one(tx, *row)?;
+    }
+    Ok(rows.len() as u64)
 }
 
 /// Tells what the inbox keeps.
@@ -466,7 +506,7 @@ fn stored(row: &Row<'_>) -> Result<StoredEvent, Fault> {
 }
 
 pub(super) fn event(connection: &Connection, row: EventRow) -> Result<Option<StoredEvent>, Fault> {
-    let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE e.id = ?1"))?;
+    let mut statement = connection.prepare_cached(&format!("{SELECT} WHERE e.id = ?1 AND e.state <> 4"))?;
     let mut rows = statement.query([row.0])?;
     rows.next()?.map(stored).transpose()
 }
@@ -499,7 +539,8 @@ pub(super) fn events(
         return pending(connection, before, limit);
     }
     // The state stands in the text, not as a value, so that the partial index of a rare state is used.
-    let only = wanted.map_or_else(String::new, |state| format!(" AND e.state = {}", number(state)));
+    let only =
+        wanted.map_or_else(|| " AND e.state <> 4".to_owned(), |state| format!(" AND e.state = {}", number(state)));
     let sql = format!("{SELECT} WHERE e.id < ?1{only} ORDER BY e.id DESC LIMIT ?2");
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query(params![before, limit])?;

@@ -40,6 +40,12 @@ fn pruning_goes_on_from_its_place() {
     }
 }
 
+/// Fails when a step of forgetting names walks past events that keep theirs, or sorts.
+#[test]
+fn names_are_forgotten_in_their_order() {
+    goes(inbox::NAMED, &["SEARCH palisade_event USING COVERING INDEX palisade_event_named (received_at<?)"]);
+}
+
 /// Fails when all runs under way are sorted to find those that stand still, for each look at the metrics.
 #[test]
 fn runs_under_way_are_read_in_their_order() {

@@ -58,6 +58,7 @@ const MIGRATIONS: &[Migration] = &[
         then: Some(names::enter_all_events),
     },
     Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql"), then: None },
+    Migration { name: "0020_kept_names", sql: include_str!("migrations/0020_kept_names.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -121,7 +122,7 @@ fn retry_busy(mut action: impl FnMut() -> rusqlite::Result<()>) -> rusqlite::Res
 fn recognise(connection: &Connection, path: &Path, named: &dyn Fn(rusqlite::Error) -> Error) -> Result<()> {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(named);
     let application = number("PRAGMA application_id")?;
-    let version = number("PRAGMA user_version")?;
+    let version = version_of(connection).map_err(named)?;
     if application == i64::from(APPLICATION_ID) {
         return newer(path, version);
     }
@@ -164,38 +165,67 @@ fn migrate_to(
     migrations: &[Migration],
     named: &dyn Fn(rusqlite::Error) -> Error,
 ) -> Result<()> {
+    // Nearly always there is nothing to do. To find that takes no lock and no write: who only reads waits for nobody, and
+    // can do so on a full disk.
+    let newest = i64::try_from(migrations.len()).unwrap_or(i64::MAX);
+    if version_of(connection).map_err(named)? == newest {
+        return applied(connection, path, migrations, named);
+    }
     let tx = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).map_err(named)?;
     // Another process may have been first: what counts is what stands in the file under the lock.
-    let version = tx.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).map_err(named)?;
+    let version = version_of(&tx).map_err(named)?;
     newer(path, version)?;
     tx.execute_batch(MIGRATION_TABLE).map_err(named)?;
+    applied(&tx, path, migrations, named)?;
     for (number, migration) in (1_i64..).zip(migrations) {
-        let checksum = hex(&Sha256::digest(migration.sql.as_bytes()));
         if number <= version {
-            let kept: String = tx
-                .query_row("SELECT checksum FROM palisade_migration WHERE version = ?1", [number], |row| row.get(0))
-                .map_err(named)?;
-            if kept != checksum {
-                return Err(Error::new(
-                    ErrorKind::Config,
-                    format!(
-                        "{}: migration {} was applied in another form than this program has: run the program that \
-                         made the database",
-                        path.display(),
-                        migration.name
-                    ),
-                ));
-            }
             continue;
         }
         tx.execute_batch(migration.sql).map_err(named)?;
         migration.then.map_or(Ok(()), |then| then(&tx)).map_err(named)?;
-        tx.execute("INSERT INTO palisade_migration VALUES (?1, ?2, ?3)", params![number, migration.name, checksum])
-            .map_err(named)?;
+        tx.execute(
+            "INSERT INTO palisade_migration VALUES (?1, ?2, ?3)",
+            params![number, migration.name, checksum(migration)],
+        )
+        .map_err(named)?;
         tx.pragma_update(None, "user_version", number).map_err(named)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(named)?;
     tx.commit().map_err(named)
+}
+
+/// Looks whether the migrations a file has are those this program has.
+fn applied(
+    connection: &Connection,
+    path: &Path,
+    migrations: &[Migration],
+    named: &dyn Fn(rusqlite::Error) -> Error,
+) -> Result<()> {
+    let mut kept = connection.prepare("SELECT version, checksum FROM palisade_migration").map_err(named)?;
+    let mut rows = kept.query([]).map_err(named)?;
+    while let Some(row) = rows.next().map_err(named)? {
+        let (number, is): (i64, String) = (row.get(0).map_err(named)?, row.get(1).map_err(named)?);
+        let known = usize::try_from(number - 1).ok().and_then(|at| migrations.get(at));
+        let Some(migration) = known.filter(|migration| checksum(migration) != is) else { continue };
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!(
+                "{}: migration {} was applied in another form than this program has: run the program that made the \
+                 database",
+                path.display(),
+                migration.name
+            ),
+        ));
+    }
+    Ok(())
+}
+
+fn checksum(migration: &Migration) -> String {
+    hex(&Sha256::digest(migration.sql.as_bytes()))
+}
+
+fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
 /// Limits the size of the database file.

@@ -24,6 +24,26 @@ fn refused(path: &Path, kind: ErrorKind, says: &[&str]) {
     }
 }
 
+/// Fails when opening a database that is up to date waits for whoever writes, or writes itself: somebody who only looks
+/// would be held up by a long commit and turned away by a full disk.
+#[tokio::test]
+async fn a_database_is_opened_and_read_beside_one_who_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("held.db");
+    let first = SqliteStore::open(SqliteConfig::at(&path)).unwrap();
+    first.append(vec![delivery("a", Bytes::from_static(b"{}"))]).await.unwrap();
+    first.close().await.unwrap();
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    let versions = || holder.query_row("PRAGMA data_version", [], |row| row.get::<_, i64>(0)).unwrap();
+    let before = versions();
+    holder.execute_batch("BEGIN IMMEDIATE; CREATE TABLE held (x);").unwrap();
+    let beside = SqliteStore::open(SqliteConfig::at(&path)).unwrap();
+    assert!(beside.event(EventRow(1)).await.unwrap().is_some());
+    holder.execute_batch("ROLLBACK").unwrap();
+    beside.close().await.unwrap();
+    assert_eq!(versions(), before, "nothing was written");
+}
+
 /// Fails when the commands of a commit that failed are answered as stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_full_disk_loses_nothing_and_is_survived() {
@@ -332,7 +352,7 @@ async fn a_disk_that_is_nearly_full_refuses_deliveries_and_lets_work_go_on() {
         outbox: OutboxChange::default(),
     };
     assert!(matches!(store.settle(vec![end]).await.unwrap()[..], [Settled::Committed(_)]));
-    assert_eq!(store.prune_inbox(0, None, 9).await.unwrap().gone, 1, "room is made");
+    assert_eq!(store.prune_inbox(0, Timestamp(i64::MAX), None, 9).await.unwrap().gone, 1, "room is made");
     store.close().await.unwrap();
 }
 

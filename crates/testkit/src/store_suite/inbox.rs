@@ -7,12 +7,15 @@ use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
     Appended, CAUSES_MAX, Claim, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_LOOKED, PrunePlace,
-    PruneStep, Queue, ReplayFilter, Room, Settled, Settlement, Store, Work, forward_key,
+    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED,
+    PrunePlace, PruneStep, Queue, ReplayFilter, Room, Settled, Settlement, Store, Work, forward_key,
 };
 
 use super::jobs::{claim, end, settlement};
 use super::{distinct, ok, same, tally};
+
+/// Names go with their events.
+const FORGET_ALL: Timestamp = Timestamp(i64::MAX);
 
 /// Makes an event worth a job.
 pub(super) fn event(id: &str) -> NewEvent {
@@ -265,11 +268,11 @@ pub async fn only_finished_events_are_pruned(store: &dyn Store) {
         };
         end(store, job.lease, how, 61).await;
     }
-    same(ok(store.prune_events(Timestamp(10), None, 9).await).gone, 0, "nothing was received before then");
-    same(ok(store.prune_events(Timestamp(50), None, 1).await).gone, 1, "in bounded steps");
+    same(ok(store.prune_events(Timestamp(10), FORGET_ALL, None, 9).await).gone, 0, "nothing was received before then");
+    same(ok(store.prune_events(Timestamp(50), FORGET_ALL, None, 1).await).gone, 1, "in bounded steps");
     assert!(ok(store.event(EventRow(1)).await).is_none(), "received first");
-    same(ok(store.prune_events(Timestamp(50), None, 9).await).gone, 1, "the ignored one");
-    same(ok(store.prune_events(Timestamp(50), None, 9).await).gone, 0, "then there is none");
+    same(ok(store.prune_events(Timestamp(50), FORGET_ALL, None, 9).await).gone, 1, "the ignored one");
+    same(ok(store.prune_events(Timestamp(50), FORGET_ALL, None, 9).await).gone, 0, "then there is none");
     let left = [(EventState::Pending, 1), (EventState::Done, 1), (EventState::Dead, 1)];
     same(ok(store.event_counts().await), left.into(), "what stays");
     let again = ok(store.append(vec![delivery(70, vec![event("done"), event("dead")])]).await);
@@ -301,23 +304,36 @@ pub async fn an_event_stays_until_it_is_forwarded(store: &dyn Store) {
         ..super::jobs::job(50)
     };
     ok(store.enqueue(vec![again]).await);
-    same(ok(store.prune_events(Timestamp(15), None, 1).await).gone, 1, "what is forwarded does not use the step up");
+    same(
+        ok(store.prune_events(Timestamp(15), FORGET_ALL, None, 1).await).gone,
+        1,
+        "what is forwarded does not use the step up",
+    );
     assert!(ok(store.event(EventRow(3)).await).is_none(), "the one that is not forwarded went");
-    same(ok(store.prune_events(Timestamp(15), None, 9).await).gone, 0, "the others stay");
-    same(ok(store.prune_inbox(0, None, 2).await).gone, 1, "also where there is too much; they do not use the step up");
+    same(ok(store.prune_events(Timestamp(15), FORGET_ALL, None, 9).await).gone, 0, "the others stay");
+    same(
+        ok(store.prune_inbox(0, FORGET_ALL, None, 2).await).gone,
+        1,
+        "also where there is too much; they do not use the step up",
+    );
     assert!(ok(store.event(EventRow(4)).await).is_none(), "the one that is not forwarded went");
     let due = claim(store, Queue::Forwards, 60).await;
     same(due.len(), 2, "both are forwarded");
-    same(ok(store.prune_events(Timestamp(99), None, 9).await).gone, 0, "while they are forwarded they stay");
+    same(
+        ok(store.prune_events(Timestamp(99), FORGET_ALL, None, 9).await).gone,
+        0,
+        "while they are forwarded they stay",
+    );
     let of = |row| due.iter().find(|one| matches!(&one.work, Work::Forward { row: of, .. } if of.0 == row));
     for row in [1, 2] {
         let how = if row == 1 { JobEnd::Done } else { JobEnd::Dead { reason: "no".to_owned() } };
         let Some(one) = of(row) else { panic!("its job is claimed") };
         end(store, one.lease, how, 61).await;
     }
-    same(ok(store.prune_events(Timestamp(99), None, 9).await).gone, 2, "then they go");
+    same(ok(store.prune_events(Timestamp(99), FORGET_ALL, None, 9).await).gone, 2, "then they go");
 
-    let looked = i64::from(PRUNE_LOOKED);
+    // Each takes two looks: there is a destination.
+    let looked = i64::from(PRUNE_LOOKED / 2);
     let ignored = |n: i64| NewEvent { wanted: false, ..event(&format!("more {n}")) };
     ok(store.append(vec![delivery(100, (0..=looked).map(ignored).collect())]).await);
     let forward = |row: i64| NewJob {
@@ -329,28 +345,89 @@ pub async fn an_event_stays_until_it_is_forwarded(store: &dyn Store) {
     let last = |row| Some(PrunePlace { received_at: Timestamp(100), row: EventRow(row) });
     let looked_at = PruneStep { gone: 0, next: last(4 + looked) };
     same(
-        ok(store.prune_events(Timestamp(200), None, 1).await),
+        ok(store.prune_events(Timestamp(200), FORGET_ALL, None, 1).await),
         looked_at,
         "a step has a bound, also of what it looks at",
     );
-    same(ok(store.prune_inbox(0, None, 1).await), looked_at, "also where there is too much");
-    same(ok(store.prune_events(Timestamp(100), last(0), 1).await), PruneStep { gone: 0, next: None }, "not so young");
+    same(ok(store.prune_inbox(0, FORGET_ALL, None, 1).await), looked_at, "also where there is too much");
     same(
-        ok(store.prune_events(Timestamp(200), last(5 + looked), 1).await).gone,
+        ok(store.prune_events(Timestamp(100), FORGET_ALL, last(0), 1).await),
+        PruneStep { gone: 0, next: None },
+        "not so young",
+    );
+    same(
+        ok(store.prune_events(Timestamp(200), FORGET_ALL, last(5 + looked), 1).await).gone,
         0,
         "what stands before the place stays",
     );
 
     // Two more behind them, of which the second was received first.
     ok(store.append(vec![delivery(102, vec![ignored(-1)]), delivery(101, vec![ignored(-2)])]).await);
-    let step = ok(store.prune_events(Timestamp(200), looked_at.next, 1).await);
+    let step = ok(store.prune_events(Timestamp(200), FORGET_ALL, looked_at.next, 1).await);
     same(step, PruneStep { gone: 1, next: last(5 + looked) }, "the next step goes on behind what has to stay");
-    let step = ok(store.prune_inbox(0, step.next, 1).await);
+    let step = ok(store.prune_inbox(0, FORGET_ALL, step.next, 1).await);
     let second = PrunePlace { received_at: Timestamp(101), row: EventRow(7 + looked) };
     same(step, PruneStep { gone: 1, next: Some(second) }, "in the order they were received");
     assert!(ok(store.event(second.row).await).is_none(), "it went");
-    same(ok(store.prune_inbox(0, step.next, 2).await), PruneStep { gone: 1, next: None }, "then there is none behind");
-    same(ok(store.prune_events(Timestamp(200), None, 2).await), PruneStep { gone: 0, next: None }, "the others stay");
+    same(
+        ok(store.prune_inbox(0, FORGET_ALL, step.next, 2).await),
+        PruneStep { gone: 1, next: None },
+        "then there is none behind",
+    );
+    same(
+        ok(store.prune_events(Timestamp(200), FORGET_ALL, None, 2).await),
+        PruneStep { gone: 0, next: None },
+        "the others stay",
+    );
+}
+
+/// Of an event that goes before its name does nothing is read, listed, counted, kept in bytes or replayed; when it comes
+/// again it is a duplicate, until its name is forgotten.
+pub async fn a_name_outlives_its_event(store: &dyn Store) {
+    let ignored = |id: &str| NewEvent { wanted: false, ..event(id) };
+    let received = || [(10, "a"), (20, "b"), (40, "c")].map(|(at, id)| delivery(at, vec![ignored(id)]));
+    ok(store.append(received().into()).await);
+    same(ok(store.prune_events(Timestamp(30), Timestamp(15), None, 9).await).gone, 2, "those of age");
+    same(ok(store.prune_inbox(0, Timestamp(15), None, 9).await).gone, 1, "and all there is too much of");
+    for row in [1, 2, 3] {
+        assert!(ok(store.event(EventRow(row)).await).is_none(), "it is not read");
+        same(ok(store.replay(EventRow(row), Timestamp(50)).await), false, "nor replayed");
+    }
+    assert!(ok(store.events_to_handle(vec![EventRow(2)]).await)[0].is_none(), "nor handled");
+    assert!(ok(store.events(None, None, 9).await).is_empty(), "nor listed");
+    same(ok(store.event_counts().await), BTreeMap::new(), "nor counted");
+    same(ok(store.inbox_bytes().await), 0, "nor kept");
+    same(ok(store.prune_events(Timestamp(99), FORGET_ALL, None, 9).await).gone, 0, "nor removed again");
+    same(
+        ok(store.append(received().into()).await).concat(),
+        vec![Appended::New(EventRow(4)), Appended::Duplicate(EventRow(2)), Appended::Duplicate(EventRow(3))],
+        "only what was received before the names that are kept is new",
+    );
+    same(ok(store.forget_events(Timestamp(40), 9).await), 1, "names of age");
+    same(ok(store.forget_events(Timestamp(99), 0).await), 0, "in bounded steps");
+    same(
+        ok(store.append(received().into()).await).concat(),
+        vec![Appended::Duplicate(EventRow(4)), Appended::New(EventRow(5)), Appended::Duplicate(EventRow(3))],
+        "what is forgotten is new",
+    );
+    same(ok(store.forget_events(Timestamp(99), 9).await), 1, "the rest");
+    same(ok(store.forget_events(Timestamp(99), 9).await), 0, "events that are here keep their names");
+}
+
+/// A step of pruning ends once more than its bytes went, and is gone on with behind them.
+pub async fn a_step_of_pruning_is_bounded_in_bytes(store: &dyn Store) {
+    let third = usize::try_from(PRUNE_BYTES / 3).unwrap_or(usize::MAX);
+    let ignored = |id: &str| NewEvent { wanted: false, ..event(id) };
+    for (at, id) in (1..).zip(["a", "b", "c", "d", "e"]) {
+        let large = NewDelivery { body: vec![b'x'; third].into(), ..delivery(at, vec![ignored(id)]) };
+        ok(store.append(vec![large]).await);
+    }
+    let after = |n| Some(PrunePlace { received_at: Timestamp(n), row: EventRow(n) });
+    let step = ok(store.prune_events(Timestamp(9), Timestamp(0), None, 9).await);
+    same(step, PruneStep { gone: 3, next: after(3) }, "a third each, and what every event counts for");
+    same(ok(store.prune_inbox(0, FORGET_ALL, step.next, 1).await).gone, 1, "it goes on behind them");
+    let step = ok(store.prune_events(Timestamp(9), FORGET_ALL, step.next, 9).await);
+    same(step, PruneStep { gone: 1, next: None }, "to the end");
 }
 
 /// Dead events are counted by cause; causes without end are counted together, and what is replayed counts no more.
@@ -448,12 +525,12 @@ pub async fn the_inbox_is_pruned_to_its_bytes(store: &dyn Store) {
         let waits = job.work == Work::Event { row: EventRow(4) };
         end(store, job.lease, if waits { JobEnd::Release } else { JobEnd::Done }, 41).await;
     }
-    same(ok(store.prune_inbox(all, None, 9).await).gone, 0, "no more than it may be");
-    same(ok(store.prune_inbox(all - 1, None, 9).await).gone, 1, "as few as will do");
+    same(ok(store.prune_inbox(all, FORGET_ALL, None, 9).await).gone, 0, "no more than it may be");
+    same(ok(store.prune_inbox(all - 1, FORGET_ALL, None, 9).await).gone, 1, "as few as will do");
     assert!(ok(store.event(EventRow(2)).await).is_none(), "received first");
-    same(ok(store.prune_inbox(0, None, 1).await).gone, 1, "in bounded steps");
+    same(ok(store.prune_inbox(0, FORGET_ALL, None, 1).await).gone, 1, "in bounded steps");
     assert!(ok(store.event(EventRow(3)).await).is_none(), "received next");
-    same(ok(store.prune_inbox(0, None, 9).await).gone, 3, "all that are handled or ignored");
+    same(ok(store.prune_inbox(0, FORGET_ALL, None, 9).await).gone, 3, "all that are handled or ignored");
     same(ok(store.inbox_bytes().await), 8_000 + EVENT_BYTES, "what waits stays");
     same(ok(store.event_counts().await), [(EventState::Pending, 1)].into(), "and is counted");
 }

@@ -488,6 +488,7 @@ impl Model {
         }
         let place = PrunePlace { received_at: self.near(), row: EventRow(i64::try_from(self.below(12)).unwrap_or(0)) };
         let after = self.one_in(2).then_some(place);
+        let forget = self.near();
         let (what, answers) = match self.below(10) {
             8..=9 => ("prune_runs", both!(self, store => told(&store.prune_runs(before, limit).await))),
             7 => ("prune_outbox", both!(self, store => told(&store.prune_outbox(before, limit).await))),
@@ -495,14 +496,15 @@ impl Model {
             5 => ("prune_call_days", both!(self, store => told(&store.prune_call_days(before, limit).await))),
             6 => {
                 let most = self.below(20_000);
-                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, after, limit).await)))
+                ("prune_inbox", both!(self, store => told(&store.prune_inbox(most, forget, after, limit).await)))
             }
-            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, after, limit).await))),
+            0 => ("prune_events", both!(self, store => told(&store.prune_events(before, forget, after, limit).await))),
+            3 => ("forget_events", both!(self, store => told(&store.forget_events(before, limit).await))),
             1 => ("prune_jobs", both!(self, store => told(&store.prune_jobs(before, limit).await))),
             2 => ("prune_pauses", both!(self, store => told(&store.prune_pauses(before, limit).await))),
             _ => ("prune_calls", both!(self, store => told(&store.prune_calls(before, limit).await))),
         };
-        self.note(format!("{what} {before:?} {after:?} {limit}"), answers)
+        self.note(format!("{what} {before:?} {forget:?} {after:?} {limit}"), answers)
     }
 
     async fn extend_or_replay(&mut self) -> Option<(String, String)> {

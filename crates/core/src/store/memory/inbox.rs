@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
     Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_LOOKED, PrunePlace, PruneStep,
-    ReplayFilter, StoredEvent, Work,
+    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace,
+    PruneStep, ReplayFilter, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -21,6 +21,8 @@ pub(super) struct InboxModel {
     events: BTreeMap<EventRow, Row>,
     events_stored: i64,
     keys: HashMap<(EndpointId, EventId), EventRow>,
+    /// Events of which only the name is left.
+    named: BTreeMap<(Timestamp, EventRow), (EndpointId, EventId)>,
     heard: BTreeMap<EndpointId, BTreeMap<String, Heard>>,
     causes: BTreeMap<(String, String, String), DeadLetters>,
 }
@@ -243,23 +245,15 @@ impl InboxModel {
     pub(super) fn prune_to(
         &mut self,
         bytes_max: u64,
-        after: Option<PrunePlace>,
-        limit: u32,
-        needed: impl Fn(EventRow) -> bool,
+        forget: Timestamp,
+        (after, limit): (Option<PrunePlace>, u32),
+        (destinations, needed): (usize, impl Fn(EventRow) -> bool),
     ) -> PruneStep {
         if self.bytes() <= bytes_max {
             return PruneStep { gone: 0, next: None };
         }
-        let (old, next) = self.oldest(None, after, limit, needed);
-        let mut gone = 0;
-        for row in old {
-            self.remove(row);
-            gone += 1;
-            if self.bytes() <= bytes_max {
-                return PruneStep { gone, next: None };
-            }
-        }
-        PruneStep { gone, next }
+        let (old, next) = self.oldest(None, after, limit, (destinations, needed));
+        self.remove_some(&old, next, forget, |kept| kept <= bytes_max)
     }
 
     pub(super) fn counts(&self) -> BTreeMap<EventState, u64> {
@@ -285,15 +279,43 @@ impl InboxModel {
     pub(super) fn prune(
         &mut self,
         before: Timestamp,
-        after: Option<PrunePlace>,
-        limit: u32,
-        needed: impl Fn(EventRow) -> bool,
+        forget: Timestamp,
+        (after, limit): (Option<PrunePlace>, u32),
+        (destinations, needed): (usize, impl Fn(EventRow) -> bool),
     ) -> PruneStep {
-        let (old, next) = self.oldest(Some(before), after, limit, needed);
-        for row in &old {
-            self.remove(*row);
+        let (old, next) = self.oldest(Some(before), after, limit, (destinations, needed));
+        self.remove_some(&old, next, forget, |_| false)
+    }
+
+    /// Removes events until what is kept is `enough`, or as much as one step may went.
+    fn remove_some(
+        &mut self,
+        old: &[PrunePlace],
+        next: Option<PrunePlace>,
+        forget: Timestamp,
+        enough: impl Fn(u64) -> bool,
+    ) -> PruneStep {
+        let kept = self.bytes();
+        for (gone, place) in (1..).zip(old) {
+            self.remove(*place, forget);
+            if enough(self.bytes()) {
+                return PruneStep { gone, next: None };
+            }
+            if kept - self.bytes() > PRUNE_BYTES && gone < old.len() as u64 {
+                return PruneStep { gone, next: Some(*place) };
+            }
         }
         PruneStep { gone: old.len() as u64, next }
+    }
+
+    pub(super) fn forget(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let old: Vec<_> = self.named.keys().copied().filter(|(at, _)| *at < before).take(limit as usize).collect();
+        for place in &old {
+            if let Some(key) = self.named.remove(place) {
+                self.keys.remove(&key);
+            }
+        }
+        old.len() as u64
     }
 
     /// Finds the finished events that were received first, before a moment if given, among as many as are looked at, and
@@ -303,8 +325,8 @@ impl InboxModel {
         before: Option<Timestamp>,
         after: Option<PrunePlace>,
         limit: u32,
-        needed: impl Fn(EventRow) -> bool,
-    ) -> (Vec<EventRow>, Option<PrunePlace>) {
+        (destinations, needed): (usize, impl Fn(EventRow) -> bool),
+    ) -> (Vec<PrunePlace>, Option<PrunePlace>) {
         let finished = |stored: &&Row| matches!(stored.state, EventState::Done | EventState::Ignored);
         let received = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
         let finished = self.events.iter().filter(|(_, stored)| finished(stored));
@@ -313,22 +335,28 @@ impl InboxModel {
         places.retain(|place| before.is_none_or(|before| place.received_at < before) && Some(*place) > after);
         places.sort_unstable();
         let (limit, looks) = (limit as usize, limit as usize * PRUNE_LOOKED as usize);
+        let looks = looks / (1 + destinations);
         let mut old = Vec::new();
         for (looked, place) in places.iter().enumerate() {
-            if looked == looks || old.len() == limit {
+            if (looked >= looks && looked > 0) || old.len() == limit {
                 return (old, looked.checked_sub(1).and_then(|last| places.get(last)).copied());
             }
             if !needed(place.row) {
-                old.push(place.row);
+                old.push(*place);
             }
         }
         (old, None)
     }
 
-    fn remove(&mut self, row: EventRow) {
-        let Some(stored) = self.events.remove(&row) else { return };
+    fn remove(&mut self, place: PrunePlace, forget: Timestamp) {
+        let Some(stored) = self.events.remove(&place.row) else { return };
         let Some(delivery) = self.deliveries.get_mut(&stored.delivery) else { return };
-        self.keys.remove(&(delivery.endpoint.clone(), stored.event.id));
+        let key = (delivery.endpoint.clone(), stored.event.id);
+        if place.received_at < forget {
+            self.keys.remove(&key);
+        } else {
+            self.named.insert((place.received_at, place.row), key);
+        }
         delivery.events -= 1;
         if delivery.events == 0 {
             self.deliveries.remove(&stored.delivery);

@@ -201,7 +201,7 @@ async fn old_rows_are_removed_and_dead_events_kept() {
     let pruned = Arc::new(Mutex::new(BTreeSet::new()));
     let names = pruned.clone();
     world.store.layer.failing(move |name| {
-        if name.starts_with("prune_") || name.starts_with("compact_") {
+        if ["prune_", "compact_", "forget_"].iter().any(|start| name.starts_with(start)) {
             names.lock().unwrap().insert(name.to_owned());
         }
         None
@@ -211,9 +211,16 @@ async fn old_rows_are_removed_and_dead_events_kept() {
         world.wait(Duration::from_secs(2 * 3_600)).await;
         stop.send(true).unwrap();
     });
-    for step in
-        ["prune_calls", "prune_events", "prune_jobs", "prune_outbox", "prune_pauses", "prune_runs", "compact_feed"]
-    {
+    for step in [
+        "prune_calls",
+        "prune_events",
+        "forget_events",
+        "prune_jobs",
+        "prune_outbox",
+        "prune_pauses",
+        "prune_runs",
+        "compact_feed",
+    ] {
         assert!(pruned.lock().unwrap().contains(step), "{step} is a part of it");
     }
     assert_eq!(world.event_states().await, [(EventState::Dead, Some("no".to_owned()))]);
