@@ -10,6 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 mod connections;
 mod demo;
 mod destinations;
+mod dismiss;
 mod doctor;
 mod emulate;
 mod export;

@@ -82,6 +82,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/v1/inbox/pause", post(inbox::pause))
         .route("/api/v1/inbox/resume", post(inbox::resume))
         .route("/api/v1/dead-letters", get(inbox::dead_letters))
+        .route("/api/v1/dead-letters/dismiss", post(inbox::dismiss))
+        .route("/actions/dead-letters/dismiss", post(inbox::dismiss_from_page))
         .route("/actions/runs/{id}/dismiss", post(runs::dismiss_from_page))
         .route("/api/v1/runs", get(runs::runs))
         .route("/api/v1/runs/{id}", get(runs::run))

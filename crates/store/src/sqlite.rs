@@ -324,7 +324,40 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        let run = move |tx: &mut writer::Tx<'_>| inbox::replay_some(tx, &filter, after, looked, dry_run, now);
+        let run = move |tx: &mut writer::Tx<'_>| {
+            inbox::some(
+                tx,
+                &filter,
+                after,
+                looked,
+                |tx, row| if dry_run { Ok(true) } else { inbox::replay(tx, row, now) },
+            )
+        };
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::dismiss(tx, row.0, now)).await
+    }
+
+    async fn dismiss_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: 0, next: None }) };
+        let run = move |tx: &mut writer::Tx<'_>| {
+            inbox::some(
+                tx,
+                &filter,
+                after,
+                looked,
+                |tx, row| if dry_run { Ok(true) } else { inbox::dismiss(tx, row, now) },
+            )
+        };
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
 

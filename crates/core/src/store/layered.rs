@@ -67,6 +67,8 @@ delegate!(Inbox {
     fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
     fn replay(row: EventRow, now: Timestamp) -> bool;
     fn replay_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;
+    fn dismiss(row: EventRow, now: Timestamp) -> bool;
+    fn dismiss_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;
     fn halt(halt: Halt, now: Timestamp) -> bool;
     fn resume(halt: Halt) -> bool;
     fn halts(limit: u32) -> Vec<(Halt, Timestamp)>;

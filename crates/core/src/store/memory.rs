@@ -264,6 +264,14 @@ impl Model {
         self.jobs.enqueue(job, Some(now));
         true
     }
+
+    fn dismiss(&mut self, row: EventRow, now: Timestamp) -> bool {
+        let dismissed = self.inbox.dismiss(row, now);
+        if dismissed {
+            self.jobs.seen_to(row);
+        }
+        dismissed
+    }
 }
 
 #[async_trait]
@@ -322,6 +330,28 @@ impl Inbox for MemoryStore {
         };
         self.wake(Queue::Events).notify_one();
         Ok(step)
+    }
+
+    async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
+        Ok(self.lock().dismiss(row, now))
+    }
+
+    async fn dismiss_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: 0, next: None }) };
+        let mut model = self.lock();
+        let (rows, next) = model.inbox.replayable(&filter, after, looked);
+        let met = rows.len() as u64;
+        for row in rows.into_iter().filter(|_| !dry_run) {
+            model.dismiss(row, now);
+        }
+        Ok(ReplayStep { met, next })
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {

@@ -172,6 +172,7 @@ impl Inner {
                 let outbox = OutboxChange { add: Vec::new(), result: Some(*result) };
                 Settlement { outbox, ..self.settlement(lease, end) }
             }
+            Ok(Finish::Unwanted) => self.settlement(lease, JobEnd::Ignored),
             Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
             Ok(Finish::Ended) => return Prepared::Ended,
             Ok(Finish::Lost) => return Prepared::Lost,
@@ -288,6 +289,9 @@ impl Inner {
         let Some(ToHandle { event, connection }) = read else {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
+        if !self.is_wanted(&event).await? {
+            return Ok(Finish::Unwanted);
+        }
         let place = self.place_of(&event.connection, connection)?;
         let event = self.whole(event, &place).await?;
         let merges = place.changes_of(&event)?;
@@ -298,6 +302,14 @@ impl Inner {
         let mut follow = owned(follow, &place.connection);
         follow.extend(self.forwards(&event, &place).await?);
         Ok(Finish::Done { effects, merges, follow, calls })
+    }
+
+    /// Tells whether anybody wants an event by now: what was ignored and is replayed may still be nobody's.
+    async fn is_wanted(&self, event: &StoredEvent) -> Result<bool, Stop> {
+        if let Some(forwarder) = self.forwarder.as_ref().filter(|forwarder| !forwarder.is_up_to_date()) {
+            forwarder.look().await?;
+        }
+        Ok(self.wants(&event.provider, &event.event.kind))
     }
 
     /// Fetches an event of which no more than a notice came, where anybody here wants it. One that the provider no longer
@@ -663,6 +675,8 @@ impl Inner {
 pub(super) enum Finish {
     /// Done, with what it brings to its settlement.
     Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob>, calls: Vec<KeptCall> },
+    /// An event that nobody wants.
+    Unwanted,
     /// A call of the outbox, with what it came to.
     Called(JobEnd, Box<CallResult>),
     /// It ended with its run: nothing is left to settle.

@@ -275,7 +275,7 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, P
     if shared.store.replay(EventRow(row), shared.clock.now()).await? {
         return Ok((StatusCode::ACCEPTED, json(&json!({ "row": row, "state": "pending" }))).into_response());
     }
-    Err(Problem::missing("there is no dead or handled event with this row"))
+    Err(super::inbox::not_replayed_now(&shared, EventRow(row)).await)
 }
 
 #[derive(Deserialize)]

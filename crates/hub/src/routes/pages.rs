@@ -70,7 +70,7 @@ pub(crate) async fn replay(
     let Ok(Path(row)) = row else { return Problem::unreadable_address().into_response() };
     match shared.store.replay(EventRow(row), shared.clock.now()).await {
         Ok(true) => redirect(&format!("{}/", base(&original, &uri))),
-        Ok(false) => Problem::missing("there is no such event to replay").into_response(),
+        Ok(false) => super::inbox::not_replayed_now(&shared, EventRow(row)).await.into_response(),
         Err(error) => Problem::store(&error).into_response(),
     }
 }
@@ -354,13 +354,13 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
             @if !overview.causes.is_empty() {
                 h3 { "Dead letters by cause" }
                 div.scroll { table {
-                    thead { tr { th { "Why" } th { "Type" } th { "Provider" } th.number { "Events" } th { "First" } th { "Last" } } }
-                    tbody { @for cause in &overview.causes { (cause_row(cause, overview.now)) } }
+                    thead { tr { th { "Why" } th { "Type" } th { "Provider" } th.number { "Events" } th { "First" } th { "Last" } th {} } }
+                    tbody { @for cause in &overview.causes { (cause_row(base, cause, overview.now)) } }
                 } }
             }
             @if !overview.dead.is_empty() {
                 h3 { "Dead letters" }
-                p.muted { "Given up after their attempts and kept. Mend the cause, then replay." }
+                p.muted { "Given up after their attempts and kept. Mend the cause, then replay; or dismiss what nobody needs." }
                 div.scroll { table {
                     thead { tr { th { "Event" } th { "Why" } th { "Type" } th { "Connection" } th { "Arrived" } th {} } }
                     tbody { @for event in &overview.dead { (dead_row(base, event, overview.now)) } }
@@ -432,7 +432,9 @@ fn halts(base: &str, halts: &[(Halt, Timestamp)], now: Timestamp) -> Markup {
     }
 }
 
-fn cause_row(cause: &DeadLetters, now: Timestamp) -> Markup {
+fn cause_row(base: &str, cause: &DeadLetters, now: Timestamp) -> Markup {
+    let DeadLetters { provider, kind, reason, .. } = cause;
+    let of_it = format!("provider={}&type={}&reason={}", segment(provider), segment(kind), segment(reason));
     html! { tr {
         td.reason { (cause.reason) }
         td { (cause.kind) }
@@ -440,6 +442,10 @@ fn cause_row(cause: &DeadLetters, now: Timestamp) -> Markup {
         td.number data-label="events" { (grouped(cause.events)) }
         td data-label="first" { (ago(cause.first_at, now)) }
         td data-label="last" { (ago(cause.last_at, now)) }
+        // Of all other causes there is none to name.
+        td.action { @if !kind.is_empty() {
+            form method="post" action={ (base) "/actions/dead-letters/dismiss?" (of_it) } { button.quiet type="submit" { "Dismiss all" } }
+        } }
     } }
 }
 
@@ -450,7 +456,10 @@ fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
         td { (event.event.kind) }
         @if event.connection.as_str() == NO_CONNECTION { td { "none" } } @else { (name(&event.connection)) }
         td { (ago(event.received_at, now)) }
-        td.action { form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } } }
+        td.action {
+            form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } }
+            form method="post" action={ (base) "/actions/dead-letters/dismiss?row=" (event.row.0) } { button.quiet type="submit" { "Dismiss" } }
+        }
     } }
 }
 

@@ -403,6 +403,10 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
             end(tx, job, &JobEnd::Retry { at: now, reason }, now)
         }
         JobEnd::Done => finish(tx, job, None, now),
+        JobEnd::Ignored => {
+            finish(tx, job, None, now)?;
+            job.event.map_or(Ok(()), |event| inbox::set_state(tx, event, EventState::Ignored, None, now))
+        }
         JobEnd::Dead { reason } => finish(tx, job, Some(reason), now),
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
         JobEnd::Retry { at, reason } => again(tx, job, *at, reason, now),

@@ -313,13 +313,22 @@ impl Model {
 
     async fn replay_some(&mut self) -> Option<(String, String)> {
         let filter = ReplayFilter {
-            state: self.pick(&[None, Some(EventState::Dead), Some(EventState::Done)]).flatten(),
+            state: self
+                .pick(&[None, Some(EventState::Dead), Some(EventState::Done), Some(EventState::Ignored)])
+                .flatten(),
             provider: self.one_in(3).then(|| "stripe".to_owned()),
+            reason: self.one_in(4).then(|| "dismissed: a reason".to_owned()),
             from: self.one_in(3).then(|| self.near()),
             ..ReplayFilter::default()
         };
         let (after, looked) = (EventRow(i64::try_from(self.below(8)).unwrap_or(0)), 1 + self.below(3));
         let (looked, dry_run, now) = (u32::try_from(looked).unwrap_or(1), self.one_in(2), self.now());
+        if self.one_in(3) {
+            let filter = ReplayFilter { reason: None, ..filter };
+            let answers =
+                both!(self, store => told(&store.dismiss_some(filter.clone(), after, looked, dry_run, now).await));
+            return self.note(format!("dismiss_some {filter:?} {after:?} {looked} {dry_run}"), answers);
+        }
         let answers = both!(self, store => told(&store.replay_some(filter.clone(), after, looked, dry_run, now).await));
         self.note(format!("replay_some {filter:?} {after:?} {looked} {dry_run}"), answers)
     }
@@ -337,6 +346,7 @@ impl Model {
                 end: match self.below(7) {
                     0..=2 => JobEnd::Done,
                     3 => JobEnd::Retry { at: self.near(), reason },
+                    4 if self.one_in(2) => JobEnd::Ignored,
                     4 => JobEnd::Release,
                     5 => JobEnd::Wait { at: self.near(), reason, anew: self.one_in(3) },
                     _ => JobEnd::Dead { reason },

@@ -420,6 +420,10 @@ impl JobsModel {
                 self.finish(lease.job, State::Done { at: now }, now);
                 row.map(|row| Followed::Event { row, state: EventState::Done, reason: None })
             }
+            JobEnd::Ignored => {
+                self.finish(lease.job, State::Done { at: now }, now);
+                row.map(|row| Followed::Event { row, state: EventState::Ignored, reason: None })
+            }
             JobEnd::Retry { at, reason } if job.attempts < job.new.attempts_max => {
                 self.again(lease.job, at, &reason, now);
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
