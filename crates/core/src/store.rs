@@ -56,8 +56,9 @@ pub use connections::{
 #[cfg(feature = "mock")]
 pub use destinations::MockDestinations;
 pub use destinations::{
-    DESTINATIONS_MAX, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy, Filter, NewDestination,
-    Noted, Order, SealedKey, StoredDestination, forward_key,
+    DESTINATIONS_MAX, DeadForward, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy,
+    FORWARDS_COUNTED_MAX, Filter, ForwardCounts, NewDestination, Noted, Order, SealedKey, StoredDestination,
+    forward_key,
 };
 pub use effects::{Effect, Value};
 pub use feed::{FEED_HORIZON_MIN, FeedBells, FeedListener, FeedPage};

@@ -14,6 +14,7 @@ mod dismiss;
 mod doctor;
 mod emulate;
 mod export;
+mod given_up;
 mod halts;
 mod inbox;
 mod keys;

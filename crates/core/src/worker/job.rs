@@ -59,7 +59,7 @@ pub(super) struct Attempt {
     pub(super) number: u32,
     pub(super) max: u32,
     /// How often it has waited without being tried.
-    waits: u32,
+    pub(super) waits: u32,
     /// Since when.
     waits_from: Option<Timestamp>,
     /// It goes on where it was, so that what it did between two waits is done.
@@ -172,6 +172,7 @@ impl Inner {
                 let outbox = OutboxChange { add: Vec::new(), result: Some(*result) };
                 Settlement { outbox, ..self.settlement(lease, end) }
             }
+            Ok(Finish::Later(at, reason)) => self.settlement(lease, JobEnd::Wait { at, reason, anew: false }),
             Ok(Finish::Unwanted) => self.settlement(lease, JobEnd::Ignored),
             Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
             Ok(Finish::Ended) => return Prepared::Ended,
@@ -194,7 +195,7 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            // Its waits are the schedule's.
+            // Its waits are the schedule's: `forward` decides.
             Work::Forward { .. } => (u32::MAX, self.settings.retry_max),
             Work::Call { .. } => (u32::MAX, self.settings.retry_max),
             Work::Sync { .. }
@@ -677,6 +678,8 @@ pub(super) enum Finish {
     Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob>, calls: Vec<KeptCall> },
     /// An event that nobody wants.
     Unwanted,
+    /// It comes again at this moment, whatever its waits were; no attempt is counted.
+    Later(Timestamp, String),
     /// A call of the outbox, with what it came to.
     Called(JobEnd, Box<CallResult>),
     /// It ended with its run: nothing is left to settle.

@@ -51,7 +51,11 @@ pub(crate) async fn health(Of(shared): Of<Arc<Shared>>) -> Answer {
     let overview = overview::overview(&shared).await?;
     let connections: Vec<_> = overview.connections.iter().map(ConnectionOut::of).collect();
     let counts = &overview.events;
-    let destinations: Vec<_> = overview.destinations.iter().map(|(row, _)| DestinationOut::of(&shared, row)).collect();
+    let destinations: Vec<_> = overview
+        .destinations
+        .iter()
+        .map(|(row, _)| DestinationOut::of(&shared, row).counted(overview.forwards.get(&row.name)))
+        .collect();
     Ok(json(&json!({
         "ready": overview.not_ready.is_empty(),
         "reasons": overview.not_ready,

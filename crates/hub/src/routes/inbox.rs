@@ -277,7 +277,13 @@ pub(crate) async fn dead_letters(Of(shared): Of<Arc<Shared>>) -> Answer {
     let letters = shared.store.dead_letters(CAUSES_SHOWN).await?;
     let counts = shared.store.event_counts().await?;
     let causes: Vec<_> = letters.iter().map(CauseOut::of).collect();
-    Ok(json(&json!({ "events": counts.get(&EventState::Dead).copied().unwrap_or(0), "causes": causes })))
+    let names = shared.forwarder.destinations().await?.into_iter().map(|row| row.name).collect();
+    let forwards = shared.forwarder.counts(names).await?;
+    let given_up = forwards.iter().filter(|(_, counts)| counts.dead > 0);
+    let given_up: Vec<_> =
+        given_up.map(|(name, counts)| json!({ "destination": name, "events": counts.dead })).collect();
+    let events = counts.get(&EventState::Dead).copied().unwrap_or(0);
+    Ok(json(&json!({ "events": events, "causes": causes, "forwards": given_up })))
 }
 
 /// Says why an event is not put back to be handled.

@@ -11,8 +11,8 @@ use maud::{DOCTYPE, Markup, html};
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, State as Condition, Status};
 use palisade_core::store::{
-    CallRecord, ConnectionState, DeadLetters, EventRow, Halt, NO_CONNECTION, Run, RunMode, RunState, StoredDestination,
-    StoredEvent,
+    CallRecord, ConnectionState, DeadLetters, EventRow, FORWARDS_COUNTED_MAX, Halt, NO_CONNECTION, Run, RunMode,
+    RunState, StoredDestination, StoredEvent,
 };
 use palisade_core::sync::StreamKind;
 use palisade_core::worker::{ChoreStatus, Timing};
@@ -377,15 +377,17 @@ fn destinations(base: &str, overview: &Overview) -> Markup {
             section {
                 h2 { "Destinations" span.count { (overview.destinations.len()) } }
                 div.scroll { table {
-                    thead { tr { th { "Destination" } th { "State" } th { "Address" } th { "Delivered" } th.number { "Failures" } th {} } }
-                    tbody { @for (row, standing) in &overview.destinations { (destination(base, row, *standing, overview.now)) } }
+                    thead { tr { th { "Destination" } th { "State" } th { "Address" } th { "Delivered" } th.number { "Failures" } th.number { "Waiting" } th.number { "Given up" } th {} } }
+                    tbody { @for (row, standing) in &overview.destinations { (destination(base, row, *standing, overview)) } }
                 } }
             }
         }
     }
 }
 
-fn destination(base: &str, row: &StoredDestination, standing: Standing, now: Timestamp) -> Markup {
+fn destination(base: &str, row: &StoredDestination, standing: Standing, overview: &Overview) -> Markup {
+    let now = overview.now;
+    let counts = overview.forwards.get(&row.name).copied().unwrap_or_default();
     let tone = match standing {
         Standing::Active => "good",
         Standing::Retrying => "warn",
@@ -403,12 +405,28 @@ fn destination(base: &str, row: &StoredDestination, standing: Standing, now: Tim
         td.id title=(row.spec.url) { (row.spec.url) }
         td { (moment(health.delivered_at, now, "never")) }
         td.number data-label="failures" { (grouped(u64::from(health.failures))) }
+        td.number data-label="waiting" { (counted(counts.waiting)) }
+        td.number data-label="given up" {
+            @if counts.dead == 0 { "0" }
+            @else { a href={ (base) "/api/v1/destinations/" (segment(&row.name)) "/dead" } { strong.bad { (counted(counts.dead)) } } }
+        }
         td.action {
+            @if counts.dead > 0 {
+                @if standing != Standing::Disabled {
+                    form method="post" action=(action("resend")) { button.quiet type="submit" { "Send again" } }
+                }
+                form method="post" action=(action("dismiss")) { button.quiet type="submit" { "Dismiss" } }
+            }
             form method="post" action=(action("test")) { button.quiet type="submit" { "Send a test event" } }
             @if standing == Standing::Disabled { form method="post" action=(action("enable")) { button.quiet type="submit" { "Enable" } } }
             @else { form method="post" action=(action("disable")) { button.quiet type="submit" { "Disable" } } }
         }
     } }
+}
+
+/// Writes a number of a destination's events, which are not counted beyond a bound.
+fn counted(events: u64) -> String {
+    if events < u64::from(FORWARDS_COUNTED_MAX) { grouped(events) } else { format!("{} or more", grouped(events)) }
 }
 
 /// Whose events are paused, and the way to pause and resume them.

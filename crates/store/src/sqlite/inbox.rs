@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{causes, connections, heard, jobs, names, turns};
+use super::{causes, connections, dead_forwards, heard, jobs, names, turns};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -443,6 +443,7 @@ fn remove(tx: &mut Tx<'_>, row: i64, forget: bool) -> Result<(), Fault> {
         )?
         .execute([row])?;
     }
+    dead_forwards::forget(tx, row)?;
     count(&mut tx.tally, state, -1);
     tx.tally.inbox_bytes -= EVENT_SIZE + bytes;
     let Some(delivery) = delivery else { return Ok(()) };
