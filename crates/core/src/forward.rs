@@ -7,14 +7,15 @@
 //! | `attempt` | one attempt: signed, sent, redirects followed, its answer read |
 //! | `spec` | what a destination may be |
 //! | `desk` | what people do with destinations: make, change, enable, rotate, try, replay |
+//! | `dead` | what was given up: sent again or dismissed |
 //!
 //! An event is forwarded once its own job is done: the jobs that forward it are added in the commit that settles that
 //! one, so that nothing acknowledged is missing. It is sent at least once, under a `webhook-id` that is the same in every
 //! attempt and replay. Secrets stand sealed in the store; they are opened when a destination is read, and kept in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -34,6 +35,7 @@ use crate::transport::Transport;
 use crate::worker::Pattern;
 
 mod attempt;
+mod dead;
 mod desk;
 mod message;
 mod spec;
@@ -41,6 +43,7 @@ mod spec;
 mod tests;
 
 pub use attempt::{Answer, REDIRECTS_MAX};
+pub use dead::{DEAD_AT_ONCE, Resent, dismiss_dead};
 pub use desk::{Changed, Configured, Replay, Replayed, Tested};
 pub use message::{TEST_TYPE, message_id};
 pub use spec::{CONCURRENCY_MAX, HEADERS_MAX, check};
@@ -58,6 +61,9 @@ pub const SCHEDULE: [Duration; 9] = [
     Duration::from_secs(20 * 3_600),
     Duration::from_secs(24 * 3_600),
 ];
+/// How often the worker of one event may die, or fail to note what became of it, before the event is given up: as many
+/// leases, so that a hub that crashes all night takes no more with it than what makes it crash.
+pub const LOST_MAX: u32 = 100;
 /// The longest `Retry-After` that is believed: the longest wait of the schedule.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// How much longer than said a wait may be, as a part of it.
@@ -117,6 +123,8 @@ struct Inner {
     /// Until when destinations asked to be left alone, by name and revision. Forgotten with the process: the next one
     /// asks once, and is told.
     rests: Mutex<BTreeMap<(String, u64), Timestamp>>,
+    /// Destinations of which this process has noted a failure and no success since: what is known of them may be older.
+    failed: Mutex<BTreeSet<String>>,
 }
 
 /// The destinations as they were read.
@@ -204,8 +212,9 @@ impl Forwarder {
         settings: ForwardSettings,
         metrics: Metrics,
     ) -> Self {
-        let (known, reading, rests) = (ArcSwapOption::empty(), tokio::sync::Mutex::new(()), Mutex::default());
-        let inner = Inner { store, vault, transport, clock, random, settings, metrics, known, reading, rests };
+        let (known, reading) = (ArcSwapOption::empty(), tokio::sync::Mutex::new(()));
+        let (rests, failed) = (Mutex::default(), Mutex::default());
+        let inner = Inner { store, vault, transport, clock, random, settings, metrics, known, reading, rests, failed };
         Self { inner: Arc::new(inner) }
     }
 
@@ -259,12 +268,18 @@ impl Forwarder {
         Ok(wanting.map(|one| one.job(event, tenant, now)).collect())
     }
 
-    /// Sends an event to a destination, once, and notes what became of it. `attempt` counts from 1, up to `attempts_max`.
+    /// Counts and tells that an event is given up.
+    pub(crate) fn gave_up(&self, row: EventRow, destination: &str, reason: &str) {
+        self.inner.gave_up(row, destination, reason);
+    }
+
+    /// Sends an event to a destination, once, and notes what became of it. `attempt` counts from 1: the one after the last
+    /// wait of [`SCHEDULE`] is the last.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded): the
     /// message may have been sent.
-    pub(crate) async fn forward(&self, row: EventRow, name: &str, attempt: u32, last: bool) -> Result<Forwarded> {
+    pub(crate) async fn forward(&self, row: EventRow, name: &str, attempt: u32) -> Result<Forwarded> {
         let inner = &self.inner;
         let named = |list: Arc<[Arc<Live>]>| list.iter().find(|one| one.row.name == name).cloned();
         let works = |live: &Arc<Live>| live.row.health.disabled.is_none();
@@ -289,7 +304,7 @@ impl Forwarder {
         let began = Instant::now();
         let answer = inner.post(live, &message).await;
         inner.took(name, began.elapsed());
-        inner.decide(live, answer, attempt, last).await
+        inner.decide(live, row, answer, attempt).await
     }
 }
 
@@ -336,7 +351,8 @@ impl Live {
             unique: Some(forward_key(name, event.row)),
             priority: 0,
             run_at: now,
-            attempts_max: u32::try_from(SCHEDULE.len() + 1).unwrap_or(u32::MAX),
+            // The worker decides, so that somebody is told.
+            attempts_max: u32::MAX,
         }
     }
 }
@@ -380,6 +396,8 @@ impl Inner {
         let list = match rows {
             None => before,
             Some(rows) => {
+                let is_there = |name: &String| rows.iter().any(|row| row.name == *name);
+                self.failures_noted().retain(is_there);
                 let mut list = Vec::with_capacity(rows.len());
                 for row in rows {
                     list.push(self.live(row, &before).await);
@@ -422,7 +440,7 @@ impl Inner {
     }
 
     /// Notes an answer and says what comes of its job.
-    async fn decide(&self, live: &Live, answer: Answer, attempt: u32, last: bool) -> Result<Forwarded> {
+    async fn decide(&self, live: &Live, row: EventRow, answer: Answer, attempt: u32) -> Result<Forwarded> {
         let name = &live.row.name;
         let now = self.clock.now();
         self.count(name, answer.as_str());
@@ -430,8 +448,13 @@ impl Inner {
             Answer::Delivered { .. } => {
                 let health = &live.row.health;
                 let is_noted = health.delivered_at.is_some_and(|at| now.since(at) < NOTED_EVERY);
-                if health.failures > 0 || !is_noted {
-                    let noted = self.store.note_forward(name.clone(), None, live.row.revision, now).await?;
+                // Forgotten before it is noted: what fails meanwhile is not.
+                let has_failed = self.failures_noted().remove(name);
+                if health.failures > 0 || !is_noted || has_failed {
+                    let noted = self.store.note_forward(name.clone(), None, live.row.revision, now).await;
+                    let noted = noted.inspect_err(|_| {
+                        self.failures_noted().insert(name.clone());
+                    })?;
                     if noted.is_some_and(|noted| noted.before.failures >= self.settings.warn_failures) {
                         tracing::info!(destination = name, "the destination takes events again");
                     }
@@ -443,7 +466,7 @@ impl Inner {
                 let disabled = Disabled { at: now, by: DisabledBy::Receiver, reason: reason.clone() };
                 if !self.disable(live, disabled).await? && self.is_changed(live).await? {
                     // The address that is gone is not its address any more.
-                    return Ok(Forwarded::Retry(self.wait(attempt, None), reason));
+                    return Ok(self.again(live, row, attempt, None, reason));
                 }
                 Ok(Forwarded::Dead(reason))
             }
@@ -453,12 +476,28 @@ impl Inner {
                     self.rest(live, now.plus(asked.min(RETRY_AFTER_MAX)));
                 }
                 self.failed(live, &reason, now).await?;
-                if last {
-                    self.count(name, "dead");
-                }
-                Ok(Forwarded::Retry(self.wait(attempt, retry_after), reason))
+                Ok(self.again(live, row, attempt, retry_after, reason))
             }
         }
+    }
+
+    /// Lets an event come again, or gives it up after the last attempt of the schedule.
+    fn again(&self, live: &Live, row: EventRow, attempt: u32, after: Option<Duration>, reason: String) -> Forwarded {
+        if usize::try_from(attempt).is_ok_and(|attempt| attempt <= SCHEDULE.len()) {
+            return Forwarded::Retry(self.wait(attempt, after), reason);
+        }
+        self.gave_up(row, &live.row.name, &reason);
+        Forwarded::Dead(reason)
+    }
+
+    fn gave_up(&self, row: EventRow, destination: &str, reason: &str) {
+        self.count(destination, "dead");
+        tracing::error!(destination, event = row.0, reason, "an event was given up: send it again or dismiss it");
+    }
+
+    /// Returns the destinations of which a failure was noted here and no success since.
+    fn failures_noted(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the wait after an attempt: the schedule's, or longer where the receiver asks for it.
@@ -493,6 +532,7 @@ impl Inner {
 
     async fn failed(&self, live: &Live, reason: &str, now: Timestamp) -> Result<()> {
         let (name, of) = (live.row.name.as_str(), live.row.revision);
+        self.failures_noted().insert(name.to_owned());
         let Some(noted) = self.store.note_forward(name.to_owned(), Some(reason.to_owned()), of, now).await? else {
             return Ok(());
         };

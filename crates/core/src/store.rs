@@ -56,8 +56,9 @@ pub use connections::{
 #[cfg(feature = "mock")]
 pub use destinations::MockDestinations;
 pub use destinations::{
-    DESTINATIONS_MAX, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy, Filter, NewDestination,
-    Noted, Order, SealedKey, StoredDestination, forward_key,
+    DESTINATIONS_MAX, DeadForward, DestinationHealth, DestinationSpec, Destinations, Disabled, DisabledBy,
+    FORWARDS_COUNTED_MAX, Filter, ForwardCounts, NewDestination, Noted, Order, SealedKey, StoredDestination,
+    forward_key,
 };
 pub use effects::{Effect, Value};
 pub use feed::{FEED_HORIZON_MIN, FeedBells, FeedListener, FeedPage};
@@ -67,9 +68,9 @@ pub use grants::{
 #[cfg(feature = "mock")]
 pub use inbox::MockInbox;
 pub use inbox::{
-    Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace,
-    PruneStep, ReplayFilter, ReplayStep, StoredEvent, ToHandle, is_of_kind,
+    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    HEARD_EVERY_MS, HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_BYTES,
+    PRUNE_LOOKED, PrunePlace, PruneStep, ReplayFilter, ReplayStep, StoredEvent, ToHandle, is_of_kind,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;

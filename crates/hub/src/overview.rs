@@ -7,8 +7,8 @@ use axum::http::StatusCode;
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, Health, Observations, StreamObservation, WatchFailing, health, silence};
 use palisade_core::store::{
-    CallCounts, CallRecord, CallState, Connection, DeadLetters, DisabledBy, EventState, Halt, Heard, JobCounts,
-    OutboxCall, Run, RunId, RunMode, RunState, StoredDestination, StoredEvent, StreamStatus,
+    CallCounts, CallRecord, CallState, Connection, DeadLetters, DisabledBy, EventState, ForwardCounts, Halt, Heard,
+    JobCounts, OutboxCall, Run, RunId, RunMode, RunState, StoredDestination, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::{Source, StreamKind, StreamSpec};
 use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
@@ -54,6 +54,8 @@ pub(crate) struct Overview {
     /// The names of the flows accounts can be connected by.
     pub(crate) flows: Vec<String>,
     pub(crate) destinations: Vec<(StoredDestination, Standing)>,
+    /// What waits for each of them, and what was given up.
+    pub(crate) forwards: BTreeMap<String, ForwardCounts>,
 }
 
 /// Events by state.
@@ -115,7 +117,9 @@ impl Overview {
         let waiting = self.connections.iter().filter(ours).count() as u64;
         // Dead letters of a connection that is shown are told with it.
         let told = self.connections.iter().any(|view| view.dead_letters > 0);
-        let failing = self.destinations.iter().filter(|(row, standing)| is_worth_a_look(row, *standing)).count() as u64;
+        let gave_up = |row: &StoredDestination| self.forwards.get(&row.name).is_some_and(|counts| counts.dead > 0);
+        let look = |(row, standing): &&(_, _)| is_worth_a_look(row, *standing) || gave_up(row);
+        let failing = self.destinations.iter().filter(look).count() as u64;
         waiting + failing + u64::from(self.events.dead > 0 && !told)
     }
 }
@@ -149,6 +153,8 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         ignored: of(EventState::Ignored),
         dead: of(EventState::Dead),
     };
+    let destinations = destinations(shared).await?;
+    let names = destinations.iter().map(|(row, _)| row.name.clone()).collect();
     let mut runs = store.runs(None, ROWS_SHOWN).await?;
     // Those that somebody must decide on come first, however many have come since.
     let waiting = connections.iter().flat_map(|view| &view.in_review);
@@ -172,7 +178,8 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         outbox_review: store.outbox(Some(CallState::Review), None, ROWS_SHOWN).await?,
         outbox_failed: store.outbox(Some(CallState::Failed), None, ROWS_SHOWN).await?,
         flows: shared.connector.browser_flows().map(str::to_owned).collect(),
-        destinations: destinations(shared).await?,
+        destinations,
+        forwards: store.forward_counts(names).await?,
     })
 }
 

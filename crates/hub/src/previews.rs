@@ -144,7 +144,7 @@ pub(crate) async fn of_rows(store: &dyn Store, worker: &Worker, rows: &[EventRow
     let mut list = Vec::with_capacity(rows.len());
     for row in rows {
         let event = store.event(*row).await?;
-        let event = event.filter(|event| matches!(event.state, EventState::Dead | EventState::Done));
+        let event = event.filter(StoredEvent::may_be_replayed);
         if let (Some(event), Some(preview)) = (event, worker.preview(*row).await?) {
             list.push(Previewed { event, preview });
         }
@@ -152,14 +152,16 @@ pub(crate) async fn of_rows(store: &dyn Store, worker: &Worker, rows: &[EventRow
     Ok(list)
 }
 
-/// Reads the events that meet a filter behind one row and up to another, lowest first. What a replay passes over, ignored
-/// and waiting ones, is not read.
+/// Reads the events that meet a filter behind one row and up to another, lowest first. What a replay passes over, waiting
+/// ones and, unless they are asked for, ignored ones, is not read.
 async fn within(store: &dyn Store, filter: &ReplayFilter, after: EventRow, last: EventRow) -> Result<Vec<StoredEvent>> {
     let mut found = Vec::new();
-    for state in [EventState::Done, EventState::Dead] {
-        if filter.state.is_some_and(|wanted| wanted != state) {
-            continue;
-        }
+    let states = match filter.state {
+        Some(EventState::Pending) => Vec::new(),
+        Some(state) => vec![state],
+        None => vec![EventState::Done, EventState::Dead],
+    };
+    for state in states {
         let mut before = EventRow(last.0.saturating_add(1));
         loop {
             let page = store.events(Some(state), Some(before), AT_ONCE).await?;
@@ -361,6 +363,13 @@ mod tests {
             let reads = store.layer.0.load(Ordering::SeqCst);
             assert!(reads <= 2, "{state:?}: {reads} pages of events were read for {} of them", rows.len());
         }
+        let ignored = ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
+        let found = within(&store, &ignored, EventRow(0), EventRow(3)).await.unwrap();
+        assert_eq!(
+            found.iter().map(|event| event.row.0).collect::<Vec<_>>(),
+            [2, 3],
+            "they are when they are asked for"
+        );
     }
 
     // Fails when a field that differs is not named by its path, one that is the same is, or names have no bound.

@@ -22,14 +22,14 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, ChoreReport,
-    Claim, Claimed, Connection as Account, Connections, DeadLetters, Decided, Decision, Destinations, Disabled, Effect,
-    EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, GrantClaim, GrantKey, GrantLease, Grants, Halt,
-    Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts,
-    Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox, OutboxCall, PageCommit,
-    PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter, ReplayStep,
-    Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, Scheduled, Schedules, SealedCredential,
-    SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey,
-    StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
+    Claim, Claimed, Connection as Account, Connections, DeadForward, DeadLetters, Decided, Decision, Destinations,
+    Disabled, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts, GrantClaim,
+    GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob,
+    MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox,
+    OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records,
+    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, Scheduled,
+    Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent,
+    StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -49,6 +49,7 @@ mod authorizations;
 mod calls;
 mod causes;
 mod connections;
+mod dead_forwards;
 mod destinations;
 mod error;
 mod feed;
@@ -324,7 +325,40 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        let run = move |tx: &mut writer::Tx<'_>| inbox::replay_some(tx, &filter, after, looked, dry_run, now);
+        let run = move |tx: &mut writer::Tx<'_>| {
+            inbox::some(
+                tx,
+                &filter,
+                after,
+                looked,
+                |tx, row| if dry_run { Ok(true) } else { inbox::replay(tx, row, now) },
+            )
+        };
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+    }
+
+    async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
+        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| inbox::dismiss(tx, row.0, now)).await
+    }
+
+    async fn dismiss_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: 0, next: None }) };
+        let run = move |tx: &mut writer::Tx<'_>| {
+            inbox::some(
+                tx,
+                &filter,
+                after,
+                looked,
+                |tx, row| if dry_run { Ok(true) } else { inbox::dismiss(tx, row, now) },
+            )
+        };
         self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
 
@@ -854,6 +888,30 @@ impl Destinations for SqliteStore {
 
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool> {
         self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref(), of)).await
+    }
+
+    async fn forward_counts(&self, destinations: Vec<String>) -> Result<BTreeMap<String, ForwardCounts>> {
+        self.inner.readers.read(move |reader| dead_forwards::counts(reader, destinations)).await
+    }
+
+    async fn dead_forwards(
+        &self,
+        destination: String,
+        after: Option<EventRow>,
+        limit: u32,
+    ) -> Result<Vec<DeadForward>> {
+        self.inner.readers.read(move |reader| dead_forwards::list(reader, &destination, after, limit)).await
+    }
+
+    async fn dismiss_forwards(&self, destination: String, rows: Vec<EventRow>) -> Result<u64> {
+        let run = move |tx: &mut writer::Tx<'_>| {
+            let mut dismissed = 0;
+            for row in &rows {
+                dismissed += u64::from(dead_forwards::dismiss(tx, &destination, *row)?);
+            }
+            Ok(dismissed)
+        };
+        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
     }
 }
 

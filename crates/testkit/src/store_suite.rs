@@ -30,7 +30,7 @@ mod secrets;
 
 pub use destinations::{
     a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted,
-    what_is_noted_of_a_destination_is_of_its_revision,
+    what_is_noted_of_a_destination_is_of_its_revision, what_was_given_up_for_a_destination_is_listed,
 };
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
@@ -39,11 +39,13 @@ pub use grants::{
     an_end_names_its_generation_and_marks_the_connection, grants_are_due_in_order, what_is_taken_is_taken_once,
 };
 pub use inbox::{
-    a_body_is_kept_for_every_event, a_name_outlives_its_event, a_repeated_event_is_stored_once,
-    a_replayed_event_gets_a_fresh_job, a_step_of_pruning_is_bounded_in_bytes, an_event_stays_until_it_is_forwarded,
-    an_events_priority_goes_before_its_turn, an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause,
-    dead_events_are_counted_by_connection, events_are_listed_newest_first, events_are_replayed_by_filter,
-    only_finished_events_are_pruned, the_inbox_is_pruned_to_its_bytes, what_is_heard_is_noted_by_type,
+    a_body_is_kept_for_every_event, a_dead_event_is_dismissed, a_name_outlives_its_event,
+    a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job, a_step_of_pruning_is_bounded_in_bytes,
+    an_event_stays_until_it_is_forwarded, an_events_priority_goes_before_its_turn,
+    an_ignored_event_is_replayed_when_asked_for, an_unwanted_event_is_kept_without_a_job,
+    dead_events_are_counted_by_cause, dead_events_are_counted_by_connection, events_are_listed_newest_first,
+    events_are_replayed_by_filter, only_finished_events_are_pruned, the_inbox_is_pruned_to_its_bytes,
+    what_is_heard_is_noted_by_type,
 };
 pub use jobs::{
     a_claim_gives_the_most_urgent_due_jobs, a_connection_in_use_again_is_halted_no_more,
@@ -122,6 +124,8 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         an_events_priority_goes_before_its_turn,
         a_body_is_kept_for_every_event,
         an_unwanted_event_is_kept_without_a_job,
+        an_ignored_event_is_replayed_when_asked_for,
+        a_dead_event_is_dismissed,
         events_are_listed_newest_first,
         a_replayed_event_gets_a_fresh_job,
         dead_events_are_counted_by_connection,
@@ -191,6 +195,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_destination_is_written_over_what_was_seen,
         how_a_destination_fares_is_noted,
         what_is_noted_of_a_destination_is_of_its_revision,
+        what_was_given_up_for_a_destination_is_listed,
         a_kept_call_has_its_job,
         calls_and_effects_are_one_commit,
         a_unique_key_is_one_call_of_a_connection,

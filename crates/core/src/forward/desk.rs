@@ -364,7 +364,7 @@ impl Inner {
         Ok(row)
     }
 
-    async fn live_of(&self, name: &str) -> Result<std::sync::Arc<Live>> {
+    pub(super) async fn live_of(&self, name: &str) -> Result<std::sync::Arc<Live>> {
         let list = self.anew().await?;
         list.iter().find(|one| one.row.name == name).cloned().ok_or_else(|| missing(name))
     }

@@ -18,8 +18,8 @@ use crate::net::Reach;
 use crate::random::{SeededRandom, SystemRandom};
 use crate::store::memory::MemoryStore;
 use crate::store::{
-    Connection, ConnectionState, Connections, DestinationSpec, Destinations, EventState, Filter, Inbox, Jobs,
-    NewDelivery, NewDestination, NewEvent, Queue, RunMode, StreamKey,
+    Claim, Connection, ConnectionState, Connections, DestinationSpec, Destinations, EventState, Filter, ForwardCounts,
+    Inbox, Jobs, NewDelivery, NewDestination, NewEvent, Queue, Room, RunMode, StreamKey,
 };
 use crate::transport::DiscardBody;
 use crate::webhook::standard::{ID, StandardWebhook};
@@ -333,7 +333,7 @@ async fn a_failing_receiver_is_tried_on_the_published_schedule_and_then_given_up
         assert!(gap >= *wait && gap <= wait.mul_f64(1.1) + Duration::from_secs(1_800), "{i}: {gap:?} for {wait:?}");
     }
     assert_eq!(due, Duration::from_secs(75 * 3_600 + 35 * 60 + 5), "as the specification has it");
-    assert_eq!(world.net.ids("app.example").iter().collect::<std::collections::BTreeSet<_>>().len(), 1, "one id");
+    assert_eq!(world.net.ids("app.example").iter().collect::<BTreeSet<_>>().len(), 1, "one id");
     for (at, request) in &came {
         assert!(verified(request, &[OLD], START.plus(*at)), "signed anew each time");
     }
@@ -342,6 +342,123 @@ async fn a_failing_receiver_is_tried_on_the_published_schedule_and_then_given_up
     assert_eq!((health.failures, health.reason.as_deref()), (10, Some("the receiver answered 503")));
     assert!(health.disabled.is_none(), "three days are not five");
     assert!(world.metrics.encode().contains(r#"palisade_forwards_total{destination="app",result="dead"} 1"#));
+}
+
+/// Fails when a claim whose worker died counts as an attempt at the receiver, when such claims go on for ever, or when an
+/// event is given up by them and nobody is told.
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_keeps_dying_uses_up_nothing_of_the_schedule() {
+    let world = World::new().await;
+    world.add("app", spec("https://app.example/")).await;
+    let lose = async |times: u32| {
+        while world.worker.step(Queue::Events).await.unwrap() > 0 {}
+        for _ in 0..times {
+            let (now, hold) = (world.clock.now(), Duration::from_secs(60));
+            let claim = Claim { now, hold, max: 9, queue: Queue::Forwards, room: Room::default() };
+            assert_eq!(world.store.claim(claim).await.unwrap().len(), 1);
+            tokio::time::sleep(hold).await;
+        }
+    };
+    world.deliver("acme", "evt_1", "a", None).await;
+    lose(LOST_MAX - 1).await;
+    world.net.plan("app.example", [Does::Answers(500)]);
+    world.quiet().await;
+    world.wait(Duration::from_secs(6)).await;
+    let came = world.net.came("app.example");
+    assert_eq!((came.len(), world.dead().await), (2, 0), "the second attempt of the schedule");
+    assert!(came[1].0 - came[0].0 <= Duration::from_secs(6), "after its first wait");
+
+    world.deliver("acme", "evt_2", "a", None).await;
+    lose(LOST_MAX).await;
+    world.quiet().await;
+    assert_eq!((world.net.came("app.example").len(), world.dead().await), (2, 1), "it is not begun once more");
+    let dead = world.forwarder.dead("app", None, 9).await.unwrap();
+    assert_eq!(dead.iter().map(|one| one.row.0).collect::<Vec<_>>(), [2]);
+    assert!(dead[0].reason.contains("worker died"), "{dead:?}");
+    assert!(world.metrics.encode().contains(r#"palisade_forwards_total{destination="app",result="dead"} 1"#));
+    assert_eq!(world.row("app").await.health.failures, 0, "it says nothing of the receiver");
+}
+
+/// Fails when an event that was given up is not to be found, when one is sent again or dismissed that was not meant, or when
+/// one is still listed that somebody has seen to.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_up_is_listed_and_sent_again_or_dismissed() {
+    let world = World::new().await;
+    world.add("app", spec("https://app.example/")).await;
+    world.net.always("app.example", Does::Answers(500));
+    for n in 1..=4 {
+        world.deliver("acme", &format!("evt_{n}"), "a", None).await;
+    }
+    world.quiet().await;
+    let counts = async || world.forwarder.counts(vec!["app".to_owned()]).await.unwrap()["app"];
+    assert_eq!(counts().await, ForwardCounts { waiting: 4, dead: 0 });
+    for _ in 0..200 {
+        world.wait(Duration::from_secs(1_800)).await;
+    }
+    assert_eq!(counts().await, ForwardCounts { waiting: 0, dead: 4 });
+    let rows = async || {
+        let dead = world.forwarder.dead("app", None, 9).await.unwrap();
+        dead.into_iter().map(|one| one.row.0).collect::<Vec<_>>()
+    };
+    assert_eq!(rows().await, [1, 2, 3, 4]);
+    let page = world.forwarder.dead("app", Some(EventRow(2)), 1).await.unwrap();
+    assert_eq!((page[0].row.0, page[0].reason.as_str()), (3, "the receiver answered 500"));
+
+    world.net.always("app.example", Does::Answers(204));
+    let before = world.net.came("app.example").len();
+    let named = Some(vec![EventRow(2), EventRow(99)]);
+    let resent = world.forwarder.resend("app", named.clone()).await.unwrap();
+    assert_eq!((resent.events, resent.left, counts().await.waiting), (1, 3, 1));
+    assert_eq!(world.forwarder.resend("app", named).await.unwrap().events, 0, "it waits already");
+    world.quiet().await;
+    assert_eq!((world.net.came("app.example").len(), rows().await), (before + 1, vec![1, 3, 4]));
+    assert_eq!(world.forwarder.dismiss("app", Some(vec![EventRow(1), EventRow(2)])).await.unwrap(), 1);
+    assert_eq!((rows().await, world.dead().await), (vec![3, 4], 2));
+    world.forwarder.enable("app", false).await.unwrap();
+    assert_eq!(world.forwarder.resend("app", None).await.unwrap_err().kind(), ErrorKind::Conflict);
+    world.forwarder.enable("app", true).await.unwrap();
+    let all = world.forwarder.resend("app", None).await.unwrap();
+    assert_eq!((all.events, all.left), (2, 0));
+    world.quiet().await;
+    assert_eq!((world.net.came("app.example").len(), world.dead().await), (before + 3, 0));
+    assert_eq!((world.forwarder.dismiss("app", None).await.unwrap(), counts().await), (0, ForwardCounts::default()));
+    let missing = world.forwarder.dead("nobody", None, 9).await.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+}
+
+/// Fails when a replay of a time leaves an event listed as given up that waits to be sent by it.
+#[tokio::test(start_paused = true)]
+async fn a_replay_takes_up_what_was_given_up() {
+    let world = World::new().await;
+    world.add("app", spec("https://app.example/")).await;
+    world.net.plan("app.example", [Does::Answers(410)]);
+    world.deliver("acme", "evt_1", "a", None).await;
+    world.quiet().await;
+    assert_eq!(world.forwarder.dead("app", None, 9).await.unwrap().len(), 1);
+    world.forwarder.enable("app", true).await.unwrap();
+    let all = Replay { since: START, until: Timestamp(i64::MAX), before: None, limit: 1_000, dry_run: false };
+    world.forwarder.replay("app", all).await.unwrap();
+    world.quiet().await;
+    assert_eq!((world.forwarder.dead("app", None, 9).await.unwrap(), world.dead().await), (Vec::new(), 0));
+}
+
+/// Fails when a success is judged by what was known before a failure was noted: five failures among hundreds of successes
+/// are not five in a row.
+#[tokio::test(start_paused = true)]
+async fn failures_scattered_among_successes_are_not_in_a_row() {
+    let world = World::new().await;
+    world.add("app", spec("https://app.example/")).await;
+    for n in 0..20 {
+        if n % 4 == 1 {
+            world.net.plan("app.example", [Does::Answers(500)]);
+        }
+        world.deliver("acme", &format!("evt_{n}"), "a", None).await;
+        world.quiet().await;
+    }
+    assert_eq!(world.clock.now(), START, "within the time for which it goes on with what it knows");
+    let row = world.row("app").await;
+    assert_eq!((row.health.failures, row.health.failing_since), (0, None), "each was followed by a success");
+    assert_eq!(ForwardSettings::default().standing(&row, world.clock.now()), Standing::Active);
 }
 
 /// Fails when `Retry-After` is not heeded in one of its forms, shortens a wait, or is believed without end.

@@ -1,5 +1,6 @@
 //! Destinations: the URLs of a product that events are forwarded to, how each fares, and its sealed signing keys.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,6 +14,9 @@ use crate::store::EventRow;
 
 /// The most destinations of a hub: all of them are kept in memory.
 pub const DESTINATIONS_MAX: u32 = 1_000;
+
+/// Up to how many events are counted of a destination ([`ForwardCounts`]): a page costs the same however many wait.
+pub const FORWARDS_COUNTED_MAX: u32 = 10_000;
 
 /// Returns the unique key of the job that forwards an event to a destination. While that job is not finished the event
 /// stays ([`Inbox::prune_events`](super::Inbox::prune_events)).
@@ -172,6 +176,28 @@ pub struct Noted {
     pub after: DestinationHealth,
 }
 
+/// How many events stand for a destination; of more than [`FORWARDS_COUNTED_MAX`] no more are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct ForwardCounts {
+    /// Those that wait to be sent or are being sent.
+    pub waiting: u64,
+    /// Those that were given up.
+    pub dead: u64,
+}
+
+/// An event that was given up for a destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct DeadForward {
+    /// The event.
+    pub row: EventRow,
+    /// When it was given up.
+    pub at: Timestamp,
+    /// Why, in one phrase without payload.
+    pub reason: String,
+}
+
 impl DestinationHealth {
     /// Notes an attempt that succeeded, or failed with a reason.
     pub fn note(&mut self, failed: Option<&str>, now: Timestamp) {
@@ -235,4 +261,26 @@ pub trait Destinations: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool>;
+
+    /// Counts what waits for each of the destinations, by the [`forward_key`] of its jobs, and what was given up.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn forward_counts(&self, destinations: Vec<String>) -> Result<BTreeMap<String, ForwardCounts>>;
+
+    /// Lists up to `limit` events behind `after` that were given up for a destination, lowest row first: whose job
+    /// ([`Work::Forward`](super::Work::Forward)) died while the event was there. One is listed until another job is added that forwards it
+    /// there (the job that died counts as done from then on), it is dismissed, or the event is removed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn dead_forwards(&self, destination: String, after: Option<EventRow>, limit: u32)
+    -> Result<Vec<DeadForward>>;
+
+    /// Dismisses events that were given up for a destination: the jobs that died count as done from then on. Returns how
+    /// many there were.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn dismiss_forwards(&self, destination: String, rows: Vec<EventRow>) -> Result<u64>;
 }

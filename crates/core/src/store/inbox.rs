@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::id::{ConnectionId, EndpointId, EventId};
-use crate::store::Connection;
+use crate::store::{Connection, NO_CONNECTION};
 use crate::webhook::Event;
 
 /// Attempts of the job an inbox gives every wanted event. A worker may give up earlier.
@@ -24,6 +24,10 @@ pub const CAUSES_MAX: usize = 500;
 
 /// The reason under which dead letters count whose cause found no room of its own; without provider and kind.
 pub const OTHER_CAUSES: &str = "other causes";
+
+/// How the reason of an event begins that was dead and that somebody dismissed ([`Inbox::dismiss`]): what it died of
+/// follows.
+pub const DISMISSED: &str = "dismissed: ";
 
 /// Identifies a stored event (not the provider's id).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -101,9 +105,9 @@ pub enum EventState {
     Pending,
     /// Handled.
     Done,
-    /// Of a type nobody asked for.
+    /// Wanted by nobody; or dead and dismissed, with a reason that says so ([`DISMISSED`]).
     Ignored,
-    /// Given up after its attempts; kept for replay.
+    /// Given up after its attempts; kept until it is replayed or dismissed.
     Dead,
 }
 
@@ -125,8 +129,21 @@ pub struct StoredEvent {
     pub received_at: Timestamp,
     /// Its state.
     pub state: EventState,
-    /// Why it is dead or was last retried.
+    /// Why it is dead, was dismissed or was last retried.
     pub reason: Option<String>,
+}
+
+impl StoredEvent {
+    /// Tells whether [`Inbox::replay`] takes it: it is handled, dead, or ignored and of a connection. What belongs to
+    /// nobody has nobody to handle it for.
+    #[must_use]
+    pub fn may_be_replayed(&self) -> bool {
+        match self.state {
+            EventState::Done | EventState::Dead => true,
+            EventState::Ignored => self.connection.as_str() != NO_CONNECTION,
+            EventState::Pending => false,
+        }
+    }
 }
 
 /// An event with the connection it came for, as both were at one moment.
@@ -186,12 +203,13 @@ pub struct DeadLetters {
     pub last_at: Timestamp,
 }
 
-/// Which events to replay: those that meet all that is given.
+/// Which events to replay or to dismiss: those that meet all that is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct ReplayFilter {
-    /// Their state: [`EventState::Dead`] or [`EventState::Done`]; both without it.
+    /// Their state: [`EventState::Dead`], [`EventState::Done`] or [`EventState::Ignored`]; the first two without it, so that
+    /// nobody handles by accident what nobody wanted.
     pub state: Option<EventState>,
     /// The provider.
     pub provider: Option<String>,
@@ -199,7 +217,8 @@ pub struct ReplayFilter {
     pub connection: Option<ConnectionId>,
     /// The provider's type: one (`invoice.paid`), those that begin so (`invoice.*`), or all (`*`).
     pub kind: Option<String>,
-    /// Why they are dead, or were last retried.
+    /// Why they are dead, were dismissed, or were last retried. Ignored ones that were dismissed are met by their reason
+    /// only.
     pub reason: Option<String>,
     /// Received at or after this moment.
     pub from: Option<Timestamp>,
@@ -208,12 +227,23 @@ pub struct ReplayFilter {
 }
 
 impl ReplayFilter {
+    /// Returns it for dead events; `None` when it is for others.
+    #[must_use]
+    pub fn of_dead(self) -> Option<Self> {
+        let dead = Some(EventState::Dead);
+        (self.state.is_none() || self.state == dead).then_some(Self { state: dead, ..self })
+    }
+
     /// Tells whether an event may be replayed and meets the filter.
     #[must_use]
     pub fn meets(&self, event: &StoredEvent) -> bool {
         let same = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
-        matches!(event.state, EventState::Dead | EventState::Done)
-            && self.state.is_none_or(|state| state == event.state)
+        event.may_be_replayed()
+            && match self.state {
+                Some(state) => state == event.state,
+                None => event.state != EventState::Ignored,
+            }
+            && (event.state != EventState::Ignored || event.reason.is_none() || self.reason.is_some())
             && same(&self.provider, &event.provider)
             && self.kind.as_deref().is_none_or(|wanted| is_of_kind(&event.event.kind, wanted))
             && self.connection.as_ref().is_none_or(|wanted| *wanted == event.connection)
@@ -232,7 +262,7 @@ pub fn is_of_kind(kind: &str, wanted: &str) -> bool {
     }
 }
 
-/// One step of a replay by filter.
+/// One step through what meets a filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct ReplayStep {
@@ -318,21 +348,42 @@ pub trait Inbox: Send + Sync {
     async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32)
     -> Result<Vec<StoredEvent>>;
 
-    /// Puts a dead or handled event back to pending with a fresh job, due `now`, of priority 0, and otherwise as by
-    /// [`Inbox::append`]. `false` when there is none such (it waits, is ignored or is gone). Its reason stays until
-    /// the job ends. The job it died with counts as done from then on: somebody has seen to it.
+    /// Puts an event that may be replayed ([`StoredEvent::may_be_replayed`]) back to pending with a fresh job, due `now`, of
+    /// priority 0, and otherwise as by [`Inbox::append`]. `false` when there is none such. Its reason stays until the job
+    /// ends. The job it died with counts as done from then on: somebody has seen to it.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool>;
 
-    /// Replays as [`Inbox::replay`] what meets a filter, of the `looked` rows after `after` that may be replayed,
-    /// lowest first; with `dry_run` it only counts. Called again with [`ReplayStep::next`] until that is `None`, it goes
+    /// Replays as [`Inbox::replay`] what meets a filter, of the `looked` rows after `after` that are of its state (or, without
+    /// one, dead or done), lowest first; with `dry_run` it only counts. Called again with [`ReplayStep::next`] until that is `None`, it goes
     /// through all there are; no more than `looked` are replayed at once, which is how a caller keeps to a limit.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn replay_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep>;
+
+    /// Dismisses a dead event: it is ignored from then on, with the reason it died of behind [`DISMISSED`], and kept as long
+    /// as any other. `false` when there is no dead one of the row. The job it died with counts as done from then on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool>;
+
+    /// Dismisses as [`Inbox::dismiss`] what meets a filter, of the `looked` dead rows after `after`, lowest first; with
+    /// `dry_run` it only counts. None meets a filter of another state. Called again as [`Inbox::replay_some`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn dismiss_some(
         &self,
         filter: ReplayFilter,
         after: EventRow,

@@ -264,6 +264,8 @@ pub enum JobEnd {
     /// Done. The job of a call that waits by then, as somebody has decided while the job was held, comes again at once
     /// instead.
     Done,
+    /// Done; the event it is of, if it is of one, was wanted by nobody and is ignored.
+    Ignored,
     /// Try again at a moment. Beyond `attempts_max` it becomes dead instead.
     Retry {
         /// When.

@@ -67,6 +67,8 @@ delegate!(Inbox {
     fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
     fn replay(row: EventRow, now: Timestamp) -> bool;
     fn replay_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;
+    fn dismiss(row: EventRow, now: Timestamp) -> bool;
+    fn dismiss_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;
     fn halt(halt: Halt, now: Timestamp) -> bool;
     fn resume(halt: Halt) -> bool;
     fn halts(limit: u32) -> Vec<(Halt, Timestamp)>;
@@ -176,6 +178,9 @@ delegate!(Destinations {
     fn remove_destination(name: String) -> bool;
     fn note_forward(name: String, failed: Option<String>, of: u64, now: Timestamp) -> Option<Noted>;
     fn disable_destination(name: String, disabled: Option<Disabled>, of: Option<u64>) -> bool;
+    fn forward_counts(destinations: Vec<String>) -> BTreeMap<String, ForwardCounts>;
+    fn dead_forwards(destination: String, after: Option<EventRow>, limit: u32) -> Vec<DeadForward>;
+    fn dismiss_forwards(destination: String, rows: Vec<EventRow>) -> u64;
 });
 delegate!(Outbox {
     fn transact(effects: Vec<Effect>, calls: Vec<KeptCall>) -> Transacted;

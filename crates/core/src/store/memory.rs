@@ -15,11 +15,11 @@ use tokio::sync::Notify;
 use super::outbox::{CALL_WAITS, clash as outbox_clash};
 use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
-    Connections, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry, FeedPage, Halt,
-    Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts, NewDelivery, NewEvent,
-    NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record, Records, ReplayFilter,
-    ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential, Settled, Settlement, Store, StoredBad,
-    StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
+    Connections, DeadForward, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry,
+    FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts,
+    NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record,
+    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential, Settled, Settlement,
+    Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -160,7 +160,7 @@ impl Model {
                 let (appended, jobs) = self.inbox.append(delivery);
                 for job in jobs {
                     let job = self.of_tenant(job);
-                    self.jobs.enqueue(job, Some(now));
+                    self.enqueue(job, Some(now));
                 }
                 appended
             })
@@ -172,6 +172,17 @@ impl Model {
         let id = job.tenant.as_ref().map(|name| ConnectionId::new(name.as_str()));
         let known = id.and_then(|id| self.connections.get(&id)).map(|connection| connection.tenant.clone());
         NewJob { tenant: known.or(job.tenant), ..job }
+    }
+
+    /// Adds a job. An event that is forwarded again is given up no more.
+    fn enqueue(&mut self, job: NewJob, now: Option<Timestamp>) -> JobId {
+        if let Work::Forward { row, destination } = &job.work
+            && !job.unique.as_ref().is_some_and(|key| self.jobs.is_live(key))
+            && let Some(died) = self.destinations.dismiss(destination, *row)
+        {
+            self.jobs.seen(died);
+        }
+        self.jobs.enqueue(job, now)
     }
 
     fn put_connection(&mut self, connection: Connection) {
@@ -190,6 +201,11 @@ impl Model {
                 jobs::Followed::Event { row, state, reason } => self.inbox.set_state(row, state, reason, now),
                 jobs::Followed::DeadSync { key, mode, reason } => self.records.fail_run(&key, mode, reason, now),
                 jobs::Followed::DeadCall { call, reason } => self.outbox.job_died(call, reason, now),
+                jobs::Followed::DeadForward { row, destination, job, reason } => {
+                    if self.inbox.event(row).is_some() {
+                        self.destinations.gave_up(destination, job, DeadForward { row, at: now, reason });
+                    }
+                }
             }
         }
     }
@@ -227,14 +243,14 @@ impl Model {
         let counts = self.records.commit(staged);
         self.effects.extend(effects);
         for (job, now) in calls {
-            self.jobs.enqueue(job, Some(now));
+            self.enqueue(job, Some(now));
         }
         if let Some(result) = outbox.result {
             self.outbox.settle(result, now);
         }
         self.end(lease, end, now);
         for job in follow {
-            self.jobs.enqueue(job, Some(now));
+            self.enqueue(job, Some(now));
         }
         Settled::Committed(counts)
     }
@@ -246,7 +262,11 @@ impl Model {
     ) -> PruneStep {
         let Self { inbox, jobs, destinations, .. } = self;
         let needed = |row| destinations.names().any(|name| jobs.is_live(&forward_key(name, row)));
-        prune(inbox, (destinations.names().count(), &needed))
+        let step = prune(inbox, (destinations.names().count(), &needed));
+        if step.gone > 0 {
+            destinations.forget(|row| inbox.event(row).is_none());
+        }
+        step
     }
 
     fn claim(&mut self, claim: &Claim) -> Vec<Claimed> {
@@ -261,8 +281,16 @@ impl Model {
         let Some(job) = self.inbox.replay(row, now) else { return false };
         let job = self.of_tenant(job);
         self.jobs.seen_to(row);
-        self.jobs.enqueue(job, Some(now));
+        self.enqueue(job, Some(now));
         true
+    }
+
+    fn dismiss(&mut self, row: EventRow, now: Timestamp) -> bool {
+        let dismissed = self.inbox.dismiss(row, now);
+        if dismissed {
+            self.jobs.seen_to(row);
+        }
+        dismissed
     }
 }
 
@@ -322,6 +350,28 @@ impl Inbox for MemoryStore {
         };
         self.wake(Queue::Events).notify_one();
         Ok(step)
+    }
+
+    async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
+        Ok(self.lock().dismiss(row, now))
+    }
+
+    async fn dismiss_some(
+        &self,
+        filter: ReplayFilter,
+        after: EventRow,
+        looked: u32,
+        dry_run: bool,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: 0, next: None }) };
+        let mut model = self.lock();
+        let (rows, next) = model.inbox.replayable(&filter, after, looked);
+        let met = rows.len() as u64;
+        for row in rows.into_iter().filter(|_| !dry_run) {
+            model.dismiss(row, now);
+        }
+        Ok(ReplayStep { met, next })
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {
@@ -391,7 +441,7 @@ impl Jobs for MemoryStore {
     async fn enqueue(&self, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
         let ids = {
             let mut model = self.lock();
-            jobs.into_iter().map(|job| model.jobs.enqueue(job, None)).collect()
+            jobs.into_iter().map(|job| model.enqueue(job, None)).collect()
         };
         self.wake_all();
         Ok(ids)
@@ -508,7 +558,7 @@ impl Records for MemoryStore {
             let run = model.records.end_run(end)?;
             model.end(lease, JobEnd::Done, now);
             for job in follow {
-                model.jobs.enqueue(job, Some(now));
+                model.enqueue(job, Some(now));
             }
             run
         };
@@ -775,7 +825,7 @@ impl Outbox for MemoryStore {
             };
             model.effects.extend(effects);
             for (job, now) in jobs {
-                model.jobs.enqueue(job, Some(now));
+                model.enqueue(job, Some(now));
             }
             enqueued
         };
@@ -809,7 +859,7 @@ impl Outbox for MemoryStore {
             let mut model = self.lock();
             let (decided, job) = model.outbox.decide(id, decision, now);
             if let Some(job) = job {
-                model.jobs.enqueue(job, Some(now));
+                model.enqueue(job, Some(now));
             }
             decided
         };

@@ -527,7 +527,7 @@ async fn asked(stop: &mut watch::Receiver<bool>) {
 fn tell(settlement: &Settlement) {
     let job = settlement.lease.job.0;
     match &settlement.end {
-        JobEnd::Done | JobEnd::Release => tracing::debug!(job, "settled"),
+        JobEnd::Done | JobEnd::Ignored | JobEnd::Release => tracing::debug!(job, "settled"),
         JobEnd::Retry { reason, .. } | JobEnd::Wait { reason, .. } => tracing::info!(job, reason, "comes again"),
         JobEnd::Dead { reason } => tracing::warn!(job, reason, "dead"),
     }

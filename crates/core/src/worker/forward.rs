@@ -1,10 +1,14 @@
 //! The job that forwards one event to one destination.
+//!
+//! Its waits are the attempts at the receiver that failed, as the published schedule counts them. Its attempts are claims
+//! that came to no end, because the worker died or the store did not take what became of it: they say nothing of the
+//! receiver, use up none of the schedule, and have a bound of their own ([`LOST_MAX`](crate::forward::LOST_MAX)).
 
-use crate::forward::Forwarded;
+use crate::forward::{Forwarded, LOST_MAX};
 use crate::store::{EventRow, NewJob, StoredEvent};
 
 use super::Inner;
-use super::job::{Attempt, Finish, Place, Stop};
+use super::job::{Attempt, Finish, Place, Stop, phrase};
 
 impl Inner {
     /// Makes the jobs that forward an event.
@@ -20,11 +24,17 @@ impl Inner {
         let Some(forwarder) = &self.forwarder else {
             return Err(Stop::Dead("this hub forwards nothing".to_owned()));
         };
-        let last = attempt.number >= attempt.max;
-        match forwarder.forward(row, destination, attempt.number, last).await? {
-            Forwarded::Done => Ok(Finish::followed_by(Vec::new())),
-            Forwarded::Retry(after, reason) => Err(Stop::Retry { after: Some(after), reason }),
-            Forwarded::Dead(reason) => Err(Stop::Dead(reason)),
+        if attempt.number > LOST_MAX {
+            let reason = format!("{LOST_MAX} times its worker died, or could not note what became of it");
+            forwarder.gave_up(row, destination, &reason);
+            return Err(Stop::Dead(reason));
+        }
+        match forwarder.forward(row, destination, attempt.waits.saturating_add(1)).await {
+            Ok(Forwarded::Done) => Ok(Finish::followed_by(Vec::new())),
+            Ok(Forwarded::Retry(after, reason)) => Ok(Finish::Later(self.clock.now().plus(after), reason)),
+            Ok(Forwarded::Dead(reason)) => Err(Stop::Dead(reason)),
+            // Not a wait: those are counted as attempts at the receiver.
+            Err(error) => Err(Stop::Retry { after: error.retry_after(), reason: phrase(&error) }),
         }
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Attempt {
     pub(super) number: u32,
     pub(super) max: u32,
     /// How often it has waited without being tried.
-    waits: u32,
+    pub(super) waits: u32,
     /// Since when.
     waits_from: Option<Timestamp>,
     /// It goes on where it was, so that what it did between two waits is done.
@@ -172,6 +172,8 @@ impl Inner {
                 let outbox = OutboxChange { add: Vec::new(), result: Some(*result) };
                 Settlement { outbox, ..self.settlement(lease, end) }
             }
+            Ok(Finish::Later(at, reason)) => self.settlement(lease, JobEnd::Wait { at, reason, anew: false }),
+            Ok(Finish::Unwanted) => self.settlement(lease, JobEnd::Ignored),
             Ok(Finish::Stopped) => self.settlement(lease, JobEnd::Release),
             Ok(Finish::Ended) => return Prepared::Ended,
             Ok(Finish::Lost) => return Prepared::Lost,
@@ -193,7 +195,7 @@ impl Inner {
     pub(super) fn attempt(&self, claimed: &Claimed) -> Attempt {
         let (max, wait_max) = match claimed.work {
             Work::Event { .. } => (self.settings.attempts_max, self.settings.retry_max),
-            // Its waits are the schedule's.
+            // Its waits are the schedule's: `forward` decides.
             Work::Forward { .. } => (u32::MAX, self.settings.retry_max),
             Work::Call { .. } => (u32::MAX, self.settings.retry_max),
             Work::Sync { .. }
@@ -288,6 +290,9 @@ impl Inner {
         let Some(ToHandle { event, connection }) = read else {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
+        if !self.is_wanted(&event).await? {
+            return Ok(Finish::Unwanted);
+        }
         let place = self.place_of(&event.connection, connection)?;
         let event = self.whole(event, &place).await?;
         let merges = place.changes_of(&event)?;
@@ -298,6 +303,14 @@ impl Inner {
         let mut follow = owned(follow, &place.connection);
         follow.extend(self.forwards(&event, &place).await?);
         Ok(Finish::Done { effects, merges, follow, calls })
+    }
+
+    /// Tells whether anybody wants an event by now: what was ignored and is replayed may still be nobody's.
+    async fn is_wanted(&self, event: &StoredEvent) -> Result<bool, Stop> {
+        if let Some(forwarder) = self.forwarder.as_ref().filter(|forwarder| !forwarder.is_up_to_date()) {
+            forwarder.look().await?;
+        }
+        Ok(self.wants(&event.provider, &event.event.kind))
     }
 
     /// Fetches an event of which no more than a notice came, where anybody here wants it. One that the provider no longer
@@ -663,6 +676,10 @@ impl Inner {
 pub(super) enum Finish {
     /// Done, with what it brings to its settlement.
     Done { effects: Vec<Effect>, merges: Vec<Merge>, follow: Vec<NewJob>, calls: Vec<KeptCall> },
+    /// An event that nobody wants.
+    Unwanted,
+    /// It comes again at this moment, whatever its waits were; no attempt is counted.
+    Later(Timestamp, String),
     /// A call of the outbox, with what it came to.
     Called(JobEnd, Box<CallResult>),
     /// It ended with its run: nothing is left to settle.

@@ -88,7 +88,7 @@ impl WorkerMetrics {
     pub(super) fn settled(&self, queue: Queue, end: &JobEnd) {
         let of = self.of(queue);
         match end {
-            JobEnd::Done => of.done.inc(),
+            JobEnd::Done | JobEnd::Ignored => of.done.inc(),
             JobEnd::Retry { .. } | JobEnd::Wait { .. } => of.again.inc(),
             JobEnd::Release => of.released.inc(),
             JobEnd::Dead { .. } => of.dead.inc(),

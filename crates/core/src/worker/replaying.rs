@@ -11,7 +11,7 @@ use super::job::{Finish, Stop, by_stream};
 use super::{Inner, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
-use crate::store::{EventRow, Merge, NewJob, ReplayFilter, StoredEvent, Work};
+use crate::store::{EventRow, Merge, NewJob, ReplayFilter, ReplayStep, StoredEvent, Work};
 use crate::sync::State;
 use crate::transport::Transport;
 
@@ -150,6 +150,34 @@ impl Worker {
             }
             after = next;
         }
+    }
+
+    /// Dismisses the dead letters that meet a filter ([`Inbox::dismiss`](crate::store::Inbox::dismiss)), of the `rows` dead
+    /// ones after a row, in steps that hold up nobody; with `dry_run` it only counts them. Goes on from
+    /// [`ReplayStep::next`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: what was dismissed stays so.
+    pub async fn dismiss_dead(
+        &self,
+        filter: &ReplayFilter,
+        after: EventRow,
+        rows: u64,
+        dry_run: bool,
+    ) -> Result<ReplayStep> {
+        let inner = &self.inner;
+        let (mut whole, mut looked) = (ReplayStep { met: 0, next: Some(after) }, 0);
+        while let Some(after) = whole.next.filter(|_| looked < rows) {
+            let now = inner.clock.now();
+            let at_once = u32::try_from(rows - looked).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
+            let step = inner.store.dismiss_some(filter.clone(), after, at_once, dry_run, now).await?;
+            whole = ReplayStep { met: whole.met + step.met, next: step.next };
+            looked += u64::from(at_once);
+        }
+        if whole.met > 0 && !dry_run {
+            tracing::info!(events = whole.met, ?filter, "dead letters were dismissed");
+        }
+        Ok(whole)
     }
 
     /// Runs an event through the streams and handlers of this program without keeping anything: what would a replay do?

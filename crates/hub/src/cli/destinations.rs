@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::out::{age, at, count, document, facts, short, table};
 use super::place::{Opened, Place, failure, now, store_failure, with_store};
-use super::{Failure, say};
+use super::{Failure, given_up, say};
 use crate::config::{SecretRef, process_variables};
 use crate::routes::destinations::{DestinationOut, OVERLAP_MAX, REPLAY_LIMIT, REPLAY_LIMIT_MAX, told, usual};
 use crate::time::rfc3339;
@@ -39,7 +39,7 @@ pub(super) enum Command {
     Show(Named),
     /// Makes one, and shows its signing key, once.
     Add(Box<Add>),
-    /// Removes one. What waits for it becomes a dead letter.
+    /// Removes one. What waits for it is given up.
     Remove(Named),
     /// Enables one that is disabled.
     Enable(Named),
@@ -58,6 +58,12 @@ pub(super) enum Command {
     },
     /// Sends one a message of the type palisade.test, now.
     Test(Named),
+    /// Lists the events that were given up for one, the oldest first.
+    Dead(given_up::List),
+    /// Sends again events that were given up for one.
+    Resend(given_up::Which),
+    /// Dismisses events that were given up for one.
+    Dismiss(given_up::Which),
     /// Forwards again what one has missed.
     Replay {
         #[command(flatten)]
@@ -179,6 +185,9 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                 shown(opened, &made.map_err(|error| failure(&error))?, named.json)
             })
         }
+        Command::Dead(asked) => given_up::list(asked),
+        Command::Resend(asked) => given_up::resend(asked),
+        Command::Dismiss(asked) => given_up::dismiss(asked),
         Command::Test(named) => with_store(&named.place, async |opened| test(opened, named).await),
         Command::Replay { named, since, until, before, limit, dry_run } => {
             let until = until.map_or(palisade_core::Timestamp(i64::MAX), |age| now().minus(age));
@@ -226,8 +235,10 @@ fn why(row: &StoredDestination) -> String {
 
 async fn list(opened: &Opened, as_json: bool) -> Result<(), Failure> {
     let rows = opened.store.destinations().await.map_err(|error| store_failure(&error))?;
+    let names = rows.iter().map(|row| row.name.clone()).collect();
+    let counts = opened.store.forward_counts(names).await.map_err(|error| store_failure(&error))?;
     if as_json {
-        let list: Vec<_> = rows.iter().map(|row| out(opened, row)).collect();
+        let list: Vec<_> = rows.iter().map(|row| out(opened, row).counted(counts.get(&row.name))).collect();
         return document(&json!({ "destinations": list }));
     }
     let row = |one: &StoredDestination| {
@@ -238,11 +249,14 @@ async fn list(opened: &Opened, as_json: bool) -> Result<(), Failure> {
             one.spec.filter.types.join(" "),
             if one.configured { "configuration" } else { "by hand" }.to_owned(),
             one.health.failures.to_string(),
+            counts.get(&one.name).map_or_else(String::new, |counts| counts.waiting.to_string()),
+            counts.get(&one.name).map_or_else(String::new, |counts| counts.dead.to_string()),
             at(one.health.delivered_at),
             short(&why(one), REASON_CHARS),
         ]
     };
-    let headings = ["destination", "state", "url", "types", "made", "failures", "delivered", "why"];
+    let headings =
+        ["destination", "state", "url", "types", "made", "failures", "waiting", "given up", "delivered", "why"];
     table(headings, rows.iter().map(row));
     Ok(())
 }
@@ -256,7 +270,9 @@ async fn find(opened: &Opened, name: &str) -> Result<StoredDestination, Failure>
 async fn show(opened: &Opened, named: &Named) -> Result<(), Failure> {
     let row = find(opened, &named.name).await?;
     if named.json {
-        return document(&out(opened, &row));
+        let counts =
+            opened.store.forward_counts(vec![row.name.clone()]).await.map_err(|error| store_failure(&error))?;
+        return document(&out(opened, &row).counted(counts.get(&row.name)));
     }
     told_of(opened, &row);
     Ok(())

@@ -13,7 +13,7 @@ use serde_json::json;
 use super::out::{self, LIMIT_DEFAULT, age, at, document, facts, short, table, word};
 use super::place::{Opened, Place, now, store_failure, with_store};
 use super::records::pretty;
-use super::{Failure, halts, say};
+use super::{Failure, dismiss, halts, say};
 use crate::routes::api::EventOut;
 use crate::routes::inbox::CauseOut;
 use crate::time::rfc3339;
@@ -90,6 +90,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Dismisses dead letters: they count as ignored, with the reason kept, and go with the others.
+    Dismiss(dismiss::Arguments),
     /// Tells what the inbox keeps, and whose events are paused.
     Status {
         #[command(flatten)]
@@ -199,6 +201,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             with_store(place, async |opened| show(opened, *row, *json, *raw).await)
         }
         Command::Dead { place, limit, json } => with_store(place, async |opened| dead(opened, *limit, *json).await),
+        Command::Dismiss(arguments) => dismiss::run(arguments),
         Command::Status { place, json } => halts::status(place, *json),
         Command::Pause(scope) => halts::turn(scope, true),
         Command::Resume(scope) => halts::turn(scope, false),

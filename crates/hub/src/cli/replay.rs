@@ -1,7 +1,7 @@
 //! `palisade replay`: has events handled again, or shows before what that would do.
 
 use clap::Args;
-use palisade_core::store::{EventRow, EventState, Inbox};
+use palisade_core::store::{EventRow, Inbox};
 use palisade_core::worker::RecordPreview;
 use serde_json::json;
 
@@ -43,8 +43,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.rows.is_empty() && arguments.filter.is_empty() {
         return Err(Failure::usage("say which: rows, or a filter such as --state dead --type 'invoice.*' --since 2h"));
     }
-    if matches!(arguments.filter.state(), Some(State::Pending | State::Ignored)) {
-        return Err(Failure::usage("only dead and handled events can be replayed: --state dead or --state done"));
+    if arguments.filter.state() == Some(State::Pending) {
+        return Err(Failure::usage("what waits is handled anyway: --state dead, --state done or --state ignored"));
     }
     with_store(&arguments.place, async |opened| match (arguments.preview, arguments.rows.is_empty()) {
         (true, _) => preview(opened, arguments).await,
@@ -71,7 +71,10 @@ fn no_such(rows: &[i64]) -> Result<(), Failure> {
         return Ok(());
     }
     let rows: Vec<String> = rows.iter().map(i64::to_string).collect();
-    Err(Failure::no(format!("there is no dead or handled event with row {}", rows.join(", "))))
+    Err(Failure::no(format!(
+        "not replayed: {}. Such an event is not there, waits already, or belongs to no connection",
+        rows.join(", ")
+    )))
 }
 
 /// Replays what meets the filter, the oldest first, in steps that hold up nobody for long.
@@ -105,7 +108,7 @@ async fn by_row(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     for &row in &arguments.rows {
         let done = if arguments.dry_run {
             let found = opened.store.event(EventRow(row)).await;
-            found.map(|found| found.is_some_and(|event| matches!(event.state, EventState::Dead | EventState::Done)))
+            found.map(|found| found.is_some_and(|event| event.may_be_replayed()))
         } else {
             opened.store.replay(EventRow(row), now()).await
         };

@@ -51,7 +51,11 @@ pub(crate) async fn health(Of(shared): Of<Arc<Shared>>) -> Answer {
     let overview = overview::overview(&shared).await?;
     let connections: Vec<_> = overview.connections.iter().map(ConnectionOut::of).collect();
     let counts = &overview.events;
-    let destinations: Vec<_> = overview.destinations.iter().map(|(row, _)| DestinationOut::of(&shared, row)).collect();
+    let destinations: Vec<_> = overview
+        .destinations
+        .iter()
+        .map(|(row, _)| DestinationOut::of(&shared, row).counted(overview.forwards.get(&row.name)))
+        .collect();
     Ok(json(&json!({
         "ready": overview.not_ready.is_empty(),
         "reasons": overview.not_ready,
@@ -275,7 +279,7 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, row: Result<Path<i64>, P
     if shared.store.replay(EventRow(row), shared.clock.now()).await? {
         return Ok((StatusCode::ACCEPTED, json(&json!({ "row": row, "state": "pending" }))).into_response());
     }
-    Err(Problem::missing("there is no dead or handled event with this row"))
+    Err(super::inbox::not_replayed_now(&shared, EventRow(row)).await)
 }
 
 #[derive(Deserialize)]

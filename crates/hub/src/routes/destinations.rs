@@ -6,18 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
-use axum::extract::{OriginalUri, Path, State as Of};
+use axum::extract::{OriginalUri, Path, Query, State as Of};
 use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use bytes::Bytes;
 use maud::html;
 use palisade_core::forward::{Answer, ForwardSettings, Replay};
 use palisade_core::net::{Network, Reach};
-use palisade_core::store::{DestinationSpec, DisabledBy, EventRow, Filter, Order, StoredDestination};
+use palisade_core::store::{
+    DeadForward, DestinationSpec, DisabledBy, EventRow, Filter, ForwardCounts, Order, Store, StoredDestination,
+    StoredEvent,
+};
 use palisade_core::{Error, ErrorKind, Secret, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::json;
 
+use super::api::Asked;
 use super::{Problem, admin, json, pages};
 use crate::config::{CONCURRENCY, TIMEOUT};
 use crate::hub::Shared;
@@ -152,6 +156,12 @@ pub(crate) struct DestinationOut<'a> {
     reason: Option<&'a str>,
     delivered_at: Option<String>,
     disabled: Option<DisabledOut<'a>>,
+    /// Events that wait for it, as far as they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waiting: Option<u64>,
+    /// Events that were given up, as far as they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -204,21 +214,37 @@ impl<'a> DestinationOut<'a> {
                 by: disabled.by,
                 reason: &disabled.reason,
             }),
+            waiting: None,
+            dead: None,
         }
     }
+
+    /// Tells as well what waits for it and what was given up.
+    pub(crate) fn counted(self, counts: Option<&ForwardCounts>) -> Self {
+        let (waiting, dead) = (counts.map(|counts| counts.waiting), counts.map(|counts| counts.dead));
+        Self { waiting, dead, ..self }
+    }
+}
+
+/// Shows one with what stands for it.
+async fn shown(shared: &Shared, row: &StoredDestination) -> Done {
+    let counts = shared.forwarder.counts(vec![row.name.clone()]).await?;
+    Ok(json(&DestinationOut::of(shared, row).counted(counts.get(&row.name))))
 }
 
 /// Lists the destinations.
 pub(crate) async fn list(Of(shared): Of<Arc<Shared>>) -> Done {
     let rows = shared.forwarder.destinations().await?;
-    let list: Vec<_> = rows.iter().map(|row| DestinationOut::of(&shared, row)).collect();
+    let counts = shared.forwarder.counts(rows.iter().map(|row| row.name.clone()).collect()).await?;
+    let out = |row| DestinationOut::of(&shared, row);
+    let list: Vec<_> = rows.iter().map(|row| out(row).counted(counts.get(&row.name))).collect();
     Ok(json(&json!({ "destinations": list })))
 }
 
 /// Shows one.
 pub(crate) async fn show(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
     let row = shared.forwarder.destination(&named(name)?).await.map_err(|error| problem(&error))?;
-    Ok(json(&DestinationOut::of(&shared, &row)))
+    shown(&shared, &row).await
 }
 
 /// Makes one. The answer shows its key, once.
@@ -256,7 +282,7 @@ pub(crate) async fn remove(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
 async fn set(shared: &Shared, name: &str, enabled: bool) -> Done {
     shared.forwarder.enable(name, enabled).await.map_err(|error| problem(&error))?;
     let row = shared.forwarder.destination(name).await.map_err(|error| problem(&error))?;
-    Ok(json(&DestinationOut::of(shared, &row)))
+    shown(shared, &row).await
 }
 
 /// Enables one.
@@ -356,7 +382,114 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, name: Name, body: Bytes)
     Ok((if asked.dry_run { StatusCode::OK } else { StatusCode::ACCEPTED }, json(&shown)).into_response())
 }
 
-/// Enables or disables one, or tries it, from the page.
+/// An event that was given up, as it is told outside.
+#[derive(Serialize)]
+pub(crate) struct DeadOut<'a> {
+    row: i64,
+    id: Option<&'a str>,
+    #[serde(rename = "type")]
+    kind: Option<&'a str>,
+    connection: Option<&'a str>,
+    received_at: Option<String>,
+    given_up_at: String,
+    reason: &'a str,
+}
+
+impl<'a> DeadOut<'a> {
+    pub(crate) fn of(dead: &'a DeadForward, event: Option<&'a StoredEvent>) -> Self {
+        Self {
+            row: dead.row.0,
+            id: event.map(|event| event.event.id.as_str()),
+            kind: event.map(|event| event.event.kind.as_str()),
+            connection: event.map(|event| event.connection.as_str()),
+            received_at: event.map(|event| rfc3339(event.received_at)),
+            given_up_at: rfc3339(dead.at),
+            reason: &dead.reason,
+        }
+    }
+}
+
+/// Reads the events that were given up.
+pub(crate) async fn with_events(
+    store: &dyn Store,
+    dead: Vec<DeadForward>,
+) -> palisade_core::Result<Vec<(DeadForward, Option<StoredEvent>)>> {
+    let mut list = Vec::with_capacity(dead.len());
+    for one in dead {
+        let event = store.event(one.row).await?;
+        list.push((one, event));
+    }
+    Ok(list)
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeadQuery {
+    after: Option<i64>,
+    limit: Option<u32>,
+}
+
+/// Events that were given up in one answer when it names no number.
+const DEAD_LIMIT: u32 = 50;
+/// The most events that were given up in one answer, and that one request names by their rows.
+const DEAD_LIMIT_MAX: u32 = 1_000;
+
+/// Lists what was given up for one.
+pub(crate) async fn dead(Of(shared): Of<Arc<Shared>>, name: Name, query: Asked<DeadQuery>) -> Done {
+    let name = named(name)?;
+    let Ok(Query(DeadQuery { after, limit })) = query else { return Err(Problem::unreadable_address()) };
+    let limit = limit.unwrap_or(DEAD_LIMIT);
+    if !(1..=DEAD_LIMIT_MAX).contains(&limit) {
+        return Err(Problem::invalid(format!("limit must lie between 1 and {DEAD_LIMIT_MAX}"), "go on with after"));
+    }
+    let dead = shared.forwarder.dead(&name, after.map(EventRow), limit).await.map_err(|error| problem(&error))?;
+    let full = dead.len() >= limit as usize;
+    let list = with_events(&*shared.store, dead).await?;
+    let next = list.last().filter(|_| full).map(|(dead, _)| dead.row.0);
+    let list: Vec<_> = list.iter().map(|(dead, event)| DeadOut::of(dead, event.as_ref())).collect();
+    Ok(json(&json!({ "destination": name, "events": list, "next_after": next })))
+}
+
+/// Which of what was given up.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WhichIn {
+    rows: Option<Vec<i64>>,
+    #[serde(default)]
+    all: bool,
+}
+
+impl WhichIn {
+    fn read(body: &Bytes) -> Result<Option<Vec<EventRow>>, Problem> {
+        let wrong = || Problem::invalid("the body names no events", "send {\"rows\":[…]} or {\"all\":true}");
+        match serde_json::from_slice(body).map_err(|_| wrong())? {
+            Self { rows: Some(rows), all: false } if rows.len() <= DEAD_LIMIT_MAX as usize => {
+                Ok(Some(rows.into_iter().map(EventRow).collect()))
+            }
+            Self { rows: None, all: true } => Ok(None),
+            Self { .. } => Err(wrong()),
+        }
+    }
+}
+
+/// Sends again what was given up for one.
+pub(crate) async fn resend(Of(shared): Of<Arc<Shared>>, name: Name, body: Bytes) -> Done {
+    let (name, rows) = (named(name)?, WhichIn::read(&body)?);
+    let done = shared.forwarder.resend(&name, rows).await.map_err(|error| problem(&error))?;
+    let answer = json(&json!({ "resent": done.events, "dead": done.left }));
+    Ok((StatusCode::ACCEPTED, answer).into_response())
+}
+
+/// Dismisses what was given up for one.
+pub(crate) async fn dismiss(Of(shared): Of<Arc<Shared>>, name: Name, body: Bytes) -> Done {
+    let (name, rows) = (named(name)?, WhichIn::read(&body)?);
+    let dismissed = shared.forwarder.dismiss(&name, rows).await.map_err(|error| problem(&error))?;
+    let counts = shared.forwarder.counts(vec![name.clone()]).await?;
+    let left = counts.get(&name).map_or(0, |counts| counts.dead);
+    Ok(json(&json!({ "dismissed": dismissed, "dead": left })))
+}
+
+/// Enables or disables one, tries it, or decides on what was given up for it, from the page.
 pub(crate) async fn act(
     Of(shared): Of<Arc<Shared>>,
     OriginalUri(original): OriginalUri,
@@ -368,6 +501,14 @@ pub(crate) async fn act(
     match action.as_str() {
         "enable" | "disable" => {
             set(&shared, &name, action == "enable").await?;
+            Ok(admin::redirect(&format!("{base}/")))
+        }
+        "resend" => {
+            shared.forwarder.resend(&name, None).await.map_err(|error| problem(&error))?;
+            Ok(admin::redirect(&format!("{base}/")))
+        }
+        "dismiss" => {
+            shared.forwarder.dismiss(&name, None).await.map_err(|error| problem(&error))?;
             Ok(admin::redirect(&format!("{base}/")))
         }
         "test" => {

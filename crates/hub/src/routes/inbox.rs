@@ -7,7 +7,9 @@ use axum::extract::{OriginalUri, Path, Query, State as Of};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use palisade_core::store::{Connection, ConnectionState, DeadLetters, EventRow, EventState, Halt, ReplayFilter, Store};
+use palisade_core::store::{
+    Connection, ConnectionState, DeadLetters, EventRow, EventState, Halt, ReplayFilter, Store, StoredEvent,
+};
 use palisade_core::worker::Worker;
 use palisade_core::{ConnectionId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -275,7 +277,123 @@ pub(crate) async fn dead_letters(Of(shared): Of<Arc<Shared>>) -> Answer {
     let letters = shared.store.dead_letters(CAUSES_SHOWN).await?;
     let counts = shared.store.event_counts().await?;
     let causes: Vec<_> = letters.iter().map(CauseOut::of).collect();
-    Ok(json(&json!({ "events": counts.get(&EventState::Dead).copied().unwrap_or(0), "causes": causes })))
+    let names = shared.forwarder.destinations().await?.into_iter().map(|row| row.name).collect();
+    let forwards = shared.forwarder.counts(names).await?;
+    let given_up = forwards.iter().filter(|(_, counts)| counts.dead > 0);
+    let given_up: Vec<_> =
+        given_up.map(|(name, counts)| json!({ "destination": name, "events": counts.dead })).collect();
+    let events = counts.get(&EventState::Dead).copied().unwrap_or(0);
+    Ok(json(&json!({ "events": events, "causes": causes, "forwards": given_up })))
+}
+
+/// Says why an event is not put back to be handled.
+pub(crate) fn not_replayed(event: Option<&StoredEvent>) -> &'static str {
+    match event.map(|event| event.state) {
+        None => "there is no event with this row",
+        Some(EventState::Pending) => "the event waits to be handled already",
+        Some(EventState::Ignored) => {
+            "the event belongs to no connection: nobody connected the account it names, so there is nobody to handle it for"
+        }
+        Some(EventState::Done | EventState::Dead) => "the event was put back by somebody else just now: look again",
+    }
+}
+
+/// Says as an answer why an event is not put back to be handled.
+pub(crate) async fn not_replayed_now(shared: &Shared, row: EventRow) -> Problem {
+    match shared.store.event(row).await {
+        Ok(None) => Problem::missing(not_replayed(None)),
+        Ok(found) => {
+            let next = "GET /api/v1/events?state=dead lists those that were given up";
+            Problem::new(StatusCode::CONFLICT, "not_replayed", not_replayed(found.as_ref()), next)
+        }
+        Err(error) => Problem::store(&error),
+    }
+}
+
+/// Dead letters one request looks at: what is behind them is told.
+const DISMISSED_AT_ONCE: u64 = 100_000;
+/// Dead letters one request names.
+const DISMISSED_ROWS_MAX: usize = 1_000;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DismissIn {
+    rows: Option<Vec<i64>>,
+    filter: Option<FilterIn>,
+    #[serde(default)]
+    after: i64,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// Dismisses dead letters: by their rows, or what meets a filter; or counts it.
+pub(crate) async fn dismiss(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
+    let wanted = "send {\"rows\":[…]} or {\"filter\":{…},\"after\":…,\"dry_run\":true}; a filter has provider, connection, \
+                  type, reason, from, to, or nothing but \"state\":\"dead\" for all";
+    let DismissIn { rows, filter, after, dry_run } = read(&body, wanted)?;
+    let filter = match (rows, filter) {
+        (Some(rows), None) if rows.len() <= DISMISSED_ROWS_MAX && !dry_run => {
+            return dismiss_rows(&shared, &rows).await;
+        }
+        (None, Some(filter)) => filter.read()?,
+        _ => return Err(Problem::invalid("the body names no dead letters, or too many by their rows", wanted)),
+    };
+    if filter == ReplayFilter::default() || filter.state.is_some_and(|state| state != EventState::Dead) {
+        return Err(Problem::invalid("only dead letters are dismissed, and not all of them unless it is said", wanted));
+    }
+    let step = shared.worker.dismiss_dead(&filter, EventRow(after), DISMISSED_AT_ONCE, dry_run).await?;
+    let next = step.next.map(|row| row.0);
+    if dry_run {
+        return Ok(json(&json!({ "dry_run": true, "events": step.met, "next_after": next })));
+    }
+    Ok(json(&json!({ "dismissed": step.met, "next_after": next })))
+}
+
+async fn dismiss_rows(shared: &Shared, rows: &[i64]) -> Answer {
+    let (mut dismissed, mut refused) = (0_u64, Vec::new());
+    for &row in rows {
+        if shared.store.dismiss(EventRow(row), shared.clock.now()).await? {
+            dismissed += 1;
+        } else {
+            refused.push(row);
+        }
+    }
+    tracing::info!(events = dismissed, ?rows, "dead letters were dismissed");
+    Ok(json(&json!({ "dismissed": dismissed, "refused": refused })))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CauseQuery {
+    row: Option<i64>,
+    provider: Option<String>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    reason: Option<String>,
+}
+
+/// Dismisses a dead letter, or those of a cause, from the page, and returns to it.
+pub(crate) async fn dismiss_from_page(
+    Of(shared): Of<Arc<Shared>>,
+    OriginalUri(original): OriginalUri,
+    asked: Asked<CauseQuery>,
+    uri: Uri,
+) -> Response {
+    let done = match asked {
+        Ok(Query(CauseQuery { row: Some(row), .. })) => {
+            shared.store.dismiss(EventRow(row), shared.clock.now()).await.map(drop)
+        }
+        Ok(Query(CauseQuery { row: None, provider: Some(provider), kind: Some(kind), reason: Some(reason) })) => {
+            let (provider, kind, reason) = (Some(provider), Some(kind), Some(reason));
+            let filter = ReplayFilter { provider, kind, reason, ..ReplayFilter::default() };
+            shared.worker.dismiss_dead(&filter, EventRow(0), DISMISSED_AT_ONCE, false).await.map(drop)
+        }
+        Ok(_) | Err(_) => return Problem::unreadable_address().into_response(),
+    };
+    match done {
+        Ok(()) => redirect(&format!("{}/", pages::base(&original, &uri))),
+        Err(error) => Problem::store(&error).into_response(),
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -308,8 +426,9 @@ impl FilterIn {
                 .map(Some)
                 .ok_or_else(|| Problem::invalid("from and to are moments", "write them as 2026-11-22T15:00:00Z")),
         };
-        if matches!(self.state, Some(EventState::Pending | EventState::Ignored)) {
-            return Err(Problem::invalid("only dead and done events can be replayed", "give state dead or done"));
+        if self.state == Some(EventState::Pending) {
+            let next = "give state dead, done or ignored";
+            return Err(Problem::invalid("an event that waits to be handled cannot be replayed", next));
         }
         if self.kind.as_deref().is_some_and(|kind| kind.strip_suffix('*').unwrap_or(kind).contains('*')) {
             let how = "a type is written exactly (invoice.paid), as a prefix (invoice.*) or as * for all";

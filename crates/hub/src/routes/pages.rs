@@ -11,8 +11,8 @@ use maud::{DOCTYPE, Markup, html};
 use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, State as Condition, Status};
 use palisade_core::store::{
-    CallRecord, ConnectionState, DeadLetters, EventRow, Halt, NO_CONNECTION, Run, RunMode, RunState, StoredDestination,
-    StoredEvent,
+    CallRecord, ConnectionState, DeadLetters, EventRow, FORWARDS_COUNTED_MAX, Halt, NO_CONNECTION, Run, RunMode,
+    RunState, StoredDestination, StoredEvent,
 };
 use palisade_core::sync::StreamKind;
 use palisade_core::worker::{ChoreStatus, Timing};
@@ -70,7 +70,7 @@ pub(crate) async fn replay(
     let Ok(Path(row)) = row else { return Problem::unreadable_address().into_response() };
     match shared.store.replay(EventRow(row), shared.clock.now()).await {
         Ok(true) => redirect(&format!("{}/", base(&original, &uri))),
-        Ok(false) => Problem::missing("there is no such event to replay").into_response(),
+        Ok(false) => super::inbox::not_replayed_now(&shared, EventRow(row)).await.into_response(),
         Err(error) => Problem::store(&error).into_response(),
     }
 }
@@ -354,13 +354,13 @@ fn inbox(base: &str, overview: &Overview) -> Markup {
             @if !overview.causes.is_empty() {
                 h3 { "Dead letters by cause" }
                 div.scroll { table {
-                    thead { tr { th { "Why" } th { "Type" } th { "Provider" } th.number { "Events" } th { "First" } th { "Last" } } }
-                    tbody { @for cause in &overview.causes { (cause_row(cause, overview.now)) } }
+                    thead { tr { th { "Why" } th { "Type" } th { "Provider" } th.number { "Events" } th { "First" } th { "Last" } th {} } }
+                    tbody { @for cause in &overview.causes { (cause_row(base, cause, overview.now)) } }
                 } }
             }
             @if !overview.dead.is_empty() {
                 h3 { "Dead letters" }
-                p.muted { "Given up after their attempts and kept. Mend the cause, then replay." }
+                p.muted { "Given up after their attempts and kept. Mend the cause, then replay; or dismiss what nobody needs." }
                 div.scroll { table {
                     thead { tr { th { "Event" } th { "Why" } th { "Type" } th { "Connection" } th { "Arrived" } th {} } }
                     tbody { @for event in &overview.dead { (dead_row(base, event, overview.now)) } }
@@ -377,15 +377,17 @@ fn destinations(base: &str, overview: &Overview) -> Markup {
             section {
                 h2 { "Destinations" span.count { (overview.destinations.len()) } }
                 div.scroll { table {
-                    thead { tr { th { "Destination" } th { "State" } th { "Address" } th { "Delivered" } th.number { "Failures" } th {} } }
-                    tbody { @for (row, standing) in &overview.destinations { (destination(base, row, *standing, overview.now)) } }
+                    thead { tr { th { "Destination" } th { "State" } th { "Address" } th { "Delivered" } th.number { "Failures" } th.number { "Waiting" } th.number { "Given up" } th {} } }
+                    tbody { @for (row, standing) in &overview.destinations { (destination(base, row, *standing, overview)) } }
                 } }
             }
         }
     }
 }
 
-fn destination(base: &str, row: &StoredDestination, standing: Standing, now: Timestamp) -> Markup {
+fn destination(base: &str, row: &StoredDestination, standing: Standing, overview: &Overview) -> Markup {
+    let now = overview.now;
+    let counts = overview.forwards.get(&row.name).copied().unwrap_or_default();
     let tone = match standing {
         Standing::Active => "good",
         Standing::Retrying => "warn",
@@ -403,12 +405,28 @@ fn destination(base: &str, row: &StoredDestination, standing: Standing, now: Tim
         td.id title=(row.spec.url) { (row.spec.url) }
         td { (moment(health.delivered_at, now, "never")) }
         td.number data-label="failures" { (grouped(u64::from(health.failures))) }
+        td.number data-label="waiting" { (counted(counts.waiting)) }
+        td.number data-label="given up" {
+            @if counts.dead == 0 { "0" }
+            @else { a href={ (base) "/api/v1/destinations/" (segment(&row.name)) "/dead" } { strong.bad { (counted(counts.dead)) } } }
+        }
         td.action {
+            @if counts.dead > 0 {
+                @if standing != Standing::Disabled {
+                    form method="post" action=(action("resend")) { button.quiet type="submit" { "Send again" } }
+                }
+                form method="post" action=(action("dismiss")) { button.quiet type="submit" { "Dismiss" } }
+            }
             form method="post" action=(action("test")) { button.quiet type="submit" { "Send a test event" } }
             @if standing == Standing::Disabled { form method="post" action=(action("enable")) { button.quiet type="submit" { "Enable" } } }
             @else { form method="post" action=(action("disable")) { button.quiet type="submit" { "Disable" } } }
         }
     } }
+}
+
+/// Writes a number of a destination's events, which are not counted beyond a bound.
+fn counted(events: u64) -> String {
+    if events < u64::from(FORWARDS_COUNTED_MAX) { grouped(events) } else { format!("{} or more", grouped(events)) }
 }
 
 /// Whose events are paused, and the way to pause and resume them.
@@ -432,7 +450,9 @@ fn halts(base: &str, halts: &[(Halt, Timestamp)], now: Timestamp) -> Markup {
     }
 }
 
-fn cause_row(cause: &DeadLetters, now: Timestamp) -> Markup {
+fn cause_row(base: &str, cause: &DeadLetters, now: Timestamp) -> Markup {
+    let DeadLetters { provider, kind, reason, .. } = cause;
+    let of_it = format!("provider={}&type={}&reason={}", segment(provider), segment(kind), segment(reason));
     html! { tr {
         td.reason { (cause.reason) }
         td { (cause.kind) }
@@ -440,6 +460,10 @@ fn cause_row(cause: &DeadLetters, now: Timestamp) -> Markup {
         td.number data-label="events" { (grouped(cause.events)) }
         td data-label="first" { (ago(cause.first_at, now)) }
         td data-label="last" { (ago(cause.last_at, now)) }
+        // Of all other causes there is none to name.
+        td.action { @if !kind.is_empty() {
+            form method="post" action={ (base) "/actions/dead-letters/dismiss?" (of_it) } { button.quiet type="submit" { "Dismiss all" } }
+        } }
     } }
 }
 
@@ -450,7 +474,10 @@ fn dead_row(base: &str, event: &StoredEvent, now: Timestamp) -> Markup {
         td { (event.event.kind) }
         @if event.connection.as_str() == NO_CONNECTION { td { "none" } } @else { (name(&event.connection)) }
         td { (ago(event.received_at, now)) }
-        td.action { form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } } }
+        td.action {
+            form method="post" action={ (base) "/actions/events/" (event.row.0) "/replay" } { button.quiet type="submit" { "Replay" } }
+            form method="post" action={ (base) "/actions/dead-letters/dismiss?row=" (event.row.0) } { button.quiet type="submit" { "Dismiss" } }
+        }
     } }
 }
 

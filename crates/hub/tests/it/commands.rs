@@ -149,8 +149,8 @@ async fn each_command_answers_with_its_facts_and_its_exit_code() {
         (&["records", "nobody", "customers"], 1, &["there is no connection nobody"]),
         (&["records", "acme-stripe", "customers", "--cursor", "x"], 2, &["no cursor"]),
         (&["replay"], 2, &["say which"]),
-        (&["replay", "99"], 1, &["no dead or handled event with row 99"]),
-        (&["replay", "--state", "pending"], 2, &["only dead and handled"]),
+        (&["replay", "99"], 1, &["not replayed: 99"]),
+        (&["replay", "--state", "pending"], 2, &["what waits is handled anyway"]),
         (&["replay", "1", "--state", "dead"], 2, &["cannot be used with"]),
         (&["sync", "nobody"], 1, &["there is no connection nobody"]),
         (&["sync", "acme-stripe", "customers"], 2, &["--full"]),
@@ -242,10 +242,30 @@ async fn events_are_replayed_one_by_one_and_by_filter() {
     };
     assert_eq!(state(2).await, EventState::Dead);
     ends(&place.run(&["replay", "--type", "nobody.*", "--since", "3650d"]), 0, &["replayed 0 events"]);
-    ends(&place.run(&["replay", "2", "1"]), 1, &["replayed 1 event:", "no dead or handled event with row 1"]);
+    ends(&place.run(&["replay", "2", "99"]), 1, &["replayed 1 event:", "not replayed: 99"]);
     assert_eq!((state(2).await, state(3).await), (EventState::Pending, EventState::Dead));
     ends(&place.run(&["replay", "--state", "dead", "--connection", "acme-stripe"]), 0, &["replayed 1 event:"]);
     assert_eq!(state(3).await, EventState::Pending);
+}
+
+// Fails when more is dismissed than was named, a dry run dismisses, or what was dismissed is replayed with what nobody wanted.
+#[tokio::test]
+async fn dead_letters_are_dismissed_by_row_and_by_filter() {
+    let place = Place::filled().await;
+    let dead = || place.json(&["inbox", "dead"])["events"].clone();
+    ends(&place.run(&["inbox", "dismiss"]), 2, &["say which"]);
+    let told = place.json(&["inbox", "dismiss", "--type", "unread*", "--dry-run"]);
+    assert_eq!((&told["dismissed"], &told["dry_run"], dead()), (&2.into(), &true.into(), 2.into()));
+    ends(&place.run(&["inbox", "dismiss", "2", "1"]), 1, &["dismissed 1 dead letter", "no dead letter with row 1"]);
+    ends(&place.run(&["inbox", "dismiss", "--reason", "another"]), 0, &["dismissed 0 dead letters"]);
+    assert_eq!(dead(), 1);
+    ends(&place.run(&["inbox", "dismiss", "--all"]), 0, &["dismissed 1 dead letter"]);
+    assert_eq!(dead(), 0);
+    let shown = place.json(&["inbox", "show", "2"]);
+    assert_eq!(shown["state"], "ignored");
+    assert!(shown["reason"].as_str().unwrap().starts_with("dismissed: "), "{shown}");
+    ends(&place.run(&["replay", "--state", "ignored"]), 0, &["replayed 1 event:"]);
+    ends(&place.run(&["replay", "2", "1"]), 1, &["replayed 1 event:", "not replayed: 1"]);
 }
 
 /// Plays the part of a hub that serves: claims the next sync of customers, reads a record and ends the run.

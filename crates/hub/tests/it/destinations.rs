@@ -11,14 +11,16 @@ use http::{Request, Response, StatusCode};
 use palisade_core::clock::ManualClock;
 use palisade_core::forward::Configured;
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{DestinationSpec, Destinations, EventState, Filter, Inbox, Order};
+use palisade_core::store::{
+    Connection, ConnectionState, Connections, DestinationSpec, Destinations, EventState, Filter, Inbox, Order, Queue,
+};
 use palisade_core::webhook::standard::StandardWebhook;
 use palisade_core::webhook::{RawDelivery, Verified};
 use palisade_core::{ErrorKind, Secret, Transport};
 use palisade_hub::{Access, AllowFrom, Hub, Settings};
 use serde_json::{Value, json};
 
-use crate::fixtures::{NOW, NoNetwork, ask, builder, delivery, event, settings};
+use crate::fixtures::{NOW, NoNetwork, ask, builder, connection, delivery, event, settings};
 use crate::running::run_for;
 
 const KEY: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -67,6 +69,78 @@ impl World {
         let answer = ask(&self.hub.router(), request).await;
         (answer.status, serde_json::from_slice(&answer.body).unwrap_or_default())
     }
+}
+
+// Fails when an event that was given up is to be found nowhere, asks for nobody's look, or cannot be sent again or dismissed.
+#[tokio::test]
+async fn what_was_given_up_is_found_and_decided_on() {
+    let world = world();
+    let config = connection();
+    let connection = Connection {
+        id: config.id,
+        tenant: config.tenant,
+        provider: config.provider,
+        environment: Default::default(),
+        account: None,
+        base_url: None,
+        state: ConnectionState::Active,
+        created_at: NOW,
+    };
+    world.store.put_connection(connection).await.unwrap();
+    let new = json!({ "name": "app", "url": "https://app.example.com/hooks" });
+    assert_eq!(world.ask("POST", "/api/v1/destinations", new).await.0, 201);
+    *world.receiver.status.lock().unwrap() = Some(410);
+    let forward = async |rows: std::ops::RangeInclusive<u32>| {
+        for n in rows {
+            ask(&world.hub.router(), delivery("stripe", event(&format!("evt_{n}"), "customer.created"))).await;
+        }
+        while world.hub.worker().step(Queue::Events).await.unwrap() > 0 {}
+        while world.hub.worker().step(Queue::Forwards).await.unwrap() > 0 {}
+    };
+    forward(1..=3).await;
+    let path = "/api/v1/destinations/app";
+    let (_, shown) = world.ask("GET", path, Value::Null).await;
+    assert_eq!((&shown["waiting"], &shown["dead"]), (&json!(0), &json!(3)), "{shown}");
+    let (_, letters) = world.ask("GET", "/api/v1/dead-letters", Value::Null).await;
+    assert_eq!(letters["forwards"], json!([{ "destination": "app", "events": 3 }]));
+    let (_, page) = world.ask("GET", &format!("{path}/dead?limit=2"), Value::Null).await;
+    let first = &page["events"][0];
+    assert_eq!(
+        (&first["row"], &first["id"], &first["connection"]),
+        (&json!(1), &json!("evt_1"), &json!("acme-stripe"))
+    );
+    assert!(first["reason"].as_str().unwrap().contains("410"), "{first}");
+    assert_eq!(page["next_after"], 2);
+    let (_, rest) = world.ask("GET", &format!("{path}/dead?after=2"), Value::Null).await;
+    assert_eq!((&rest["events"][0]["row"], &rest["next_after"]), (&json!(3), &Value::Null));
+    let all = json!({ "all": true });
+    for (method, path, body, wrong) in [
+        ("GET", "/api/v1/destinations/app/dead?limit=0", Value::Null, 400),
+        ("GET", "/api/v1/destinations/nobody/dead", Value::Null, 404),
+        ("POST", "/api/v1/destinations/app/resend", json!({}), 400),
+        ("POST", "/api/v1/destinations/app/dismiss", json!({ "all": true, "rows": [1] }), 400),
+        ("POST", "/api/v1/destinations/nobody/dismiss", all.clone(), 404),
+        ("POST", "/api/v1/destinations/app/resend", all.clone(), 409),
+    ] {
+        assert_eq!(world.ask(method, path, body).await.0.as_u16(), wrong, "{path}");
+    }
+    assert_eq!(world.ask("POST", &format!("{path}/enable"), Value::Null).await.0, 200);
+    let (_, health) = world.ask("GET", "/api/v1/health", Value::Null).await;
+    assert_eq!(health["destinations"][0]["dead"], 3, "{health}");
+    let page = ask(&world.hub.router(), Request::get("/").body(Body::empty()).unwrap()).await.text();
+    assert!(page.contains("/actions/destinations/app/resend"), "{page}");
+
+    *world.receiver.status.lock().unwrap() = Some(204);
+    let before = world.receiver.came.lock().unwrap().len();
+    let (status, resent) = world.ask("POST", &format!("{path}/resend"), json!({ "rows": [2] })).await;
+    assert_eq!((status.as_u16(), resent), (202, json!({ "resent": 1, "dead": 2 })));
+    forward(4..=4).await;
+    assert_eq!(world.receiver.came.lock().unwrap().len(), before + 2);
+    let (_, dismissed) = world.ask("POST", &format!("{path}/dismiss"), json!({ "rows": [3, 99] })).await;
+    assert_eq!(dismissed, json!({ "dismissed": 1, "dead": 1 }));
+    assert_eq!(world.ask("POST", "/actions/destinations/app/dismiss", Value::Null).await.0, 303);
+    let (_, shown) = world.ask("GET", path, Value::Null).await;
+    assert_eq!((&shown["waiting"], &shown["dead"]), (&json!(0), &json!(0)), "{shown}");
 }
 
 fn signed(request: &Request<Bytes>, secret: &str) -> bool {

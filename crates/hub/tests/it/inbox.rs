@@ -2,7 +2,9 @@
 
 use axum::body::Body;
 use http::Request;
-use palisade_core::store::{Connections, EventState, Halt, Inbox, Merge, Queue, Records, StreamKey};
+use palisade_core::store::{
+    Connections, EventState, Halt, Inbox, Merge, NO_CONNECTION, NewDelivery, NewEvent, Queue, Records, StreamKey,
+};
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::worker::{Handled, handler};
 use palisade_hub::{Access, Hub};
@@ -160,6 +162,110 @@ async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
     assert_eq!(fixture.get("/api/v1/dead-letters").await.json()["causes"], json!([]));
 }
 
+// Fails when what came before there was a handler cannot be handed to it, is by a filter that does not name it, or when
+// what belongs to nobody is put back or refused without a sentence.
+#[tokio::test]
+async fn what_was_ignored_is_replayed_when_it_is_asked_for() {
+    const KIND: &str = "nobody.wants_this";
+    let fixture = fixture().with_connection().await;
+    for n in 0..3 {
+        fixture.deliver(event(&format!("evt_{n}"), KIND)).await;
+    }
+    let unwanted = NewEvent {
+        id: "evt_none".into(),
+        kind: KIND.to_owned(),
+        subscription: None,
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: None,
+        wanted: false,
+        priority: 0,
+    };
+    let nobodys = NewDelivery {
+        endpoint: "app".into(),
+        connection: NO_CONNECTION.into(),
+        provider: "stripe".to_owned(),
+        received_at: NOW,
+        headers: Vec::new(),
+        body: "{}".into(),
+        events: vec![unwanted],
+    };
+    fixture.store.append(vec![nobodys]).await.unwrap();
+    let hub = builder(fixture.store.clone(), fixture.clock.clone())
+        .on(KIND, handler(|_, _| Box::pin(async { Handled::Done })))
+        .settings(settings(Access::Trusted))
+        .build()
+        .unwrap();
+    let fixture = Fixture { router: hub.router(), hub, ..fixture };
+    let refused = fixture.post("/api/v1/events/4/replay").await;
+    assert!(refused.text().contains("belongs to no connection"), "{}", refused.text());
+    refused.is_error(409, "not_replayed");
+    assert_eq!(fixture.post("/api/v1/events/2/replay").await.status, 202);
+    fixture.post("/api/v1/events/2/replay").await.is_error(409, "not_replayed");
+    fixture.post("/api/v1/events/99/replay").await.is_error(404, "not_found");
+    let counted = async |filter: Value| {
+        let counted = post(&fixture, "/api/v1/events/replay", &json!({ "filter": filter, "dry_run": true })).await;
+        counted.json()["events"].clone()
+    };
+    assert_eq!(counted(json!({ "type": KIND })).await, 0);
+    assert_eq!(counted(json!({ "type": KIND, "state": "ignored" })).await, 2);
+    let shown = post(&fixture, "/api/v1/events/preview", &json!({ "filter": { "state": "ignored" } })).await.json();
+    assert_eq!((&shown["events"], &shown["previews"][1]["row"]), (&json!(2), &json!(3)));
+    let filter = json!({ "filter": { "type": KIND, "state": "ignored" } });
+    assert_eq!(post(&fixture, "/api/v1/events/replay", &filter).await.status, 202);
+    fixture.hub.worker().step(Queue::Background).await.unwrap();
+    assert_eq!(work(&fixture.hub).await, 3);
+    let counts = fixture.store.event_counts().await.unwrap();
+    assert_eq!(counts, [(EventState::Done, 3), (EventState::Ignored, 1)].into());
+}
+
+// Fails when a dead letter keeps its connection in need of somebody for good, when more is dismissed than was named, or
+// what was dismissed says no more why it died.
+#[tokio::test]
+async fn dead_letters_are_dismissed_by_row_by_filter_and_on_the_page() {
+    let fixture = broken(false).await;
+    for n in 0..4 {
+        fixture.deliver(event(&format!("evt_{n}"), "customer.created")).await;
+    }
+    work(&fixture.hub).await;
+    let path = "/api/v1/dead-letters/dismiss";
+    for wrong in [
+        json!({}),
+        json!({ "rows": [1], "filter": { "type": "*" } }),
+        json!({ "rows": [1], "dry_run": true }),
+        json!({ "filter": {} }),
+        json!({ "filter": { "state": "done" } }),
+        json!({ "filter": { "type": "*.created" } }),
+    ] {
+        post(&fixture, path, &wrong).await.is_error(400, "invalid");
+    }
+    let health = async || fixture.get("/api/v1/connections/acme-stripe").await.json()["health"].clone();
+    let dead = async || fixture.get("/api/v1/dead-letters").await.json()["events"].clone();
+    assert_eq!((&health().await["state"], dead().await), (&json!("needs_attention"), json!(4)));
+    let filter = json!({ "provider": "stripe", "type": "customer.created", "reason": "no such plan" });
+    let counted = post(&fixture, path, &json!({ "filter": filter, "dry_run": true })).await.json();
+    assert_eq!((&counted["events"], &counted["next_after"], dead().await), (&json!(4), &Value::Null, json!(4)));
+    let other = json!({ "filter": { "reason": "another" } });
+    assert_eq!(post(&fixture, path, &other).await.json()["dismissed"], 0);
+    let one = post(&fixture, path, &json!({ "rows": [1, 1, 99] })).await.json();
+    assert_eq!(one, json!({ "dismissed": 1, "refused": [1, 99] }));
+    let shown = fixture.get("/api/v1/events/1").await.json();
+    assert_eq!((&shown["state"], &shown["reason"]), (&json!("ignored"), &json!("dismissed: no such plan")));
+
+    let page = fixture.get("/").await.text();
+    let button = "/actions/dead-letters/dismiss?provider=stripe&amp;type=customer.created&amp;reason=no%20such%20plan";
+    assert!(page.contains(button) && page.contains("/actions/dead-letters/dismiss?row=2"), "{page}");
+    fixture.post("/actions/dead-letters/dismiss").await.is_error(400, "invalid");
+    assert_eq!(fixture.post("/actions/dead-letters/dismiss?row=2").await.status, 303);
+    assert_eq!(dead().await, 2);
+    assert_eq!(fixture.post(&button.replace("&amp;", "&")).await.status, 303);
+    assert_eq!(dead().await, 0);
+    assert_ne!(health().await["state"], "needs_attention", "nobody must act any more");
+    assert_eq!(fixture.get("/api/v1/dead-letters").await.json()["causes"], json!([]));
+    assert_eq!(fixture.post("/api/v1/events/3/replay").await.status, 202, "it is kept for whoever thinks better of it");
+}
+
 // Fails when a preview writes anything, or does not run the handler of this program.
 #[tokio::test]
 async fn a_preview_shows_what_a_newer_handler_would_do_and_does_nothing() {
@@ -247,7 +353,7 @@ async fn a_replay_by_filter_is_previewed_by_its_first_events() {
     for wrong in [
         json!({ "limit": 0 }),
         json!({ "limit": 101 }),
-        json!({ "filter": { "state": "ignored" } }),
+        json!({ "filter": { "state": "pending" } }),
         json!({ "filter": { "who": 1 } }),
         json!({ "dry_run": true }),
     ] {

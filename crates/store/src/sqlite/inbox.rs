@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NewDelivery, NewEvent, PRUNE_BYTES, PRUNE_LOOKED,
-    PrunePlace, PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
+    Appended, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NO_CONNECTION, NewDelivery, NewEvent,
+    PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
 use super::writer::{Tally, Tx};
-use super::{causes, connections, heard, jobs, names, turns};
+use super::{causes, connections, dead_forwards, heard, jobs, names, turns};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
@@ -262,9 +262,9 @@ pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, 
     let found = tx
         .prepare(
             "SELECT connection, ordering_key, state, provider, reason FROM palisade_event \
-             WHERE id = ?1 AND state IN (1, 3)",
+             WHERE id = ?1 AND (state IN (1, 3) OR (state = 2 AND connection <> ?2))",
         )?
-        .query_one([row], |row| {
+        .query_one(params![row, NO_CONNECTION], |row| {
             let texts: (String, Option<String>, String) = (row.get(0)?, row.get(1)?, row.get(3)?);
             Ok((texts, row.get::<_, u8>(2)?, row.get::<_, Option<String>>(4)?))
         })
@@ -276,30 +276,43 @@ pub(super) fn replay(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, 
     if from == number(EventState::Dead) {
         count_dead(tx, row, -1)?;
         causes::count(tx, row, reason.as_deref().unwrap_or_default(), -1, now)?;
-        jobs::seen_to(tx, row)?;
     }
+    jobs::seen_to(tx, row)?;
     let owner = Owner { provider: &provider, connection: &connection };
     add_job(tx, row, owner, ordering_key.as_deref(), 0, now)?;
     Ok(true)
 }
 
-/// Replays what meets a filter among the next rows that may be.
-pub(super) fn replay_some(
+/// Dismisses a dead event.
+pub(super) fn dismiss(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool, Fault> {
+    let reason: Option<Option<String>> = tx
+        .prepare("SELECT reason FROM palisade_event WHERE id = ?1 AND state = 3")?
+        .query_one([row], |row| row.get(0))
+        .optional()?;
+    let Some(reason) = reason else { return Ok(false) };
+    let reason = format!("{DISMISSED}{}", reason.unwrap_or_default());
+    set_state(tx, row, EventState::Ignored, Some(&reason), now)?;
+    jobs::seen_to(tx, row)?;
+    Ok(true)
+}
+
+/// Does something with what meets a filter among the next rows that are of its state.
+pub(super) fn some(
     tx: &mut Tx<'_>,
     filter: &ReplayFilter,
     after: EventRow,
     looked: u32,
-    dry_run: bool,
-    now: Timestamp,
+    mut each: impl FnMut(&mut Tx<'_>, i64) -> Result<bool, Fault>,
 ) -> Result<ReplayStep, Fault> {
     let sql = match filter.state {
-        // In the text, so that the partial index of dead events is used.
+        // In the text, so that the partial indexes of dead and ignored events are used.
         Some(EventState::Dead) => "SELECT id FROM palisade_event WHERE state = 3 AND id > ?1 ORDER BY id LIMIT ?2",
+        Some(EventState::Ignored) => "SELECT id FROM palisade_event WHERE state = 2 AND id > ?1 ORDER BY id LIMIT ?2",
         Some(EventState::Done) => {
             "SELECT id FROM palisade_event NOT INDEXED WHERE state = 1 AND id > ?1 ORDER BY id LIMIT ?2"
         }
         None => "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 3) AND id > ?1 ORDER BY id LIMIT ?2",
-        Some(EventState::Pending | EventState::Ignored) => return Ok(ReplayStep { met: 0, next: None }),
+        Some(EventState::Pending) => return Ok(ReplayStep { met: 0, next: None }),
     };
     let rows = tx
         .prepare(sql)?
@@ -309,9 +322,7 @@ pub(super) fn replay_some(
     for row in &rows {
         if event(tx.connection(), EventRow(*row))?.is_some_and(|event| filter.meets(&event)) {
             met += 1;
-            if !dry_run {
-                replay(tx, *row, now)?;
-            }
+            each(tx, *row)?;
         }
     }
     Ok(ReplayStep { met, next: rows.last().copied().map(EventRow) })
@@ -432,6 +443,7 @@ fn remove(tx: &mut Tx<'_>, row: i64, forget: bool) -> Result<(), Fault> {
         )?
         .execute([row])?;
     }
+    dead_forwards::forget(tx, row)?;
     count(&mut tx.tally, state, -1);
     tx.tally.inbox_bytes -= EVENT_SIZE + bytes;
     let Some(delivery) = delivery else { return Ok(()) };

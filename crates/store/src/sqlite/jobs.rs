@@ -20,7 +20,7 @@ use super::halts::Halts;
 use super::records::Staged;
 use super::turns::{self, Due, Place};
 use super::writer::{Tally, Tx};
-use super::{inbox, lanes, outbox, product, records, runs};
+use super::{dead_forwards, inbox, lanes, outbox, product, records, runs};
 
 /// Stands in line.
 pub(super) const READY: i64 = 0;
@@ -151,6 +151,9 @@ pub(super) fn enqueue_at(tx: &mut Tx<'_>, job: &NewJob, now: Option<Timestamp>) 
         && let Some(there) = pull_forward(tx, key, job.run_at, now)?
     {
         return Ok(there);
+    }
+    if let Work::Forward { row, destination } = &job.work {
+        dead_forwards::dismiss(tx, destination, *row)?;
     }
     let (event, work) = if let Work::Event { row } = job.work {
         (Some(row.0), None)
@@ -403,6 +406,10 @@ fn end(tx: &mut Tx<'_>, job: &Held, how: &JobEnd, now: Timestamp) -> Result<(), 
             end(tx, job, &JobEnd::Retry { at: now, reason }, now)
         }
         JobEnd::Done => finish(tx, job, None, now),
+        JobEnd::Ignored => {
+            finish(tx, job, None, now)?;
+            job.event.map_or(Ok(()), |event| inbox::set_state(tx, event, EventState::Ignored, None, now))
+        }
         JobEnd::Dead { reason } => finish(tx, job, Some(reason), now),
         JobEnd::Retry { reason, .. } if job.attempt >= job.attempts_max => finish(tx, job, Some(reason), now),
         JobEnd::Retry { at, reason } => again(tx, job, *at, reason, now),
@@ -481,6 +488,9 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
                 Work::Sync { key, mode } => runs::fail_run(tx, &key, mode, reason, now)?,
                 Work::Approved { key, .. } => runs::fail_run(tx, &key, RunMode::Full, reason, now)?,
                 Work::Call { call } => outbox::job_died(tx, call, reason, now)?,
+                Work::Forward { row, destination } => {
+                    dead_forwards::add(tx, &destination, row, job.id, reason, now)?;
+                }
                 Work::Event { .. } | Work::Watch { .. } | Work::Retention | Work::Replay { .. } | _ => {}
             }
         }
@@ -505,7 +515,11 @@ pub(super) fn seen_to(tx: &mut Tx<'_>, event: i64) -> Result<(), Fault> {
         .prepare("DELETE FROM palisade_dead_letter WHERE event = ?1 RETURNING job")?
         .query_row([event], |row| row.get(0))
         .optional()?;
-    let Some(job) = job else { return Ok(()) };
+    job.map_or(Ok(()), |job| seen(tx, job))
+}
+
+/// Counts a job that died as done.
+pub(super) fn seen(tx: &mut Tx<'_>, job: i64) -> Result<(), Fault> {
     let counted = tx.prepare("UPDATE palisade_job SET state = 2 WHERE id = ?1 AND state = 3")?.execute([job])?;
     tx.tally.jobs_dead -= i64::from(counted == 1);
     Ok(())

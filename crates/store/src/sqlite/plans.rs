@@ -6,7 +6,7 @@ use std::path::Path;
 use palisade_core::store::RunStateName;
 use rusqlite::Connection;
 
-use super::{inbox, runs, schema};
+use super::{dead_forwards, inbox, runs, schema};
 
 /// Fails when SQLite would answer a statement otherwise than by the steps given, or sorts or walks for it.
 #[track_caller]
@@ -44,6 +44,20 @@ fn pruning_goes_on_from_its_place() {
 #[test]
 fn names_are_forgotten_in_their_order() {
     goes(inbox::NAMED, &["SEARCH palisade_event USING COVERING INDEX palisade_event_named (received_at<?)"]);
+}
+
+/// Fails when what waits for a destination, or was given up for it, is looked for among all jobs.
+#[test]
+fn what_stands_for_a_destination_is_counted_by_its_keys() {
+    for (sql, index) in [
+        (
+            dead_forwards::WAITING,
+            "palisade_job USING COVERING INDEX palisade_job_unique (unique_key>? AND unique_key<?)",
+        ),
+        (dead_forwards::DEAD, "palisade_dead_forward USING PRIMARY KEY (destination=?)"),
+    ] {
+        goes(sql, &["CO-ROUTINE (subquery-1)", &format!("SEARCH {index}"), "SCAN (subquery-1)"]);
+    }
 }
 
 /// Fails when all runs under way are sorted to find those that stand still, for each look at the metrics.

@@ -59,6 +59,7 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql"), then: None },
     Migration { name: "0020_kept_names", sql: include_str!("migrations/0020_kept_names.sql"), then: None },
+    Migration { name: "0021_dead_forward", sql: include_str!("migrations/0021_dead_forward.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
@@ -585,6 +586,38 @@ mod tests {
         let mut statement = connection.prepare("SELECT waits FROM palisade_job ORDER BY id").unwrap();
         let waits = statement.query_map([], |row| row.get(0)).unwrap();
         assert_eq!(waits.collect::<rusqlite::Result<Vec<i64>>>().unwrap(), [4, 0, 0]);
+    }
+
+    /// Fails when what was given up before the upgrade is not to be found, or what cannot be sent again is.
+    #[test]
+    fn what_was_given_up_before_is_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let work = r#"{"kind":"forward","row":7,"destination":"app"}"#;
+        let job = |id: i64, state: i64, queue: i64, work: &str| {
+            format!(
+                "INSERT INTO palisade_job (id, state, queue, priority, run_at, attempts_max, finished_at, work, reason) \
+                 VALUES ({id}, {state}, {queue}, 0, 1, 10, 5, '{work}', 'no');"
+            )
+        };
+        let rows = [
+            "INSERT INTO palisade_event (id, state, received_at, endpoint, event_id, connection, provider, kind) \
+             VALUES (7, 1, 1, 'hook', 'e', 'c', 'stripe', 'x');"
+                .to_owned(),
+            job(1, 3, 3, work),
+            job(2, 3, 3, &work.replace('7', "8")),
+            job(3, 2, 3, &work.replace("app", "done")),
+            job(4, 3, 1, r#"{"kind":"retention"}"#),
+            job(5, 3, 3, "no json"),
+        ];
+        let before = MIGRATIONS.iter().position(|one| one.name == "0021_dead_forward").unwrap();
+        file_of(&path, before, &rows.concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let sql = "SELECT destination || event || job || at || reason FROM palisade_dead_forward";
+        let mut statement = connection.prepare(sql).unwrap();
+        let found = statement.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<Vec<String>>>();
+        assert_eq!(found.unwrap(), ["app715no"]);
     }
 
     /// Fails when a file of before the outbox loses what it holds, or a call's number is given twice after its removal.

@@ -5,9 +5,12 @@ use std::time::Duration;
 use palisade_core::Timestamp;
 use palisade_core::net::Reach;
 use palisade_core::store::{
-    DestinationHealth, DestinationSpec, Disabled, DisabledBy, Filter, NewDestination, Order, SealedKey, Store,
+    DeadForward, DestinationHealth, DestinationSpec, Disabled, DisabledBy, EventRow, Filter, JobEnd, NewDestination,
+    NewEvent, NewJob, Order, Queue, SealedKey, Store, Work, forward_key,
 };
 
+use super::inbox::{delivery, event};
+use super::jobs::{claim, end};
 use super::model::{Model, both, told};
 use super::{ok, same};
 
@@ -84,6 +87,58 @@ pub async fn a_destination_is_written_over_what_was_seen(store: &dyn Store) {
         Some((1, DestinationHealth::default())),
         "all of it went",
     );
+}
+
+/// An event whose forward died is listed for its destination until it is forwarded again, dismissed or removed; the job that
+/// died counts as dead as long. What waits is counted by its keys.
+pub async fn what_was_given_up_for_a_destination_is_listed(store: &dyn Store) {
+    let forward = |name: &str, row: i64| NewJob {
+        work: Work::Forward { row: EventRow(row), destination: name.to_owned() },
+        unique: Some(forward_key(name, EventRow(row))),
+        ..super::jobs::job(10)
+    };
+    let unwanted = |n: i64| NewEvent { wanted: false, ..event(&format!("e{n}")) };
+    ok(store.append(vec![delivery(5, (1..=4).map(unwanted).collect())]).await);
+    let jobs = [("app", 1), ("app", 2), ("app", 3), ("app", 4), ("app", 99), ("app0", 1), ("ap", 1)];
+    ok(store.enqueue(jobs.map(|(name, row)| forward(name, row)).to_vec()).await);
+    let names = || ["app", "app0", "none"].map(str::to_owned).to_vec();
+    let counts = async || {
+        let counts = ok(store.forward_counts(names()).await);
+        names().iter().map(|name| counts.get(name).map_or((9, 9), |one| (one.waiting, one.dead))).collect::<Vec<_>>()
+    };
+    let dead = async |name: &str, after: Option<i64>, limit: u32| {
+        let dead = ok(store.dead_forwards(name.to_owned(), after.map(EventRow), limit).await);
+        dead.into_iter().map(|one| one.row.0).collect::<Vec<_>>()
+    };
+    same(counts().await, vec![(5, 0), (1, 0), (0, 0)], "each by its own name");
+    for job in claim(store, Queue::Forwards, 10).await {
+        let how = match &job.work {
+            Work::Forward { row: EventRow(4), .. } => JobEnd::Done,
+            Work::Forward { row: EventRow(3), .. } => JobEnd::Release,
+            _ => JobEnd::Dead { reason: "no".to_owned() },
+        };
+        end(store, job.lease, how, 20).await;
+    }
+    same(counts().await, vec![(1, 2), (0, 1), (0, 0)], "an event that is not there is given up by nobody");
+    same(dead("app", None, 9).await, vec![1, 2], "lowest first");
+    same((dead("app", Some(1), 9).await, dead("app", None, 1).await), (vec![2], vec![1]), "a page of them");
+    let first = ok(store.dead_forwards("app0".to_owned(), None, 9).await);
+    let wanted = DeadForward { row: EventRow(1), at: Timestamp(20), reason: "no".to_owned() };
+    same(first, vec![wanted], "when and why");
+    same(ok(store.job_counts().await).dead, 5, "and their jobs");
+
+    ok(store.enqueue(vec![forward("app", 1)]).await);
+    same((dead("app", None, 9).await, ok(store.job_counts().await).dead), (vec![2], 4), "it is forwarded again");
+    let rows = [1, 2, 2, 7].map(EventRow).to_vec();
+    same(ok(store.dismiss_forwards("app".to_owned(), rows).await), 1, "what is given up, once");
+    same((dead("app", None, 9).await, ok(store.job_counts().await).dead), (Vec::new(), 3), "it was seen to");
+    same(dead("app0", None, 9).await, vec![1], "the other destination's stays");
+    ok(store.remove_destination("app".to_owned()).await);
+    for job in claim(store, Queue::Forwards, 30).await {
+        end(store, job.lease, JobEnd::Done, 30).await;
+    }
+    ok(store.prune_events(Timestamp(6), Timestamp(0), None, 9).await);
+    same(counts().await, vec![(0, 0), (0, 0), (0, 0)], "what is given up of an event goes with it");
 }
 
 /// Failures are counted from the first on, a success ends them; what is disabled stays disabled until it is enabled, and

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, CAUSES_MAX, Claim, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, JobCounts, JobEnd, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED,
-    PrunePlace, PruneStep, Queue, ReplayFilter, Room, Settled, Settlement, Store, Work, forward_key,
+    Appended, CAUSES_MAX, Claim, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
+    HEARD_KINDS_MAX, JobCounts, JobEnd, NO_CONNECTION, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES,
+    PRUNE_LOOKED, PrunePlace, PruneStep, Queue, ReplayFilter, Room, Settled, Settlement, Store, Work, forward_key,
 };
 
 use super::jobs::{claim, end, settlement};
@@ -170,7 +170,85 @@ pub async fn an_unwanted_event_is_kept_without_a_job(store: &dyn Store) {
     );
     same(claim(store, Queue::Events, 10).await.len(), 0, "no job");
     same(ok(store.event_counts().await), [(EventState::Ignored, 1)].into(), "only states that occur are counted");
-    assert!(!ok(store.replay(EventRow(1), Timestamp(10)).await), "an ignored event is not replayed");
+    let again = || ReplayFilter { kind: Some("invoice.paid".to_owned()), ..ReplayFilter::default() };
+    let step = ok(store.replay_some(again(), EventRow(0), 9, false, Timestamp(10)).await);
+    same(step.met, 0, "nobody handles by accident what nobody wanted");
+}
+
+/// An ignored event is replayed when it is named, or ignored ones are asked for; it is ignored again when nobody wants it
+/// then, and what belongs to no connection stays.
+pub async fn an_ignored_event_is_replayed_when_asked_for(store: &dyn Store) {
+    let unwanted = |id: &str| NewEvent { wanted: false, ..event(id) };
+    let nobodys = NewDelivery { connection: NO_CONNECTION.into(), endpoint: "app".into(), ..delivery(10, Vec::new()) };
+    let nobodys = NewDelivery { events: vec![unwanted("n")], ..nobodys };
+    ok(store.append(vec![delivery(10, vec![unwanted("a"), unwanted("b")]), nobodys]).await);
+    let ignored = || ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
+    assert!(ok(store.replay(EventRow(1), Timestamp(20)).await), "one that is named");
+    same(ok(store.event_counts().await), [(EventState::Pending, 1), (EventState::Ignored, 2)].into(), "it waits");
+    let step = ok(store.replay_some(ignored(), EventRow(0), 9, true, Timestamp(20)).await);
+    same((step.met, step.next), (1, Some(EventRow(3))), "the other one; what belongs to nobody is passed over");
+    same(ok(store.replay_some(ignored(), EventRow(0), 9, false, Timestamp(20)).await).met, 1, "replayed");
+    assert!(!ok(store.replay(EventRow(3), Timestamp(20)).await), "there is nobody to handle it for");
+    let due = claim(store, Queue::Events, 20).await;
+    let wanted = [1, 2].map(|row| Work::Event { row: EventRow(row) });
+    same(due.iter().map(|one| one.work.clone()).collect(), wanted.to_vec(), "each has a job");
+    for (job, how) in due.iter().zip([JobEnd::Ignored, JobEnd::Done]) {
+        end(store, job.lease, how, 21).await;
+    }
+    let counts = [(EventState::Done, 1), (EventState::Ignored, 2)];
+    same(ok(store.event_counts().await), counts.into(), "nobody wanted the first one");
+    same(ok(store.job_counts().await), JobCounts::default(), "and its job has ended");
+    same(ok(store.prune_events(Timestamp(11), Timestamp(0), None, 9).await).gone, 3, "all go with the others");
+    assert!(!ok(store.replay(EventRow(1), Timestamp(30)).await), "nothing but its name is left");
+    same(ok(store.replay_some(ignored(), EventRow(0), 9, false, Timestamp(30)).await).next, None, "nor of the others");
+}
+
+/// A dead event that is dismissed counts as dead no more, nor does the job it died with; it keeps what it died of, is replayed
+/// only when it is named or its reason is, and goes with the others.
+pub async fn a_dead_event_is_dismissed(store: &dyn Store) {
+    let kinds = ["x", "x", "y", "y"];
+    let events = (0..).zip(kinds).map(|(n, kind)| NewEvent { kind: kind.to_owned(), ..event(&format!("e{n}")) });
+    ok(store.append(vec![delivery(0, events.collect())]).await);
+    for job in claim(store, Queue::Events, 10).await {
+        let lives = job.work == Work::Event { row: EventRow(4) };
+        end(store, job.lease, if lives { JobEnd::Done } else { JobEnd::Dead { reason: "no".to_owned() } }, 11).await;
+    }
+    assert!(!ok(store.dismiss(EventRow(4), Timestamp(20)).await), "one that is not dead");
+    assert!(ok(store.dismiss(EventRow(1), Timestamp(20)).await), "a dead one");
+    assert!(!ok(store.dismiss(EventRow(1), Timestamp(20)).await), "once");
+    let dismissed = ok(store.event(EventRow(1)).await).map(|event| (event.state, event.reason));
+    same(dismissed, Some((EventState::Ignored, Some(format!("{DISMISSED}no")))), "with what it died of");
+    let counts = ok(store.dead_counts(vec!["acme".into()]).await);
+    same(counts, [("acme".into(), 2)].into(), "two are left");
+    same(ok(store.dead_letters(9).await).iter().map(|one| one.events).collect(), vec![1, 1], "by cause as well");
+    same(ok(store.job_counts().await).dead, 2, "and their jobs");
+
+    let of = |kind: &str| ReplayFilter { kind: Some(kind.to_owned()), ..ReplayFilter::default() };
+    let step = async |filter: ReplayFilter, after: i64, looked: u32, dry_run: bool| {
+        let step = ok(store.dismiss_some(filter, EventRow(after), looked, dry_run, Timestamp(30)).await);
+        (step.met, step.next.map(|row| row.0))
+    };
+    same(step(of("*"), 0, 9, true).await, (2, Some(3)), "a dry run only counts");
+    same(step(of("y"), 0, 1, false).await, (0, Some(2)), "of those looked at");
+    same(step(of("y"), 2, 9, false).await, (1, Some(3)), "then the others");
+    let handled = ReplayFilter { state: Some(EventState::Done), ..of("*") };
+    same(step(handled, 0, 9, false).await, (0, None), "none that is not dead");
+    same(ok(store.event_counts().await).get(&EventState::Dead).copied(), Some(1), "one is left");
+
+    let ignored = || ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
+    let why = || ReplayFilter { reason: Some(format!("{DISMISSED}no")), ..ignored() };
+    let met = async |filter, dry_run| ok(store.replay_some(filter, EventRow(0), 9, dry_run, Timestamp(40)).await).met;
+    same((met(ignored(), true).await, met(why(), true).await), (0, 2), "by their reason only");
+    assert!(ok(store.replay(EventRow(3), Timestamp(40)).await), "or by its row");
+    for job in claim(store, Queue::Events, 41).await {
+        end(store, job.lease, JobEnd::Dead { reason: "again".to_owned() }, 42).await;
+    }
+    same(ok(store.dead_counts(vec!["acme".into()]).await), [("acme".into(), 2)].into(), "it died again");
+    same(
+        ok(store.prune_events(Timestamp(1), FORGET_ALL, None, 9).await).gone,
+        2,
+        "the dismissed and the handled one go",
+    );
 }
 
 /// Events are listed newest first, by state, from a row on.

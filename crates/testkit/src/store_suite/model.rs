@@ -192,6 +192,7 @@ impl Model {
                     Work::Reschedule { key: self.key() },
                     Work::Sync { key: self.key(), mode },
                     Work::Event { row },
+                    Work::Forward { row, destination: "app".to_owned() },
                 ])
                 .unwrap_or(Work::Retention),
             lane: self.pick(&[None, Some("l1".to_owned()), Some("event/acme/k1".to_owned())]).flatten(),
@@ -241,6 +242,7 @@ impl Model {
             84..=86 => self.prune().await,
             87 => self.extend_or_replay().await,
             88 if self.one_in(2) => self.replay_some().await,
+            88 if self.one_in(3) => self.dismiss_forwards().await,
             88 => self.halts().await,
             89..=91 => self.accounts().await,
             92..=95 => super::secrets::step(self).await,
@@ -278,7 +280,9 @@ impl Model {
             now: self.now(),
             hold: Duration::from_millis(self.below(200)),
             max: u32::try_from(self.below(5)).unwrap_or(0),
-            queue: self.pick(&[Queue::Events, Queue::Background, Queue::Calls]).unwrap_or(Queue::Events),
+            queue: self
+                .pick(&[Queue::Events, Queue::Background, Queue::Calls, Queue::Forwards])
+                .unwrap_or(Queue::Events),
             room: self.room(),
         };
         let (wanted, found) = both!(self, store => store.claim(claim.clone()).await);
@@ -313,15 +317,30 @@ impl Model {
 
     async fn replay_some(&mut self) -> Option<(String, String)> {
         let filter = ReplayFilter {
-            state: self.pick(&[None, Some(EventState::Dead), Some(EventState::Done)]).flatten(),
+            state: self
+                .pick(&[None, Some(EventState::Dead), Some(EventState::Done), Some(EventState::Ignored)])
+                .flatten(),
             provider: self.one_in(3).then(|| "stripe".to_owned()),
+            reason: self.one_in(4).then(|| "dismissed: a reason".to_owned()),
             from: self.one_in(3).then(|| self.near()),
             ..ReplayFilter::default()
         };
         let (after, looked) = (EventRow(i64::try_from(self.below(8)).unwrap_or(0)), 1 + self.below(3));
         let (looked, dry_run, now) = (u32::try_from(looked).unwrap_or(1), self.one_in(2), self.now());
+        if self.one_in(3) {
+            let filter = ReplayFilter { reason: None, ..filter };
+            let answers =
+                both!(self, store => told(&store.dismiss_some(filter.clone(), after, looked, dry_run, now).await));
+            return self.note(format!("dismiss_some {filter:?} {after:?} {looked} {dry_run}"), answers);
+        }
         let answers = both!(self, store => told(&store.replay_some(filter.clone(), after, looked, dry_run, now).await));
         self.note(format!("replay_some {filter:?} {after:?} {looked} {dry_run}"), answers)
+    }
+
+    async fn dismiss_forwards(&mut self) -> Option<(String, String)> {
+        let rows: Vec<_> = (0..2).map(|_| EventRow(i64::try_from(self.below(12)).unwrap_or(0))).collect();
+        let answers = both!(self, store => told(&store.dismiss_forwards("app".to_owned(), rows.clone()).await));
+        self.note(format!("dismiss_forwards {rows:?}"), answers)
     }
 
     async fn settle(&mut self) -> Option<(String, String)> {
@@ -337,6 +356,7 @@ impl Model {
                 end: match self.below(7) {
                     0..=2 => JobEnd::Done,
                     3 => JobEnd::Retry { at: self.near(), reason },
+                    4 if self.one_in(2) => JobEnd::Ignored,
                     4 => JobEnd::Release,
                     5 => JobEnd::Wait { at: self.near(), reason, anew: self.one_in(3) },
                     _ => JobEnd::Dead { reason },
@@ -673,6 +693,9 @@ impl Model {
         put("calls", told(&store.calls(None, all).await));
         put("pauses", told(&store.pauses(Timestamp(0), all).await));
         put("destinations", told(&store.destinations().await));
+        put("forwards", told(&store.forward_counts(["app", "none"].map(str::to_owned).to_vec()).await));
+        put("dead forwards", told(&store.dead_forwards("app".to_owned(), None, all).await));
+        put("a page of dead forwards", told(&store.dead_forwards("app".to_owned(), Some(EventRow(3)), 2).await));
         put("pauses under way", told(&store.pauses(self.now(), 2).await));
         for connection in CONNECTIONS {
             put("streams", told(&store.streams(connection.into()).await));

@@ -8,16 +8,40 @@ use super::MemoryStore;
 use crate::clock::Timestamp;
 use crate::error::Result;
 use crate::store::destinations::{
-    DESTINATIONS_MAX, DestinationHealth, Destinations, Disabled, NewDestination, Noted, StoredDestination,
+    DESTINATIONS_MAX, DeadForward, DestinationHealth, Destinations, Disabled, FORWARDS_COUNTED_MAX, ForwardCounts,
+    NewDestination, Noted, StoredDestination,
 };
+use crate::store::{EventRow, JobId};
 
-/// By name.
+/// By name; and what was given up for each, with the job that died.
 #[derive(Default)]
-pub(super) struct DestinationsModel(BTreeMap<String, StoredDestination>);
+pub(super) struct DestinationsModel(
+    BTreeMap<String, StoredDestination>,
+    BTreeMap<(String, EventRow), (JobId, DeadForward)>,
+);
 
 impl DestinationsModel {
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Notes that an event was given up.
+    pub(super) fn gave_up(&mut self, destination: String, job: JobId, dead: DeadForward) {
+        self.1.insert((destination, dead.row), (job, dead));
+    }
+
+    /// Forgets that an event was given up; gives the job that died.
+    pub(super) fn dismiss(&mut self, destination: &str, row: EventRow) -> Option<JobId> {
+        self.1.remove(&(destination.to_owned(), row)).map(|(job, _)| job)
+    }
+
+    /// Forgets what was given up of events that are gone.
+    pub(super) fn forget(&mut self, gone: impl Fn(EventRow) -> bool) {
+        self.1.retain(|(_, row), _| !gone(*row));
+    }
+
+    fn dead(&self, destination: &str) -> impl Iterator<Item = &DeadForward> {
+        self.1.iter().filter(move |((of, _), _)| of == destination).map(|(_, (_, dead))| dead)
     }
 
     fn put(&mut self, new: NewDestination, expected: u64, now: Timestamp) -> bool {
@@ -84,5 +108,39 @@ impl Destinations for MemoryStore {
 
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool> {
         Ok(self.lock().destinations.disable(&name, disabled, of))
+    }
+
+    async fn forward_counts(&self, destinations: Vec<String>) -> Result<BTreeMap<String, ForwardCounts>> {
+        let model = self.lock();
+        let most = u64::from(FORWARDS_COUNTED_MAX);
+        let count = |name: String| {
+            let waiting = model.jobs.count_keys(&format!("forward/{name}/")).min(most);
+            let dead = (model.destinations.dead(&name).count() as u64).min(most);
+            (name, ForwardCounts { waiting, dead })
+        };
+        Ok(destinations.into_iter().map(count).collect())
+    }
+
+    async fn dead_forwards(
+        &self,
+        destination: String,
+        after: Option<EventRow>,
+        limit: u32,
+    ) -> Result<Vec<DeadForward>> {
+        let model = self.lock();
+        let behind = model.destinations.dead(&destination).filter(|dead| after.is_none_or(|after| dead.row > after));
+        Ok(behind.take(limit as usize).cloned().collect())
+    }
+
+    async fn dismiss_forwards(&self, destination: String, rows: Vec<EventRow>) -> Result<u64> {
+        let mut model = self.lock();
+        let mut dismissed = 0;
+        for row in rows {
+            if let Some(died) = model.destinations.dismiss(&destination, row) {
+                model.jobs.seen(died);
+                dismissed += 1;
+            }
+        }
+        Ok(dismissed)
     }
 }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
-    Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace,
-    PruneStep, ReplayFilter, StoredEvent, Work,
+    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED,
+    PrunePlace, PruneStep, ReplayFilter, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -155,12 +155,11 @@ impl InboxModel {
     }
 
     pub(super) fn replay(&mut self, row: EventRow, now: Timestamp) -> Option<NewJob> {
-        let stored = self.events.get_mut(&row)?;
-        let was = stored.state;
-        match was {
-            EventState::Done | EventState::Dead => stored.state = EventState::Pending,
-            EventState::Pending | EventState::Ignored => return None,
+        if !self.event(row)?.may_be_replayed() {
+            return None;
         }
+        let stored = self.events.get_mut(&row)?;
+        let was = std::mem::replace(&mut stored.state, EventState::Pending);
         let delivery = self.deliveries.get(&stored.delivery)?;
         let job = event_job(row, &delivery.provider, &delivery.connection, stored.event.ordering_key.as_deref(), now);
         if was == EventState::Dead {
@@ -171,7 +170,15 @@ impl InboxModel {
         Some(job)
     }
 
-    /// Finds what meets a filter among the `looked` rows after `after` that may be replayed, and the last of these.
+    /// Dismisses a dead event.
+    pub(super) fn dismiss(&mut self, row: EventRow, now: Timestamp) -> bool {
+        let Some(dead) = self.event(row).filter(|event| event.state == EventState::Dead) else { return false };
+        let reason = format!("{DISMISSED}{}", dead.reason.unwrap_or_default());
+        self.set_state(row, EventState::Ignored, Some(reason), now);
+        true
+    }
+
+    /// Finds what meets a filter among the `looked` rows after `after` that are of its state, and the last of these.
     pub(super) fn replayable(
         &self,
         filter: &ReplayFilter,
@@ -179,7 +186,7 @@ impl InboxModel {
         looked: u32,
     ) -> (Vec<EventRow>, Option<EventRow>) {
         let of_state = |state: EventState| match filter.state {
-            Some(wanted) => state == wanted && matches!(wanted, EventState::Dead | EventState::Done),
+            Some(wanted) => state == wanted && wanted != EventState::Pending,
             None => matches!(state, EventState::Dead | EventState::Done),
         };
         let rows = self.events.iter().filter(|(row, stored)| **row > after && of_state(stored.state));

@@ -77,6 +77,7 @@ pub(super) enum Followed {
     Event { row: EventRow, state: EventState, reason: Option<String> },
     DeadSync { key: StreamKey, mode: RunMode, reason: String },
     DeadCall { call: CallId, reason: String },
+    DeadForward { row: EventRow, destination: String, job: JobId, reason: String },
 }
 
 impl Job {
@@ -368,8 +369,10 @@ impl JobsModel {
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
             Work::Approved { key, .. } => Some(Followed::DeadSync { key: key.clone(), mode: RunMode::Full, reason }),
             Work::Call { call } => Some(Followed::DeadCall { call: *call, reason }),
+            Work::Forward { row, destination } => {
+                Some(Followed::DeadForward { row: *row, destination: destination.clone(), job: id, reason })
+            }
             Work::Watch { .. }
-            | Work::Forward { .. }
             | Work::Retention
             | Work::Chore { .. }
             | Work::Replay { .. }
@@ -385,6 +388,20 @@ impl JobsModel {
                 job.state = State::Done { at };
             }
         }
+    }
+
+    /// Counts a job that died as done.
+    pub(super) fn seen(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.get_mut(&id)
+            && let State::Dead { at } = job.state
+        {
+            job.state = State::Done { at };
+        }
+    }
+
+    /// Counts the unfinished jobs whose unique key begins so.
+    pub(super) fn count_keys(&self, prefix: &str) -> u64 {
+        self.unique.keys().filter(|key| key.starts_with(prefix)).count() as u64
     }
 
     pub(super) fn holds(&self, lease: Lease) -> bool {
@@ -419,6 +436,10 @@ impl JobsModel {
             JobEnd::Done => {
                 self.finish(lease.job, State::Done { at: now }, now);
                 row.map(|row| Followed::Event { row, state: EventState::Done, reason: None })
+            }
+            JobEnd::Ignored => {
+                self.finish(lease.job, State::Done { at: now }, now);
+                row.map(|row| Followed::Event { row, state: EventState::Ignored, reason: None })
             }
             JobEnd::Retry { at, reason } if job.attempts < job.new.attempts_max => {
                 self.again(lease.job, at, &reason, now);

@@ -382,6 +382,60 @@ async fn an_unwanted_event_is_kept_as_ignored() {
     assert_eq!(world.event_states().await, [(EventState::Ignored, None)]);
 }
 
+/// Fails when what came before there was a handler for it cannot be handled by it, is handled when it was not asked for, or
+/// is dead or done where there still is none.
+#[tokio::test(start_paused = true)]
+async fn what_was_ignored_is_handled_by_a_newer_handler() {
+    let world = World::new().await;
+    let events = ["evt_a", "evt_b"].map(|id| Event {
+        kind: "weather.changed".to_owned(),
+        id: id.into(),
+        ..world.fake.event(world.fake.put("t1", Some(1)))
+    });
+    world.deliver_raw("conn", events.to_vec()).await;
+    world.deliver_raw("nobody", vec![Event { id: "evt_c".into(), ..events[0].clone() }]).await;
+    let replay = async |worker: &Worker, state| {
+        worker.replay(ReplayFilter { state, ..ReplayFilter::default() }).await.unwrap();
+        while worker.step(Queue::Background).await.unwrap() + worker.step(Queue::Events).await.unwrap() > 0 {}
+    };
+    let ignored = (EventState::Ignored, None);
+    replay(&world.worker, Some(EventState::Ignored)).await;
+    assert_eq!(world.event_states().await, [ignored.clone(), ignored.clone(), ignored], "nobody wants them yet");
+
+    let newer = world.other(|builder| builder.on("fake", "weather.*", writes()));
+    replay(&newer, None).await;
+    assert_eq!(written(&world), Vec::<Value>::new(), "not unless they are asked for");
+    replay(&newer, Some(EventState::Ignored)).await;
+    assert_eq!(written(&world), ["evt_a", "evt_b"].map(Value::from));
+    let unknown = Some("the connection nobody is not known: connect it and replay".to_owned());
+    let done = (EventState::Done, None);
+    assert_eq!(world.event_states().await, [done.clone(), done, (EventState::Dead, unknown)]);
+}
+
+/// Fails when a filter dismisses what it does not name, stops short, or does more than it may at once.
+#[tokio::test(start_paused = true)]
+async fn dead_letters_are_dismissed_in_steps() {
+    let world = world("*", answers(Handled::Reject { reason: "no".to_owned() })).await;
+    for round in 0..12 {
+        let event = |n: usize| Event {
+            id: format!("evt_{round}_{n}").into(),
+            kind: if n.is_multiple_of(10) { "rare" } else { "usual" }.to_owned(),
+            ..world.fake.event(world.fake.put("t1", Some(1)))
+        };
+        world.deliver_raw("conn", (0..100).map(event).collect()).await;
+    }
+    world.quiet().await;
+    let dead = async || world.store.event_counts().await.unwrap().get(&EventState::Dead).copied().unwrap_or(0);
+    let of = |kind: &str| ReplayFilter { kind: Some(kind.to_owned()), ..ReplayFilter::default() };
+    assert_eq!(dead().await, 1_200);
+    let counted = world.worker.dismiss_dead(&of("usual"), EventRow(0), u64::MAX, true).await.unwrap();
+    assert_eq!((counted.met, dead().await), (1_080, 1_200));
+    let first = world.worker.dismiss_dead(&of("rare"), EventRow(0), 700, false).await.unwrap();
+    assert_eq!((first.met, dead().await), (70, 1_130));
+    let rest = world.worker.dismiss_dead(&of("rare"), first.next.unwrap(), 700, false).await.unwrap();
+    assert_eq!((rest.met, rest.next, dead().await), (50, None, 1_080));
+}
+
 /// Fails when the key depends on the attempt, or two names or events share one.
 #[tokio::test(start_paused = true)]
 async fn an_idempotency_key_belongs_to_one_event_and_name() {
