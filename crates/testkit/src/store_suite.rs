@@ -61,11 +61,11 @@ pub use keys::{
 };
 pub use model::model;
 pub use outbox::{
-    a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule, a_decision_is_not_lost_with_the_end_of_a_job,
-    a_departure_is_noted_under_the_lease, a_due_call_stands_in_line_at_once, a_kept_call_has_its_job,
-    a_result_comes_with_its_settlement, a_unique_key_is_one_call_of_a_connection,
-    a_unique_key_is_one_call_under_concurrency, calls_and_effects_are_one_commit, calls_are_listed_and_pruned,
-    calls_of_a_settlement_are_kept_with_it,
+    a_certain_refusal_is_retried_under_a_new_key, a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule,
+    a_decision_is_not_lost_with_the_end_of_a_job, a_departure_is_noted_under_the_lease,
+    a_due_call_stands_in_line_at_once, a_kept_call_has_its_job, a_result_comes_with_its_settlement,
+    a_unique_key_is_one_call_of_a_connection, a_unique_key_is_one_call_under_concurrency,
+    calls_and_effects_are_one_commit, calls_are_listed_and_pruned, calls_of_a_settlement_are_kept_with_it,
 };
 pub use records::{
     a_disconnect_ends_the_reviews_of_its_connection, a_full_run_deletes_what_it_did_not_see,
@@ -196,6 +196,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_result_comes_with_its_settlement,
         a_dead_job_leaves_its_call_decided,
         a_decision_follows_the_rule,
+        a_certain_refusal_is_retried_under_a_new_key,
         a_decision_is_not_lost_with_the_end_of_a_job,
         a_due_call_stands_in_line_at_once,
         calls_are_listed_and_pruned,

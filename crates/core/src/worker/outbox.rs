@@ -274,7 +274,7 @@ impl Case<'_> {
                 let sent_at = self.call.sent_at.or(left).or_else(|| Some(self.inner.clock.now()));
                 Ok(self.unknown(operation, place, &error, sent_at, said))
             }
-            Outcome::NotSent | Outcome::Rejected => Ok(self.refused(operation, &error, said)),
+            Outcome::NotSent | Outcome::Rejected => Ok(self.refused(operation, &error, left, said)),
         }
     }
 
@@ -308,7 +308,13 @@ impl Case<'_> {
     }
 
     /// This attempt did nothing; one before it may have.
-    fn refused(self, operation: &Operation, error: &Error, said: Option<CallAnswer>) -> Finish {
+    fn refused(
+        self,
+        operation: &Operation,
+        error: &Error,
+        left: Option<Timestamp>,
+        said: Option<CallAnswer>,
+    ) -> Finish {
         let reason = phrase(error);
         let before = self.call.sent_at;
         // Waiting is nobody's fault and costs no attempt.
@@ -322,16 +328,17 @@ impl Case<'_> {
             return self.again(attempts, before, wait, reason);
         }
         let certain = match (before, operation.replay) {
-            (None, _) | (_, Replay::Safe) => true,
-            // Under the same key the provider answers for the first attempt too, unless nothing reached it.
-            (Some(_), Replay::Keyed(_)) => error.outcome() == Outcome::Rejected && !error.is_retryable(),
+            (_, Replay::Safe) => true,
+            (None, Replay::Keyed(_)) if error.attempts() <= 1 || error.outcome() == Outcome::NotSent => true,
+            // Under the same key the provider answers for the attempts before too, those inside the pipeline as well.
+            (_, Replay::Keyed(_)) => is_of_the_key(error),
             // Deleting what is gone is refused because it was deleted.
-            (Some(_), Replay::Idempotent | Replay::Never) => false,
+            (before, Replay::Idempotent | Replay::Never) => before.is_none(),
         };
         if certain {
             self.result(CallState::Failed, attempts, None, Some(reason), said)
         } else {
-            self.result(CallState::Review, attempts, before, Some(reason), said)
+            self.result(CallState::Review, attempts, before.or(left), Some(reason), said)
         }
     }
 
@@ -423,6 +430,15 @@ impl Case<'_> {
         let result = CallResult { call: self.id, state, next_at: None, attempts, sent_at, error, answer };
         Finish::Called(JobEnd::Done, Box::new(result))
     }
+}
+
+/// Tells whether a refusal is the answer to all that was sent under one key, and not only to the last of it: the provider
+/// looked at what is asked for. One that lacks a permission by now, clashes with another request or comes from a proxy is
+/// refused at the door, and what was sent before may have come in.
+fn is_of_the_key(error: &Error) -> bool {
+    error.outcome() == Outcome::Rejected
+        && !error.is_retryable()
+        && matches!(error.kind(), ErrorKind::Declined | ErrorKind::Invalid | ErrorKind::NotFound)
 }
 
 /// Makes the request of an attempt; its key is the one of the call, whichever attempt it is.
