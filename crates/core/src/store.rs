@@ -67,9 +67,9 @@ pub use grants::{
 #[cfg(feature = "mock")]
 pub use inbox::MockInbox;
 pub use inbox::{
-    Appended, CAUSES_MAX, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_LOOKED, PrunePlace, PruneStep,
-    ReplayFilter, ReplayStep, StoredEvent, ToHandle, is_of_kind,
+    Appended, CAUSES_MAX, CLOCK_MARGIN, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    HEARD_EVERY_MS, HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_LOOKED, PrunePlace,
+    PruneStep, REPLAY_WALKED, ReplayFilter, ReplayRows, ReplayStep, StoredEvent, ToHandle, is_of_kind,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;

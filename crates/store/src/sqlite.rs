@@ -324,8 +324,17 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        let run = move |tx: &mut writer::Tx<'_>| inbox::replay_some(tx, &filter, after, looked, dry_run, now);
-        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+        // Looked for where nobody waits for it; the writer is asked for what was found, and looks at that once more.
+        let wanted = filter.clone();
+        let find = move |reader: &Connection| inbox::replayable(reader, &wanted, after, looked);
+        let step = self.inner.readers.read(find).await?;
+        if dry_run || step.met.is_empty() {
+            return Ok(step);
+        }
+        let ReplayStep { met, next } = step;
+        let run = move |tx: &mut writer::Tx<'_>| inbox::replay_those(tx, &filter, &met, now);
+        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        Ok(ReplayStep { met, next })
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {

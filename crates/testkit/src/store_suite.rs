@@ -39,8 +39,8 @@ pub use grants::{
     an_end_names_its_generation_and_marks_the_connection, grants_are_due_in_order, what_is_taken_is_taken_once,
 };
 pub use inbox::{
-    a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job,
-    an_event_stays_until_it_is_forwarded, an_events_priority_goes_before_its_turn,
+    a_body_is_kept_for_every_event, a_repeated_event_is_stored_once, a_replay_goes_past_a_bounded_number_of_rows,
+    a_replayed_event_gets_a_fresh_job, an_event_stays_until_it_is_forwarded, an_events_priority_goes_before_its_turn,
     an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause, dead_events_are_counted_by_connection,
     events_are_listed_newest_first, events_are_replayed_by_filter, only_finished_events_are_pruned,
     the_inbox_is_pruned_to_its_bytes, what_is_heard_is_noted_by_type,
@@ -127,6 +127,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         dead_events_are_counted_by_connection,
         dead_events_are_counted_by_cause,
         events_are_replayed_by_filter,
+        a_replay_goes_past_a_bounded_number_of_rows,
         the_inbox_is_pruned_to_its_bytes,
         only_finished_events_are_pruned,
         an_event_stays_until_it_is_forwarded,

@@ -312,12 +312,11 @@ impl Inbox for MemoryStore {
     ) -> Result<ReplayStep> {
         let step = {
             let mut model = self.lock();
-            let (rows, next) = model.inbox.replayable(&filter, after, looked);
-            let met = rows.len() as u64;
-            for row in rows.into_iter().filter(|_| !dry_run) {
-                model.replay(row, now);
+            let step = model.inbox.replayable(&filter, after, looked);
+            for row in step.met.iter().filter(|_| !dry_run) {
+                model.replay(*row, now);
             }
-            ReplayStep { met, next }
+            step
         };
         self.wake(Queue::Events).notify_one();
         Ok(step)

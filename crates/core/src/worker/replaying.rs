@@ -15,10 +15,14 @@ use crate::store::{EventRow, Merge, NewJob, ReplayFilter, StoredEvent, Work};
 use crate::sync::State;
 use crate::transport::Transport;
 
-/// Rows looked at in one commit of a replay.
+/// Rows looked at, and replayed at most, in one commit of a replay.
 const LOOKED_AT_ONCE: u32 = 500;
-/// Steps of one job of a replay: its progress is kept after them.
+/// Rows looked at in one read of a count.
+const COUNTED_AT_ONCE: u32 = 1_000;
+/// Steps of one job of a replay that replay anything: its progress is kept after them.
 const STEPS_AT_ONCE: u32 = 4;
+/// Steps of one job of a replay: those that find nothing only read.
+const LOOKS_AT_ONCE: u32 = 50;
 /// Attempts of one job of a replay.
 const REPLAY_ATTEMPTS_MAX: u32 = 20;
 
@@ -38,8 +42,8 @@ pub struct ReplayProgress {
 pub struct Counted {
     /// Those that were found.
     pub events: u64,
-    /// Whether all rows were looked at.
-    pub complete: bool,
+    /// The last row looked at, to go on from; `None` when there is none left.
+    pub next: Option<EventRow>,
 }
 
 /// What handling an event would do now, without any of it being done.
@@ -132,23 +136,24 @@ impl Worker {
         }))
     }
 
-    /// Counts what a replay would take, looking at no more than `rows`.
+    /// Counts what a replay would take behind a row, looking at about `rows` that may be replayed and no more: a range of
+    /// time begins where it begins, and what cannot be replayed is passed over, twenty times as many for a step. What it
+    /// did not come to is counted from [`Counted::next`] on.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-    pub async fn count_replay(&self, filter: &ReplayFilter, rows: u64) -> Result<Counted> {
+    pub async fn count_replay(&self, filter: &ReplayFilter, after: EventRow, rows: u64) -> Result<Counted> {
         let inner = &self.inner;
-        let (mut counted, mut after, mut looked) = (Counted { events: 0, complete: true }, EventRow(0), 0);
+        let (mut events, mut after, mut looked) = (0, after, 0);
         loop {
             let now = inner.clock.now();
-            let step = inner.store.replay_some(filter.clone(), after, LOOKED_AT_ONCE, true, now).await?;
-            counted.events += step.met;
-            looked += u64::from(LOOKED_AT_ONCE);
-            let Some(next) = step.next else { return Ok(counted) };
-            if looked >= rows {
-                return Ok(Counted { complete: false, ..counted });
+            let step = inner.store.replay_some(filter.clone(), after, COUNTED_AT_ONCE, true, now).await?;
+            events += step.met.len() as u64;
+            looked += u64::from(COUNTED_AT_ONCE);
+            match step.next {
+                Some(next) if looked < rows => after = next,
+                next => return Ok(Counted { events, next }),
             }
-            after = next;
         }
     }
 
@@ -195,17 +200,18 @@ impl Inner {
         progress: ReplayProgress,
         stop: &watch::Receiver<bool>,
     ) -> Result<Finish, Stop> {
-        let mut progress = progress;
-        for _ in 0..STEPS_AT_ONCE {
+        let (mut progress, mut steps) = (progress, 0);
+        for _ in 0..LOOKS_AT_ONCE {
             let now = self.clock.now();
             let step = self.store.replay_some(filter.clone(), progress.after, LOOKED_AT_ONCE, false, now).await?;
-            progress.replayed += step.met;
+            progress.replayed += step.met.len() as u64;
+            steps += u32::from(!step.met.is_empty());
             let Some(next) = step.next else {
                 tracing::info!(events = progress.replayed, "a replay has ended");
                 return Ok(Finish::followed_by(Vec::new()));
             };
             progress.after = next;
-            if *stop.borrow() {
+            if *stop.borrow() || steps == STEPS_AT_ONCE {
                 break;
             }
         }
