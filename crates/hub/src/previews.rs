@@ -79,6 +79,8 @@ pub struct Totals {
     pub deleted: u64,
     /// Records that are as they would be.
     pub unchanged: u64,
+    /// Records whose copy is newer than the event.
+    pub older: u64,
     /// Records that would be fetched from the provider first.
     pub fetched: u64,
     /// Events that would come again or be dead.
@@ -104,6 +106,7 @@ pub(crate) fn totals(list: &[Previewed]) -> Totals {
                 PreviewChange::Updated => &mut totals.updated,
                 PreviewChange::Deleted => &mut totals.deleted,
                 PreviewChange::Unchanged => &mut totals.unchanged,
+                PreviewChange::Older => &mut totals.older,
                 PreviewChange::Fetched => &mut totals.fetched,
             } += 1;
         }

@@ -12,7 +12,8 @@ use super::{Inner, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
 use crate::store::{EventRow, Merge, NewJob, ReplayFilter, StoredEvent, Work};
-use crate::sync::State;
+use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge};
+use crate::sync::{Change, State};
 use crate::transport::Transport;
 
 /// Rows looked at, and replayed at most, in one commit of a replay.
@@ -50,7 +51,7 @@ pub struct Counted {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Preview {
-    /// What it would do to records. Whether one is older than what is stored is decided when it is done.
+    /// What it would do to records, by the rule that merges them into what is stored now.
     pub records: Vec<RecordPreview>,
     /// The statements handlers would write, without their values.
     pub effects: Vec<String>,
@@ -89,6 +90,8 @@ pub enum PreviewChange {
     Deleted,
     /// It is as it would be.
     Unchanged,
+    /// It stays as it is: what the event says is older than the copy.
+    Older,
     /// It would be fetched from the provider first.
     Fetched,
 }
@@ -228,28 +231,44 @@ impl Inner {
         };
         let event = &whole.map_or_else(|| event.clone(), |whole| StoredEvent { event: whole, ..event.clone() });
         let merges = place.changes_of(event)?;
-        for Merge { key, changes, .. } in merges {
-            for change in changes {
-                let stored = self.store.record(key.clone(), change.id.clone()).await?;
-                let before = stored.and_then(|record| record.data);
-                let (change_is, after) = match (&change.state, &before) {
-                    (State::Unclear, _) => (PreviewChange::Fetched, None),
-                    (State::Deleted, None) => (PreviewChange::Unchanged, None),
-                    (State::Deleted, Some(_)) => (PreviewChange::Deleted, None),
-                    (State::Present(after), None) => (PreviewChange::Added, Some(after.clone())),
-                    (State::Present(after), Some(before)) if after == before => {
-                        (PreviewChange::Unchanged, Some(after.clone()))
-                    }
-                    (State::Present(after), Some(_)) => (PreviewChange::Updated, Some(after.clone())),
-                };
+        for Merge { key, read_since, changes } in merges {
+            let ids = changes.iter().map(|change| change.id.clone()).collect();
+            let stored = self.store.stored(key.clone(), ids).await?;
+            for (change, stored) in changes.into_iter().zip(stored) {
+                let record = self.store.record(key.clone(), change.id.clone()).await?;
+                let before = record.and_then(|record| record.data);
+                let (becomes, after) = outcome(stored, &change, read_since, before.as_ref());
                 let stream = key.stream.clone();
-                preview.records.push(RecordPreview { stream, id: change.id, change: change_is, before, after });
+                preview.records.push(RecordPreview { stream, id: change.id, change: becomes, before, after });
             }
         }
         let (effects, calls) = self.handlers(event, &place, 1, Some(Arc::new(NoCalls))).await?;
         preview.effects.extend(effects.into_iter().map(|effect| effect.sql));
         preview.calls.extend(calls.into_iter().map(|call| call.operation));
         Ok(())
+    }
+}
+
+/// Tells what would become of a record, by the merge rule, and its JSON then.
+fn outcome(
+    stored: Option<Stored>,
+    change: &Change,
+    read_since: Option<u64>,
+    before: Option<&Bytes>,
+) -> (PreviewChange, Option<Bytes>) {
+    let seen = match &change.state {
+        State::Present(data) => Seen::Present { hash: content_hash(data) },
+        State::Deleted => Seen::Deleted,
+        State::Unclear => Seen::Unclear,
+    };
+    match (merge(stored, Incoming { span: change.span, read_since, seen }), &change.state) {
+        (Verdict::Fetch, _) | (_, State::Unclear) => (PreviewChange::Fetched, None),
+        (Verdict::Older, _) => (PreviewChange::Older, before.cloned()),
+        (Verdict::Confirm, _) => (PreviewChange::Unchanged, before.cloned()),
+        (Verdict::Write, State::Deleted) if before.is_none() => (PreviewChange::Unchanged, None),
+        (Verdict::Write, State::Deleted) => (PreviewChange::Deleted, None),
+        (Verdict::Write, State::Present(after)) if before.is_none() => (PreviewChange::Added, Some(after.clone())),
+        (Verdict::Write, State::Present(after)) => (PreviewChange::Updated, Some(after.clone())),
     }
 }
 
@@ -271,7 +290,7 @@ impl super::job::Place<'_> {
 /// Names a replay by its filter, so that the same one is not begun twice.
 fn key_of(filter: &ReplayFilter) -> String {
     let json = serde_json::to_vec(filter).unwrap_or_default();
-    format!("{:016x}", crate::sync::merge::content_hash(&json))
+    format!("{:016x}", content_hash(&json))
 }
 
 fn unique(key: &str) -> String {

@@ -186,12 +186,13 @@ fn rows(one: &Previewed) -> Vec<[String; 6]> {
 }
 
 fn added_up(totals: Totals) -> String {
-    let Totals { added, updated, deleted, unchanged, fetched, refused } = totals;
+    let Totals { added, updated, deleted, unchanged, older, fetched, refused } = totals;
     let told = [
         (added, "added"),
         (updated, "updated"),
         (deleted, "deleted"),
         (unchanged, "unchanged"),
+        (older, "unchanged (the copy is newer)"),
         (fetched, "to be fetched"),
         (refused, "events refused"),
     ];
