@@ -74,7 +74,7 @@ pub use inbox::{
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
 pub use jobs::{
-    Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue, Room, Settled,
+    Claim, Claimed, Died, JobCounts, JobEnd, JobId, Jobs, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue, Room, Settled,
     Settlement, WORKER_LOST, Work,
 };
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};

@@ -44,7 +44,7 @@ use schedule::When;
 pub use chores::ChoreStatus;
 pub use handler::{Context, Handled, Handler, handler};
 pub use outbox::{NewCall, draft};
-pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress};
+pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress, ReplayStatus};
 pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
 pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tokio::sync::watch;
 
-use super::job::{Finish, Stop, by_stream};
+use super::job::{Attempt, Finish, Stop, by_stream};
 use super::{Inner, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
-use crate::store::{EventRow, Merge, NewJob, ReplayFilter, StoredEvent, Work};
+use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, StoredEvent, WORKER_LOST, Work};
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge};
 use crate::sync::{Change, State};
 use crate::transport::Transport;
@@ -24,8 +24,10 @@ const COUNTED_AT_ONCE: u32 = 1_000;
 const STEPS_AT_ONCE: u32 = 4;
 /// Steps of one job of a replay: those that find nothing only read.
 const LOOKS_AT_ONCE: u32 = 50;
-/// Attempts of one job of a replay.
-const REPLAY_ATTEMPTS_MAX: u32 = 20;
+/// Attempts of one job of a replay, after which the worker gives it up.
+pub(super) const REPLAY_TRIES_MAX: u32 = 20;
+/// The same for the store: more, so that a replay whose workers were lost is given up by one that can tell of it.
+const REPLAY_ATTEMPTS_MAX: u32 = 1_000;
 
 /// How a replay by filter stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,33 @@ pub struct ReplayProgress {
     pub after: EventRow,
     /// How many events were replayed.
     pub replayed: u64,
+}
+
+/// How a replay is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct ReplayStatus {
+    /// How far it has come.
+    pub progress: ReplayProgress,
+    /// Whether it was given up: it goes on where it was when it is asked for again.
+    pub died: bool,
+    /// Why it was given up, or comes again.
+    pub error: Option<String>,
+}
+
+/// A replay at work.
+pub(super) struct Replaying {
+    filter: ReplayFilter,
+    progress: ReplayProgress,
+}
+
+impl Replaying {
+    /// Takes it of a job that is one's.
+    pub(super) fn of(work: &Work) -> Option<Self> {
+        let Work::Replay { filter, after, replayed, .. } = work else { return None };
+        let progress = ReplayProgress { after: *after, replayed: *replayed };
+        Some(Self { filter: filter.clone(), progress })
+    }
 }
 
 /// How many events a replay would take.
@@ -107,7 +136,8 @@ impl Transport for NoCalls {
 }
 
 impl Worker {
-    /// Begins a replay by filter, or finds the one that is under way; gives its key.
+    /// Begins a replay by filter, or finds the one that is under way; one that was given up goes on where it was. Gives its
+    /// key.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
@@ -118,24 +148,19 @@ impl Worker {
         Ok(key)
     }
 
-    /// Tells how a replay stands; `None` when it has ended or never was.
+    /// Tells how a replay stands; `None` when it has come to its end or never was. One that was given up is told as long as
+    /// ended jobs are kept ([`super::WorkerSettings::retention`]).
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
-    pub async fn replay_progress(&self, key: &str) -> Result<Option<ReplayProgress>> {
-        let live = self.inner.store.live_jobs(vec![unique(key)]).await?;
-        let work = live.into_iter().flatten().next().map(|live| live.work);
-        Ok(work.and_then(|work| match work {
-            Work::Replay { after, replayed, .. } => Some(ReplayProgress { after, replayed }),
-            Work::Event { .. }
-            | Work::Sync { .. }
-            | Work::Approved { .. }
-            | Work::Watch { .. }
-            | Work::Forward { .. }
-            | Work::Call { .. }
-            | Work::Retention
-            | Work::Chore { .. }
-            | Work::Reschedule { .. } => None,
+    pub async fn replay_progress(&self, key: &str) -> Result<Option<ReplayStatus>> {
+        let live = self.inner.store.live_jobs(vec![unique(key)]).await?.into_iter().flatten().next();
+        Ok(live.and_then(|live| {
+            let Work::Replay { after, replayed, died, .. } = live.work else { return None };
+            let progress = ReplayProgress { after, replayed };
+            // Asked for again, it is due before it would be forgotten.
+            let died = died.filter(|died| live.run_at >= died.until);
+            Some(ReplayStatus { progress, died: died.is_some(), error: died.map(|died| died.error).or(live.reason) })
         }))
     }
 
@@ -186,7 +211,7 @@ impl Inner {
         let ReplayProgress { after, replayed } = progress;
         NewJob {
             unique: Some(unique(&key_of(&filter))),
-            work: Work::Replay { filter, after, replayed },
+            work: Work::Replay { filter, after, replayed, died: None },
             lane: None,
             group: None,
             tenant: None,
@@ -196,13 +221,31 @@ impl Inner {
         }
     }
 
+    /// Makes the job by which a replay that was given up is told and can go on; it does nothing when it is due.
+    pub(super) fn died(&self, replay: Replaying, reason: &str) -> NewJob {
+        let Replaying { filter, progress: ReplayProgress { after, replayed } } = replay;
+        tracing::error!(events = replayed, reason, "a replay was given up: it goes on when it is asked for again");
+        let until = self.clock.now().plus(self.settings.retention);
+        let job = self.replay_job(filter.clone(), ReplayProgress { after, replayed });
+        let died = Some(Died { error: reason.to_owned(), until });
+        NewJob { work: Work::Replay { filter, after, replayed, died }, run_at: until, ..job }
+    }
+
     /// Replays some events, and leaves the job of the others.
     pub(super) async fn replay(
         &self,
         filter: ReplayFilter,
         progress: ReplayProgress,
+        died: Option<Died>,
+        attempt: Attempt,
         stop: &watch::Receiver<bool>,
     ) -> Result<Finish, Stop> {
+        if died.is_some_and(|died| self.clock.now() >= died.until) {
+            return Ok(Finish::followed_by(Vec::new()));
+        }
+        if attempt.number > attempt.max {
+            return Err(Stop::Dead(WORKER_LOST.to_owned()));
+        }
         let (mut progress, mut steps) = (progress, 0);
         for _ in 0..LOOKS_AT_ONCE {
             let now = self.clock.now();

@@ -349,10 +349,17 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
 /// Tells how a replay stands.
 pub(crate) async fn replay_progress(Of(shared): Of<Arc<Shared>>, key: Result<Path<String>, PathRejection>) -> Answer {
     let Path(key) = key.map_err(|_| Problem::unreadable_address())?;
-    let progress = shared.worker.replay_progress(&key).await?;
-    let progress =
-        progress.ok_or_else(|| Problem::missing("no such replay is under way: it has ended, or never was"))?;
-    Ok(json(&json!({ "replay": key, "replayed": progress.replayed, "after_row": progress.after })))
+    let status = shared.worker.replay_progress(&key).await?;
+    let status =
+        status.ok_or_else(|| Problem::missing("no such replay is under way: it has come to its end, or never was"))?;
+    let (state, progress) = (if status.died { "died" } else { "running" }, status.progress);
+    Ok(json(&json!({
+        "replay": key,
+        "state": state,
+        "replayed": progress.replayed,
+        "after_row": progress.after,
+        "error": status.error,
+    })))
 }
 
 /// Shows what a replay of an event would do, without doing it.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use palisade_core::store::RunStateName;
+use palisade_core::store::{EventState, RunStateName};
 use rusqlite::Connection;
 
 use super::{inbox, runs, schema};
@@ -37,6 +37,16 @@ fn pruning_goes_on_from_its_place() {
                 "SEARCH j USING INDEX palisade_job_unique (unique_key=?)",
             ],
         );
+    }
+}
+
+/// Fails when a step of a replay goes past rows outside its range, or past others to find dead events.
+#[test]
+fn a_replay_goes_past_its_rows_only() {
+    let dead = "SEARCH palisade_event USING INDEX palisade_event_dead (id>? AND id<?)";
+    let all = "SEARCH palisade_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+    for (state, way) in [(Some(EventState::Dead), dead), (Some(EventState::Done), all), (None, all)] {
+        goes(&inbox::replayable_heads(state).unwrap(), &[way]);
     }
 }
 
