@@ -495,6 +495,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::random::{Random, SeededRandom};
 
     /// What a step of a range goes past, of events with these rows and moments (in seconds), and how often it looked.
     fn rows(events: &[(i64, i64)], filter: &ReplayFilter, after: i64, newest: i64) -> (ReplayRows, u32) {
@@ -540,7 +541,7 @@ mod tests {
     #[test]
     fn a_clock_that_was_set_hides_nothing() {
         for seed in 1..200 {
-            let random = crate::random::SeededRandom::new(seed);
+            let random = SeededRandom::new(seed);
             let mut clock = 100_000;
             let events: Vec<_> = (1..200)
                 .map(|row| {

@@ -99,7 +99,7 @@ pub enum Work {
 }
 
 /// How a replay ended that did not come to its end.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Died {
     /// Why, in one phrase of ours.

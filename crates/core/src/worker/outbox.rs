@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 
 use crate::call::{Call, Leave, Operation, Priority, Replay};
@@ -46,6 +47,12 @@ const KEY_MARGIN: Duration = Duration::from_secs(3_600);
 const WAIT_MIN: Duration = Duration::from_secs(1);
 /// The longest where nobody says until when: a connection may be mended at any moment.
 const MENDED_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// Waiting calls read at once to find those of a connection that was mended, and how many such reads there are at most:
+/// what is beyond them comes by itself.
+const FOUND_AT_ONCE: u32 = 1_000;
+const FINDS_MAX: u32 = 100;
+/// Calls brought forward at once: they share commits.
+const FORWARD_AT_ONCE: usize = 64;
 /// How often to look for a result that another process may have written.
 const RESULT_EVERY: Duration = Duration::from_millis(500);
 
@@ -162,6 +169,31 @@ struct Case<'a> {
 }
 
 impl Inner {
+    /// Brings forward the calls of a connection that wait though they are due, now that it is mended: a person may wait for
+    /// one. Those that are to be made later stay as they are.
+    pub(super) async fn bring_calls_forward(&self, connection: &ConnectionId) -> Result<()> {
+        let (now, mut before) = (self.clock.now(), None);
+        for _ in 0..FINDS_MAX {
+            let waiting = self.store.outbox(Some(CallState::Waiting), before, FOUND_AT_ONCE).await?;
+            before = waiting.last().map(|call| call.id);
+            let more = waiting.len() == FOUND_AT_ONCE as usize;
+            let is_held_up = |call: &OutboxCall| {
+                let at = call.next_at.is_some_and(|at| at > now);
+                call.call.connection == *connection && call.call.run_at <= now && at
+            };
+            let held_up: Vec<CallId> = waiting.iter().filter(|call| is_held_up(call)).map(|call| call.id).collect();
+            stream::iter(held_up)
+                .map(|id| self.store.decide_call(id, Decision::Retry, now))
+                .buffer_unordered(FORWARD_AT_ONCE)
+                .try_for_each(|_| future::ready(Ok(())))
+                .await?;
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a claimed call up to its settlement.
     pub(super) async fn call(&self, lease: Lease, id: CallId, attempt: Attempt) -> Result<Finish, Stop> {
         let Some(call) = self.store.outbox_call(id).await? else {

@@ -474,6 +474,38 @@ async fn waiting_costs_no_attempt_and_has_an_end() {
     assert!(call.error.unwrap().contains("waited too long"));
 }
 
+/// Fails when a call that waited for its connection waits on after that was mended, or when one that is to be made later is
+/// made with it.
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_connection_is_made_when_it_is_mended() {
+    for broken in [ConnectionState::Paused, ConnectionState::NeedsReconnect { reason: "revoked".to_owned() }] {
+        let world = World::new().await;
+        world.connect(broken).await;
+        let later = world.keep(post("/letters").due(world.clock.now().plus(Duration::from_secs(86_400)))).await;
+        let mut ids = Vec::new();
+        for n in 0..3 {
+            ids.push(world.keep(post("/charges").with_idempotency_key(format!("k{n}"))).await);
+        }
+        // Often enough that it is looked at seldom by now.
+        for _ in 0..20 {
+            while world.step().await > 0 {}
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+        while world.step().await > 0 {}
+        world.connect(ConnectionState::Active).await;
+        assert_eq!(world.step().await, 0, "each waits for its moment");
+        let connection = world.store.inner.connection("conn".into()).await.unwrap().unwrap();
+        world.worker.connect(&connection).await.unwrap();
+        while world.step().await > 0 {}
+        for id in ids {
+            assert_eq!(world.read(id).await.state, CallState::Done);
+        }
+        let later = world.read(later).await;
+        assert_eq!((later.state, later.attempts), (CallState::Waiting, 0));
+        assert!(later.next_at.unwrap() > world.clock.now());
+    }
+}
+
 /// Fails when a key is used after the provider may have forgotten it.
 #[tokio::test(start_paused = true)]
 async fn a_key_the_provider_may_have_forgotten_is_not_relied_on() {
