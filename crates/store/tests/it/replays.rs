@@ -48,6 +48,31 @@ async fn looking_for_rows_takes_no_turn_of_the_writer() {
     assert_eq!(step(every(), false).await.unwrap().met, [EventRow(11)]);
 }
 
+/// Fails when what was found is replayed though it meets the filter no more when its turn of the writer comes.
+#[tokio::test]
+async fn what_changed_since_it_was_found_is_not_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("changed.db");
+    let store = crate::subject::open(&path);
+    ignored(&store, 0, 2_000).await;
+    store.append(vec![delivery("one", Bytes::new()), delivery("other", Bytes::new())]).await.unwrap();
+    let second = rusqlite::Connection::open(&path).unwrap();
+    second.execute("UPDATE palisade_event SET state = 1 WHERE event_id IN ('one', 'other')", []).unwrap();
+    second.execute_batch("BEGIN IMMEDIATE; UPDATE palisade_event SET kind = 'new' WHERE event_id = 'one'").unwrap();
+    let before = store.read_steps();
+    let replay = tokio::spawn({
+        let store = store.clone();
+        let filter = ReplayFilter { kind: Some("invoice.paid".to_owned()), ..every() };
+        async move { store.replay_some(filter, EventRow(0), 9, false, Timestamp(9)).await }
+    });
+    // It sees the file as it was before; the writer waits for the file.
+    while store.read_steps() == before {
+        tokio::task::yield_now().await;
+    }
+    second.execute_batch("COMMIT").unwrap();
+    assert_eq!(replay.await.unwrap().unwrap().met, [EventRow(2_002)]);
+}
+
 /// Fails when a step walks past all there is until it finds something, or reads what it passes over otherwise than by the
 /// way.
 #[tokio::test]
