@@ -151,13 +151,12 @@ pub(crate) async fn previews(
     let counted = worker.count_replay(filter, reach.after, reach.rows).await?;
     let (events, complete) = (counted.events, counted.next.is_none());
     let (mut list, mut after, mut looked) = (Vec::new(), reach.after, 0);
-    loop {
+    let next = 'list: loop {
         let step = store.replay_some(filter.clone(), after, AT_ONCE, true, now).await?;
         for row in step.met {
-            if list.len() == limit || is_over() {
-                // What there is is known; whether there is more, too.
-                let all = complete && list.len() as u64 == events;
-                return Ok(Previews { events, complete, list, next: (!all).then_some(after) });
+            // An answer comes on by one event at least, or going on behind it would lead nowhere.
+            if list.len() == limit || (after > reach.after && is_over()) {
+                break 'list Some(after);
             }
             if let (Some(event), Some(preview)) = (store.event(row).await?, worker.preview(row).await?) {
                 list.push(Previewed { event, preview });
@@ -165,13 +164,15 @@ pub(crate) async fn previews(
             after = row;
         }
         looked += u64::from(AT_ONCE);
-        let Some(next) = step.next else { return Ok(Previews { events, complete, list, next: None }) };
+        let Some(next) = step.next else { break None };
         after = next;
         if list.len() == limit || looked >= reach.rows || is_over() {
-            let all = complete && list.len() as u64 == events;
-            return Ok(Previews { events, complete, list, next: (!all).then_some(after) });
+            break Some(after);
         }
-    }
+    };
+    // How many there are is known, and so whether these are all.
+    let all = complete && list.len() as u64 == events;
+    Ok(Previews { events, complete, list, next: next.filter(|_| !all) })
 }
 
 /// Previews events by their rows, in the order given; a row without an event is left out.
