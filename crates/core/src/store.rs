@@ -68,14 +68,15 @@ pub use grants::{
 #[cfg(feature = "mock")]
 pub use inbox::MockInbox;
 pub use inbox::{
-    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    Appended, CAUSES_MAX, CLOCK_MARGIN, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
     HEARD_EVERY_MS, HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_BYTES,
-    PRUNE_LOOKED, PrunePlace, PruneStep, ReplayFilter, ReplayStep, StoredEvent, ToHandle, is_of_kind,
+    PRUNE_LOOKED, PrunePlace, PruneStep, REPLAY_WALKED, ReplayFilter, ReplayRows, ReplayStep, StoredEvent, ToHandle,
+    is_of_kind,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
 pub use jobs::{
-    Claim, Claimed, JobCounts, JobEnd, JobId, Jobs, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue, Room, Settled,
+    Claim, Claimed, Died, JobCounts, JobEnd, JobId, Jobs, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue, Room, Settled,
     Settlement, WORKER_LOST, Work,
 };
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};

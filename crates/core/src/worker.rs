@@ -44,7 +44,7 @@ use schedule::When;
 pub use chores::ChoreStatus;
 pub use handler::{Context, Handled, Handler, handler};
 pub use outbox::{NewCall, draft};
-pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress};
+pub use replaying::{Counted, Preview, PreviewChange, RecordPreview, ReplayProgress, ReplayStatus};
 pub use schedule::{SaidBy, ScheduleRule, StreamTimings, Timing};
 pub use typed::{Typed, TypedHandler, typed};
 pub use watching::WatchStatus;
@@ -472,7 +472,8 @@ impl Worker {
     }
 
     /// Enqueues the first runs of a connection's streams, and opens their push channels. For a connection that was there
-    /// before (a reconnect) it brings the next runs forward and opens channels anew.
+    /// before (a reconnect, or a pause that is over) it brings the next runs forward, opens channels anew, and has the
+    /// calls made that waited for it.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for a provider that is not built in; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
@@ -488,7 +489,7 @@ impl Worker {
             jobs.extend(inner.watch_jobs(connection, true).await?);
             inner.store.enqueue(schedule::owned(jobs, connection)).await?;
         }
-        Ok(())
+        inner.bring_calls_forward(&connection.id).await
     }
 
     /// Reads how the push channels of a connection's watched streams stand; empty where none is watched.

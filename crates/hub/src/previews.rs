@@ -20,10 +20,10 @@ use crate::routes::api::{EventOut, raw};
 
 /// The most events of one preview.
 pub const PREVIEWED_MAX: u32 = 100;
-/// Rows counted of a filter, and looked through for the first that meet it: a second or two of reading.
+/// Rows counted of a filter, and looked through for the first that meet it, in one answer: a second or two of reading.
 pub(crate) const COUNTED_MAX: u64 = 100_000;
-/// Rows looked at, and events read, at once.
-const AT_ONCE: u32 = 100;
+/// Rows looked at at once.
+const AT_ONCE: u32 = 500;
 /// Fields named of one record.
 const FIELDS_MAX: usize = 20;
 
@@ -31,12 +31,30 @@ const FIELDS_MAX: usize = 20;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Previews {
-    /// How many events it would take.
+    /// How many events it would take, from where it was asked to begin.
     pub events: u64,
     /// Whether all rows were looked at for that number.
     pub complete: bool,
     /// The first of them, in the order they would be handled.
     pub list: Vec<Previewed>,
+    /// The row behind which the next ones are; `None` when these are all.
+    pub next: Option<EventRow>,
+}
+
+/// How far a preview goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// Behind which row it begins.
+    pub(crate) after: EventRow,
+    /// Rows looked at for the number of events, and for the first of them.
+    pub(crate) rows: u64,
+    /// After which no further event is begun.
+    pub(crate) patience: Option<Duration>,
+}
+
+impl Reach {
+    /// All there is, however long it takes.
+    pub(crate) const ALL: Self = Self { after: EventRow(0), rows: u64::MAX, patience: None };
 }
 
 /// One event with what handling it would do.
@@ -61,6 +79,8 @@ pub struct Totals {
     pub deleted: u64,
     /// Records that are as they would be.
     pub unchanged: u64,
+    /// Records whose copy is newer than the event.
+    pub older: u64,
     /// Records that would be fetched from the provider first.
     pub fetched: u64,
     /// Events that would come again or be dead.
@@ -86,6 +106,7 @@ pub(crate) fn totals(list: &[Previewed]) -> Totals {
                 PreviewChange::Updated => &mut totals.updated,
                 PreviewChange::Deleted => &mut totals.deleted,
                 PreviewChange::Unchanged => &mut totals.unchanged,
+                PreviewChange::Older => &mut totals.older,
                 PreviewChange::Fetched => &mut totals.fetched,
             } += 1;
         }
@@ -101,42 +122,57 @@ impl Hub {
     /// # Errors
     /// [`palisade_core::ErrorKind::Store`], [`palisade_core::ErrorKind::Overloaded`].
     pub async fn preview(&self, filter: &ReplayFilter, limit: u32) -> Result<Previews> {
+        self.preview_after(filter, EventRow(0), limit).await
+    }
+
+    /// As [`Hub::preview`], of the events behind a row: [`Previews::next`] of those before.
+    ///
+    /// # Errors
+    /// As [`Hub::preview`].
+    pub async fn preview_after(&self, filter: &ReplayFilter, after: EventRow, limit: u32) -> Result<Previews> {
         let shared = &self.shared;
-        previews(&*shared.store, &shared.worker, filter, limit, shared.clock.now(), None).await
+        let reach = Reach { after, rows: COUNTED_MAX, patience: None };
+        previews(&*shared.store, &shared.worker, filter, limit, shared.clock.now(), reach).await
     }
 }
 
-/// As [`Hub::preview`]; no further event is begun once `patience` is over.
+/// As [`Hub::preview`], as far as it is to go.
 pub(crate) async fn previews(
     store: &dyn Store,
     worker: &Worker,
     filter: &ReplayFilter,
     limit: u32,
     now: Timestamp,
-    patience: Option<Duration>,
+    reach: Reach,
 ) -> Result<Previews> {
     let began = Instant::now();
-    let is_over = || patience.is_some_and(|patience| began.elapsed() >= patience);
+    let is_over = || reach.patience.is_some_and(|patience| began.elapsed() >= patience);
     let limit = limit.min(PREVIEWED_MAX) as usize;
-    let counted = worker.count_replay(filter, COUNTED_MAX).await?;
-    let (mut list, mut after, mut looked) = (Vec::new(), EventRow(0), 0);
-    while list.len() < limit && looked < COUNTED_MAX && !is_over() {
+    let counted = worker.count_replay(filter, reach.after, reach.rows).await?;
+    let (events, complete) = (counted.events, counted.next.is_none());
+    let (mut list, mut after, mut looked) = (Vec::new(), reach.after, 0);
+    let next = 'list: loop {
         let step = store.replay_some(filter.clone(), after, AT_ONCE, true, now).await?;
-        let Some(next) = step.next else { break };
-        looked += u64::from(AT_ONCE);
-        if step.met > 0 {
-            for event in within(store, filter, after, next).await? {
-                if list.len() == limit || is_over() {
-                    break;
-                }
-                if let Some(preview) = worker.preview(event.row).await? {
-                    list.push(Previewed { event, preview });
-                }
+        for row in step.met {
+            // An answer comes on by one event at least, or going on behind it would lead nowhere.
+            if list.len() == limit || (after > reach.after && is_over()) {
+                break 'list Some(after);
             }
+            if let (Some(event), Some(preview)) = (store.event(row).await?, worker.preview(row).await?) {
+                list.push(Previewed { event, preview });
+            }
+            after = row;
         }
+        looked += u64::from(AT_ONCE);
+        let Some(next) = step.next else { break None };
         after = next;
-    }
-    Ok(Previews { events: counted.events, complete: counted.complete, list })
+        if list.len() == limit || looked >= reach.rows || is_over() {
+            break Some(after);
+        }
+    };
+    // How many there are is known, and so whether these are all.
+    let all = complete && list.len() as u64 == events;
+    Ok(Previews { events, complete, list, next: next.filter(|_| !all) })
 }
 
 /// Previews events by their rows, in the order given; a row without an event is left out.
@@ -150,32 +186,6 @@ pub(crate) async fn of_rows(store: &dyn Store, worker: &Worker, rows: &[EventRow
         }
     }
     Ok(list)
-}
-
-/// Reads the events that meet a filter behind one row and up to another, lowest first. What a replay passes over, waiting
-/// ones and, unless they are asked for, ignored ones, is not read.
-async fn within(store: &dyn Store, filter: &ReplayFilter, after: EventRow, last: EventRow) -> Result<Vec<StoredEvent>> {
-    let mut found = Vec::new();
-    let states = match filter.state {
-        Some(EventState::Pending) => Vec::new(),
-        Some(state) => vec![state],
-        None => vec![EventState::Done, EventState::Dead],
-    };
-    for state in states {
-        let mut before = EventRow(last.0.saturating_add(1));
-        loop {
-            let page = store.events(Some(state), Some(before), AT_ONCE).await?;
-            let Some(lowest) = page.last().map(|event| event.row) else { break };
-            let full = page.len() >= AT_ONCE as usize;
-            found.extend(page.into_iter().filter(|event| event.row > after && filter.meets(event)));
-            before = lowest;
-            if !full || lowest <= after {
-                break;
-            }
-        }
-    }
-    found.sort_unstable_by_key(|event| event.row);
-    Ok(found)
 }
 
 /// Names the fields in which a record would differ, as paths (`email`, `address.city`); no more than twenty.
@@ -259,15 +269,19 @@ impl<'a> PreviewOut<'a> {
 pub(crate) struct PreviewsOut<'a> {
     events: u64,
     complete: bool,
+    /// The row to go on behind.
+    next: Option<EventRow>,
     previewed: usize,
     totals: Totals,
     previews: Vec<PreviewedOut<'a>>,
 }
 
 impl<'a> PreviewsOut<'a> {
-    pub(crate) fn of(events: u64, complete: bool, list: &'a [Previewed]) -> Self {
+    pub(crate) fn of(found: &'a Previews) -> Self {
+        let Previews { events, complete, list, next } = found;
         let previews = list.iter().map(PreviewedOut::of).collect();
-        Self { events, complete, previewed: list.len(), totals: totals(list), previews }
+        let (events, complete, next) = (*events, *complete, *next);
+        Self { events, complete, next, previewed: list.len(), totals: totals(list), previews }
     }
 }
 
@@ -287,90 +301,7 @@ impl<'a> PreviewedOut<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use palisade_core::store::memory::MemoryStore;
-    use palisade_core::store::{
-        Claim, Inbox, JobEnd, Jobs, LayeredStore, NewDelivery, NewEvent, OutboxChange, Queue, Room, Settlement,
-        StoreLayer,
-    };
-
     use super::*;
-
-    /// Counts how often events are read.
-    #[derive(Debug, Default)]
-    struct Counting(AtomicU32);
-
-    impl StoreLayer for Counting {
-        async fn around<T: Send>(&self, name: &'static str, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
-            self.0.fetch_add(u32::from(name == "events"), Ordering::SeqCst);
-            call.await
-        }
-    }
-
-    // Fails when a preview reads what the replay passes over: thousands of ignored events between two that were handled.
-    #[tokio::test]
-    async fn what_a_replay_passes_over_is_not_read() {
-        let store = LayeredStore { inner: MemoryStore::new(), layer: Counting::default() };
-        let event = |n: i64, wanted: bool| NewEvent {
-            subscription: None,
-            id: format!("evt_{n}").into(),
-            kind: "invoice.paid".to_owned(),
-            account: None,
-            created: None,
-            ordering_key: None,
-            payload: None,
-            wanted,
-            priority: 0,
-        };
-        let delivery = NewDelivery {
-            endpoint: "hook".into(),
-            connection: "acme".into(),
-            provider: "stripe".to_owned(),
-            received_at: Timestamp(0),
-            headers: Vec::new(),
-            body: Bytes::new(),
-            events: (1..=2_000).map(|n| event(n, n == 1 || n == 2_000)).collect(),
-        };
-        store.append(vec![delivery]).await.unwrap();
-        let claim = Claim {
-            now: Timestamp(1),
-            hold: Duration::from_secs(1),
-            max: 9,
-            queue: Queue::Events,
-            room: Room::default(),
-        };
-        let ends = [JobEnd::Done, JobEnd::Dead { reason: "no".to_owned() }];
-        for (job, end) in store.claim(claim).await.unwrap().into_iter().zip(ends) {
-            let settlement = Settlement {
-                lease: job.lease,
-                end,
-                now: Timestamp(2),
-                effects: Vec::new(),
-                merges: Vec::new(),
-                follow: Vec::new(),
-                outbox: OutboxChange::default(),
-            };
-            store.settle(vec![settlement]).await.unwrap();
-        }
-        for (state, rows) in
-            [(None, &[1, 2_000][..]), (Some(EventState::Done), &[1]), (Some(EventState::Dead), &[2_000])]
-        {
-            store.layer.0.store(0, Ordering::SeqCst);
-            let filter = ReplayFilter { state, ..ReplayFilter::default() };
-            let found = within(&store, &filter, EventRow(0), EventRow(2_000)).await.unwrap();
-            assert_eq!(found.iter().map(|event| event.row.0).collect::<Vec<_>>(), rows, "{state:?}");
-            let reads = store.layer.0.load(Ordering::SeqCst);
-            assert!(reads <= 2, "{state:?}: {reads} pages of events were read for {} of them", rows.len());
-        }
-        let ignored = ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
-        let found = within(&store, &ignored, EventRow(0), EventRow(3)).await.unwrap();
-        assert_eq!(
-            found.iter().map(|event| event.row.0).collect::<Vec<_>>(),
-            [2, 3],
-            "they are when they are asked for"
-        );
-    }
 
     // Fails when a field that differs is not named by its path, one that is the same is, or names have no bound.
     #[test]

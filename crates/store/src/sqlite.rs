@@ -288,6 +288,11 @@ impl SqliteStore {
     pub async fn set_size_max(&self, bytes: Option<u64>) -> Result<()> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| Ok(schema::limit(tx.connection(), bytes)?)).await
     }
+
+    /// Finds the events that meet a filter among the next rows.
+    async fn find(&self, filter: ReplayFilter, after: EventRow, looked: u32) -> Result<ReplayStep> {
+        self.inner.readers.read(move |reader| inbox::replayable(reader, &filter, after, looked)).await
+    }
 }
 
 #[async_trait]
@@ -325,16 +330,15 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        let run = move |tx: &mut writer::Tx<'_>| {
-            inbox::some(
-                tx,
-                &filter,
-                after,
-                looked,
-                |tx, row| if dry_run { Ok(true) } else { inbox::replay(tx, row, now) },
-            )
-        };
-        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+        // Looked for where nobody waits for it; the writer is asked for what was found, and looks at that once more.
+        let step = self.find(filter.clone(), after, looked).await?;
+        if dry_run || step.met.is_empty() {
+            return Ok(step);
+        }
+        let ReplayStep { met, next } = step;
+        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| inbox::replay(tx, row, now));
+        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        Ok(ReplayStep { met, next })
     }
 
     async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
@@ -349,17 +353,15 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: 0, next: None }) };
-        let run = move |tx: &mut writer::Tx<'_>| {
-            inbox::some(
-                tx,
-                &filter,
-                after,
-                looked,
-                |tx, row| if dry_run { Ok(true) } else { inbox::dismiss(tx, row, now) },
-            )
-        };
-        self.inner.inlet.write(inbox::COMMAND_BYTES, run).await
+        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: Vec::new(), next: None }) };
+        let step = self.find(filter.clone(), after, looked).await?;
+        if dry_run || step.met.is_empty() {
+            return Ok(step);
+        }
+        let ReplayStep { met, next } = step;
+        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| inbox::dismiss(tx, row, now));
+        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        Ok(ReplayStep { met, next })
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {

@@ -24,6 +24,8 @@ mod names;
 mod processes;
 #[path = "it/product.rs"]
 mod product;
+#[path = "it/replays.rs"]
+mod replays;
 #[path = "it/retention.rs"]
 mod retention;
 #[path = "it/subject.rs"]

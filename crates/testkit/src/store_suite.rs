@@ -40,12 +40,12 @@ pub use grants::{
 };
 pub use inbox::{
     a_body_is_kept_for_every_event, a_dead_event_is_dismissed, a_name_outlives_its_event,
-    a_repeated_event_is_stored_once, a_replayed_event_gets_a_fresh_job, a_step_of_pruning_is_bounded_in_bytes,
-    an_event_stays_until_it_is_forwarded, an_events_priority_goes_before_its_turn,
-    an_ignored_event_is_replayed_when_asked_for, an_unwanted_event_is_kept_without_a_job,
-    dead_events_are_counted_by_cause, dead_events_are_counted_by_connection, events_are_listed_newest_first,
-    events_are_replayed_by_filter, only_finished_events_are_pruned, the_inbox_is_pruned_to_its_bytes,
-    what_is_heard_is_noted_by_type,
+    a_repeated_event_is_stored_once, a_replay_goes_past_a_bounded_number_of_rows, a_replayed_event_gets_a_fresh_job,
+    a_step_of_pruning_is_bounded_in_bytes, an_event_stays_until_it_is_forwarded,
+    an_events_priority_goes_before_its_turn, an_ignored_event_is_replayed_when_asked_for,
+    an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause, dead_events_are_counted_by_connection,
+    events_are_listed_newest_first, events_are_replayed_by_filter, only_finished_events_are_pruned,
+    the_inbox_is_pruned_to_its_bytes, what_is_heard_is_noted_by_type,
 };
 pub use jobs::{
     a_claim_gives_the_most_urgent_due_jobs, a_connection_in_use_again_is_halted_no_more,
@@ -63,11 +63,11 @@ pub use keys::{
 };
 pub use model::model;
 pub use outbox::{
-    a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule, a_decision_is_not_lost_with_the_end_of_a_job,
-    a_departure_is_noted_under_the_lease, a_due_call_stands_in_line_at_once, a_kept_call_has_its_job,
-    a_result_comes_with_its_settlement, a_unique_key_is_one_call_of_a_connection,
-    a_unique_key_is_one_call_under_concurrency, calls_and_effects_are_one_commit, calls_are_listed_and_pruned,
-    calls_of_a_settlement_are_kept_with_it,
+    a_certain_refusal_is_retried_under_a_new_key, a_dead_job_leaves_its_call_decided, a_decision_follows_the_rule,
+    a_decision_is_not_lost_with_the_end_of_a_job, a_departure_is_noted_under_the_lease,
+    a_due_call_stands_in_line_at_once, a_kept_call_has_its_job, a_result_comes_with_its_settlement,
+    a_unique_key_is_one_call_of_a_connection, a_unique_key_is_one_call_under_concurrency,
+    calls_and_effects_are_one_commit, calls_are_listed_and_pruned, calls_of_a_settlement_are_kept_with_it,
 };
 pub use records::{
     a_disconnect_ends_the_reviews_of_its_connection, a_full_run_deletes_what_it_did_not_see,
@@ -131,6 +131,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         dead_events_are_counted_by_connection,
         dead_events_are_counted_by_cause,
         events_are_replayed_by_filter,
+        a_replay_goes_past_a_bounded_number_of_rows,
         the_inbox_is_pruned_to_its_bytes,
         only_finished_events_are_pruned,
         an_event_stays_until_it_is_forwarded,
@@ -203,6 +204,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_result_comes_with_its_settlement,
         a_dead_job_leaves_its_call_decided,
         a_decision_follows_the_rule,
+        a_certain_refusal_is_retried_under_a_new_key,
         a_decision_is_not_lost_with_the_end_of_a_job,
         a_due_call_stands_in_line_at_once,
         calls_are_listed_and_pruned,

@@ -1,6 +1,7 @@
 //! The inbox: deliveries with their events, kept once however often they come.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -262,12 +263,89 @@ pub fn is_of_kind(kind: &str, wanted: &str) -> bool {
     }
 }
 
-/// One step through what meets a filter.
+/// How many numbers of rows one step of a replay goes past: some milliseconds of reading, whatever stands there.
+pub const REPLAY_WALKED: i64 = 20_000;
+
+/// How much earlier than one before it an event may have been received by the clock. Rows are numbered in the order in
+/// which they were kept, so a range of time is a range of rows, as far as nobody set the clock back by more than this.
+pub const CLOCK_MARGIN: Duration = Duration::from_secs(3_600);
+
+/// The rows one step of a replay goes past.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct ReplayRows {
+    /// Those behind this one,
+    pub after: EventRow,
+    /// up to and with this one.
+    pub last: EventRow,
+    /// Where the filter ends: nothing behind it meets it.
+    pub end: EventRow,
+}
+
+impl ReplayRows {
+    /// Returns where the next step begins, after one that found `found` rows of the `looked` it may look at; `None` when
+    /// there is nothing left.
+    #[must_use]
+    pub fn next(&self, found: &[EventRow], looked: u32) -> Option<EventRow> {
+        if found.len() as u64 >= u64::from(looked) {
+            return found.last().copied();
+        }
+        (self.last < self.end).then_some(self.last)
+    }
+}
+
+impl ReplayFilter {
+    /// Finds the rows a step goes past that begins behind `after`, of the `newest` there are. A range of time is looked for
+    /// by bisection, by what `first` tells: the first event at a row or behind it, with when it was received. The rule of
+    /// all stores.
+    ///
+    /// # Errors
+    /// Those of `first`.
+    pub fn rows<E>(
+        &self,
+        after: EventRow,
+        newest: EventRow,
+        mut first: impl FnMut(EventRow) -> Result<Option<(EventRow, Timestamp)>, E>,
+    ) -> Result<ReplayRows, E> {
+        let after = match self.from {
+            Some(from) => after.max(last_before(from.minus(CLOCK_MARGIN), newest, &mut first)?),
+            None => after,
+        };
+        let end = match self.to {
+            Some(to) => last_before(to.plus(CLOCK_MARGIN), newest, &mut first)?,
+            None => newest,
+        };
+        // Dead and ignored events are found without going past others.
+        let walked =
+            if matches!(self.state, Some(EventState::Dead | EventState::Ignored)) { i64::MAX } else { REPLAY_WALKED };
+        let last = end.min(EventRow(after.0.saturating_add(walked)));
+        Ok(ReplayRows { after, last, end })
+    }
+}
+
+/// Finds the last row before the first that was received at a moment or later, as if the clock had never been set.
+fn last_before<E>(
+    at: Timestamp,
+    newest: EventRow,
+    first: &mut impl FnMut(EventRow) -> Result<Option<(EventRow, Timestamp)>, E>,
+) -> Result<EventRow, E> {
+    let (mut from, mut to) = (1, newest.0.saturating_add(1));
+    while from < to {
+        let middle = from + (to - from) / 2;
+        match first(EventRow(middle))? {
+            Some((row, received_at)) if received_at < at => from = row.0 + 1,
+            Some(_) | None => to = middle,
+        }
+    }
+    Ok(EventRow(from - 1))
+}
+
+/// One step of a replay by filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct ReplayStep {
-    /// How many met the filter.
-    pub met: u64,
+    /// The rows that met the filter, lowest first.
+    pub met: Vec<EventRow>,
     /// The last row looked at; `None` when there is none left.
     pub next: Option<EventRow>,
 }
@@ -356,9 +434,11 @@ pub trait Inbox: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool>;
 
-    /// Replays as [`Inbox::replay`] what meets a filter, of the `looked` rows after `after` that are of its state (or, without
-    /// one, dead or done), lowest first; with `dry_run` it only counts. Called again with [`ReplayStep::next`] until that is `None`, it goes
-    /// through all there are; no more than `looked` are replayed at once, which is how a caller keeps to a limit.
+    /// Replays as [`Inbox::replay`] what meets a filter, of the next `looked` rows that are of its state (or, without one,
+    /// dead or done) among those of [`ReplayFilter::rows`], lowest first; with `dry_run` it only finds them. Called again
+    /// with [`ReplayStep::next`] until that is `None`, it goes through all there are; no more than `looked` are replayed at
+    /// once, which is how a caller keeps to a limit. What is committed meanwhile waits for none of the looking, and reads no
+    /// payload.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
@@ -488,4 +568,91 @@ pub trait Inbox: Send + Sync {
         after: Option<PrunePlace>,
         limit: u32,
     ) -> Result<PruneStep>;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+    use crate::random::{Random, SeededRandom};
+
+    /// What a step of a range goes past, of events with these rows and moments (in seconds), and how often it looked.
+    fn rows(events: &[(i64, i64)], filter: &ReplayFilter, after: i64, newest: i64) -> (ReplayRows, u32) {
+        let mut looked = 0;
+        let first = |row: EventRow| {
+            looked += 1;
+            let found = events.get(events.partition_point(|(number, _)| *number < row.0));
+            Ok::<_, Infallible>(found.map(|(number, at)| (EventRow(*number), Timestamp::from_seconds(*at))))
+        };
+        let Ok(rows) = filter.rows(EventRow(after), EventRow(newest), first);
+        (rows, looked)
+    }
+
+    fn span(from: Option<i64>, to: Option<i64>) -> ReplayFilter {
+        let moment = |at: Option<i64>| at.map(Timestamp::from_seconds);
+        ReplayFilter { from: moment(from), to: moment(to), ..ReplayFilter::default() }
+    }
+
+    /// Fails when a range of time begins at the first row or ends at the newest, or when it takes more than a few looks to
+    /// find among a million.
+    #[test]
+    fn a_range_of_time_is_a_range_of_rows() {
+        // One every ten seconds; the first half is gone, and a hole.
+        let events: Vec<_> = (500_000..1_000_000).filter(|row| row / 1_000 != 700).map(|row| (row, row * 10)).collect();
+        let at = |row: i64| row * 10;
+        let check = |filter: &ReplayFilter, after: i64, expected: (i64, i64)| {
+            let (found, looked) = rows(&events, filter, after, 999_999);
+            assert_eq!((found.after.0, found.end.0), expected, "{filter:?}");
+            assert!(looked <= 42, "{looked} looks");
+        };
+        let margin = 360;
+        check(&span(None, None), 0, (0, 999_999));
+        check(&span(Some(at(900_000)), None), 0, (900_000 - margin - 1, 999_999));
+        check(&span(Some(at(900_000)), None), 950_000, (950_000, 999_999));
+        check(&span(None, Some(at(600_000))), 0, (0, 600_000 + margin - 1));
+        check(&span(Some(at(900_000)), Some(at(900_010))), 0, (900_000 - margin - 1, 900_010 + margin - 1));
+        check(&span(Some(at(700_500)), Some(at(700_600))), 0, (699_999, 699_999));
+        check(&span(Some(at(2_000_000)), None), 0, (999_999, 999_999));
+        check(&span(None, Some(0)), 0, (0, 0));
+    }
+
+    /// Fails when a range leaves out what was received in it while the clock stood up to an hour behind.
+    #[test]
+    fn a_clock_that_was_set_hides_nothing() {
+        for seed in 1..200 {
+            let random = SeededRandom::new(seed);
+            let mut clock = 100_000;
+            let events: Vec<_> = (1..200)
+                .map(|row| {
+                    clock += i64::try_from(random.bits() % 400).unwrap();
+                    (row, clock - i64::try_from(random.bits() % 3_600).unwrap())
+                })
+                .collect();
+            let from = 100_000 + i64::try_from(random.bits() % 40_000).unwrap();
+            let filter = span(Some(from), Some(from + 5_000));
+            let (found, _) = rows(&events, &filter, 0, 199);
+            for (row, at) in events {
+                let wanted = (from..from + 5_000).contains(&at);
+                let walked = row > found.after.0 && row <= found.end.0;
+                assert!(walked || !wanted, "seed {seed}: row {row} of {at} is left out of {filter:?}: {found:?}");
+            }
+        }
+    }
+
+    /// Fails when a step goes past more rows than it may, when it ends where there are more, or when dead events, which are
+    /// found by themselves, are looked for in steps.
+    #[test]
+    fn a_step_goes_past_a_bounded_number_of_rows() {
+        let of = |state| ReplayFilter { state, ..ReplayFilter::default() };
+        let newest = 3 * REPLAY_WALKED;
+        for state in [None, Some(EventState::Done)] {
+            let (found, _) = rows(&[], &of(state), 5, newest);
+            assert_eq!((found.after.0, found.last.0, found.end.0), (5, 5 + REPLAY_WALKED, newest));
+            assert_eq!(found.next(&[EventRow(7)], 2), Some(found.last), "there are more");
+            assert_eq!(found.next(&[EventRow(7), EventRow(9)], 2), Some(EventRow(9)), "no more were looked at");
+        }
+        let (found, _) = rows(&[], &of(Some(EventState::Dead)), 5, newest);
+        assert_eq!((found.last.0, found.next(&[EventRow(7)], 2)), (newest, None));
+    }
 }

@@ -92,7 +92,20 @@ pub enum Work {
         after: EventRow,
         /// How many were replayed so far.
         replayed: u64,
+        /// Why it ended before its end. It waits then, to be forgotten, or to go on when somebody asks for it again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        died: Option<Died>,
     },
+}
+
+/// How a replay ended that did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct Died {
+    /// Why, in one phrase of ours.
+    pub error: String,
+    /// Until when that is told: as long as ended jobs are kept.
+    pub until: Timestamp,
 }
 
 /// What an approval allows that says no number.

@@ -341,12 +341,11 @@ impl Inbox for MemoryStore {
     ) -> Result<ReplayStep> {
         let step = {
             let mut model = self.lock();
-            let (rows, next) = model.inbox.replayable(&filter, after, looked);
-            let met = rows.len() as u64;
-            for row in rows.into_iter().filter(|_| !dry_run) {
-                model.replay(row, now);
+            let step = model.inbox.replayable(&filter, after, looked);
+            for row in step.met.iter().filter(|_| !dry_run) {
+                model.replay(*row, now);
             }
-            ReplayStep { met, next }
+            step
         };
         self.wake(Queue::Events).notify_one();
         Ok(step)
@@ -364,14 +363,13 @@ impl Inbox for MemoryStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: 0, next: None }) };
+        let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: Vec::new(), next: None }) };
         let mut model = self.lock();
-        let (rows, next) = model.inbox.replayable(&filter, after, looked);
-        let met = rows.len() as u64;
-        for row in rows.into_iter().filter(|_| !dry_run) {
-            model.dismiss(row, now);
+        let step = model.inbox.replayable(&filter, after, looked);
+        for row in step.met.iter().filter(|_| !dry_run) {
+            model.dismiss(*row, now);
         }
-        Ok(ReplayStep { met, next })
+        Ok(step)
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {

@@ -119,7 +119,8 @@ pub struct KeptCall {
     pub replay: String,
     /// What is sent.
     pub request: CallRequest,
-    /// The key every attempt of it carries, in every process.
+    /// The key every attempt of it carries, in every process. A decision to make it again after the provider certainly
+    /// did not changes it ([`key_of_decision`]); nothing else does.
     pub idempotency_key: String,
     /// The caller's own key: one connection has one call of it.
     pub unique: Option<String>,
@@ -273,7 +274,8 @@ pub enum Transacted {
 #[serde(rename_all = "snake_case")]
 #[expect(clippy::exhaustive_enums, reason = "a closed set: stores decide on each")]
 pub enum Decision {
-    /// Make it now: one that failed, from its first attempt; or one that waits.
+    /// Make it now: one that failed, from its first attempt, under a new key where it certainly was not made; or one that
+    /// waits.
     Retry,
     /// Do not make it: one that waits. One that may have been made already goes to review.
     Cancel,
@@ -309,6 +311,30 @@ pub fn decide(call: CallState, sent: bool, decision: Decision) -> Option<(CallSt
         (Decision::NotHappened, CallState::Review, _) => Some((CallState::Waiting, None)),
         (Decision::Retry | Decision::Cancel | Decision::Happened | Decision::NotHappened, _, _) => None,
     }
+}
+
+/// The longest key that is lengthened, in bytes: no provider takes more than this and a few characters.
+const KEY_BYTES_MAX: usize = 240;
+
+/// Returns the key under which a call is made after a decision, where that is another than before. The rule of all
+/// stores.
+///
+/// A provider that remembers keys remembers refusals under them too: Stripe answers a declined charge with the same
+/// decline for 24 hours, whatever has been mended. So a call that failed and certainly was not made is retried under a
+/// key of its own: the key before with a number behind it. One that may have been made keeps its key, whoever decides.
+#[must_use]
+pub fn key_of_decision(call: CallState, sent: bool, decision: Decision, key: &str) -> Option<String> {
+    if sent || call != CallState::Failed || decision != Decision::Retry {
+        return None;
+    }
+    let numbered = key.rsplit_once('~').and_then(|(base, number)| Some((base, number.parse::<u32>().ok()?)));
+    let (base, number) = numbered.unwrap_or((key, 1));
+    let number = number.saturating_add(1);
+    if base.len() <= KEY_BYTES_MAX {
+        return Some(format!("{base}~{number}"));
+    }
+    // Too long to be lengthened: told apart by a digest of all of it.
+    Some(format!("palisade-{:016x}~{number}", crate::sync::merge::content_hash(base.as_bytes())))
 }
 
 /// Why the job of a call comes again that ended while somebody decided that the call is to be made.
@@ -367,8 +393,8 @@ pub trait Outbox: Send + Sync {
     async fn review_counts(&self, connections: Vec<ConnectionId>) -> Result<BTreeMap<ConnectionId, u64>>;
 
     /// Puts a decision about a call into effect, by the rule of [`decide`], with its job in the same commit. One that
-    /// is made after this is due at `now`, has no attempts behind it, and after [`Decision::NotHappened`] nothing that
-    /// may have happened; one that waits already is only due at `now`.
+    /// is made after this is due at `now`, has no attempts behind it, the key of [`key_of_decision`], and after
+    /// [`Decision::NotHappened`] nothing that may have happened; one that waits already is only due at `now`.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
@@ -402,6 +428,28 @@ mod tests {
             }
         }
         assert_eq!(decide(Waiting, true, Decision::Cancel).map(|to| to.0), Some(Review));
+    }
+
+    /// Fails when a call that may have been made gets another key, when one that certainly was not keeps the key its
+    /// refusal is remembered under, or when two decisions give the same key or one no provider takes.
+    #[test]
+    fn only_what_was_certainly_not_made_gets_a_new_key() {
+        for state in CallState::ALL {
+            for sent in [false, true] {
+                for decision in [Decision::Retry, Decision::Cancel, Decision::Happened, Decision::NotHappened] {
+                    let certain = state == CallState::Failed && !sent && decision == Decision::Retry;
+                    let key = key_of_decision(state, sent, decision, "k");
+                    assert_eq!(key.as_deref(), certain.then_some("k~2"), "{state:?} {sent} {decision:?}");
+                }
+            }
+        }
+        let next = |key: &str| key_of_decision(CallState::Failed, false, Decision::Retry, key).unwrap();
+        for (key, expected) in [("k~2", "k~3"), ("k~", "k~~2"), ("~9", "~10"), ("a~b", "a~b~2")] {
+            assert_eq!(next(key), expected);
+        }
+        let long = ["a", "b"].map(|end| next(&format!("{}{end}", "k".repeat(254))));
+        assert!(long[0] != long[1] && long.iter().all(|key| key.len() <= 255), "{long:?}");
+        assert_ne!(next(&long[0]), long[0]);
     }
 
     /// Fails when a body, a query or a header of a call is printed.

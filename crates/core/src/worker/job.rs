@@ -23,7 +23,7 @@ use crate::transport::Transport;
 use crate::webhook::Event;
 
 use super::chores::RETENTION;
-use super::replaying::ReplayProgress;
+use super::replaying::{REPLAY_TRIES_MAX, ReplayProgress, Replaying};
 use super::schedule::{When, owned, owned_one, stream_key};
 use super::{Context, Handled, Inner, Plugged};
 
@@ -148,6 +148,7 @@ impl Inner {
     ) -> Prepared {
         let Claimed { lease, work, .. } = claimed;
         let came_on = AtomicBool::new(false);
+        let replay = Replaying::of(&work);
         let finish = match work {
             Work::Event { row } => self.event(row, event, attempt.number).await,
             Work::Forward { row, destination } => self.forward(row, &destination, attempt).await,
@@ -156,14 +157,14 @@ impl Inner {
             Work::Watch { key, open } => self.watch(key, open).await,
             Work::Call { call } => self.call(lease, call, attempt).await,
             Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
-            Work::Replay { filter, after, replayed } => {
-                self.replay(filter, ReplayProgress { after, replayed }, &stop).await
+            Work::Replay { filter, after, replayed, died } => {
+                self.replay(filter, ReplayProgress { after, replayed }, died, attempt, &stop).await
             }
             Work::Chore { name, at } => self.chore(&name, at, &stop).await,
             Work::Reschedule { key } => self.reschedule(&key).await,
         };
         let attempt = Attempt { came_on: came_on.into_inner(), ..attempt };
-        let settlement = match finish {
+        let mut settlement = match finish {
             Ok(Finish::Done { effects, merges, follow, calls }) => {
                 let outbox = OutboxChange { add: calls, result: None };
                 Settlement { effects, merges, follow, outbox, ..self.settlement(lease, JobEnd::Done) }
@@ -181,6 +182,9 @@ impl Inner {
             Err(Stop::Retry { after, reason }) => self.retry(lease, attempt, after, reason),
             Err(Stop::Wait { after, reason }) => self.wait(lease, attempt, after, reason),
         };
+        if let (JobEnd::Dead { reason }, Some(replay)) = (&settlement.end, replay) {
+            settlement.follow.push(self.died(replay, reason));
+        }
         Prepared::Settle(Box::new(settlement))
     }
 
@@ -198,12 +202,12 @@ impl Inner {
             // Its waits are the schedule's: `forward` decides.
             Work::Forward { .. } => (u32::MAX, self.settings.retry_max),
             Work::Call { .. } => (u32::MAX, self.settings.retry_max),
+            Work::Replay { .. } => (REPLAY_TRIES_MAX, self.settings.incremental_every),
             Work::Sync { .. }
             | Work::Approved { .. }
             | Work::Watch { .. }
             | Work::Retention
             | Work::Chore { .. }
-            | Work::Replay { .. }
             | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
         };
         let (number, max) = (claimed.attempt, max.min(claimed.attempts_max));

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 
 use crate::call::{Call, Leave, Operation, Priority, Replay};
@@ -46,6 +47,12 @@ const KEY_MARGIN: Duration = Duration::from_secs(3_600);
 const WAIT_MIN: Duration = Duration::from_secs(1);
 /// The longest where nobody says until when: a connection may be mended at any moment.
 const MENDED_WAIT_MAX: Duration = Duration::from_secs(15 * 60);
+/// Waiting calls read at once to find those of a connection that was mended, and how many such reads there are at most:
+/// what is beyond them comes by itself.
+const FOUND_AT_ONCE: u32 = 1_000;
+const FINDS_MAX: u32 = 100;
+/// Calls brought forward at once: they share commits.
+const FORWARD_AT_ONCE: usize = 64;
 /// How often to look for a result that another process may have written.
 const RESULT_EVERY: Duration = Duration::from_millis(500);
 
@@ -162,6 +169,31 @@ struct Case<'a> {
 }
 
 impl Inner {
+    /// Brings forward the calls of a connection that wait though they are due, now that it is mended: a person may wait for
+    /// one. Those that are to be made later stay as they are.
+    pub(super) async fn bring_calls_forward(&self, connection: &ConnectionId) -> Result<()> {
+        let (now, mut before) = (self.clock.now(), None);
+        for _ in 0..FINDS_MAX {
+            let waiting = self.store.outbox(Some(CallState::Waiting), before, FOUND_AT_ONCE).await?;
+            before = waiting.last().map(|call| call.id);
+            let more = waiting.len() == FOUND_AT_ONCE as usize;
+            let is_held_up = |call: &OutboxCall| {
+                let at = call.next_at.is_some_and(|at| at > now);
+                call.call.connection == *connection && call.call.run_at <= now && at
+            };
+            let held_up: Vec<CallId> = waiting.iter().filter(|call| is_held_up(call)).map(|call| call.id).collect();
+            stream::iter(held_up)
+                .map(|id| self.store.decide_call(id, Decision::Retry, now))
+                .buffer_unordered(FORWARD_AT_ONCE)
+                .try_for_each(|_| future::ready(Ok(())))
+                .await?;
+            if !more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a claimed call up to its settlement.
     pub(super) async fn call(&self, lease: Lease, id: CallId, attempt: Attempt) -> Result<Finish, Stop> {
         let Some(call) = self.store.outbox_call(id).await? else {
@@ -274,7 +306,7 @@ impl Case<'_> {
                 let sent_at = self.call.sent_at.or(left).or_else(|| Some(self.inner.clock.now()));
                 Ok(self.unknown(operation, place, &error, sent_at, said))
             }
-            Outcome::NotSent | Outcome::Rejected => Ok(self.refused(operation, &error, said)),
+            Outcome::NotSent | Outcome::Rejected => Ok(self.refused(operation, &error, left, said)),
         }
     }
 
@@ -308,7 +340,13 @@ impl Case<'_> {
     }
 
     /// This attempt did nothing; one before it may have.
-    fn refused(self, operation: &Operation, error: &Error, said: Option<CallAnswer>) -> Finish {
+    fn refused(
+        self,
+        operation: &Operation,
+        error: &Error,
+        left: Option<Timestamp>,
+        said: Option<CallAnswer>,
+    ) -> Finish {
         let reason = phrase(error);
         let before = self.call.sent_at;
         // Waiting is nobody's fault and costs no attempt.
@@ -322,16 +360,17 @@ impl Case<'_> {
             return self.again(attempts, before, wait, reason);
         }
         let certain = match (before, operation.replay) {
-            (None, _) | (_, Replay::Safe) => true,
-            // Under the same key the provider answers for the first attempt too, unless nothing reached it.
-            (Some(_), Replay::Keyed(_)) => error.outcome() == Outcome::Rejected && !error.is_retryable(),
+            (_, Replay::Safe) => true,
+            (None, Replay::Keyed(_)) if error.attempts() <= 1 || error.outcome() == Outcome::NotSent => true,
+            // Under the same key the provider answers for the attempts before too, those inside the pipeline as well.
+            (_, Replay::Keyed(_)) => is_of_the_key(error),
             // Deleting what is gone is refused because it was deleted.
-            (Some(_), Replay::Idempotent | Replay::Never) => false,
+            (before, Replay::Idempotent | Replay::Never) => before.is_none(),
         };
         if certain {
             self.result(CallState::Failed, attempts, None, Some(reason), said)
         } else {
-            self.result(CallState::Review, attempts, before, Some(reason), said)
+            self.result(CallState::Review, attempts, before.or(left), Some(reason), said)
         }
     }
 
@@ -423,6 +462,15 @@ impl Case<'_> {
         let result = CallResult { call: self.id, state, next_at: None, attempts, sent_at, error, answer };
         Finish::Called(JobEnd::Done, Box::new(result))
     }
+}
+
+/// Tells whether a refusal is the answer to all that was sent under one key, and not only to the last of it: the provider
+/// looked at what is asked for. One that lacks a permission by now, clashes with another request or comes from a proxy is
+/// refused at the door, and what was sent before may have come in.
+fn is_of_the_key(error: &Error) -> bool {
+    error.outcome() == Outcome::Rejected
+        && !error.is_retryable()
+        && matches!(error.kind(), ErrorKind::Declined | ErrorKind::Invalid | ErrorKind::NotFound)
 }
 
 /// Makes the request of an attempt; its key is the one of the call, whichever attempt it is.

@@ -7,20 +7,27 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tokio::sync::watch;
 
-use super::job::{Finish, Stop, by_stream};
+use super::job::{Attempt, Finish, Stop, by_stream};
 use super::{Inner, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
-use crate::store::{EventRow, Merge, NewJob, ReplayFilter, ReplayStep, StoredEvent, Work};
-use crate::sync::State;
+use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, ReplayStep, StoredEvent, WORKER_LOST, Work};
+use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge};
+use crate::sync::{Change, State};
 use crate::transport::Transport;
 
-/// Rows looked at in one commit of a replay.
+/// Rows looked at, and replayed at most, in one commit of a replay.
 const LOOKED_AT_ONCE: u32 = 500;
-/// Steps of one job of a replay: its progress is kept after them.
+/// Rows looked at in one read of a count.
+const COUNTED_AT_ONCE: u32 = 1_000;
+/// Steps of one job of a replay that replay anything: its progress is kept after them.
 const STEPS_AT_ONCE: u32 = 4;
-/// Attempts of one job of a replay.
-const REPLAY_ATTEMPTS_MAX: u32 = 20;
+/// Steps of one job of a replay: those that find nothing only read.
+const LOOKS_AT_ONCE: u32 = 50;
+/// Attempts of one job of a replay, after which the worker gives it up.
+pub(super) const REPLAY_TRIES_MAX: u32 = 20;
+/// The same for the store: more, so that a replay whose workers were lost is given up by one that can tell of it.
+const REPLAY_ATTEMPTS_MAX: u32 = 1_000;
 
 /// How a replay by filter stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +39,48 @@ pub struct ReplayProgress {
     pub replayed: u64,
 }
 
+/// How a replay is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
+pub struct ReplayStatus {
+    /// How far it has come.
+    pub progress: ReplayProgress,
+    /// Whether it was given up: it goes on where it was when it is asked for again.
+    pub died: bool,
+    /// Why it was given up, or comes again.
+    pub error: Option<String>,
+}
+
+/// A replay at work.
+pub(super) struct Replaying {
+    filter: ReplayFilter,
+    progress: ReplayProgress,
+}
+
+impl Replaying {
+    /// Takes it of a job that is one's.
+    pub(super) fn of(work: &Work) -> Option<Self> {
+        let Work::Replay { filter, after, replayed, .. } = work else { return None };
+        let progress = ReplayProgress { after: *after, replayed: *replayed };
+        Some(Self { filter: filter.clone(), progress })
+    }
+}
+
 /// How many events a replay would take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain value; any value is valid")]
 pub struct Counted {
     /// Those that were found.
     pub events: u64,
-    /// Whether all rows were looked at.
-    pub complete: bool,
+    /// The last row looked at, to go on from; `None` when there is none left.
+    pub next: Option<EventRow>,
 }
 
 /// What handling an event would do now, without any of it being done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Preview {
-    /// What it would do to records. Whether one is older than what is stored is decided when it is done.
+    /// What it would do to records, by the rule that merges them into what is stored now.
     pub records: Vec<RecordPreview>,
     /// The statements handlers would write, without their values.
     pub effects: Vec<String>,
@@ -85,6 +119,8 @@ pub enum PreviewChange {
     Deleted,
     /// It is as it would be.
     Unchanged,
+    /// It stays as it is: what the event says is older than the copy.
+    Older,
     /// It would be fetched from the provider first.
     Fetched,
 }
@@ -100,7 +136,8 @@ impl Transport for NoCalls {
 }
 
 impl Worker {
-    /// Begins a replay by filter, or finds the one that is under way; gives its key.
+    /// Begins a replay by filter, or finds the one that is under way; one that was given up goes on where it was. Gives its
+    /// key.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
@@ -111,50 +148,46 @@ impl Worker {
         Ok(key)
     }
 
-    /// Tells how a replay stands; `None` when it has ended or never was.
+    /// Tells how a replay stands; `None` when it has come to its end or never was. One that was given up is told as long as
+    /// ended jobs are kept ([`super::WorkerSettings::retention`]).
     ///
     /// # Errors
     /// [`ErrorKind::Store`].
-    pub async fn replay_progress(&self, key: &str) -> Result<Option<ReplayProgress>> {
-        let live = self.inner.store.live_jobs(vec![unique(key)]).await?;
-        let work = live.into_iter().flatten().next().map(|live| live.work);
-        Ok(work.and_then(|work| match work {
-            Work::Replay { after, replayed, .. } => Some(ReplayProgress { after, replayed }),
-            Work::Event { .. }
-            | Work::Sync { .. }
-            | Work::Approved { .. }
-            | Work::Watch { .. }
-            | Work::Forward { .. }
-            | Work::Call { .. }
-            | Work::Retention
-            | Work::Chore { .. }
-            | Work::Reschedule { .. } => None,
+    pub async fn replay_progress(&self, key: &str) -> Result<Option<ReplayStatus>> {
+        let live = self.inner.store.live_jobs(vec![unique(key)]).await?.into_iter().flatten().next();
+        Ok(live.and_then(|live| {
+            let Work::Replay { after, replayed, died, .. } = live.work else { return None };
+            let progress = ReplayProgress { after, replayed };
+            // Asked for again, it is due before it would be forgotten.
+            let died = died.filter(|died| live.run_at >= died.until);
+            Some(ReplayStatus { progress, died: died.is_some(), error: died.map(|died| died.error).or(live.reason) })
         }))
     }
 
-    /// Counts what a replay would take, looking at no more than `rows`.
+    /// Counts what a replay would take behind a row, looking at about `rows` that may be replayed and no more: a range of
+    /// time begins where it begins, and what cannot be replayed is passed over, twenty times as many for a step. What it
+    /// did not come to is counted from [`Counted::next`] on.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-    pub async fn count_replay(&self, filter: &ReplayFilter, rows: u64) -> Result<Counted> {
+    pub async fn count_replay(&self, filter: &ReplayFilter, after: EventRow, rows: u64) -> Result<Counted> {
         let inner = &self.inner;
-        let (mut counted, mut after, mut looked) = (Counted { events: 0, complete: true }, EventRow(0), 0);
+        let (mut events, mut after, mut looked) = (0, after, 0);
         loop {
             let now = inner.clock.now();
-            let step = inner.store.replay_some(filter.clone(), after, LOOKED_AT_ONCE, true, now).await?;
-            counted.events += step.met;
-            looked += u64::from(LOOKED_AT_ONCE);
-            let Some(next) = step.next else { return Ok(counted) };
-            if looked >= rows {
-                return Ok(Counted { complete: false, ..counted });
+            let step = inner.store.replay_some(filter.clone(), after, COUNTED_AT_ONCE, true, now).await?;
+            events += step.met.len() as u64;
+            looked += u64::from(COUNTED_AT_ONCE);
+            match step.next {
+                Some(next) if looked < rows => after = next,
+                next => return Ok(Counted { events, next }),
             }
-            after = next;
         }
     }
 
     /// Dismisses the dead letters that meet a filter ([`Inbox::dismiss`](crate::store::Inbox::dismiss)), of the `rows` dead
     /// ones after a row, in steps that hold up nobody; with `dry_run` it only counts them. Goes on from
-    /// [`ReplayStep::next`].
+    /// [`Counted::next`].
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`]: what was dismissed stays so.
@@ -164,18 +197,18 @@ impl Worker {
         after: EventRow,
         rows: u64,
         dry_run: bool,
-    ) -> Result<ReplayStep> {
+    ) -> Result<Counted> {
         let inner = &self.inner;
-        let (mut whole, mut looked) = (ReplayStep { met: 0, next: Some(after) }, 0);
+        let (mut whole, mut looked) = (Counted { events: 0, next: Some(after) }, 0);
         while let Some(after) = whole.next.filter(|_| looked < rows) {
             let now = inner.clock.now();
             let at_once = u32::try_from(rows - looked).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
             let step = inner.store.dismiss_some(filter.clone(), after, at_once, dry_run, now).await?;
-            whole = ReplayStep { met: whole.met + step.met, next: step.next };
+            whole = Counted { events: whole.events + step.met.len() as u64, next: step.next };
             looked += u64::from(at_once);
         }
-        if whole.met > 0 && !dry_run {
-            tracing::info!(events = whole.met, ?filter, "dead letters were dismissed");
+        if whole.events > 0 && !dry_run {
+            tracing::info!(events = whole.events, ?filter, "dead letters were dismissed");
         }
         Ok(whole)
     }
@@ -206,7 +239,7 @@ impl Inner {
         let ReplayProgress { after, replayed } = progress;
         NewJob {
             unique: Some(unique(&key_of(&filter))),
-            work: Work::Replay { filter, after, replayed },
+            work: Work::Replay { filter, after, replayed, died: None },
             lane: None,
             group: None,
             tenant: None,
@@ -216,24 +249,43 @@ impl Inner {
         }
     }
 
+    /// Makes the job by which a replay that was given up is told and can go on; it does nothing when it is due.
+    pub(super) fn died(&self, replay: Replaying, reason: &str) -> NewJob {
+        let Replaying { filter, progress: ReplayProgress { after, replayed } } = replay;
+        tracing::error!(events = replayed, reason, "a replay was given up: it goes on when it is asked for again");
+        let until = self.clock.now().plus(self.settings.retention);
+        let job = self.replay_job(filter.clone(), ReplayProgress { after, replayed });
+        let died = Some(Died { error: reason.to_owned(), until });
+        NewJob { work: Work::Replay { filter, after, replayed, died }, run_at: until, ..job }
+    }
+
     /// Replays some events, and leaves the job of the others.
     pub(super) async fn replay(
         &self,
         filter: ReplayFilter,
         progress: ReplayProgress,
+        died: Option<Died>,
+        attempt: Attempt,
         stop: &watch::Receiver<bool>,
     ) -> Result<Finish, Stop> {
-        let mut progress = progress;
-        for _ in 0..STEPS_AT_ONCE {
+        if died.is_some_and(|died| self.clock.now() >= died.until) {
+            return Ok(Finish::followed_by(Vec::new()));
+        }
+        if attempt.number > attempt.max {
+            return Err(Stop::Dead(WORKER_LOST.to_owned()));
+        }
+        let (mut progress, mut steps) = (progress, 0);
+        for _ in 0..LOOKS_AT_ONCE {
             let now = self.clock.now();
             let step = self.store.replay_some(filter.clone(), progress.after, LOOKED_AT_ONCE, false, now).await?;
-            progress.replayed += step.met;
+            progress.replayed += step.met.len() as u64;
+            steps += u32::from(!step.met.is_empty());
             let Some(next) = step.next else {
                 tracing::info!(events = progress.replayed, "a replay has ended");
                 return Ok(Finish::followed_by(Vec::new()));
             };
             progress.after = next;
-            if *stop.borrow() {
+            if *stop.borrow() || steps == STEPS_AT_ONCE {
                 break;
             }
         }
@@ -250,28 +302,44 @@ impl Inner {
         };
         let event = &whole.map_or_else(|| event.clone(), |whole| StoredEvent { event: whole, ..event.clone() });
         let merges = place.changes_of(event)?;
-        for Merge { key, changes, .. } in merges {
-            for change in changes {
-                let stored = self.store.record(key.clone(), change.id.clone()).await?;
-                let before = stored.and_then(|record| record.data);
-                let (change_is, after) = match (&change.state, &before) {
-                    (State::Unclear, _) => (PreviewChange::Fetched, None),
-                    (State::Deleted, None) => (PreviewChange::Unchanged, None),
-                    (State::Deleted, Some(_)) => (PreviewChange::Deleted, None),
-                    (State::Present(after), None) => (PreviewChange::Added, Some(after.clone())),
-                    (State::Present(after), Some(before)) if after == before => {
-                        (PreviewChange::Unchanged, Some(after.clone()))
-                    }
-                    (State::Present(after), Some(_)) => (PreviewChange::Updated, Some(after.clone())),
-                };
+        for Merge { key, read_since, changes } in merges {
+            let ids = changes.iter().map(|change| change.id.clone()).collect();
+            let stored = self.store.stored(key.clone(), ids).await?;
+            for (change, stored) in changes.into_iter().zip(stored) {
+                let record = self.store.record(key.clone(), change.id.clone()).await?;
+                let before = record.and_then(|record| record.data);
+                let (becomes, after) = outcome(stored, &change, read_since, before.as_ref());
                 let stream = key.stream.clone();
-                preview.records.push(RecordPreview { stream, id: change.id, change: change_is, before, after });
+                preview.records.push(RecordPreview { stream, id: change.id, change: becomes, before, after });
             }
         }
         let (effects, calls) = self.handlers(event, &place, 1, Some(Arc::new(NoCalls))).await?;
         preview.effects.extend(effects.into_iter().map(|effect| effect.sql));
         preview.calls.extend(calls.into_iter().map(|call| call.operation));
         Ok(())
+    }
+}
+
+/// Tells what would become of a record, by the merge rule, and its JSON then.
+fn outcome(
+    stored: Option<Stored>,
+    change: &Change,
+    read_since: Option<u64>,
+    before: Option<&Bytes>,
+) -> (PreviewChange, Option<Bytes>) {
+    let seen = match &change.state {
+        State::Present(data) => Seen::Present { hash: content_hash(data) },
+        State::Deleted => Seen::Deleted,
+        State::Unclear => Seen::Unclear,
+    };
+    match (merge(stored, Incoming { span: change.span, read_since, seen }), &change.state) {
+        (Verdict::Fetch, _) | (_, State::Unclear) => (PreviewChange::Fetched, None),
+        (Verdict::Older, _) => (PreviewChange::Older, before.cloned()),
+        (Verdict::Confirm, _) => (PreviewChange::Unchanged, before.cloned()),
+        (Verdict::Write, State::Deleted) if before.is_none() => (PreviewChange::Unchanged, None),
+        (Verdict::Write, State::Deleted) => (PreviewChange::Deleted, None),
+        (Verdict::Write, State::Present(after)) if before.is_none() => (PreviewChange::Added, Some(after.clone())),
+        (Verdict::Write, State::Present(after)) => (PreviewChange::Updated, Some(after.clone())),
     }
 }
 
@@ -293,7 +361,7 @@ impl super::job::Place<'_> {
 /// Names a replay by its filter, so that the same one is not begun twice.
 fn key_of(filter: &ReplayFilter) -> String {
     let json = serde_json::to_vec(filter).unwrap_or_default();
-    format!("{:016x}", crate::sync::merge::content_hash(&json))
+    format!("{:016x}", content_hash(&json))
 }
 
 fn unique(key: &str) -> String {

@@ -9,6 +9,7 @@ mod metrics;
 mod outbox;
 mod previews;
 mod reads;
+mod replays;
 mod schedules;
 mod storms;
 mod syncs;

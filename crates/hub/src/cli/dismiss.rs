@@ -67,7 +67,7 @@ async fn by_filter(opened: &Opened, arguments: &Arguments, filter: &ReplayFilter
     loop {
         let step = opened.store.dismiss_some(filter.clone(), after, LOOKED_AT_ONCE, arguments.dry_run, now).await;
         let step = step.map_err(|error| store_failure(&error))?;
-        dismissed += step.met;
+        dismissed += step.met.len() as u64;
         bar.set_message(count(dismissed, "event", "events").to_string());
         bar.tick();
         let Some(next) = step.next else { break };

@@ -9,7 +9,7 @@ use super::inbox::{Filter, State};
 use super::out::{bar, count, document, short, table, word};
 use super::place::{Opened, Place, now, store_failure, with_store};
 use super::{Failure, say};
-use crate::previews::{self, PREVIEWED_MAX, Previewed, PreviewsOut, Totals, changed_fields};
+use crate::previews::{self, PREVIEWED_MAX, Previewed, Previews, PreviewsOut, Reach, Totals, changed_fields};
 
 /// Rows looked at in one commit: what comes in meanwhile waits for no more than that.
 const LOOKED_AT_ONCE: u32 = 500;
@@ -92,7 +92,7 @@ async fn by_filter(opened: &Opened, arguments: &Arguments) -> Result<(), Failure
         let looked = u32::try_from(limit - replayed).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
         let step = opened.store.replay_some(filter.clone(), after, looked, arguments.dry_run, now).await;
         let step = step.map_err(|error| store_failure(&error))?;
-        replayed += step.met;
+        replayed += step.met.len() as u64;
         bar.set_message(count(replayed, "event", "events").to_string());
         bar.tick();
         let Some(next) = step.next else { break };
@@ -134,27 +134,28 @@ async fn preview(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> 
     if arguments.rows.is_empty() {
         let now = now();
         let filter = arguments.filter.stored(now);
-        let found = previews::previews(&opened.store, &worker, &filter, limit, now, None).await;
-        let found = found.map_err(failed)?;
-        return show(arguments, found.events, found.complete, &found.list);
+        let found = previews::previews(&opened.store, &worker, &filter, limit, now, Reach::ALL).await;
+        return show(arguments, &found.map_err(failed)?);
     }
     let rows: Vec<EventRow> = arguments.rows.iter().copied().map(EventRow).collect();
     let list = previews::of_rows(&opened.store, &worker, &rows).await.map_err(failed)?;
-    show(arguments, list.len() as u64, true, &list)?;
-    let missing = |row: &&EventRow| !list.iter().any(|one| one.event.row == **row);
+    let found = Previews { events: list.len() as u64, complete: true, list, next: None };
+    show(arguments, &found)?;
+    let missing = |row: &&EventRow| !found.list.iter().any(|one| one.event.row == **row);
     no_such(&rows.iter().filter(missing).map(|row| row.0).collect::<Vec<_>>())
 }
 
-fn show(arguments: &Arguments, events: u64, complete: bool, list: &[Previewed]) -> Result<(), Failure> {
-    let totals = previews::totals(list);
+fn show(arguments: &Arguments, found: &Previews) -> Result<(), Failure> {
     if arguments.json {
-        return document(&PreviewsOut::of(events, complete, list));
+        return document(&PreviewsOut::of(found));
     }
+    let Previews { events, complete, list, .. } = found;
+    let (events, totals) = (*events, found.totals());
     let headings = ["row", "type", "connection", "record", "change", "fields"];
     table(headings, list.iter().flat_map(rows));
     say("");
     let shown = if list.len() as u64 == events { String::new() } else { format!(", by the first {}", list.len()) };
-    let at_least = if complete { "" } else { "at least " };
+    let at_least = if *complete { "" } else { "at least " };
     say(format!("would replay {at_least}{}{shown}: {}", count(events, "event", "events"), added_up(totals)));
     say("nothing was changed; each event is compared with what is stored now");
     Ok(())
@@ -188,12 +189,13 @@ fn rows(one: &Previewed) -> Vec<[String; 6]> {
 }
 
 fn added_up(totals: Totals) -> String {
-    let Totals { added, updated, deleted, unchanged, fetched, refused } = totals;
+    let Totals { added, updated, deleted, unchanged, older, fetched, refused } = totals;
     let told = [
         (added, "added"),
         (updated, "updated"),
         (deleted, "deleted"),
         (unchanged, "unchanged"),
+        (older, "unchanged (the copy is newer)"),
         (fetched, "to be fetched"),
         (refused, "events refused"),
     ];

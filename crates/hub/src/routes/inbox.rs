@@ -19,7 +19,7 @@ use super::admin::redirect;
 use super::api::{Answer, Asked};
 use super::{Problem, json, pages};
 use crate::hub::Shared;
-use crate::previews::{self, COUNTED_MAX, PREVIEWED_MAX, PreviewOut, PreviewsOut};
+use crate::previews::{self, COUNTED_MAX, PREVIEWED_MAX, PreviewOut, PreviewsOut, Reach};
 use crate::time::{self, rfc3339};
 
 /// Causes and halts of an answer.
@@ -344,9 +344,9 @@ pub(crate) async fn dismiss(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer 
     let step = shared.worker.dismiss_dead(&filter, EventRow(after), DISMISSED_AT_ONCE, dry_run).await?;
     let next = step.next.map(|row| row.0);
     if dry_run {
-        return Ok(json(&json!({ "dry_run": true, "events": step.met, "next_after": next })));
+        return Ok(json(&json!({ "dry_run": true, "events": step.events, "next_after": next })));
     }
-    Ok(json(&json!({ "dismissed": step.met, "next_after": next })))
+    Ok(json(&json!({ "dismissed": step.events, "next_after": next })))
 }
 
 async fn dismiss_rows(shared: &Shared, rows: &[i64]) -> Answer {
@@ -403,6 +403,8 @@ struct ReplayIn {
     filter: FilterIn,
     #[serde(default)]
     dry_run: bool,
+    /// Counts what is behind this row: `next` of the answer before.
+    after: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -450,11 +452,16 @@ impl FilterIn {
 pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
     let wanted =
         "send {\"filter\":{…},\"dry_run\":true}; a filter has state, provider, connection, type, reason, from, to";
-    let ReplayIn { filter, dry_run } = read(&body, wanted)?;
+    let ReplayIn { filter, dry_run, after } = read(&body, wanted)?;
     let filter = filter.read()?;
     if dry_run {
-        let counted = shared.worker.count_replay(&filter, COUNTED_MAX).await?;
-        return Ok(json(&json!({ "dry_run": true, "events": counted.events, "complete": counted.complete })));
+        let counted = shared.worker.count_replay(&filter, EventRow(after.unwrap_or(0)), COUNTED_MAX).await?;
+        let complete = counted.next.is_none();
+        let told = json!({ "dry_run": true, "events": counted.events, "complete": complete, "next": counted.next });
+        return Ok(json(&told));
+    }
+    if after.is_some() {
+        return Err(Problem::invalid("after goes with dry_run: a replay goes through all there is", wanted));
     }
     if filter == ReplayFilter::default() {
         return Err(Problem::invalid("an empty filter would replay everything there is", wanted));
@@ -466,10 +473,17 @@ pub(crate) async fn replay(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
 /// Tells how a replay stands.
 pub(crate) async fn replay_progress(Of(shared): Of<Arc<Shared>>, key: Result<Path<String>, PathRejection>) -> Answer {
     let Path(key) = key.map_err(|_| Problem::unreadable_address())?;
-    let progress = shared.worker.replay_progress(&key).await?;
-    let progress =
-        progress.ok_or_else(|| Problem::missing("no such replay is under way: it has ended, or never was"))?;
-    Ok(json(&json!({ "replay": key, "replayed": progress.replayed, "after_row": progress.after })))
+    let status = shared.worker.replay_progress(&key).await?;
+    let status =
+        status.ok_or_else(|| Problem::missing("no such replay is under way: it has come to its end, or never was"))?;
+    let (state, progress) = (if status.died { "died" } else { "running" }, status.progress);
+    Ok(json(&json!({
+        "replay": key,
+        "state": state,
+        "replayed": progress.replayed,
+        "after_row": progress.after,
+        "error": status.error,
+    })))
 }
 
 /// Shows what a replay of an event would do, without doing it.
@@ -492,20 +506,23 @@ struct Previewed<'a> {
 struct PreviewIn {
     filter: FilterIn,
     limit: Option<u32>,
+    /// Begins behind this row: `next` of the answer before.
+    after: Option<i64>,
 }
 
 /// Shows what a replay by filter would do, by the first events it would take.
 pub(crate) async fn previews(Of(shared): Of<Arc<Shared>>, body: Bytes) -> Answer {
     let wanted =
         "send {\"filter\":{…},\"limit\":100}; a filter has state, provider, connection, type, reason, from, to";
-    let PreviewIn { filter, limit } = read(&body, wanted)?;
+    let PreviewIn { filter, limit, after } = read(&body, wanted)?;
     let limit = limit.unwrap_or(PREVIEWED_MAX);
     if !(1..=PREVIEWED_MAX).contains(&limit) {
         return Err(Problem::invalid(format!("limit must lie between 1 and {PREVIEWED_MAX}"), "narrow the filter"));
     }
     // What could not be looked at in time is left out rather than all of it.
     let patience = Some(shared.settings.request_timeout / 2);
+    let reach = Reach { after: EventRow(after.unwrap_or(0)), rows: COUNTED_MAX, patience };
     let (store, now) = (&*shared.store, shared.clock.now());
-    let found = previews::previews(store, &shared.worker, &filter.read()?, limit, now, patience).await?;
-    Ok(json(&PreviewsOut::of(found.events, found.complete, &found.list)))
+    let found = previews::previews(store, &shared.worker, &filter.read()?, limit, now, reach).await?;
+    Ok(json(&PreviewsOut::of(&found)))
 }

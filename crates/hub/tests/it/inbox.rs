@@ -143,6 +143,7 @@ async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
         json!({ "filter": { "from": "now" } }),
         json!({ "filter": { "who": 1 } }),
         json!({ "filter": { "type": "*.paid" } }),
+        json!({ "filter": { "state": "dead" }, "after": 1 }),
     ] {
         post(&fixture, path, &wrong).await.is_error(400, "invalid");
     }
@@ -153,7 +154,7 @@ async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
     assert_eq!(begun.status, 202);
     let key = begun.json()["replay"].as_str().unwrap().to_owned();
     let progress = fixture.get(&format!("/api/v1/replays/{key}")).await.json();
-    assert_eq!(progress["replayed"], 0);
+    assert_eq!((&progress["replayed"], &progress["state"]), (&json!(0), &json!("running")));
     assert_eq!(post(&fixture, path, &json!({ "filter": filter })).await.json()["replay"], key.as_str(), "the same one");
     fixture.hub.worker().step(Queue::Background).await.unwrap();
     fixture.get(&format!("/api/v1/replays/{key}")).await.is_error(404, "not_found");
@@ -292,6 +293,17 @@ async fn a_preview_shows_what_a_newer_handler_would_do_and_does_nothing() {
     let record = fixture.post(path).await.json()["records"][0].clone();
     assert_eq!((&record["change"], &record["before"]["email"]), (&json!("updated"), &json!("old@example.com")));
     fixture.post("/api/v1/events/99/preview").await.is_error(404, "not_found");
+
+    // The copy goes on, and what the event says is older.
+    let state = State::Present(r#"{"id":"cus_1","email":"new@example.com"}"#.into());
+    let key = StreamKey { connection: "acme-stripe".into(), stream: "customers".into() };
+    let change = Change { stream: key.stream.clone(), id: "cus_1".into(), span: Span::exact(i64::MAX / 2), state };
+    fixture.store.merge(vec![Merge { key, read_since: None, changes: vec![change] }], NOW).await.unwrap();
+    let record = fixture.post(path).await.json()["records"][0].clone();
+    assert_eq!((&record["change"], &record["changed"]), (&json!("older"), &json!([])));
+    assert_eq!(record["after"]["email"], "new@example.com", "it stays");
+    let added_up = post(&fixture, "/api/v1/events/preview", &json!({})).await.json();
+    assert_eq!((&added_up["totals"]["older"], &added_up["totals"]["updated"]), (&json!(1), &json!(0)));
 }
 
 // Fails when a typed handler is given another event, or one that cannot be read is not a dead letter.
@@ -340,6 +352,12 @@ async fn a_replay_by_filter_is_previewed_by_its_first_events() {
     let new = post(&fixture, path, &json!({ "filter": filter, "limit": 2 })).await.json();
     assert_eq!((&new["events"], &new["complete"], &new["previewed"]), (&json!(3), &json!(true), &json!(2)));
     assert_eq!((&new["totals"]["refused"], &new["totals"]["added"]), (&json!(0), &json!(2)));
+    assert_eq!(new["next"], 2, "and where the next ones are");
+    let rest = post(&fixture, path, &json!({ "filter": filter, "after": 2 })).await.json();
+    assert_eq!((&rest["events"], &rest["previews"][0]["row"], &rest["next"]), (&json!(1), &json!(3), &Value::Null));
+    let counted = json!({ "filter": filter, "dry_run": true, "after": 1 });
+    let counted = post(&fixture, "/api/v1/events/replay", &counted).await.json();
+    assert_eq!((&counted["events"], &counted["complete"], &counted["next"]), (&json!(2), &json!(true), &Value::Null));
     let first = &new["previews"][0];
     assert_eq!(
         (&first["row"], &first["type"], &first["state"]),

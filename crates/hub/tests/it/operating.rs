@@ -401,14 +401,14 @@ async fn a_replay_by_filter_is_previewed_before_it_is_done() {
     assert_eq!((&told["events"], &told["complete"], &told["previewed"]), (&json!(4), &json!(true), &json!(4)));
     assert_eq!(
         told["totals"],
-        json!({ "added": 0, "updated": 1, "deleted": 1, "unchanged": 0, "fetched": 0, "refused": 2 })
+        json!({ "added": 0, "updated": 1, "deleted": 1, "unchanged": 0, "older": 0, "fetched": 0, "refused": 2 })
     );
     let rows: Vec<_> = told["previews"].as_array().unwrap().iter().map(|one| one["row"].as_i64().unwrap()).collect();
     assert_eq!(rows, [2, 3, 4, 5], "in the order they would be handled");
     let record = &told["previews"][2]["preview"]["records"][0];
     assert_eq!((&record["changed"], &record["before"]["email"]), (&json!(["email"]), &json!("old@example.com")));
     let first = place.json(&["replay", "--preview", "--state", "dead", "--limit", "1"]);
-    assert_eq!((&first["events"], &first["previewed"]), (&json!(4), &json!(1)));
+    assert_eq!((&first["events"], &first["previewed"], &first["next"]), (&json!(4), &json!(1), &json!(2)));
     ends(&place.run(&["replay", "--preview", "4", "1"]), 1, &["cus_1", "no dead or handled event with row 1"]);
     ends(&place.run(&["replay", "--preview", "--dry-run", "4"]), 2, &["cannot be used with"]);
     ends(&place.run(&["replay", "--preview", "--state", "dead", "--limit", "101"]), 2, &["100"]);

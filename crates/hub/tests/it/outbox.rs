@@ -7,22 +7,26 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{Method, Request, Response};
 use palisade_core::auth::Scheme;
 use palisade_core::clock::ManualClock;
 use palisade_core::store::memory::MemoryStore;
-use palisade_core::store::{CallId, CallState, Connections, Effect, Outbox, Queue, Store, Value};
+use palisade_core::store::{CallId, CallState, Connections, Decision, Effect, Outbox, Queue, Store, Value};
+use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{NewCall, draft};
 use palisade_core::{Error, ErrorKind, Found, Outcome, Replay, Transport};
+use palisade_emulator::stripe::{Stripe, StripeConfig};
 use palisade_google::GoogleProvider;
 use palisade_hub::{Access, ConnectionConfig, Hub};
 use palisade_sendgrid::SendGridProvider;
 use palisade_slack::SlackProvider;
 use palisade_store::{SqliteConfig, SqliteStore};
+use palisade_stripe::StripeProvider;
 use palisade_twilio::TwilioProvider;
 use serde_json::{Value as Json, json};
 
-use crate::fixtures::{Answer, Fixture, NOW, builder, connection, fixture, settings};
+use crate::fixtures::{Answer, Fixture, NOW, builder, connection, fixture, master_key, settings};
 
 const TWILIO: &str = "AC00000000000000000000000000000001";
 
@@ -44,6 +48,55 @@ impl Transport for Wire {
             None => Ok(Response::new(r#"{"ok":true}"#.into())),
         }
     }
+}
+
+// Fails when a retry of a call that Stripe refused carries the key the refusal is remembered under: whatever is mended, it
+// would be refused for a day.
+#[tokio::test]
+async fn a_declined_call_is_made_when_its_cause_is_mended() {
+    const KEY: &str = "sk_test_outboxOfTheTests00000000";
+    let stripe = Stripe::start(StripeConfig { api_key: KEY.to_owned(), ..StripeConfig::default() }).await.unwrap();
+    let network = HttpTransport::builder().build().unwrap();
+    let send = async |path: &str, form: &str| {
+        let request =
+            Request::post(format!("{}{path}", stripe.base_url())).header(AUTHORIZATION, format!("Bearer {KEY}"));
+        let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        let answer = network.send(request.body(Bytes::from(form.to_owned())).unwrap()).await.unwrap();
+        let answer: Json = serde_json::from_slice(answer.body()).unwrap();
+        answer["id"].as_str().unwrap_or_else(|| panic!("{path}: {answer}")).to_owned()
+    };
+    let card = |name: &str| format!("invoice_settings[default_payment_method]={name}");
+    let customer = send("/v1/customers", &card("pm_card_chargeCustomerFail")).await;
+    let price = "currency=usd&unit_amount=500&recurring[interval]=month&product_data[name]=tea";
+    let price = send("/v1/prices", price).await;
+
+    let store = Arc::new(MemoryStore::new());
+    let hub = Hub::builder()
+        .provider(StripeProvider::new().allowing(stripe.base_url()))
+        .store(store)
+        .transport(Arc::new(HttpTransport::builder().build().unwrap()));
+    let hub = hub.master_key(master_key()).settings(settings(Access::Trusted)).build().unwrap();
+    let base_url = Some(stripe.base_url().to_owned());
+    hub.connect(&ConnectionConfig { base_url, credential: Scheme::Bearer(KEY.into()).into(), ..connection() })
+        .await
+        .unwrap();
+    let mut call = NewCall::new("acme-stripe", Method::POST, "/v1/subscriptions").with_idempotency_key("tea");
+    call.headers.insert(CONTENT_TYPE, "application/x-www-form-urlencoded".parse().unwrap());
+    call.body = format!("customer={customer}&items[0][price]={price}&payment_behavior=error_if_incomplete").into();
+    let id = hub.enqueue(call).await.unwrap().id();
+    let made = async || {
+        hub.worker().step(Queue::Calls).await.unwrap();
+        hub.call(id).await.unwrap().unwrap()
+    };
+    let refused = made().await;
+    assert_eq!(refused.state, CallState::Failed, "{:?}", refused.error);
+    assert_eq!(refused.answer.map(|answer| answer.status), Some(402), "{:?}", refused.error);
+    send(&format!("/v1/customers/{customer}"), &card("pm_card_visa")).await;
+    hub.decide_call(id, Decision::Retry).await.unwrap();
+    let call = made().await;
+    assert_eq!((call.state, call.call.idempotency_key.as_str()), (CallState::Done, "tea~2"), "{:?}", call.error);
+    let answer: Json = serde_json::from_slice(&call.answer.unwrap().body).unwrap();
+    assert_eq!(answer["status"], "active");
 }
 
 fn account(provider: &str) -> ConnectionConfig {

@@ -296,36 +296,67 @@ pub(super) fn dismiss(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool,
     Ok(true)
 }
 
-/// Does something with what meets a filter among the next rows that are of its state.
-pub(super) fn some(
-    tx: &mut Tx<'_>,
+/// What a filter looks at of an event: no payload, which nothing asks of, and no other table.
+const HEADS: &str = "SELECT id, endpoint, connection, provider, event_id, kind, account, created, ordering_key, x'', \
+     received_at, state, reason FROM palisade_event";
+
+/// Reads the heads of the events of a state, behind a row and up to another; rare ones by their index.
+pub(super) fn replayable_heads(state: Option<EventState>) -> Option<String> {
+    let only = match state {
+        Some(EventState::Dead) => "INDEXED BY palisade_event_dead WHERE state = 3",
+        Some(EventState::Ignored) => "INDEXED BY palisade_event_ignored WHERE state = 2",
+        Some(EventState::Done) => "NOT INDEXED WHERE state = 1",
+        None => "NOT INDEXED WHERE state IN (1, 3)",
+        Some(EventState::Pending) => return None,
+    };
+    Some(format!("{HEADS} {only} AND id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3"))
+}
+
+/// Finds what meets a filter among the next rows that are of its state.
+pub(super) fn replayable(
+    reader: &Connection,
     filter: &ReplayFilter,
     after: EventRow,
     looked: u32,
-    mut each: impl FnMut(&mut Tx<'_>, i64) -> Result<bool, Fault>,
 ) -> Result<ReplayStep, Fault> {
-    let sql = match filter.state {
-        // In the text, so that the partial indexes of dead and ignored events are used.
-        Some(EventState::Dead) => "SELECT id FROM palisade_event WHERE state = 3 AND id > ?1 ORDER BY id LIMIT ?2",
-        Some(EventState::Ignored) => "SELECT id FROM palisade_event WHERE state = 2 AND id > ?1 ORDER BY id LIMIT ?2",
-        Some(EventState::Done) => {
-            "SELECT id FROM palisade_event NOT INDEXED WHERE state = 1 AND id > ?1 ORDER BY id LIMIT ?2"
-        }
-        None => "SELECT id FROM palisade_event NOT INDEXED WHERE state IN (1, 3) AND id > ?1 ORDER BY id LIMIT ?2",
-        Some(EventState::Pending) => return Ok(ReplayStep { met: 0, next: None }),
-    };
-    let rows = tx
-        .prepare(sql)?
-        .query_map(params![after.0, looked], |row| row.get::<_, i64>(0))?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
-    let mut met = 0;
-    for row in &rows {
-        if event(tx.connection(), EventRow(*row))?.is_some_and(|event| filter.meets(&event)) {
-            met += 1;
-            each(tx, *row)?;
+    let Some(sql) = replayable_heads(filter.state) else { return Ok(ReplayStep { met: Vec::new(), next: None }) };
+    let mut at =
+        reader.prepare_cached("SELECT id, received_at FROM palisade_event WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+    let first =
+        |row: EventRow| at.query_one([row.0], |row| Ok((EventRow(row.get(0)?), Timestamp(row.get(1)?)))).optional();
+    let rows = filter.rows(after, EventRow(Tally::read(reader)?.event_last), first)?;
+    let mut statement = reader.prepare_cached(&sql)?;
+    let mut heads = statement.query(params![rows.after.0, rows.last.0, looked])?;
+    let (mut found, mut met) = (Vec::new(), Vec::new());
+    while let Some(head) = heads.next()? {
+        let event = stored(head)?;
+        found.push(event.row);
+        if filter.meets(&event) {
+            met.push(event.row);
         }
     }
-    Ok(ReplayStep { met, next: rows.last().copied().map(EventRow) })
+    Ok(ReplayStep { met, next: rows.next(&found, looked) })
+}
+
+/// Does something with those of the rows that meet the filter still; gives those it was done with.
+pub(super) fn each(
+    tx: &mut Tx<'_>,
+    filter: &ReplayFilter,
+    rows: &[EventRow],
+    mut act: impl FnMut(&mut Tx<'_>, i64) -> Result<bool, Fault>,
+) -> Result<Vec<EventRow>, Fault> {
+    let mut met = Vec::with_capacity(rows.len());
+    for row in rows {
+        let event = {
+            let mut statement = tx.prepare(&format!("{HEADS} WHERE id = ?1 AND state <> 4"))?;
+            let mut heads = statement.query([row.0])?;
+            heads.next()?.map(stored).transpose()?
+        };
+        if event.is_some_and(|event| filter.meets(&event)) && act(tx, row.0)? {
+            met.push(*row);
+        }
+    }
+    Ok(met)
 }
 
 /// Behind a place stand those of its moment and then those of later ones: as one comparison of both columns SQLite would

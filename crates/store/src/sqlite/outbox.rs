@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use palisade_core::store::outbox::{clash, decide};
+use palisade_core::store::outbox::{clash, decide, key_of_decision};
 use palisade_core::store::{
     CallAnswer, CallId, CallRequest, CallResult, CallState, Decided, Decision, Effect, Enqueued, KeptCall, Lease,
     OutboxCall, OutboxChange, Transacted,
@@ -156,14 +156,16 @@ struct Head {
     state: CallState,
     sent: bool,
     connection: String,
+    key: String,
 }
 
 fn head(tx: &Tx<'_>, id: CallId) -> Result<Option<Head>, Fault> {
-    let mut statement =
-        tx.prepare("SELECT id, state, sent_at IS NOT NULL, connection FROM palisade_outbox WHERE id = ?1")?;
+    let mut statement = tx
+        .prepare("SELECT state, sent_at IS NOT NULL, connection, idempotency_key FROM palisade_outbox WHERE id = ?1")?;
     let mut rows = statement.query([id.0])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some(Head { id: row.get(0)?, state: state(row.get(1)?)?, sent: row.get(2)?, connection: row.get(3)? }))
+    let (connection, key) = (row.get(2)?, row.get(3)?);
+    Ok(Some(Head { id: id.0, state: state(row.get(0)?)?, sent: row.get(1)?, connection, key }))
 }
 
 /// Reads a call that waits or is on its way.
@@ -242,6 +244,9 @@ pub(super) fn decide_call(tx: &mut Tx<'_>, id: CallId, decision: Decision, now: 
     let Some(head) = head(tx, id)? else { return Ok(Decided::Missing) };
     let Some((to, why)) = decide(head.state, head.sent, decision) else { return Ok(Decided::Refused(head.state)) };
     put_state(tx, &head, to, now)?;
+    if let Some(key) = key_of_decision(head.state, head.sent, decision, &head.key) {
+        tx.prepare("UPDATE palisade_outbox SET idempotency_key = ?2 WHERE id = ?1")?.execute(params![id.0, key])?;
+    }
     if let Some(why) = why {
         tx.prepare("UPDATE palisade_outbox SET error = ?2 WHERE id = ?1")?.execute(params![id.0, why])?;
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use palisade_core::store::RunStateName;
+use palisade_core::store::{EventState, RunStateName};
 use rusqlite::Connection;
 
 use super::{dead_forwards, inbox, runs, schema};
@@ -57,6 +57,22 @@ fn what_stands_for_a_destination_is_counted_by_its_keys() {
         (dead_forwards::DEAD, "palisade_dead_forward USING PRIMARY KEY (destination=?)"),
     ] {
         goes(sql, &["CO-ROUTINE (subquery-1)", &format!("SEARCH {index}"), "SCAN (subquery-1)"]);
+    }
+}
+
+/// Fails when a step of a replay goes past rows outside its range, or past others to find dead events.
+#[test]
+fn a_replay_goes_past_its_rows_only() {
+    let dead = "SEARCH palisade_event USING INDEX palisade_event_dead (id>? AND id<?)";
+    let ignored = "SEARCH palisade_event USING INDEX palisade_event_ignored (id>? AND id<?)";
+    let all = "SEARCH palisade_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+    for (state, way) in [
+        (Some(EventState::Dead), dead),
+        (Some(EventState::Ignored), ignored),
+        (Some(EventState::Done), all),
+        (None, all),
+    ] {
+        goes(&inbox::replayable_heads(state).unwrap(), &[way]);
     }
 }
 

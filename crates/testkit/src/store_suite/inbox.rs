@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, CAUSES_MAX, Claim, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, HEARD_EVERY_MS,
-    HEARD_KINDS_MAX, JobCounts, JobEnd, NO_CONNECTION, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES,
-    PRUNE_LOOKED, PrunePlace, PruneStep, Queue, ReplayFilter, Room, Settled, Settlement, Store, Work, forward_key,
+    Appended, CAUSES_MAX, CLOCK_MARGIN, Claim, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    HEARD_EVERY_MS, HEARD_KINDS_MAX, JobCounts, JobEnd, NO_CONNECTION, NewDelivery, NewEvent, NewJob, OTHER_CAUSES,
+    PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, REPLAY_WALKED, ReplayFilter, Room, Settled, Settlement,
+    Store, Work, forward_key,
 };
 
 use super::jobs::{claim, end, settlement};
@@ -172,7 +173,7 @@ pub async fn an_unwanted_event_is_kept_without_a_job(store: &dyn Store) {
     same(ok(store.event_counts().await), [(EventState::Ignored, 1)].into(), "only states that occur are counted");
     let again = || ReplayFilter { kind: Some("invoice.paid".to_owned()), ..ReplayFilter::default() };
     let step = ok(store.replay_some(again(), EventRow(0), 9, false, Timestamp(10)).await);
-    same(step.met, 0, "nobody handles by accident what nobody wanted");
+    same(step.met, Vec::new(), "nobody handles by accident what nobody wanted");
 }
 
 /// An ignored event is replayed when it is named, or ignored ones are asked for; it is ignored again when nobody wants it
@@ -186,8 +187,9 @@ pub async fn an_ignored_event_is_replayed_when_asked_for(store: &dyn Store) {
     assert!(ok(store.replay(EventRow(1), Timestamp(20)).await), "one that is named");
     same(ok(store.event_counts().await), [(EventState::Pending, 1), (EventState::Ignored, 2)].into(), "it waits");
     let step = ok(store.replay_some(ignored(), EventRow(0), 9, true, Timestamp(20)).await);
-    same((step.met, step.next), (1, Some(EventRow(3))), "the other one; what belongs to nobody is passed over");
-    same(ok(store.replay_some(ignored(), EventRow(0), 9, false, Timestamp(20)).await).met, 1, "replayed");
+    same((step.met, step.next), (vec![EventRow(2)], None), "the other one; what belongs to nobody is passed over");
+    let step = ok(store.replay_some(ignored(), EventRow(0), 9, false, Timestamp(20)).await);
+    same(step.met, vec![EventRow(2)], "replayed");
     assert!(!ok(store.replay(EventRow(3), Timestamp(20)).await), "there is nobody to handle it for");
     let due = claim(store, Queue::Events, 20).await;
     let wanted = [1, 2].map(|row| Work::Event { row: EventRow(row) });
@@ -226,18 +228,19 @@ pub async fn a_dead_event_is_dismissed(store: &dyn Store) {
     let of = |kind: &str| ReplayFilter { kind: Some(kind.to_owned()), ..ReplayFilter::default() };
     let step = async |filter: ReplayFilter, after: i64, looked: u32, dry_run: bool| {
         let step = ok(store.dismiss_some(filter, EventRow(after), looked, dry_run, Timestamp(30)).await);
-        (step.met, step.next.map(|row| row.0))
+        (step.met.len(), step.next.map(|row| row.0))
     };
-    same(step(of("*"), 0, 9, true).await, (2, Some(3)), "a dry run only counts");
+    same(step(of("*"), 0, 9, true).await, (2, None), "a dry run only counts");
     same(step(of("y"), 0, 1, false).await, (0, Some(2)), "of those looked at");
-    same(step(of("y"), 2, 9, false).await, (1, Some(3)), "then the others");
+    same(step(of("y"), 2, 9, false).await, (1, None), "then the others");
     let handled = ReplayFilter { state: Some(EventState::Done), ..of("*") };
     same(step(handled, 0, 9, false).await, (0, None), "none that is not dead");
     same(ok(store.event_counts().await).get(&EventState::Dead).copied(), Some(1), "one is left");
 
     let ignored = || ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
     let why = || ReplayFilter { reason: Some(format!("{DISMISSED}no")), ..ignored() };
-    let met = async |filter, dry_run| ok(store.replay_some(filter, EventRow(0), 9, dry_run, Timestamp(40)).await).met;
+    let met =
+        async |filter, dry_run| ok(store.replay_some(filter, EventRow(0), 9, dry_run, Timestamp(40)).await).met.len();
     same((met(ignored(), true).await, met(why(), true).await), (0, 2), "by their reason only");
     assert!(ok(store.replay(EventRow(3), Timestamp(40)).await), "or by its row");
     for job in claim(store, Queue::Events, 41).await {
@@ -560,12 +563,12 @@ pub async fn events_are_replayed_by_filter(store: &dyn Store) {
     let dead = || ReplayFilter { state: Some(EventState::Dead), ..x() };
     let step = async |filter: ReplayFilter, after: i64, looked: u32, dry_run: bool| {
         let step = ok(store.replay_some(filter, EventRow(after), looked, dry_run, Timestamp(200)).await);
-        (step.met, step.next.map(|row| row.0))
+        (step.met.into_iter().map(|row| row.0).collect::<Vec<_>>(), step.next.map(|row| row.0))
     };
-    same(step(x(), 0, 9, true).await, (4, Some(6)), "dead and handled ones");
-    same(step(dead(), 0, 2, true).await, (1, Some(2)), "of those looked at");
-    same(step(dead(), 2, 9, true).await, (2, Some(6)), "then the others");
-    let none = |filter| async move { step(filter, 0, 9, true).await.0 };
+    same(step(x(), 0, 9, true).await, (vec![1, 3, 4, 5], None), "dead and handled ones");
+    same(step(dead(), 0, 2, true).await, (vec![1], Some(2)), "of those looked at");
+    same(step(dead(), 2, 9, true).await, (vec![3, 5], None), "then the others");
+    let none = |filter| async move { step(filter, 0, 9, true).await.0.len() };
     same(none(ReplayFilter { provider: Some("slack".to_owned()), ..x() }).await, 0, "another provider");
     same(none(ReplayFilter { connection: Some("beta".into()), ..x() }).await, 0, "another connection");
     same(none(ReplayFilter { reason: Some("maybe".to_owned()), ..x() }).await, 0, "another reason");
@@ -576,12 +579,42 @@ pub async fn events_are_replayed_by_filter(store: &dyn Store) {
     let span = |from, to| ReplayFilter { from: Some(Timestamp(from)), to: Some(Timestamp(to)), ..Default::default() };
     same((none(span(0, 100)).await, none(span(100, 101)).await), (5, 1), "from a moment on, up to another");
     same(ok(store.event_counts().await).get(&EventState::Pending).copied(), None, "a dry run changes nothing");
-    same(step(dead(), 0, 9, false).await, (3, Some(6)), "replayed");
-    same(step(dead(), 0, 9, false).await, (0, Some(6)), "once");
-    same(step(dead(), 6, 9, false).await, (0, None), "to the end");
+    same(step(dead(), 0, 3, false).await, (vec![1, 3], Some(3)), "replayed");
+    same(step(dead(), 3, 9, false).await, (vec![5], None), "to the end");
+    same(step(dead(), 0, 9, false).await, (vec![], None), "once");
     let again = claim(store, Queue::Events, 200).await;
     let wanted = [1, 3, 5].map(|row| Work::Event { row: EventRow(row) });
     same(again.iter().map(|one| one.work.clone()).collect(), wanted.to_vec(), "each has a fresh job");
+}
+
+/// A range of time begins and ends where its rows do, also when the clock was set back in between; a step goes past no
+/// more than [`REPLAY_WALKED`] rows, whatever stands there.
+pub async fn a_replay_goes_past_a_bounded_number_of_rows(store: &dyn Store) {
+    let hour = i64::try_from(CLOCK_MARGIN.as_millis()).unwrap_or(i64::MAX);
+    let ignored = |from: i64, count: i64| {
+        let events = (from..from + count).map(|n| NewEvent { wanted: false, ..event(&format!("i{n}")) });
+        NewDelivery { body: Bytes::new(), headers: Vec::new(), ..delivery(10 * hour, events.collect()) }
+    };
+    let one = |id: &str, at: i64| delivery(at, vec![event(id)]);
+    // Rows 1 and 2, then as many as a step goes past and a half, then three more; the second of these by a clock that
+    // was set back.
+    ok(store.append(vec![one("a", 0), one("b", hour)]).await);
+    ok(store.append(vec![ignored(0, REPLAY_WALKED), ignored(REPLAY_WALKED, REPLAY_WALKED / 2)]).await);
+    ok(store.append(vec![one("c", 10 * hour), one("d", 9 * hour + 1), one("e", 20 * hour)]).await);
+    for job in claim(store, Queue::Events, 20 * hour).await {
+        end(store, job.lease, JobEnd::Done, 20 * hour).await;
+    }
+    let first = 3 + REPLAY_WALKED * 3 / 2;
+    let step = async |from: Option<i64>, to: Option<i64>, after: i64| {
+        let filter = ReplayFilter { from: from.map(Timestamp), to: to.map(Timestamp), ..Default::default() };
+        let step = ok(store.replay_some(filter, EventRow(after), 9, true, Timestamp(20 * hour)).await);
+        (step.met.into_iter().map(|row| row.0).collect::<Vec<_>>(), step.next.map(|row| row.0))
+    };
+    same(step(None, None, 0).await, (vec![1, 2], Some(REPLAY_WALKED)), "as far as a step goes");
+    same(step(None, None, REPLAY_WALKED).await, (vec![first, first + 1, first + 2], None), "and the rest");
+    same(step(Some(20 * hour), None, 0).await, (vec![first + 2], None), "from where the range begins");
+    same(step(Some(9 * hour), Some(10 * hour), REPLAY_WALKED).await, (vec![first + 1], None), "a clock that was set");
+    same(step(None, Some(hour), 0).await, (vec![1], None), "and no further than where it ends");
 }
 
 /// What the inbox keeps is counted in bytes, and the events received first go until it is no more than it may be.

@@ -251,6 +251,37 @@ pub async fn a_decision_follows_the_rule(store: &dyn Store) {
     same(counts.into_iter().collect::<Vec<_>>(), vec![(CallState::Waiting, 2)], "and the counters say so");
 }
 
+/// A call that failed and certainly was not made is retried under a new key, each time another; one that may have been
+/// made keeps its key. Its unique key names the same call all the while.
+pub async fn a_certain_refusal_is_retried_under_a_new_key(store: &dyn Store) {
+    let fail = async |now: i64, sent_at| {
+        let one = claim_one(store, now).await;
+        let Work::Call { call } = one.work else { panic!("a call") };
+        ok(store.note_departure(one.lease, call, Timestamp(now)).await);
+        settle(store, one.lease, JobEnd::Done, now, result(call, CallState::Failed, sent_at)).await;
+    };
+    let retry = async |id: i64, now| {
+        same(
+            ok(store.decide_call(CallId(id), Decision::Retry, Timestamp(now)).await),
+            Decided::Now(CallState::Waiting),
+            "one that failed is made again",
+        );
+        read(store, CallId(id)).await.call.idempotency_key
+    };
+    keep(store, vec![call("a", Some("u"), "x")]).await;
+    for (now, key) in [(10, "key-x~2"), (20, "key-x~3")] {
+        fail(now, None).await;
+        same(read(store, CallId(1)).await.call.idempotency_key == key, false, "not before somebody decides");
+        same(retry(1, now).await, key.to_owned(), "what the provider refused is asked for anew");
+        same(retry(1, now + 1).await, key.to_owned(), "and bringing it forward changes nothing");
+    }
+    same(keep(store, vec![call("a", Some("u"), "x")]).await, vec![Enqueued::Known(CallId(1))], "it is the same call");
+    fail(30, None).await;
+    keep(store, vec![call("a", None, "y")]).await;
+    fail(40, Some(Timestamp(40))).await;
+    same(retry(2, 41).await, "key-y".to_owned(), "what may have been made keeps its key");
+}
+
 /// A decision that comes while the job of an attempt before it is held is not lost with that job's end.
 pub async fn a_decision_is_not_lost_with_the_end_of_a_job(store: &dyn Store) {
     let decide = async |decision, now| ok(store.decide_call(CallId(1), decision, Timestamp(now)).await);

@@ -1,6 +1,7 @@
 //! The inbox of the model: deliveries, events, their dedupe keys and states.
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 
 use bytes::Bytes;
 
@@ -9,7 +10,7 @@ use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
     Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
     HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED,
-    PrunePlace, PruneStep, ReplayFilter, StoredEvent, Work,
+    PrunePlace, PruneStep, ReplayFilter, ReplayStep, StoredEvent, Work,
 };
 use crate::webhook::Event;
 
@@ -178,22 +179,27 @@ impl InboxModel {
         true
     }
 
-    /// Finds what meets a filter among the `looked` rows after `after` that are of its state, and the last of these.
-    pub(super) fn replayable(
-        &self,
-        filter: &ReplayFilter,
-        after: EventRow,
-        looked: u32,
-    ) -> (Vec<EventRow>, Option<EventRow>) {
+    /// Finds what meets a filter among the next `looked` rows that are of its state.
+    pub(super) fn replayable(&self, filter: &ReplayFilter, after: EventRow, looked: u32) -> ReplayStep {
+        if filter.state == Some(EventState::Pending) {
+            return ReplayStep { met: Vec::new(), next: None };
+        }
         let of_state = |state: EventState| match filter.state {
-            Some(wanted) => state == wanted && wanted != EventState::Pending,
+            Some(wanted) => state == wanted,
             None => matches!(state, EventState::Dead | EventState::Done),
         };
-        let rows = self.events.iter().filter(|(row, stored)| **row > after && of_state(stored.state));
-        let rows: Vec<EventRow> = rows.map(|(row, _)| *row).take(looked as usize).collect();
-        let next = rows.last().copied();
+        let received_at = |stored: &Row| self.deliveries.get(&stored.delivery).map(|delivery| delivery.received_at);
+        let first = |row: EventRow| -> Result<_, Infallible> {
+            let found = self.events.range(row..).next();
+            Ok(found.and_then(|(row, stored)| Some((*row, received_at(stored)?))))
+        };
+        let Ok(rows) = filter.rows(after, EventRow(self.events_stored), first);
+        let walked = self.events.iter().filter(|(row, _)| **row > rows.after && **row <= rows.last);
+        let found = walked.filter(|(_, stored)| of_state(stored.state)).map(|(row, _)| *row);
+        let found: Vec<EventRow> = found.take(looked as usize).collect();
+        let next = rows.next(&found, looked);
         let meets = |row: &EventRow| self.event(*row).is_some_and(|event| filter.meets(&event));
-        (rows.into_iter().filter(meets).collect(), next)
+        ReplayStep { met: found.into_iter().filter(meets).collect(), next }
     }
 
     /// Returns the connection of an event.

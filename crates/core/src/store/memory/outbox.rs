@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::clock::Timestamp;
 use crate::id::ConnectionId;
-use crate::store::outbox::decide;
+use crate::store::outbox::{decide, key_of_decision};
 use crate::store::{CallId, CallResult, CallState, Decided, Decision, Enqueued, KeptCall, NewJob, OutboxCall};
 
 /// All calls.
@@ -176,6 +176,10 @@ impl OutboxModel {
             return (Decided::Refused(call.state), None);
         };
         let waited = call.state == CallState::Waiting;
+        let key = key_of_decision(call.state, call.sent_at.is_some(), decision, &call.call.idempotency_key);
+        if let Some(key) = key {
+            call.call.idempotency_key = key;
+        }
         call.state = state;
         call.finished_at = state.is_final().then_some(now);
         if let Some(why) = why {

@@ -429,11 +429,11 @@ async fn dead_letters_are_dismissed_in_steps() {
     let of = |kind: &str| ReplayFilter { kind: Some(kind.to_owned()), ..ReplayFilter::default() };
     assert_eq!(dead().await, 1_200);
     let counted = world.worker.dismiss_dead(&of("usual"), EventRow(0), u64::MAX, true).await.unwrap();
-    assert_eq!((counted.met, dead().await), (1_080, 1_200));
+    assert_eq!((counted.events, dead().await), (1_080, 1_200));
     let first = world.worker.dismiss_dead(&of("rare"), EventRow(0), 700, false).await.unwrap();
-    assert_eq!((first.met, dead().await), (70, 1_130));
+    assert_eq!((first.events, dead().await), (70, 1_130));
     let rest = world.worker.dismiss_dead(&of("rare"), first.next.unwrap(), 700, false).await.unwrap();
-    assert_eq!((rest.met, rest.next, dead().await), (50, None, 1_080));
+    assert_eq!((rest.events, rest.next, dead().await), (50, None, 1_080));
 }
 
 /// Fails when the key depends on the attempt, or two names or events share one.

@@ -50,6 +50,8 @@ enum Mishap {
     LostAnswer,
     /// The provider answers so, and does nothing.
     Status(u16),
+    /// As [`Mishap::Status`], and answers so whenever the key comes again, as Stripe does.
+    Remembered(u16),
 }
 
 #[derive(Default)]
@@ -59,6 +61,8 @@ struct Book {
     /// What the provider did: by key where it knows keys, else each.
     effects: u32,
     keys: BTreeSet<String>,
+    /// What it refused by key.
+    refused: BTreeMap<String, u16>,
     /// What happens to the next requests.
     next: VecDeque<Mishap>,
     answer: Bytes,
@@ -98,14 +102,21 @@ impl Acme {
 impl Transport for Acme {
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>> {
         tokio::task::yield_now().await;
-        let mishap = self.book().next.pop_front();
+        let key = request.headers().get(KEY).and_then(|key| key.to_str().ok()).unwrap_or_default();
+        let refused = self.book().refused.get(key).copied();
+        let mishap = refused.map(Mishap::Status).or_else(|| self.book().next.pop_front());
+        if let Some(Mishap::Remembered(status)) = mishap {
+            self.book().refused.insert(key.to_owned(), status);
+        }
         let unknown = || Error::new(ErrorKind::Transport, "the connection broke").with_outcome(Outcome::Unknown);
         match mishap {
             Some(Mishap::Refused) => {
                 Err(Error::new(ErrorKind::Connect, "nobody listens").with_outcome(Outcome::NotSent))
             }
             Some(Mishap::LostRequest) => Err(unknown()),
-            Some(Mishap::Status(status)) => Ok(Response::builder().status(status).body("secret words".into()).unwrap()),
+            Some(Mishap::Status(status) | Mishap::Remembered(status)) => {
+                Ok(Response::builder().status(status).body("secret words".into()).unwrap())
+            }
             Some(Mishap::LostAnswer) => {
                 self.act(&request);
                 tokio::task::yield_now().await;
@@ -291,7 +302,13 @@ async fn what_may_have_been_made_is_repeated_only_where_that_is_safe() {
         ("/charges", &[Status(503); 4], Done, 1),
         ("/charges", &[Status(400)], Failed, 0),
         ("/charges", &[LostRequest; 99], Review, 0),
-        ("/charges", &[LostAnswer, LostAnswer, LostAnswer, LostAnswer, Status(409)], Failed, 4),
+        ("/charges", &[LostRequest, LostRequest, LostRequest, LostRequest, Status(402)], Failed, 0),
+        ("/charges", &[LostRequest, Status(422)], Failed, 0),
+        // Refused at the door: an attempt before, also inside the pipeline, may have come in.
+        ("/charges", &[LostAnswer, LostAnswer, LostAnswer, LostAnswer, Status(409)], Review, 4),
+        ("/charges", &[LostAnswer, Status(403)], Review, 1),
+        ("/charges", &[Refused, Status(403)], Review, 0),
+        ("/charges", &[Status(403)], Failed, 0),
         ("/names", lost, Done, 5),
         ("/names", &[LostAnswer, LostAnswer, LostAnswer, Status(404)], Review, 3),
         ("/names", &[LostRequest; 99], Review, 0),
@@ -457,6 +474,38 @@ async fn waiting_costs_no_attempt_and_has_an_end() {
     assert!(call.error.unwrap().contains("waited too long"));
 }
 
+/// Fails when a call that waited for its connection waits on after that was mended, or when one that is to be made later is
+/// made with it.
+#[tokio::test(start_paused = true)]
+async fn what_waited_for_a_connection_is_made_when_it_is_mended() {
+    for broken in [ConnectionState::Paused, ConnectionState::NeedsReconnect { reason: "revoked".to_owned() }] {
+        let world = World::new().await;
+        world.connect(broken).await;
+        let later = world.keep(post("/letters").due(world.clock.now().plus(Duration::from_secs(86_400)))).await;
+        let mut ids = Vec::new();
+        for n in 0..3 {
+            ids.push(world.keep(post("/charges").with_idempotency_key(format!("k{n}"))).await);
+        }
+        // Often enough that it is looked at seldom by now.
+        for _ in 0..20 {
+            while world.step().await > 0 {}
+            tokio::time::sleep(Duration::from_secs(600)).await;
+        }
+        while world.step().await > 0 {}
+        world.connect(ConnectionState::Active).await;
+        assert_eq!(world.step().await, 0, "each waits for its moment");
+        let connection = world.store.inner.connection("conn".into()).await.unwrap().unwrap();
+        world.worker.connect(&connection).await.unwrap();
+        while world.step().await > 0 {}
+        for id in ids {
+            assert_eq!(world.read(id).await.state, CallState::Done);
+        }
+        let later = world.read(later).await;
+        assert_eq!((later.state, later.attempts), (CallState::Waiting, 0));
+        assert!(later.next_at.unwrap() > world.clock.now());
+    }
+}
+
 /// Fails when a key is used after the provider may have forgotten it.
 #[tokio::test(start_paused = true)]
 async fn a_key_the_provider_may_have_forgotten_is_not_relied_on() {
@@ -476,6 +525,38 @@ async fn a_key_the_provider_may_have_forgotten_is_not_relied_on() {
     world.worker.decide_call(letter, Decision::NotHappened).await.unwrap();
     assert_eq!(world.settle(letter).await.state, CallState::Done);
     assert_eq!(world.acme.book().arrived.last().unwrap().0, "/letters");
+}
+
+/// Fails when a charge that was declined is asked for under the key the decline is remembered by, when an automatic repeat
+/// takes a new key, or when one that may have been made does.
+#[tokio::test(start_paused = true)]
+async fn what_was_certainly_refused_is_retried_under_a_new_key() {
+    let world = World::new().await;
+    world.acme.book().next.extend([Mishap::Status(503), Mishap::Status(429), Mishap::Remembered(402)]);
+    let id = world.keep(post("/charges").with_idempotency_key("mine").unique("order-17")).await;
+    assert_eq!(world.settle(id).await.state, CallState::Failed);
+    assert_eq!(world.read(id).await.call.idempotency_key, "mine");
+    for key in ["mine~2", "mine~3"] {
+        // The cause is mended, or is not yet.
+        if key == "mine~2" {
+            world.acme.book().next.push_back(Mishap::Remembered(402));
+        }
+        assert_eq!(world.worker.decide_call(id, Decision::Retry).await.unwrap(), Decided::Now(CallState::Waiting));
+        let call = world.settle(id).await;
+        assert_eq!(call.call.idempotency_key, key);
+        assert_eq!(call.state, if key == "mine~2" { CallState::Failed } else { CallState::Done }, "{:?}", call.error);
+    }
+    let again = world.worker.enqueue_calls(Vec::new(), vec![post("/charges").unique("order-17")]).await.unwrap();
+    assert_eq!(again, [Enqueued::Known(id)], "it is the same call");
+
+    world.acme.book().next.extend([Mishap::LostRequest; 99]);
+    let unknown = world.keep(post("/charges").with_idempotency_key("other")).await;
+    assert_eq!(world.settle(unknown).await.state, CallState::Review);
+    world.acme.book().next.clear();
+    world.worker.decide_call(unknown, Decision::NotHappened).await.unwrap();
+    assert_eq!(world.settle(unknown).await.call.idempotency_key, "other");
+    let keys: Vec<_> = world.acme.book().arrived.iter().filter_map(|(_, key, _)| key.clone()).collect();
+    assert_eq!(keys, ["mine~3", "other"], "what was made, each once");
 }
 
 /// Fails when a call that was called back is made, also while it waits in the pipeline.
