@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
 use crate::store::{EventRow, Merge, NewJob, ReplayFilter, StoredEvent, Work};
 use crate::sync::State;
+use crate::sync::merge::forgotten_before;
 use crate::transport::Transport;
 
 /// Rows looked at in one commit of a replay.
@@ -225,9 +226,12 @@ impl Inner {
         for Merge { key, changes, .. } in merges {
             for change in changes {
                 let stored = self.store.record(key.clone(), change.id.clone()).await?;
+                // It may have been deleted since: the merge rule asks for it.
+                let forgotten = stored.is_none() && change.span.latest < forgotten_before(self.clock.now());
                 let before = stored.and_then(|record| record.data);
                 let (change_is, after) = match (&change.state, &before) {
                     (State::Unclear, _) => (PreviewChange::Fetched, None),
+                    (State::Present(_), None) if forgotten => (PreviewChange::Fetched, None),
                     (State::Deleted, None) => (PreviewChange::Unchanged, None),
                     (State::Deleted, Some(_)) => (PreviewChange::Deleted, None),
                     (State::Present(after), None) => (PreviewChange::Added, Some(after.clone())),
