@@ -9,6 +9,7 @@ const KNOWN: Known<'_> = Known {
     flows: &["google", "slack", "stripe"],
     service_accounts: &["google"],
     accounts: &["google", "slack", "stripe"],
+    walks: &[("stripe", "events")],
 };
 
 fuzz_target!(|data: &[u8]| {

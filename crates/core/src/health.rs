@@ -19,8 +19,6 @@ const DOWN_PERCENT: u64 = 10;
 const SILENT: (u64, Duration) = (3, Duration::from_secs(60 * 60));
 /// The same for one that was never heard: it may be subscribed to a few rare types only.
 const NEVER_HEARD: (u64, Duration) = (20, Duration::from_secs(24 * 60 * 60));
-/// A stream is late when its age is beyond this many intervals: one run may be missed without a word.
-const INTERVALS_LATE: u32 = 3;
 
 /// What is known of a connection.
 #[derive(Clone, Debug)]
@@ -98,8 +96,9 @@ pub fn silence(heard: &[Heard], now: Timestamp) -> Option<Duration> {
 pub struct StreamObservation {
     /// When its last run ended well.
     pub fresh_at: Option<Timestamp>,
-    /// The time from one run to the next.
-    pub every: Duration,
+    /// From when on it is late, unless a run is under way ([`Schedule::late_at`](crate::schedule::Schedule::late_at));
+    /// `None` where nobody says how often its runs come.
+    pub late_at: Option<Timestamp>,
     /// Whether a run is under way.
     pub running: bool,
 }
@@ -275,7 +274,8 @@ fn freshness(seen: &Observations) -> Option<Duration> {
 /// Returns the age of a stream that is late and that nothing is working on.
 fn lateness(stream: &StreamObservation, now: Timestamp) -> Option<Duration> {
     let age = now.since(stream.fresh_at?);
-    (!stream.running && age > stream.every.saturating_mul(INTERVALS_LATE)).then_some(age)
+    let late = stream.late_at.is_some_and(|late| now > late);
+    (!stream.running && late).then_some(age)
 }
 
 fn counted(n: u64, one: &str, many: &str) -> String {
@@ -296,6 +296,7 @@ fn spoken(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Schedule;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
     const QUARTER: Duration = Duration::from_secs(900);
@@ -305,7 +306,8 @@ mod tests {
     }
 
     fn stream(age: Option<Duration>, running: bool) -> StreamObservation {
-        StreamObservation { fresh_at: age.map(|age| NOW.minus(age)), every: QUARTER, running }
+        let fresh_at = age.map(|age| NOW.minus(age));
+        StreamObservation { fresh_at, late_at: fresh_at.map(|at| Schedule::every(QUARTER).late_at(at)), running }
     }
 
     fn fine() -> Observations {
@@ -479,7 +481,7 @@ mod tests {
         seen.streams.clear();
         assert_eq!(health(&seen).freshness, None);
         // A clock that went backwards makes nothing older than new.
-        seen.streams.push(StreamObservation { fresh_at: Some(NOW.plus(minutes(5))), every: QUARTER, running: false });
+        seen.streams.push(StreamObservation { fresh_at: Some(NOW.plus(minutes(5))), late_at: None, running: false });
         assert_eq!(health(&seen).freshness, Some(Duration::ZERO));
     }
 

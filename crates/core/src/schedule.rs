@@ -116,15 +116,17 @@ impl Schedule {
         now.since(due) > LATE_MAX.min(gap / 2)
     }
 
-    /// Returns the time between two ticks about `now`, for judging what is late.
+    /// Returns when what was done at `since` is late: when three ticks have come since, the last of them for everybody.
+    /// Hours in which no tick lies make nothing late.
     #[must_use]
-    pub fn interval(&self, now: Timestamp) -> Duration {
+    pub fn late_at(&self, since: Timestamp) -> Timestamp {
+        /// One may be missed without a word, and the next be under way.
+        const TICKS_LATE: u32 = 3;
         match &self.ticks {
-            Ticks::Every(every) => *every,
+            Ticks::Every(every) => since.plus(every.saturating_mul(TICKS_LATE)),
             Ticks::Cron(cron) => {
-                let first = cron.next_after(now);
-                let second = first.and_then(|first| cron.next_after(first));
-                first.zip(second).map_or(Duration::MAX, |(first, second)| second.since(first))
+                let third = (0..TICKS_LATE).try_fold(since, |at, _| cron.next_after(at));
+                third.map_or(Timestamp(i64::MAX), |third| third.plus(cron.spread))
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::sync::watch::WatchPlace;
 use crate::transport::Transport;
 
 mod approving;
+mod asking;
 mod chores;
 mod engine;
 mod forward;
@@ -399,6 +400,16 @@ impl WorkerSettings {
         self.group_overrides.get(group).copied().unwrap_or(each)
     }
 
+    /// Returns the longest wait between two attempts of a run or a push channel, but for one the provider asked for: the
+    /// interval of incremental runs, 15 minutes at most, whatever the stream's own schedule is. A run without progress for
+    /// twice as long is stalled ([`Run::is_stalled`](crate::store::Run::is_stalled)).
+    #[must_use]
+    pub fn run_wait_max(&self) -> Duration {
+        /// However seldom runs come, one that broke off goes on soon.
+        const LONGEST: Duration = Duration::from_secs(15 * 60);
+        self.incremental_every.min(LONGEST)
+    }
+
     fn check(&self) -> Result<()> {
         let wrong = |what: &'static str| Err(Error::new(ErrorKind::Config, what));
         let none = Duration::ZERO;
@@ -472,8 +483,8 @@ impl Worker {
     }
 
     /// Enqueues the first runs of a connection's streams, and opens their push channels. For a connection that was there
-    /// before (a reconnect, or a pause that is over) it brings the next runs forward, opens channels anew, and has the
-    /// calls made that waited for it.
+    /// before (a reconnect, or a pause that is over) it brings the next runs forward, those that were begun too, opens
+    /// channels anew, and has the calls made that waited for it.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] for a provider that is not built in; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
@@ -485,7 +496,9 @@ impl Worker {
         };
         if let Some(source) = plugged.provider.source() {
             let row = inner.scheduled(connection).await?;
-            let mut jobs = inner.connection_jobs(source, &row, true);
+            // What was begun goes on where it stopped, before others of its stream could take its place.
+            let mut jobs = inner.unfinished_jobs(source, &connection.id).await?;
+            jobs.extend(inner.connection_jobs(source, &row, true));
             jobs.extend(inner.watch_jobs(connection, true).await?);
             inner.store.enqueue(schedule::owned(jobs, connection)).await?;
         }
@@ -500,13 +513,15 @@ impl Worker {
         self.inner.watch_statuses(connection).await
     }
 
-    /// Enqueues a run of a stream for now, or brings forward the one that waits.
+    /// Enqueues a run of a stream for now, or brings forward the one that waits; while one is under way, another comes
+    /// after it. Returns the mode it has: an incremental run of a stream that was never listed is a full one.
     ///
     /// # Errors
-    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
-    pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<()> {
-        let key = schedule::stream_key(connection, stream.as_str());
-        self.inner.enqueue_of(connection, self.inner.sync_job(&key, mode, When::Now)).await
+    /// [`ErrorKind::Conflict`] when the connection is not active, so that the run would not begin;
+    /// [`ErrorKind::Invalid`] for an incremental run where the changes of a stream are found by a walk over the provider's
+    /// events: run that one; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    pub async fn sync_now(&self, connection: &ConnectionId, stream: &StreamName, mode: RunMode) -> Result<RunMode> {
+        self.inner.run_asked(&schedule::stream_key(connection, stream.as_str()), mode).await
     }
 
     /// Approves the deletions of a run that waits for review: a full run is enqueued that may delete as many records,
@@ -536,7 +551,8 @@ impl Worker {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when the provider has no such stream; [`ErrorKind::Invalid`] for full runs of a stream of
-    /// events; [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
+    /// events, and for incremental runs of a stream whose changes the walk over those finds, because none would come;
+    /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn set_schedule(
         &self,
         connection: &Connection,
@@ -576,7 +592,8 @@ impl Worker {
         let status = self.inner.store.stream(key.clone()).await?;
         let unfinished = runs.into_iter().find(|run| run.key == key && run.state == RunState::Running);
         let begin = if status.cursor.is_some() { RunMode::Incremental } else { RunMode::Full };
-        self.sync_now(connection, stream, unfinished.map_or(begin, |run| run.mode)).await
+        let job = self.inner.sync_job(&key, unfinished.map_or(begin, |run| run.mode), When::Now);
+        self.inner.enqueue_of(connection, job).await
     }
 
     /// Resets a stream: its cursor, its unfinished run and what was set aside of it are forgotten, and everything is read
@@ -603,15 +620,15 @@ impl Worker {
             inner.store.reset_stream(key.clone(), inner.clock.now()).await?;
         }
         tracing::warn!(connection = %connection, stream = %stream, erased, "the stream was reset");
-        self.sync_now(connection, stream, RunMode::Full).await?;
+        inner.enqueue_of(connection, inner.sync_job(&key, RunMode::Full, When::Now)).await?;
         Ok(erased)
     }
 
     /// Tells what a run of a stream would do now, by its first pages and without writing anything.
     ///
     /// # Errors
-    /// Those of the reading; [`ErrorKind::Invalid`] for a connection that is not known, [`ErrorKind::NotFound`] for a
-    /// stream that is not.
+    /// Those of the reading; [`ErrorKind::Invalid`] for a connection that is not known, and as [`Worker::sync_now`] has it;
+    /// [`ErrorKind::NotFound`] for a stream that is not.
     pub async fn dry_run(
         &self,
         connection: &ConnectionId,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use palisade_core::auth::Scheme;
 use palisade_core::auth::jwt::{ServiceAccountConfig, ServiceAccountKey};
 use palisade_core::auth::oauth2::{OAuth2Config, RevocationWay};
+use palisade_core::sync::StreamKind;
 use palisade_core::webhook::Webhook;
 use palisade_core::webhook::standard::StandardWebhook;
 use palisade_core::{Error, ErrorKind, Provider, Result, Secret};
@@ -217,7 +218,21 @@ pub(crate) fn with_known<T>(read: impl FnOnce(Known<'_>) -> T) -> T {
     let service_accounts: Vec<&str> = having(|one| one.service_accounts.is_some());
     let accounts: Vec<&str> =
         having(|one| (one.provider)(&Apps::default()).webhook().is_some_and(Webhook::names_account));
-    read(Known { providers: &providers, flows: &flows, service_accounts: &service_accounts, accounts: &accounts })
+    let walks: Vec<(&str, &str)> = BUILTIN.iter().filter_map(|one| Some((one.name, walk(one)?))).collect();
+    read(Known {
+        providers: &providers,
+        flows: &flows,
+        service_accounts: &service_accounts,
+        accounts: &accounts,
+        walks: &walks,
+    })
+}
+
+/// Names the stream of an adapter's events, if it lists them.
+fn walk(builtin: &Builtin) -> Option<&'static str> {
+    let provider = (builtin.provider)(&Apps::default());
+    let streams = provider.source()?.streams();
+    streams.iter().find(|spec| spec.kind == StreamKind::Events).map(|spec| spec.name)
 }
 
 /// Finds an adapter.

@@ -15,7 +15,7 @@ use palisade_core::worker::{ChoreStatus, StreamTimings, Timing};
 use palisade_core::{ConnectionId, ErrorKind, Result, StreamName, Timestamp};
 
 use crate::hub::Shared;
-use crate::routes::runs::{healed, patience};
+use crate::routes::runs::{healed, not_run, patience};
 use crate::routes::{Problem, status};
 
 /// Connections on the page.
@@ -235,7 +235,7 @@ async fn judge(shared: &Shared, connection: Connection, dead: &BTreeMap<Connecti
         state: connection.state.clone(),
         configured: shared.configured(&id).is_some(),
         calls,
-        streams: observed(&streams, &runs, now),
+        streams: observed(&streams, &runs),
         runs_failed: counted(
             |run| matches!(&run.state, RunState::Failed { kind, .. } if *kind != ErrorKind::Cancelled),
         ),
@@ -308,20 +308,24 @@ async fn held_until(shared: &Shared, connection: &Connection, now: Timestamp) ->
 
 /// Says how fresh each stream is. Where the provider lists its events, a walk over them brings every stream up to date
 /// that was once listed in full; otherwise a stream with a cursor has incremental runs, and one without only full ones.
-fn observed(streams: &[StreamView], runs: &[Run], now: Timestamp) -> Vec<StreamObservation> {
-    let interval = |timing: Option<&Timing>| timing.map(|timing| timing.interval(now));
-    let incremental = |stream: &StreamView| interval(stream.timings.as_ref()?.incremental.as_ref());
-    let full = |stream: &StreamView| interval(stream.timings.as_ref()?.full.as_ref());
-    let walks_every = streams.iter().filter(|stream| stream.kind == StreamKind::Events).find_map(incremental);
+fn observed(streams: &[StreamView], runs: &[Run]) -> Vec<StreamObservation> {
+    fn incremental(stream: &StreamView) -> Option<&Timing> {
+        stream.timings.as_ref()?.incremental.as_ref()
+    }
+    fn full(stream: &StreamView) -> Option<&Timing> {
+        stream.timings.as_ref()?.full.as_ref()
+    }
+    let walks = streams.iter().filter(|stream| stream.kind == StreamKind::Events).find_map(incremental);
     let walk = streams.iter().filter(|stream| stream.kind == StreamKind::Events);
     let walked = walk.filter_map(|stream| stream.status.fresh_at).max();
     let one = |stream: &StreamView| {
         let listed = stream.status.fresh_at;
         let own = incremental(stream).filter(|_| stream.status.cursor.is_some());
-        let every = walks_every.or(own).or_else(|| full(stream)).unwrap_or(Duration::MAX);
+        let timing = walks.or(own).or_else(|| full(stream));
+        let fresh_at = listed.map(|at| walked.map_or(at, |walked| at.max(walked)));
         StreamObservation {
-            fresh_at: listed.map(|at| walked.map_or(at, |walked| at.max(walked))),
-            every,
+            fresh_at,
+            late_at: timing.zip(fresh_at).map(|(timing, at)| timing.late_at(at)),
             running: runs.iter().any(|run| run.key.stream.as_str() == stream.name && run.state == RunState::Running),
         }
     };
@@ -348,7 +352,7 @@ pub(crate) async fn sync_all(shared: &Shared, id: &ConnectionId, mode: RunMode) 
     let kind = if walks { StreamKind::Events } else { StreamKind::Records };
     let names: Vec<_> = specs.iter().filter(|spec| spec.kind == kind).map(|spec| spec.name).collect();
     for name in &names {
-        shared.worker.sync_now(id, &StreamName::new(*name), mode).await?;
+        shared.worker.sync_now(id, &StreamName::new(*name), mode).await.map_err(not_run)?;
     }
     Ok(names)
 }

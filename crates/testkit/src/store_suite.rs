@@ -70,7 +70,7 @@ pub use outbox::{
     calls_and_effects_are_one_commit, calls_are_listed_and_pruned, calls_of_a_settlement_are_kept_with_it,
 };
 pub use records::{
-    a_disconnect_ends_the_reviews_of_its_connection, a_full_run_deletes_what_it_did_not_see,
+    a_disconnect_ends_the_runs_of_its_connection, a_full_run_deletes_what_it_did_not_see,
     a_page_is_committed_whole_or_not_at_all, a_run_is_taken_up_where_it_was, a_run_tells_why_it_waits_or_ended,
     a_stream_is_paused_and_reset, a_whole_reading_of_the_feed_is_one_snapshot, an_old_cursor_is_forgotten,
     changes_that_cannot_be_ordered_are_named, many_deletions_wait_for_a_review, missed_events_are_kept_with_their_run,
@@ -171,7 +171,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         a_stream_is_paused_and_reset,
         missed_events_are_kept_with_their_run,
         old_runs_are_removed_but_for_the_newest,
-        a_disconnect_ends_the_reviews_of_its_connection,
+        a_disconnect_ends_the_runs_of_its_connection,
         connections_are_kept_and_listed_by_id,
         the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,

@@ -15,7 +15,7 @@ use palisade_core::store::{
     EventState, Inbox, LayeredStore, Records, Run, RunMode, RunState, StreamKey, Value as Cell,
 };
 use palisade_core::worker::{Handled, Handler, WorkerSettings, handler};
-use palisade_core::{Clock, ConnectionId, Random, StreamName, Timestamp, Transport};
+use palisade_core::{Clock, ConnectionId, ErrorKind, Random, StreamName, Timestamp, Transport};
 use palisade_emulator::{Fault, Poster, RetryAfter, RouteFaults, WebhookFaults};
 use palisade_hub::{Access, Hub, HubBuilder, Settings};
 use palisade_testkit::{FaultyTransport, Plan};
@@ -373,7 +373,11 @@ impl World {
         let mut approved = BTreeSet::new();
         loop {
             let worker = self.processes[0].hub.worker();
-            worker.sync_now(&id, &name, mode).await.expect("a run is enqueued");
+            // What must be connected again first is refused until then.
+            while let Err(error) = worker.sync_now(&id, &name, mode).await {
+                assert_eq!(error.kind(), ErrorKind::Conflict, "a run is enqueued: {error}");
+                sleep(Duration::from_secs(1)).await;
+            }
             let look_until = Instant::now() + Duration::from_secs(1_800);
             while Instant::now() < look_until {
                 let runs = self.store().runs(Some(id.clone()), 1_000).await.expect("runs");

@@ -114,10 +114,9 @@ fn a_hub_that_is_started_again_leaves_alone_what_the_one_before_was_told_to() {
         let next = story.hub(&kept, 2);
         let running = Running::start(&next);
         sleep(Duration::from_secs(1)).await;
-        for stream in verdict::record_streams().into_iter().chain([palisade_stripe::sync::EVENTS]) {
-            for mode in [RunMode::Full, RunMode::Incremental] {
-                next.worker().sync_now(&ConnectionId::new(CONNECTION), &StreamName::new(stream), mode).await.unwrap();
-            }
+        let lists = verdict::record_streams().into_iter().map(|stream| (stream, RunMode::Full));
+        for (stream, mode) in lists.chain([(palisade_stripe::sync::EVENTS, RunMode::Incremental)]) {
+            next.worker().sync_now(&ConnectionId::new(CONNECTION), &StreamName::new(stream), mode).await.unwrap();
         }
         sleep(WAIT * 2).await;
         let arrivals = story.door.arrivals();

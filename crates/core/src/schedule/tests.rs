@@ -219,10 +219,22 @@ mod cron {
         }
     }
 
+    /// Fails when what is late is judged by the gap between two ticks, which says nothing of nights and weekends.
     #[test]
-    fn the_time_between_two_ticks_is_told() {
-        for (text, seconds) in [("15m", 900), ("0 3 * * *", 86_400), ("0 0 * * MON", 604_800), ("*/10 * * * *", 600)] {
-            assert_eq!(read(text).interval(Timestamp(1_700_000_000_000)), Duration::from_secs(seconds), "{text}");
+    fn three_ticks_must_pass_before_anything_is_late() {
+        // Wednesday, 2026-04-01, 09:59:30 UTC.
+        let since = Timestamp::from_seconds(1_775_037_570);
+        for (text, seconds) in [
+            ("15m", 45 * 60),
+            ("*/10 * * * *", 20 * 60 + 30),
+            // The next morning at 08:02, though a minute lies between two ticks.
+            ("* 8-9 * * *", 22 * 3_600 + 2 * 60 + 30),
+            ("* 8-9 * * * ~30m", 22 * 3_600 + 32 * 60 + 30),
+            ("0 10 * * *", 2 * 86_400 + 30),
+            ("0 9 * * MON-FRI", 86_400 * 5 - 3_600 + 30),
+        ] {
+            assert_eq!(read(text).late_at(since).since(since), Duration::from_secs(seconds), "{text}");
         }
+        assert_eq!(read("15m").late_at(Timestamp(i64::MAX)), Timestamp(i64::MAX));
     }
 }

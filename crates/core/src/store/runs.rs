@@ -325,7 +325,8 @@ pub struct RunEnd {
     pub span: Option<Span>,
     /// Jobs to add in the same commit, after the run's job has ended (its own unique key is free by then).
     pub follow: Vec<NewJob>,
-    /// Where the next incremental run starts; `None` leaves the stream's cursor.
+    /// Where the next incremental run starts, also when the deletions of a full run wait for a review; `None` leaves the
+    /// stream's cursor.
     pub resume: Option<Cursor>,
     /// How many deletions somebody has looked at and approved; zero when nobody has. Deletions beyond the guard (over
     /// 20 % of the live records and over 50) are lawful up to a tenth more than that. Otherwise the run ends in

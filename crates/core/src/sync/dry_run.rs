@@ -109,7 +109,10 @@ impl Driver<'_> {
             };
             let lives = stored.is_some_and(|stored| !stored.deleted);
             let counts = &mut dry_run.counts;
-            match merge(stored, Incoming { span: change.span, read_since: Some(since), seen: says }) {
+            // Of what is read now nothing is forgotten.
+            let forgotten_before = i64::MIN;
+            let incoming = Incoming { span: change.span, read_since: Some(since), seen: says, forgotten_before };
+            match merge(stored, incoming) {
                 Verdict::Fetch => dry_run.to_fetch += 1,
                 Verdict::Older => counts.older += 1,
                 Verdict::Confirm => counts.unchanged += 1,

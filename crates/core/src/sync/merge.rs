@@ -9,7 +9,11 @@
 //! deletion whose event is lost for good) is found by a full run, as far as no older event or fetch is merged while
 //! it runs or after it; such a one is found by the full run after that.
 
+use std::time::Duration;
+
 use super::Span;
+use crate::clock::Timestamp;
+use crate::store::FEED_HORIZON_MIN;
 
 /// What is stored of a record, as far as the rule needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +39,8 @@ pub struct Incoming {
     pub read_since: Option<u64>,
     /// What it says.
     pub seen: Seen,
+    /// Tombstones of before this moment (the provider's milliseconds) may be forgotten ([`forgotten_before`]).
+    pub forgotten_before: i64,
 }
 
 /// What an observation says.
@@ -70,8 +76,12 @@ pub enum Verdict {
 #[must_use]
 pub fn merge(stored: Option<Stored>, incoming: Incoming) -> Verdict {
     let Some(stored) = stored else {
+        let is_event = incoming.read_since.is_none();
         return match incoming.seen {
             Seen::Unclear => Verdict::Fetch,
+            // The record may have been deleted since, and its tombstone be forgotten: an old event, replayed, would bring it
+            // back.
+            Seen::Present { .. } if is_event && incoming.span.latest < incoming.forgotten_before => Verdict::Fetch,
             Seen::Present { .. } | Seen::Deleted => Verdict::Write,
         };
     };
@@ -94,6 +104,14 @@ pub fn merge(stored: Option<Stored>, incoming: Incoming) -> Verdict {
         // Also over a tombstone: it may come from a 404 or from a full run, and be older than this.
         Seen::Present { .. } => Verdict::Fetch,
     }
+}
+
+/// Returns the moment before which a tombstone may be forgotten at `now`: the change feed keeps each for a week at least,
+/// less a day, by which clocks may differ and a deletion may have come late.
+#[must_use]
+pub fn forgotten_before(now: Timestamp) -> i64 {
+    const MARGIN: Duration = Duration::from_secs(86_400);
+    now.minus(FEED_HORIZON_MIN.saturating_sub(MARGIN)).millis()
 }
 
 /// Returns the span a record has after `incoming` was written or confirmed over `stored`.

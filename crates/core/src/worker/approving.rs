@@ -5,6 +5,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{Lease, LiveJob, NewJob, Run, RunId, RunMode, RunState, StreamKey, Work};
 
 use super::Inner;
+use super::asking::{asked_key, is_unfinished};
 use super::job::Stop;
 use super::schedule::{Pace, When, unique};
 
@@ -79,14 +80,15 @@ impl Inner {
             first.push(self.sync_job(key, mode, pace.next(mode)));
             return Ok(approval.is_some().then_some(first));
         }
-        let full = self.store.live_jobs(vec![unique(key, RunMode::Full)]).await?.into_iter().flatten().next();
-        let comes = full.is_some_and(|job| job.reason.is_some() || job.run_at <= self.clock.now());
-        if approval.is_none() && !comes {
+        let runs = self.store.newest_runs(key.connection.clone()).await?;
+        if !runs.iter().any(|run| is_unfinished(run, key, RunMode::Full)) {
             return Ok(None);
         }
-        let runs = self.store.newest_runs(key.connection.clone()).await?;
-        if !runs.iter().any(|run| run.key == *key && run.mode == RunMode::Full && run.state == RunState::Running) {
-            return Ok(None);
+        let jobs = vec![unique(key, RunMode::Full), asked_key(key, RunMode::Full)];
+        let tried = self.store.live_jobs(jobs).await?.into_iter().flatten().any(|job| job.reason.is_some());
+        if approval.is_none() && !tried {
+            // It waits for no attempt, but for its next turn, because its connection or stream was paused: it goes on now.
+            first.push(self.taken_up(key, RunMode::Full).await?);
         }
         let held = self.store.held_job(lease).await?;
         let again = self.sync_job(key, mode, When::Now);

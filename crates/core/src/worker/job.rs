@@ -22,6 +22,7 @@ use crate::sync::{Change, Site, Source, StreamKind};
 use crate::transport::Transport;
 use crate::webhook::Event;
 
+use super::asking::Reading;
 use super::chores::RETENTION;
 use super::replaying::{REPLAY_TRIES_MAX, ReplayProgress, Replaying};
 use super::schedule::{When, owned, owned_one, stream_key};
@@ -208,7 +209,7 @@ impl Inner {
             | Work::Watch { .. }
             | Work::Retention
             | Work::Chore { .. }
-            | Work::Reschedule { .. } => (u32::MAX, self.settings.incremental_every),
+            | Work::Reschedule { .. } => (u32::MAX, self.settings.run_wait_max()),
         };
         let (number, max) = (claimed.attempt, max.min(claimed.attempts_max));
         let goes_on = matches!(claimed.work, Work::Sync { .. } | Work::Approved { .. });
@@ -526,7 +527,7 @@ impl Inner {
         let later = || {
             let mut job = self.sync_job(key, mode, pace.next(mode));
             if deletions_approved > 0 {
-                let run_at = self.clock.now().plus(self.settings.incremental_every);
+                let run_at = self.clock.now().plus(self.settings.run_wait_max());
                 job = NewJob { run_at, ..self.approved_job(key.clone(), deletions_approved) };
             }
             Finish::followed_by(owned([job], &place.connection))
@@ -535,7 +536,7 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => return Ok(later()),
-            ConnectionState::Disconnected => return Ok(Finish::followed_by(Vec::new())),
+            ConnectionState::Disconnected => return self.end_with_account(lease, key).await,
         }
         if let Some(next) = self.left_out(&pace, lease, mode).await? {
             return Ok(Finish::followed_by(owned([next], &place.connection)));
@@ -549,6 +550,13 @@ impl Inner {
         {
             return Ok(Finish::followed_by(owned(jobs, &place.connection)));
         }
+        let reading = Reading::of(source, spec, &pace.before);
+        if mode == RunMode::Incremental
+            && reading != Reading::Own
+            && let Some(jobs) = self.without_position(key, reading).await?
+        {
+            return Ok(Finish::followed_by(owned(jobs, &place.connection)));
+        }
         let provider = place.connection.provider.as_str();
         let mut next = vec![self.sync_job(key, mode, pace.next(mode))];
         let mut again = self.sync_job(key, mode, When::Now);
@@ -559,7 +567,7 @@ impl Inner {
             }
             StreamKind::Records => {
                 // A full run whose own cursor went stale begins again, but not in a tight circle.
-                again.run_at = self.clock.now().plus(self.settings.incremental_every);
+                again.run_at = self.clock.now().plus(self.settings.run_wait_max());
                 vec![self.sync_job(key, RunMode::Full, When::Now)]
             }
         };
@@ -636,6 +644,7 @@ impl Inner {
         if place.connection.state == ConnectionState::Disconnected {
             return Err(Error::new(ErrorKind::Auth, "the account is disconnected"));
         }
+        let mode = self.readable(source, key, mode).await?;
         self.driver(&place, source).dry_run(key, kind, mode, pages_max).await
     }
 

@@ -12,7 +12,7 @@ use super::{Inner, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
 use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, ReplayStep, StoredEvent, WORKER_LOST, Work};
-use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge};
+use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge};
 use crate::sync::{Change, State};
 use crate::transport::Transport;
 
@@ -302,13 +302,14 @@ impl Inner {
         };
         let event = &whole.map_or_else(|| event.clone(), |whole| StoredEvent { event: whole, ..event.clone() });
         let merges = place.changes_of(event)?;
+        let forgotten = forgotten_before(self.clock.now());
         for Merge { key, read_since, changes } in merges {
             let ids = changes.iter().map(|change| change.id.clone()).collect();
             let stored = self.store.stored(key.clone(), ids).await?;
             for (change, stored) in changes.into_iter().zip(stored) {
                 let record = self.store.record(key.clone(), change.id.clone()).await?;
                 let before = record.and_then(|record| record.data);
-                let (becomes, after) = outcome(stored, &change, read_since, before.as_ref());
+                let (becomes, after) = outcome(stored, &change, (read_since, forgotten), before.as_ref());
                 let stream = key.stream.clone();
                 preview.records.push(RecordPreview { stream, id: change.id, change: becomes, before, after });
             }
@@ -324,7 +325,7 @@ impl Inner {
 fn outcome(
     stored: Option<Stored>,
     change: &Change,
-    read_since: Option<u64>,
+    (read_since, forgotten_before): (Option<u64>, i64),
     before: Option<&Bytes>,
 ) -> (PreviewChange, Option<Bytes>) {
     let seen = match &change.state {
@@ -332,7 +333,7 @@ fn outcome(
         State::Deleted => Seen::Deleted,
         State::Unclear => Seen::Unclear,
     };
-    match (merge(stored, Incoming { span: change.span, read_since, seen }), &change.state) {
+    match (merge(stored, Incoming { span: change.span, read_since, seen, forgotten_before }), &change.state) {
         (Verdict::Fetch, _) | (_, State::Unclear) => (PreviewChange::Fetched, None),
         (Verdict::Older, _) => (PreviewChange::Older, before.cloned()),
         (Verdict::Confirm, _) => (PreviewChange::Unchanged, before.cloned()),

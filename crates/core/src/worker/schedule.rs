@@ -16,6 +16,7 @@ use crate::store::{
 use crate::sync::{Source, StreamKind, StreamSpec};
 
 use super::Inner;
+use super::asking::{Reading, refuse_walked};
 use super::job::{Finish, Stop};
 
 /// Attempts of a sync job: it waits out outages of many days; each attempt goes on where the last one stopped.
@@ -96,10 +97,11 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// Returns the longest time from one run to the next, for judging what is late.
+    /// Returns when what a run at `since` brought up to date is late: behind the moments of the next three runs.
     #[must_use]
-    pub fn interval(&self, now: Timestamp) -> Duration {
-        self.schedule.interval(now).max(self.grown.unwrap_or_default())
+    pub fn late_at(&self, since: Timestamp) -> Timestamp {
+        let grown = self.grown.map(Schedule::every);
+        grown.as_ref().unwrap_or(&self.schedule).late_at(since)
     }
 
     /// Returns the moment of the run after one at `now`.
@@ -406,6 +408,15 @@ impl Inner {
                 ErrorKind::Invalid,
                 "a stream of events has no full runs: set its incremental ones",
             ));
+        }
+        if schedule.is_some() && mode == RunMode::Incremental {
+            let plugged = self.providers.get(connection.provider.as_str());
+            let source = plugged.and_then(|plugged| plugged.provider.source());
+            let status = self.store.stream(key.clone()).await?;
+            if let Some(Reading::Walk(walk)) = source.map(|source| Reading::of(source, spec, &status)) {
+                let error = refuse_walked(stream.as_str(), walk);
+                return Err(Error::new(ErrorKind::Invalid, format!("{}: set the schedule of {walk}", error.message())));
+            }
         }
         self.store.set_schedule(key.clone(), mode, schedule.map(ToString::to_string)).await?;
         if self.retime(connection, spec).await? == Moved::Busy {

@@ -114,7 +114,7 @@ impl Inner {
             ConnectionState::Active => {}
             // Its turn comes again, in case it is active by then.
             ConnectionState::Paused | ConnectionState::NeedsReconnect { .. } => {
-                let at = self.clock.now().plus(self.settings.incremental_every);
+                let at = self.clock.now().plus(self.settings.run_wait_max());
                 return Ok(Finish::followed_by(owned([self.watch_job(key, open, at)], &place.connection)));
             }
             // Its credential is gone: nobody can end the channel before the provider does.

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::out::{age, bar, clean, count, document};
-use super::place::{Opened, Place, now, specs, store_failure, with_store};
+use super::place::{Opened, Place, failure, now, specs, store_failure, with_store};
 use super::runs::{did, state};
 use super::{Failure, say};
 use crate::routes::runs::{DRY_RUN_PAGES, RunOut};
@@ -165,13 +165,13 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         return dry_run(opened, &connection, &streams, mode, arguments).await;
     }
     let failed = |error: Error| store_failure(&error);
-    if arguments.wait {
-        awake(opened, &connection, &streams).await?;
-    }
+    awake(opened, &connection, &streams).await?;
     let newest = opened.store.runs(None, 1).await.map_err(failed)?.first().map_or(RunId(0), |run| run.id);
     let worker = opened.worker()?;
+    let mut asked = Vec::with_capacity(streams.len());
     for stream in &streams {
-        worker.sync_now(&connection.id, &StreamName::new(*stream), mode).await.map_err(failed)?;
+        let run = worker.sync_now(&connection.id, &StreamName::new(*stream), mode).await;
+        asked.push((*stream, run.map_err(|error| failure(&error))?));
     }
     if !arguments.wait {
         return if arguments.json {
@@ -181,7 +181,7 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         };
     }
-    let ended = wait(opened, &connection.id, &streams, mode, newest, arguments.timeout).await?;
+    let ended = wait(opened, &connection.id, &asked, newest, arguments.timeout).await?;
     if arguments.json {
         let runs: Vec<_> = ended.iter().map(RunOut::of).collect();
         document(&json!({ "mode": mode, "streams": streams, "runs": runs }))?;
@@ -263,14 +263,14 @@ fn would(dry_run: &DryRun) -> String {
     told
 }
 
-/// Refuses to wait for what does not run until somebody acts.
+/// Refuses what does not run until somebody acts.
 async fn awake(opened: &Opened, connection: &Connection, streams: &[&'static str]) -> Result<(), Failure> {
     let id = &connection.id;
     let why = match &connection.state {
         ConnectionState::Active => None,
-        ConnectionState::Paused => Some(format!("{id} is paused: resume it first, or leave --wait out")),
+        ConnectionState::Paused => Some(format!("{id} is paused: resume it first")),
         ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected => {
-            Some(format!("{id} must be connected again first, or leave --wait out"))
+            Some(format!("{id} must be connected again first"))
         }
     };
     if let Some(why) = why {
@@ -280,35 +280,31 @@ async fn awake(opened: &Opened, connection: &Connection, streams: &[&'static str
         let key = StreamKey { connection: id.clone(), stream: StreamName::new(*stream) };
         let status = opened.store.stream(key).await.map_err(|error| store_failure(&error))?;
         if status.paused_at.is_some() {
-            return Err(Failure::no(format!("{stream} of {id} is paused: resume it first, or leave --wait out")));
+            return Err(Failure::no(format!("{stream} of {id} is paused: `palisade sync resume` it first")));
         }
     }
     Ok(())
 }
 
-/// Waits until each stream's run that was under way when it was asked for, or that came after, has ended.
+/// Waits until a run of each stream has ended that began after it was asked for: behind one under way another comes.
 async fn wait(
     opened: &Opened,
     connection: &ConnectionId,
-    streams: &[&'static str],
-    mode: RunMode,
+    asked: &[(&'static str, RunMode)],
     newest: RunId,
     timeout: Option<Duration>,
 ) -> Result<Vec<Run>, Failure> {
     let began = Instant::now();
     let bar = bar(None, "{spinner} {elapsed} {msg}");
-    let (mut seen, mut warned) = (Vec::new(), false);
+    let mut warned = false;
     loop {
         let runs = opened.store.runs(Some(connection.clone()), RUNS).await.map_err(|error| store_failure(&error))?;
-        let ours = |run: &&Run| {
-            // One that was under way at the beginning is ours too: it stands in the place of a new one.
-            run.mode == mode && (run.id > newest || run.state == RunState::Running || seen.contains(&run.id))
+        let of = |(stream, mode): &(&'static str, RunMode)| {
+            let ours = |run: &&Run| run.id > newest && run.mode == *mode && run.key.stream.as_str() == *stream;
+            runs.iter().find(ours).cloned()
         };
-        let of =
-            |stream: &&'static str| runs.iter().filter(ours).find(|run| run.key.stream.as_str() == *stream).cloned();
-        let found: Vec<Run> = streams.iter().filter_map(of).collect();
-        seen = found.iter().map(|run| run.id).collect();
-        if found.len() == streams.len() && found.iter().all(|run| run.state != RunState::Running) {
+        let found: Vec<Run> = asked.iter().filter_map(of).collect();
+        if found.len() == asked.len() && found.iter().all(|run| run.state != RunState::Running) {
             bar.finish_and_clear();
             return Ok(found);
         }

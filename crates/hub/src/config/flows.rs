@@ -20,6 +20,8 @@ pub struct Known<'a> {
     pub service_accounts: &'a [&'a str],
     /// Those of them whose events name the account they belong to.
     pub accounts: &'a [&'a str],
+    /// Those of them that list their events, with the stream whose runs find what changed in all others.
+    pub walks: &'a [(&'a str, &'a str)],
 }
 
 /// A way to connect accounts of one provider in one environment.

@@ -292,7 +292,21 @@ fn read_rule(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named]) ->
     {
         section.problem(*offset, "no [[connection]] has this id, and none is made by a flow with it (con_…)");
     }
-    let stream = section.text("stream").map(|(_, text)| StreamName::from(text));
+    let stream = section.text("stream");
+    let of = provider.as_deref().or_else(|| {
+        let (_, id) = connection.as_ref()?;
+        named.iter().find(|(known, _)| known == id)?.1.as_deref()
+    });
+    let walk = known.walks.iter().find(|(provider, _)| Some(*provider) == of);
+    let without =
+        stream.as_ref().zip(walk).filter(|((_, stream), (_, walk))| stream != walk && section.has("incremental"));
+    if let Some(((offset, stream), (_, walk))) = without {
+        section.problem(
+            *offset,
+            format!("changes of {stream} are found with those of all streams: write stream = \"{walk}\", or full for this one"),
+        );
+    }
+    let stream = stream.map(|(_, text)| StreamName::from(text));
     let incremental = read_schedule(&mut section, "incremental");
     let full = read_schedule(&mut section, "full");
     if incremental.is_none() && full.is_none() {

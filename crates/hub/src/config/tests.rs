@@ -8,6 +8,7 @@ const KNOWN: Known<'_> = Known {
     flows: &["slack", "stripe"],
     service_accounts: &["google"],
     accounts: &["google", "slack", "stripe"],
+    walks: &[("stripe", "events")],
 };
 
 const GOOD: &str = r#"
@@ -139,11 +140,13 @@ fn how_fast_slack_lets_the_app_read_is_a_word() {
 fn schedules_are_read_for_all_and_for_some() {
     let text = "[sync]\nincremental = \"5m\"\nfull = \"0 3 * * SUN Europe/London ~4h\"\nidle_max = \"2h\"\n\
                 [[schedule]]\nprovider = \"slack\"\nstream = \"users\"\nfull = \"1d\"\n\
+                [[schedule]]\nprovider = \"stripe\"\nstream = \"customers\"\nfull = \"2d\"\n\
+                [[schedule]]\nprovider = \"stripe\"\nstream = \"events\"\nincremental = \"2m\"\n\
                 [[schedule]]\nconnection = \"acme-stripe\"\nincremental = \"1h skip\"\n";
     let sync = Config::parse(&format!("{GOOD}{text}"), KNOWN).unwrap().sync;
     assert_eq!((sync.incremental.to_string().as_str(), sync.idle_max), ("5m", Duration::from_secs(7_200)));
     assert_eq!(sync.full.to_string(), "0 3 * * SUN Europe/London ~4h");
-    let [slack, stripe] = sync.rules.as_slice() else { panic!("{:?}", sync.rules) };
+    let [slack, .., stripe] = sync.rules.as_slice() else { panic!("{:?}", sync.rules) };
     assert_eq!((slack.provider.as_deref(), slack.stream.as_ref().unwrap().as_str()), (Some("slack"), "users"));
     assert_eq!((slack.full.is_some(), slack.incremental.is_some()), (true, false));
     assert_eq!(stripe.connection.as_ref().unwrap().as_str(), "acme-stripe");
@@ -164,6 +167,10 @@ fn each_mistake_of_a_schedule_is_one_sentence_with_its_line() {
     check("[[schedule]]\nfull = \"1d\"", 4, &["needs a provider or a connection"]);
     check("[[schedule]]\nconnection = \"nobody\"\nfull = \"1d\"", 5, &["no [[connection]] has this id"]);
     check("[[schedule]]\nprovider = \"stirpe\"\nfull = \"1d\"", 5, &["no such provider"]);
+    for of in ["provider = \"stripe\"", "connection = \"acme-stripe\""] {
+        let rule = format!("[[schedule]]\n{of}\nstream = \"customers\"\nincremental = \"5m\"");
+        check(&rule, 6, &["changes of customers", "stream = \"events\""]);
+    }
 }
 
 const ACCOUNTS: &str = r#"

@@ -151,9 +151,9 @@ pub(crate) fn healed(run: &Run) -> String {
     format!("{what} missed{span}, healed {}", minute(at))
 }
 
-/// How long a run may make no progress: twice the longest wait between two of its attempts.
+/// How long a run may make no progress: twice the longest wait between two of its attempts, half an hour at most.
 pub(crate) fn patience(shared: &Shared) -> Duration {
-    shared.settings.worker.incremental_every.saturating_mul(2)
+    shared.settings.worker.run_wait_max().saturating_mul(2)
 }
 
 impl<'a> RunOut<'a> {
@@ -347,6 +347,17 @@ struct RunAsk {
     pages: Option<u32>,
 }
 
+/// Says why a run that was asked for would not begin, or would do something else.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kinds told apart stand here; the others are the store's")]
+pub(crate) fn not_run(error: palisade_core::Error) -> Problem {
+    let message = error.message().to_owned();
+    match error.kind() {
+        ErrorKind::Conflict => Problem::new(StatusCode::CONFLICT, "not_active", message, "then ask again"),
+        ErrorKind::Invalid => Problem::invalid(message, "run that stream, or say {\"mode\": \"full\"}"),
+        _ => error.into(),
+    }
+}
+
 /// Runs a stream now, or tells what a run would do.
 pub(crate) async fn run_stream(Of(shared): Of<Arc<Shared>>, path: OfStream, asked: Bytes) -> Answer {
     let key = stream_of(&shared, path).await?;
@@ -354,12 +365,14 @@ pub(crate) async fn run_stream(Of(shared): Of<Arc<Shared>>, path: OfStream, aske
     let mode = ask.mode.unwrap_or(RunMode::Incremental);
     if !ask.dry_run {
         let paused = shared.store.stream(key.clone()).await?.paused_at.is_some();
-        shared.worker.sync_now(&key.connection, &key.stream, mode).await?;
+        let mode = shared.worker.sync_now(&key.connection, &key.stream, mode).await.map_err(not_run)?;
         return Ok((StatusCode::ACCEPTED, json(&json!({ "mode": mode, "paused": paused }))).into_response());
     }
     let pages = ask.pages.unwrap_or(DRY_RUN_PAGES);
     match shared.worker.dry_run(&key.connection, &key.stream, mode, pages).await {
         Ok(dry_run) => Ok(json(&json!({ "mode": mode, "dry_run": dry_run }))),
+        // Said here, and not by the provider.
+        Err(error) if error.kind() == ErrorKind::Invalid && error.status().is_none() => Err(not_run(error)),
         Err(error) if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) => Err(error.into()),
         Err(error) => {
             let stop = Stop::of(&error, &key.stream, shared.clock.now());

@@ -241,6 +241,8 @@ async fn schedules_are_shown_set_and_unset() {
     ends(&place.run(&["schedules", "set", "acme-stripe", "customers", "often"]), 2, &["cron"]);
     ends(&place.run(&["schedules", "set", "acme-stripe", "nothing", "1h"]), 1, &["no stream nothing"]);
     ends(&place.run(&["schedules", "set", "acme-stripe", "events", "1d", "--mode", "full"]), 2, &["events"]);
+    let without_effect = ["schedules", "set", "acme-stripe", "customers", "5m"];
+    ends(&place.run(&without_effect), 2, &["changes of customers", "set the schedule of events"]);
     let stream = |list: &Value| {
         let streams = list["connections"][0]["streams"].as_array().unwrap().clone();
         streams.into_iter().find(|one| one["stream"] == "customers").unwrap()

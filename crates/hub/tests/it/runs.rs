@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::Request;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Claim, Jobs, Lease, Merge, Missed, NewJob, PageCommit, Queue, Records, Run, RunEnd, RunMode, RunState, StreamKey,
-    Work,
+    Claim, ConnectionState, Connections, Jobs, Lease, Merge, Missed, NewJob, PageCommit, Queue, Records, Run, RunEnd,
+    RunMode, RunState, StreamKey, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Span, State, Stop};
 use serde_json::Value;
@@ -263,8 +263,25 @@ async fn a_stream_is_paused_resumed_reset_and_run() {
     }
     let none = fixture.get("/api/v1/connections/acme-stripe/healings").await.json();
     assert_eq!(none["healings"].as_array().unwrap().len(), 0);
+    // Its changes are found by the walk over events: listed as they are, it would be listed whole at every interval.
+    for body in ["", r#"{"mode":"incremental"}"#, r#"{"dry_run":true}"#] {
+        let refused = post(&fixture, &format!("{STREAM}/run"), body).await;
+        assert!(refused.json()["error"]["message"].as_str().unwrap().contains("by the runs of events"), "{body}");
+        refused.is_error(400, "invalid");
+    }
+    let walk = "/api/v1/connections/acme-stripe/streams/events/run";
+    let asked = fixture.post(walk).await;
+    assert_eq!((asked.status.as_u16(), &asked.json()["mode"]), (202, &"incremental".into()));
     // What stops the reading of a dry run is said as a run says it.
-    let dry = post(&fixture, &format!("{STREAM}/run"), r#"{"dry_run":true}"#).await;
+    let dry = post(&fixture, &format!("{STREAM}/run"), r#"{"mode":"full","dry_run":true}"#).await;
     let cause = dry.json()["error"]["kind"].clone();
     assert_eq!((dry.status.as_u16(), cause), (502, Stop::AuthRevoked.as_str().into()), "there is no credential");
+    // Nor is a run taken that would not begin.
+    let mut connection = fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap();
+    for state in [ConnectionState::Paused, ConnectionState::Disconnected] {
+        connection.state = state;
+        fixture.store.put_connection(connection.clone()).await.unwrap();
+        fixture.post(walk).await.is_error(409, "not_active");
+        fixture.post("/api/v1/connections/acme-stripe/sync").await.is_error(409, "not_active");
+    }
 }

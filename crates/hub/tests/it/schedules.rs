@@ -73,6 +73,10 @@ async fn what_is_no_schedule_is_refused_with_what_to_write_instead() {
     }
     let body = r#"{"mode":"full","schedule":"1d"}"#;
     send(&fixture, Method::PUT, OF_EVENTS, body).await.is_error(400, "invalid");
+    // The runs of events find what changed: none would come by this.
+    let refused = send(&fixture, Method::PUT, OF_CUSTOMERS, r#"{"schedule":"5m"}"#).await;
+    assert!(refused.text().contains("set the schedule of events"), "{}", refused.text());
+    refused.is_error(400, "invalid");
     for path in ["connections/nobody/streams/events", "connections/acme-stripe/streams/nothing"] {
         let path = format!("/api/v1/{path}/schedule");
         send(&fixture, Method::PUT, &path, r#"{"schedule":"1d"}"#).await.is_error(404, "not_found");

@@ -255,7 +255,7 @@ pub(super) fn disconnect(
     if !connections::disconnect(tx, id)? {
         return Ok(false);
     }
-    runs::dismiss_all(tx, id, now)?;
+    runs::end_all(tx, id, now)?;
     tx.prepare("UPDATE palisade_stream SET fresh_at = NULL WHERE connection = ?1")?.execute([id.as_str()])?;
     let mut erase = tx.prepare(
         "UPDATE palisade_grant SET generation = generation + 1, blob = x'', state = ?3, live = 0, over = 0, \

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, RunId, StoredBad, StreamKey, StreamStatus};
-use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
+use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
 use rusqlite::types::ValueRef;
@@ -47,6 +47,8 @@ struct StagedStream<'m> {
     live: i64,
     /// Records set aside because they could not be read.
     bad: i64,
+    /// From before this tombstones may be forgotten.
+    forgotten_before: i64,
     /// What was noted of the rows that were looked at.
     notes: Notes,
     rows: Vec<StagedRow<'m>>,
@@ -104,7 +106,7 @@ impl<'m> Staged<'m> {
         let place = match self.streams.iter().position(|stream| stream.key == key) {
             Some(place) => place,
             None => {
-                self.streams.push(StagedStream::load(tx, key, changes.len())?);
+                self.streams.push(StagedStream::load(tx, key, changes.len(), self.now)?);
                 self.streams.len() - 1
             }
         };
@@ -255,7 +257,7 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
 }
 
 impl<'m> StagedStream<'m> {
-    fn load(tx: &Tx<'_>, key: &'m StreamKey, changes: usize) -> Result<Self, Fault> {
+    fn load(tx: &Tx<'_>, key: &'m StreamKey, changes: usize, now: Timestamp) -> Result<Self, Fault> {
         let found = tx
             .prepare("SELECT id, commits, head, bad FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
             .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| {
@@ -270,6 +272,7 @@ impl<'m> StagedStream<'m> {
             head: head.cast_unsigned(),
             live: 0,
             bad,
+            forgotten_before: forgotten_before(now),
             notes: Notes::default(),
             rows: Vec::with_capacity(changes),
             places: HashMap::with_capacity(changes),
@@ -290,7 +293,7 @@ impl<'m> StagedStream<'m> {
             State::Deleted => (Seen::Deleted, None),
             State::Unclear => (Seen::Unclear, None),
         };
-        let incoming = Incoming { span: change.span, read_since, seen };
+        let incoming = Incoming { span: change.span, read_since, seen, forgotten_before: self.forgotten_before };
         let verdict = merge(stored, incoming);
         let span = span_after(stored, incoming);
         let lived = stored.is_some_and(|stored| !stored.deleted);

@@ -254,12 +254,16 @@ pub(super) fn dismiss(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool, F
     Ok(true)
 }
 
-/// Dismisses the deletions of all runs of a connection that is disconnected.
-pub(super) fn dismiss_all(tx: &Tx<'_>, of: &ConnectionId, now: Timestamp) -> Result<(), Fault> {
-    let found = tx
-        .prepare(&format!("SELECT id {IN_REVIEW} AND connection = ?1"))?
-        .query_map([of.as_str()], |row| row.get(0))?
-        .collect::<rusqlite::Result<Vec<i64>>>()?;
+/// Ends all runs of a connection that is disconnected: those that wait for a review, and those under way, which nobody will
+/// take up.
+pub(super) fn end_all(tx: &Tx<'_>, of: &ConnectionId, now: Timestamp) -> Result<(), Fault> {
+    let mut found = Vec::new();
+    for open in [IN_REVIEW, UNDER_WAY] {
+        let mut runs = tx.prepare(&format!("SELECT id {open} AND connection = ?1"))?;
+        for run in runs.query_map([of.as_str()], |row| row.get::<_, i64>(0))? {
+            found.push(run?);
+        }
+    }
     for run in found {
         cancel(tx, run, "its account was disconnected", Some(&Stop::Superseded), now)?;
     }
@@ -356,6 +360,9 @@ fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64
             .prepare("SELECT 1 FROM palisade_bad_record WHERE stream = ?1 AND run = ?2 AND ext_id IS NULL")?
             .exists([run.stream, end.run.0])?;
     if (many || unsure) && deletions > end.deletions_lawful() {
+        // All but the deletions is done: what comes after its last page is read from there.
+        tx.prepare("UPDATE palisade_stream SET cursor = coalesce(?2, cursor) WHERE id = ?1")?
+            .execute(params![run.stream, end.resume.as_ref().map(Cursor::as_str)])?;
         return Ok((RunState::Review { deletions }, 0));
     }
     delete(tx, run.stream, &unseen, end.span.map(|span| span.latest), end.now)?;
@@ -498,12 +505,15 @@ pub(super) fn list(connection: &Connection, of: Option<&ConnectionId>, limit: u3
 /// The runs that wait for a review, in the words of their index.
 const IN_REVIEW: &str = r#"FROM palisade_run INDEXED BY palisade_run_review WHERE state GLOB '{"state":"review"*'"#;
 
+/// The runs under way, by their index.
+const UNDER_WAY: &str = "FROM palisade_run INDEXED BY palisade_run_live WHERE finished_at IS NULL";
+
 /// Finds runs of a state, and of a connection (`?1`) and stream (`?2`) if given, below a number. What is rare is found by
 /// its index, else a connection's runs by theirs.
 pub(super) fn found(state: Option<RunStateName>, of_connection: bool) -> String {
     let of_state = match state {
         Some(RunStateName::Review) => Some(IN_REVIEW),
-        Some(RunStateName::Running) => Some("FROM palisade_run INDEXED BY palisade_run_live WHERE finished_at IS NULL"),
+        Some(RunStateName::Running) => Some(UNDER_WAY),
         Some(RunStateName::Done | RunStateName::Failed) | None => None,
     };
     let all = if of_connection { "FROM palisade_run INDEXED BY palisade_run_connection" } else { "FROM palisade_run" };

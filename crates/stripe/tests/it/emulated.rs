@@ -273,7 +273,8 @@ impl Copy {
             State::Deleted => Seen::Deleted,
             State::Unclear => Seen::Unclear,
         };
-        let incoming = Incoming { span: change.span, read_since: (!is_event).then_some(u64::MAX), seen };
+        let read_since = (!is_event).then_some(u64::MAX);
+        let incoming = Incoming { span: change.span, read_since, seen, forgotten_before: i64::MIN };
         let (span, state) = match merge(stored, incoming) {
             Verdict::Older | Verdict::Confirm => return,
             Verdict::Write => (change.span, change.state),

@@ -257,10 +257,16 @@ pub async fn many_deletions_wait_for_a_review(store: &dyn Store) {
     merge(store, Some(0), 1, all(0)).await;
     let (lease, run) = begin(store, RunMode::Full).await;
     ok(store.commit_page(page(lease, &run, 1, all(51))).await);
-    let ended = ok(store.end_run(done(lease, &run)).await);
+    let behind = Some(Cursor::new("behind"));
+    let ended = ok(store.end_run(RunEnd { resume: behind.clone(), ..done(lease, &run) }).await);
     same(ended.state, RunState::Review { deletions: 51 }, "51 of 251 are more than a fifth");
     let found = status(store).await;
-    same((found.records, found.full_at, found.fresh_at), (251, None, None), "nothing is deleted, nothing moves on");
+    same(
+        (found.records, found.full_at, found.fresh_at),
+        (251, None, None),
+        "nothing is deleted, nothing counts as fresh",
+    );
+    same(found.cursor, behind, "what comes later is read from behind it");
 
     let lease = hold(store, sync(RunMode::Full), 8).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
@@ -532,13 +538,13 @@ pub async fn old_runs_are_removed_but_for_the_newest(store: &dyn Store) {
     same(next > live, true, "no number comes again");
 }
 
-/// What waits for a review is over when its account is disconnected: nobody follows the stream, and an approval would begin
-/// no run.
-pub async fn a_disconnect_ends_the_reviews_of_its_connection(store: &dyn Store) {
+/// What waits for a review or is under way is over when its account is disconnected: nobody follows the stream, an approval
+/// would begin no run, and no job takes the other up.
+pub async fn a_disconnect_ends_the_runs_of_its_connection(store: &dyn Store) {
     for id in ["acme", "beta"] {
         ok(store.put_connection(super::grants::connection(id)).await);
     }
-    let mut reviews = Vec::new();
+    let (mut reviews, mut live) = (Vec::new(), Vec::new());
     for connection in ["acme", "beta"] {
         let of = StreamKey { connection: connection.into(), ..key() };
         let changes = (0..51).map(|n| present(&format!("r{n}"), 1, "1")).collect();
@@ -549,14 +555,24 @@ pub async fn a_disconnect_ends_the_reviews_of_its_connection(store: &dyn Store) 
         let run = ok(store.end_run(done(lease, &run)).await);
         same(run.state, RunState::Review { deletions: 51 }, "it waits");
         reviews.push(run.id);
+        let of = StreamKey { connection: connection.into(), stream: "events".into() };
+        let work = Work::Sync { key: of.clone(), mode: RunMode::Incremental };
+        let lease = hold(store, NewJob { work, ..job(0) }, 3).await;
+        live.push((lease, ok(store.start_run(lease, of, RunMode::Incremental, Timestamp(3)).await)));
     }
     same(ok(store.disconnect("acme".into(), Vec::new(), Timestamp(9)).await), true, "disconnected");
     let filter = RunFilter { state: Some(RunStateName::Review), ..RunFilter::default() };
     let waits = ok(store.find_runs(filter, 9).await).into_iter().map(|run| run.id).collect::<Vec<_>>();
     same(waits, reviews.iter().skip(1).copied().collect(), "the other's waits");
-    let Some(over) = reviews.first() else { panic!("it was noted") };
-    let over = ok(store.run(*over).await).map(|run| (kind(&run.state), run.stop, run.finished_at));
-    same(over, Some(("cancelled", Some(Stop::Superseded), Some(Timestamp(9)))), "this one is over");
+    let others = ok(store.live_runs(9).await).into_iter().map(|run| run.key.connection).collect::<Vec<_>>();
+    same(others, vec!["beta".into()], "the other's is under way");
+    let (Some(review), Some((lease, run))) = (reviews.first(), live.first()) else { panic!("they were noted") };
+    for over in [*review, run.id] {
+        let over = ok(store.run(over).await).map(|run| (kind(&run.state), run.stop, run.finished_at));
+        same(over, Some(("cancelled", Some(Stop::Superseded), Some(Timestamp(9)))), "this one is over");
+    }
+    let late = store.end_run(done(*lease, run)).await.map_err(|error| error.kind());
+    same(late.err(), Some(ErrorKind::LeaseLost), "and is ended by nobody else");
 }
 
 /// A run that failed because its cursor is too old makes the stream forget it; other failures change nothing.

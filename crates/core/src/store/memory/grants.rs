@@ -130,7 +130,7 @@ impl Model {
     fn disconnect(&mut self, id: &ConnectionId, revocations: &HashMap<GrantName, Revocation>, now: Timestamp) -> bool {
         let Some(connection) = self.connections.get_mut(id) else { return false };
         connection.state = ConnectionState::Disconnected;
-        self.records.dismiss_all(id, now);
+        self.records.end_all(id, now);
         self.records.forget_freshness(id);
         for (key, grant) in self.grants.iter_mut().filter(|(key, _)| key.connection == *id) {
             if matches!(grant.state, GrantState::Erased { .. }) {

@@ -11,7 +11,7 @@ use crate::store::{
     ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record, Run, RunEnd, RunFilter, RunId,
     RunMode, RunState, StoredBad, StreamKey, StreamStatus,
 };
-use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, merge, span_after};
+use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use crate::sync::{BadRecord, Span, State, Stop};
 
 /// Streams and runs.
@@ -133,7 +133,7 @@ impl RecordsModel {
             State::Deleted => (Seen::Deleted, 0, None),
             State::Unclear => (Seen::Unclear, 0, None),
         };
-        let incoming = Incoming { span, read_since: merged.read_since, seen };
+        let incoming = Incoming { span, read_since: merged.read_since, seen, forgotten_before: forgotten_before(now) };
         let stored = row.as_ref().map(Row::stored);
         let span = span_after(stored, incoming);
         match merge(stored, incoming) {
@@ -292,10 +292,10 @@ impl RecordsModel {
         of.for_each(|(_, stream)| stream.status.fresh_at = None);
     }
 
-    /// Dismisses the deletions of all runs of a connection that is disconnected.
-    pub(super) fn dismiss_all(&mut self, of: &ConnectionId, now: Timestamp) {
+    /// Ends all runs of a connection that is disconnected: those that wait for a review and those under way.
+    pub(super) fn end_all(&mut self, of: &ConnectionId, now: Timestamp) {
         for row in self.runs.values_mut().filter(|row| row.run.key.connection == *of) {
-            if matches!(row.run.state, RunState::Review { .. }) {
+            if matches!(row.run.state, RunState::Review { .. } | RunState::Running) {
                 let head = self.streams.get(&row.run.key).map_or(0, |stream| stream.status.head);
                 fail(&mut row.run, "its account was disconnected", head, now);
             }
@@ -387,6 +387,10 @@ impl RecordsModel {
                 let many = deletions > GUARD_ROWS && deletions * GUARD_SHARE > stream.status.records;
                 let nameless = stream.bad.values().any(|bad| bad.run == row.run.id && bad.record.id.is_none());
                 let unsure = deletions > 0 && nameless;
+                if end.resume.is_some() {
+                    // Also where the deletions wait: all else is done, and what comes later is read from there.
+                    stream.status.cursor.clone_from(&end.resume);
+                }
                 row.run.state = if (many || unsure) && deletions > end.deletions_lawful() {
                     RunState::Review { deletions }
                 } else {
@@ -397,9 +401,6 @@ impl RecordsModel {
                         stream.status.full_at = Some(end.now);
                         stream.bad.retain(|_, bad| bad.run == row.run.id);
                         stream.status.bad = stream.bad.len() as u64;
-                    }
-                    if end.resume.is_some() {
-                        stream.status.cursor = end.resume;
                     }
                     RunState::Done
                 };

@@ -13,6 +13,9 @@ const BEFORE: Span = Span { earliest: 1_000, latest: 1_999 };
 const AFTER: Span = Span { earliest: 3_000, latest: 3_999 };
 const TOUCHING: Span = Span { earliest: 2_999, latest: 5_000 };
 const ENDING: Span = Span { earliest: 1_000, latest: 2_000 };
+/// From before this tombstones may be forgotten.
+const FORGOTTEN: i64 = 900;
+const OLD: Span = Span { earliest: 0, latest: 899 };
 const SAME: Seen = Seen::Present { hash: 7 };
 const OTHER: Seen = Seen::Present { hash: 8 };
 
@@ -20,7 +23,7 @@ const OTHER: Seen = Seen::Present { hash: 8 };
 fn check(deleted: bool, span: Span, read_since: Option<u64>, seen: Seen, expected: Verdict) {
     let hash = if deleted { 0 } else { 7 };
     let stored = Stored { span: NOW, observed: 5, deleted, hash };
-    let verdict = merge(Some(stored), Incoming { span, read_since, seen });
+    let verdict = merge(Some(stored), Incoming { span, read_since, seen, forgotten_before: FORGOTTEN });
     assert_eq!(verdict, expected, "deleted {deleted}, {span:?}, since {read_since:?}, {seen:?}");
 }
 
@@ -57,11 +60,28 @@ fn the_truth_table_holds() {
         check(row, span, since, Seen::Deleted, deleted);
         check(row, span, since, Seen::Unclear, unclear);
     }
-    for (seen, expected) in [(SAME, Write), (Seen::Deleted, Write), (Seen::Unclear, Fetch)] {
-        for read_since in [None, Some(0)] {
-            assert_eq!(merge(None, Incoming { span: NOW, read_since, seen }), expected);
+    // Nothing is stored: of an event from before tombstones may be forgotten nobody knows what came after it.
+    for (span, since, [present, deleted, unclear]) in [
+        (NOW, None, [Write, Write, Fetch]),
+        (NOW, Some(0), [Write, Write, Fetch]),
+        (Span { earliest: 0, latest: FORGOTTEN }, None, [Write, Write, Fetch]),
+        (OLD, None, [Fetch, Write, Fetch]),
+        (OLD, Some(0), [Write, Write, Fetch]),
+    ] {
+        for (seen, expected) in [(SAME, present), (Seen::Deleted, deleted), (Seen::Unclear, unclear)] {
+            let verdict = merge(None, Incoming { span, read_since: since, seen, forgotten_before: FORGOTTEN });
+            assert_eq!(verdict, expected, "nothing, {span:?}, since {since:?}, {seen:?}");
         }
     }
+}
+
+/// Fails when a tombstone may be gone before the rule heeds it.
+#[test]
+fn the_rule_forgets_before_the_feed_does() {
+    let now = Timestamp(1_700_000_000_000);
+    let before = Timestamp(forgotten_before(now));
+    assert_eq!(now.since(before), Duration::from_secs(6 * 86_400));
+    assert!(now.minus(FEED_HORIZON_MIN) < before);
 }
 
 /// Fails when the hash of the content is not the one stores have already kept.
@@ -82,7 +102,7 @@ fn a_span_never_moves_back() {
         (TOUCHING, TOUCHING),
         (Span { earliest: 0, latest: 9_000 }, Span { earliest: 2_000, latest: 9_000 }),
     ] {
-        let incoming = Incoming { span, read_since: Some(1), seen: OTHER };
+        let incoming = Incoming { span, read_since: Some(1), seen: OTHER, forgotten_before: i64::MIN };
         assert_eq!(span_after(Some(stored), incoming), expected);
         assert_eq!(span_after(None, incoming), span);
     }
@@ -120,7 +140,7 @@ impl Told {
             Self::Timeless => (Span { earliest: i64::MIN, latest: i64::MAX }, Seen::Unclear),
             Self::Listed => panic!("there are no events"),
         };
-        Incoming { span, read_since: None, seen }
+        Incoming { span, read_since: None, seen, forgotten_before: i64::MIN }
     }
 }
 
@@ -369,7 +389,8 @@ impl World {
                         let span = world.read(run.sent, bounds, skewed);
                         // A page that does not hold the record says nothing of it, unless it tells what was deleted.
                         let told = content.is_some() || (bounds.told == Told::Listed && run.changes > 0);
-                        let incoming = Incoming { span, read_since: Some(run.since), seen: seen(content) };
+                        let (read_since, seen) = (Some(run.since), seen(content));
+                        let incoming = Incoming { span, read_since, seen, forgotten_before: i64::MIN };
                         let fetch = told && world.observe(incoming);
                         let step = if fetch { RunStep::Fetching } else { RunStep::Committed(span) };
                         world.run = Some(FullRun { step, ..run });
@@ -426,7 +447,8 @@ impl World {
                                 // A 404 has no date: our own clock, which may be wrong by minutes.
                                 None => Span { earliest: -300_000, latest: 300_000 },
                             };
-                            let incoming = Incoming { span, read_since: Some(since), seen: seen(content) };
+                            let (read_since, seen) = (Some(since), seen(content));
+                            let incoming = Incoming { span, read_since, seen, forgotten_before: i64::MIN };
                             world.swept = false;
                             if world.observe(incoming) {
                                 world.fetches[n].listed = false;

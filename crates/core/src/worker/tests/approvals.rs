@@ -12,6 +12,7 @@ const MANY: u64 = 40;
 /// A world of which a run waits for the review of a hundred deletions; `MANY` things are left.
 async fn in_review() -> (World, Run) {
     let world = World::new().await;
+    world.fake.truth().things_have_position = true;
     for n in 0..100 + MANY {
         world.fake.put(&format!("t{n:03}"), Some(n));
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::syncs::filled;
+use super::syncs::{filled, filled_with};
 use super::world::*;
 use crate::store::*;
 use crate::worker::*;
@@ -76,8 +76,9 @@ async fn a_run_over_records_tells_what_webhooks_should_have_brought() {
         ("a notice since", false, Finding { notice: Some(true), ..LOST }),
     ];
     for (name, expected, finding) in cases {
-        let world = filled(3).await;
+        let world = filled_with(3, seldom()).await;
         world.fake.truth().lists_no_events = true;
+        world.fake.truth().things_have_position = true;
         world.connect().await;
         world.quiet().await;
         if finding.heard {
@@ -181,6 +182,12 @@ async fn what_was_handled_is_not_handled_again_though_its_content_is_gone() {
     }
 }
 
+/// No run comes but those that are asked for.
+fn seldom() -> WorkerSettings {
+    let never = Duration::from_secs(365 * 86_400);
+    WorkerSettings { incremental_every: never, full_every: never, ..settings() }
+}
+
 /// A world whose provider lists records only, of which events can be made, and what a handler of theirs was given.
 async fn made(notices: bool) -> (World, Arc<Mutex<Vec<String>>>) {
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -189,7 +196,8 @@ async fn made(notices: bool) -> (World, Arc<Mutex<Vec<String>>>) {
         sees.lock().unwrap().push(event.event.ordering_key.clone().unwrap());
         Box::pin(async { Handled::Done })
     });
-    let world = World::with(settings(), |builder| builder.on("fake", "thing.*", sees)).await;
+    let world = World::with(seldom(), |builder| builder.on("fake", "thing.*", sees)).await;
+    world.fake.truth().things_have_position = true;
     for n in 0..3 {
         world.fake.put(&format!("t{n:03}"), Some(n));
     }

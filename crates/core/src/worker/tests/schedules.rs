@@ -153,7 +153,7 @@ async fn the_interval_grows_while_nothing_changes_and_comes_back_at_the_first_ch
     assert!(gaps.windows(2).skip(1).all(|pair| pair[1] + 1 >= pair[0]), "it grows: {gaps:?}");
     assert!(gaps.iter().rev().take(4).all(|gap| (239..=241).contains(gap)), "up to its bound: {gaps:?}");
     let timing = world.timing(EVENTS, RunMode::Incremental).await;
-    assert_eq!((timing.grown, timing.interval(START)), (Some(4 * HOUR), 4 * HOUR));
+    assert_eq!((timing.grown, timing.late_at(START)), (Some(4 * HOUR), START.plus(12 * HOUR)));
 
     world.fake.put("a", Some(2));
     let runs = world.runs().await.len();

@@ -13,7 +13,7 @@ pub(super) async fn filled(things: u64) -> World {
     filled_with(things, settings()).await
 }
 
-async fn filled_with(things: u64, settings: WorkerSettings) -> World {
+pub(super) async fn filled_with(things: u64, settings: WorkerSettings) -> World {
     let world = World::with(settings, |builder| builder).await;
     for n in 0..things {
         world.fake.put(&format!("t{n:03}"), Some(n));
@@ -367,6 +367,7 @@ async fn an_approval_is_for_the_deletions_that_were_looked_at() {
 #[tokio::test(start_paused = true)]
 async fn only_the_newest_run_of_a_stream_is_approved() {
     let world = filled(200).await;
+    world.fake.truth().things_have_position = true;
     world.connect().await;
     world.quiet().await;
     let done = world.runs().await.remove(0);
@@ -782,6 +783,7 @@ async fn paused_midway(world: &World) -> Run {
 async fn an_unfinished_run_is_found_however_many_came_after() {
     for mode in [RunMode::Full, RunMode::Incremental] {
         let world = filled(10).await;
+        world.fake.truth().things_have_position = mode == RunMode::Incremental;
         world.connect().await;
         if mode == RunMode::Incremental {
             world.quiet().await;
@@ -859,6 +861,7 @@ async fn a_reset_in_the_middle_of_a_run_begins_anew_at_once() {
 #[tokio::test(start_paused = true)]
 async fn every_record_set_aside_is_asked_for_again_in_its_turn() {
     let world = filled(50).await;
+    world.fake.truth().things_have_position = true;
     let names: BTreeSet<String> = (0..50).map(|n| format!("t{n:03}")).collect();
     world.fake.truth().broken =
         names.iter().filter(|name| name.as_str() < "t025").map(|name| (name.clone(), true)).collect();

@@ -75,6 +75,8 @@ pub(super) struct Truth {
     pub(super) opens_no_channel: bool,
     /// The provider lists no events, only things.
     pub(super) lists_no_events: bool,
+    /// The end of the list of things is a position to go on from: at its beginning.
+    pub(super) things_have_position: bool,
 }
 
 impl Truth {
@@ -346,7 +348,10 @@ impl Source for Fake {
                 changes.push(change(one, span));
             }
         }
-        let resume = next.clone().filter(|_| stream.as_str() == EVENTS);
+        let resume = match stream.as_str() {
+            EVENTS => next.clone(),
+            _ => self.truth().things_have_position.then(|| Cursor::new("")),
+        };
         let next = if more { Next::More(next.unwrap()) } else { Next::Done { resume } };
         Ok(Page { events, total: body["total"].as_u64(), ..Page::of_records((changes, bad), next) })
     }
