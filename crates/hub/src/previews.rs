@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_core::store::{EventRow, EventState, ReplayFilter, Store, StoredEvent};
+use palisade_core::store::{EventRow, ReplayFilter, Store, StoredEvent};
 use palisade_core::worker::{Preview, PreviewChange, RecordPreview, Worker};
 use palisade_core::{Result, Timestamp};
 use serde::Serialize;

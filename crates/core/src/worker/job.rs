@@ -203,7 +203,7 @@ impl Inner {
             // Its waits are the schedule's: `forward` decides.
             Work::Forward { .. } => (u32::MAX, self.settings.retry_max),
             Work::Call { .. } => (u32::MAX, self.settings.retry_max),
-            Work::Replay { .. } => (REPLAY_TRIES_MAX, self.settings.incremental_every),
+            Work::Replay { .. } => (REPLAY_TRIES_MAX, self.settings.run_wait_max()),
             Work::Sync { .. }
             | Work::Approved { .. }
             | Work::Watch { .. }

@@ -11,7 +11,7 @@ use super::job::{Attempt, Finish, Stop, by_stream};
 use super::{Inner, Worker};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
-use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, ReplayStep, StoredEvent, WORKER_LOST, Work};
+use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, StoredEvent, WORKER_LOST, Work};
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge};
 use crate::sync::{Change, State};
 use crate::transport::Transport;
