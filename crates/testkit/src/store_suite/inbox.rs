@@ -593,14 +593,15 @@ pub async fn a_replay_goes_past_a_bounded_number_of_rows(store: &dyn Store) {
     let hour = i64::try_from(CLOCK_MARGIN.as_millis()).unwrap_or(i64::MAX);
     let ignored = |from: i64, count: i64| {
         let events = (from..from + count).map(|n| NewEvent { wanted: false, ..event(&format!("i{n}")) });
-        NewDelivery { body: Bytes::new(), headers: Vec::new(), ..delivery(10 * hour, events.collect()) }
+        NewDelivery { body: Bytes::new(), headers: Vec::new(), ..delivery(8 * hour, events.collect()) }
     };
     let one = |id: &str, at: i64| delivery(at, vec![event(id)]);
-    // Rows 1 and 2, then as many as a step goes past and a half, then three more; the second of these by a clock that
-    // was set back.
+    // Two rows, then as many as a step goes past and half as many, then one, four by a clock that was set back, and one.
     ok(store.append(vec![one("a", 0), one("b", hour)]).await);
     ok(store.append(vec![ignored(0, REPLAY_WALKED), ignored(REPLAY_WALKED, REPLAY_WALKED / 2)]).await);
-    ok(store.append(vec![one("c", 10 * hour), one("d", 9 * hour + 1), one("e", 20 * hour)]).await);
+    let back = (0..4).map(|n| one(&format!("d{n}"), 9 * hour + 1));
+    let last = std::iter::once(one("c", 10 * hour)).chain(back).chain([one("e", 20 * hour)]);
+    ok(store.append(last.collect()).await);
     for job in claim(store, Queue::Events, 20 * hour).await {
         end(store, job.lease, JobEnd::Done, 20 * hour).await;
     }
@@ -610,10 +611,12 @@ pub async fn a_replay_goes_past_a_bounded_number_of_rows(store: &dyn Store) {
         let step = ok(store.replay_some(filter, EventRow(after), 9, true, Timestamp(20 * hour)).await);
         (step.met.into_iter().map(|row| row.0).collect::<Vec<_>>(), step.next.map(|row| row.0))
     };
+    let rows = |from: i64, to: i64| (first + from..=first + to).collect::<Vec<_>>();
     same(step(None, None, 0).await, (vec![1, 2], Some(REPLAY_WALKED)), "as far as a step goes");
-    same(step(None, None, REPLAY_WALKED).await, (vec![first, first + 1, first + 2], None), "and the rest");
-    same(step(Some(20 * hour), None, 0).await, (vec![first + 2], None), "from where the range begins");
-    same(step(Some(9 * hour), Some(10 * hour), REPLAY_WALKED).await, (vec![first + 1], None), "a clock that was set");
+    same(step(None, None, REPLAY_WALKED).await, (rows(0, 5), None), "and the rest");
+    same(step(Some(20 * hour), None, 0).await, (rows(5, 5), None), "from where the range begins");
+    same(step(Some(10 * hour), Some(20 * hour), 0).await, (rows(0, 0), None), "before the clock was set back");
+    same(step(Some(9 * hour), Some(10 * hour), REPLAY_WALKED).await, (rows(1, 4), None), "and after");
     same(step(None, Some(hour), 0).await, (vec![1], None), "and no further than where it ends");
 }
 
