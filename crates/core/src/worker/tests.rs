@@ -1,6 +1,7 @@
 //! What the worker promises, on a provider in a map and a store that may fail and yield.
 
 mod approvals;
+mod ends;
 mod events;
 mod healing;
 mod leases;

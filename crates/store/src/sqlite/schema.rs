@@ -59,6 +59,7 @@ const MIGRATIONS: &[Migration] = &[
     },
     Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql"), then: None },
     Migration { name: "0020_kept_names", sql: include_str!("migrations/0020_kept_names.sql"), then: None },
+    Migration { name: "0023_run_end", sql: include_str!("migrations/0023_run_end.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
