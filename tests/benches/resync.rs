@@ -1,8 +1,8 @@
 //! Syncs of a source in this process: what a record costs without a network, when it is new, when nothing changed and
-//! when 1 % did; whether memory stays flat up to a million; and how many pages are read again after a kill.
+//! when 1 % did, also where a webhook should have told of it and did not; whether memory stays flat up to a million; and how many pages are read again after a kill.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -11,11 +11,15 @@ use axum::body::Bytes;
 use palisade_core::client::Profile;
 use palisade_core::clock::SystemClock;
 use palisade_core::random::SystemRandom;
-use palisade_core::store::{Connection, ConnectionState, Connections, Queue, Records, RunMode, StreamKey};
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::store::{
+    Connection, ConnectionState, Connections, Inbox, NewDelivery, NewEvent, Queue, Records, RunMode, StreamKey,
+};
+use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told};
 use palisade_core::webhook::Event;
 use palisade_core::worker::{Worker, WorkerSettings};
-use palisade_core::{Clock, Error, ErrorKind, Manifest, Provider, RecordId, Result, StreamName, Timestamp, Transport};
+use palisade_core::{
+    Clock, EndpointId, Error, ErrorKind, Manifest, Provider, RecordId, Result, StreamName, Timestamp, Transport,
+};
 use palisade_store::{SqliteConfig, SqliteStore};
 
 use crate::harness::{Child, Spread, number, process_cpu, resident, runtime};
@@ -43,12 +47,12 @@ const KILLS: usize = 5;
 /// Measures syncs and kills.
 pub(crate) fn run(count: usize) -> Vec<Row> {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder beside the build");
-    let [mut first, mut unchanged, mut some]: [Vec<f64>; 3] = Default::default();
+    let [mut first, mut unchanged, mut some, mut missed]: [Vec<f64>; 4] = Default::default();
     let mut peaks: [Vec<f64>; 2] = Default::default();
     for round in 0..count.min(5) {
         let file = folder.path().join(format!("{round}.db"));
-        let mut child = Child::start("resync-hub", &[&RECORDS.to_string(), &file.display().to_string(), "3"]);
-        for measured in [&mut first, &mut unchanged, &mut some] {
+        let mut child = Child::start("resync-hub", &[&RECORDS.to_string(), &file.display().to_string(), "4"]);
+        for measured in [&mut first, &mut unchanged, &mut some, &mut missed] {
             measured.push(number(&child.json(), "cpu_us") / RECORDS as f64);
         }
         child.end();
@@ -79,6 +83,11 @@ pub(crate) fn run(count: usize) -> Vec<Row> {
                 Spread::ratio(&some, &share),
             )
             .target(Target::AtMost(1.0)),
+        Row::new("resync", "a record where 1 % changed and no webhook told of it", Spread::of(missed.clone()), "µs")
+            .against(
+                format!("1 % changed, webhooks never heard: {:.2} µs", Spread::of(some.clone()).median),
+                Spread::ratio(&missed, &some),
+            ),
         Row::new("resync", "resident memory at its highest, a million records, twice", Spread::of(many.clone()), "MiB")
             .against(format!("10,000 records: {:.0} MiB", few[0]), Spread::ratio(many, few))
             .target(Target::AtMost(1.25)),
@@ -121,7 +130,12 @@ struct Memory {
     records: usize,
     /// Runs so far: the content of one of a hundred records changes with every other.
     version: Arc<AtomicU64>,
+    /// When it was raised last, in milliseconds.
+    raised: Arc<AtomicI64>,
 }
+
+/// What webhooks tell of, where any is heard.
+const TOLD: &str = "thing.updated";
 
 const STREAM: &str = "things";
 const STREAMS: &[StreamSpec] = &[StreamSpec { name: STREAM, kind: StreamKind::Records }];
@@ -188,6 +202,15 @@ impl Source for Memory {
         panic!("nothing has to be fetched")
     }
 
+    fn told(&self, change: &Change, _: Option<&Bytes>) -> Option<Told> {
+        let State::Present(data) = &change.state else { return None };
+        let digits = data.get(VERSION_AT..VERSION_AT + 10)?;
+        let version = digits.iter().fold(0, |version, digit| version * 10 + u64::from(digit - b'0'));
+        let is_new = version > 0 && version == self.version.load(Ordering::Relaxed);
+        let at = Timestamp(if is_new { self.raised.load(Ordering::Relaxed) } else { 0 });
+        Some(Told { at, by: &[TOLD], is_notice: false })
+    }
+
     fn concerns(&self, _: &str) -> bool {
         false
     }
@@ -196,6 +219,9 @@ impl Source for Memory {
         Ok(Vec::new())
     }
 }
+
+/// Where a record's version stands in its content.
+const VERSION_AT: usize = 30;
 
 /// Makes a record's content as cheaply as can be: what is measured is what becomes of it.
 fn document(number: usize, version: u64) -> Bytes {
@@ -206,7 +232,7 @@ fn document(number: usize, version: u64) -> Bytes {
         text
     });
     let mut text = TEMPLATE.clone();
-    for (at, mut value) in [(7, number as u64), (30, version)] {
+    for (at, mut value) in [(7, number as u64), (VERSION_AT, version)] {
         for digit in text[at..at + 10].iter_mut().rev() {
             *digit = b'0' + (value % 10) as u8;
             value /= 10;
@@ -231,13 +257,13 @@ impl Transport for Answers {
     }
 }
 
-/// The clock of a process that starts later.
-#[derive(Debug)]
-struct Late(Duration);
+/// The clock of a process that starts later, or goes on later: by so many seconds.
+#[derive(Clone, Debug, Default)]
+struct Late(Arc<AtomicU64>);
 
 impl Clock for Late {
     fn now(&self) -> Timestamp {
-        SystemClock.now().plus(self.0)
+        SystemClock.now().plus(Duration::from_secs(self.0.load(Ordering::Relaxed)))
     }
 }
 
@@ -247,14 +273,18 @@ struct Setting {
     worker: Worker,
     key: StreamKey,
     version: Arc<AtomicU64>,
+    raised: Arc<AtomicI64>,
+    clock: Late,
 }
 
 impl Setting {
     async fn new(file: &str, records: usize, answers: Answers, read_ahead: bool, late: Duration) -> Self {
         let store = SqliteStore::open(SqliteConfig::at(file)).expect("a store");
         let version = Arc::new(AtomicU64::new(0));
-        let provider = Memory { records, version: Arc::clone(&version) };
-        let worker = Worker::builder(Arc::new(store.clone()), Arc::new(Late(late)), Arc::new(SystemRandom))
+        let raised = Arc::new(AtomicI64::new(0));
+        let provider = Memory { records, version: Arc::clone(&version), raised: Arc::clone(&raised) };
+        let clock = Late(Arc::new(AtomicU64::new(late.as_secs())));
+        let worker = Worker::builder(Arc::new(store.clone()), Arc::new(clock.clone()), Arc::new(SystemRandom))
             .provider(Arc::new(provider), Arc::new(answers))
             .settings(WorkerSettings { read_ahead, ..WorkerSettings::default() })
             .build()
@@ -271,7 +301,46 @@ impl Setting {
         };
         store.put_connection(connection.clone()).await.expect("a connection");
         let key = StreamKey { connection: connection.id, stream: STREAM.into() };
-        Self { store, worker, key, version }
+        Self { store, worker, key, version, raised, clock }
+    }
+
+    /// Changes some of the records at the provider.
+    fn change(&self) {
+        self.version.fetch_add(1, Ordering::Relaxed);
+        self.raised.store(self.clock.now().millis(), Ordering::Relaxed);
+    }
+
+    /// Lets a webhook come, and then so much time pass that another that has not come by then was missed.
+    async fn listen(&self) {
+        let event = NewEvent {
+            id: "evt_1".into(),
+            kind: TOLD.to_owned(),
+            subscription: None,
+            account: None,
+            created: None,
+            ordering_key: None,
+            payload: None,
+            wanted: false,
+            priority: 0,
+        };
+        let delivery = NewDelivery {
+            endpoint: EndpointId::new(self.key.connection.as_str()),
+            connection: self.key.connection.clone(),
+            provider: "memory".to_owned(),
+            received_at: self.clock.now(),
+            headers: Vec::new(),
+            // Without a body it would be taken for one that a run made.
+            body: Bytes::from_static(b"{}"),
+            events: vec![event],
+        };
+        self.store.append(vec![delivery]).await.expect("a delivery");
+        self.clock.0.fetch_add(LATER.as_secs(), Ordering::Relaxed);
+    }
+
+    /// Returns how many records the newest run found that no webhook had told of.
+    async fn missed(&self) -> u64 {
+        let runs = self.store.runs(Some(self.key.connection.clone()), 1).await.expect("a run");
+        runs.first().map_or(0, |run| run.missed.records)
     }
 
     /// Steps until the stream was read whole once more.
@@ -289,15 +358,19 @@ impl Setting {
 }
 
 /// The hub in a process of its own: `records file runs`. Prints what each run cost: the first brings all records, the
-/// second the same again, the third some that changed.
+/// second the same again, the third some that changed, the fourth some that changed while webhooks were heard and none
+/// told of them.
 pub(crate) fn hub(args: &[String]) {
     let [records, file, runs] = args else { panic!("three arguments") };
     let (records, runs): (usize, usize) = (records.parse().expect("a number"), runs.parse().expect("a number"));
     runtime().block_on(async {
         let setting = Setting::new(file, records, Answers { tell: false }, true, Duration::ZERO).await;
         for number in 0..runs {
-            if number == 2 {
-                setting.version.fetch_add(1, Ordering::Relaxed);
+            if number >= 2 {
+                setting.change();
+            }
+            if number == 3 {
+                setting.listen().await;
             }
             let start = process_cpu();
             setting.sync().await;
@@ -305,6 +378,8 @@ pub(crate) fn hub(args: &[String]) {
             let peak = resident().unwrap_or_default().1 as f64 / f64::from(1 << 20);
             let status = setting.store.stream(setting.key.clone()).await.expect("a stream");
             assert_eq!(status.records, records as u64, "every record is stored");
+            let missed = if number == 3 { records / CHANGED } else { 0 };
+            assert_eq!(setting.missed().await, missed as u64, "what was missed is found");
             println!("{}", serde_json::json!({ "cpu_us": cpu_us, "peak_mib": peak }));
         }
         setting.store.close().await.expect("the store closes");

@@ -92,7 +92,10 @@ pub use pauses::MockPauses;
 pub use pauses::{PAUSES_MAX, Pause, Pauses};
 #[cfg(feature = "mock")]
 pub use records::MockRecords;
-pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};
+pub use records::{
+    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey,
+    StreamStatus,
+};
 pub use runs::{
     Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad,
 };

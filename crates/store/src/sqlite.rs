@@ -27,9 +27,9 @@ use palisade_core::store::{
     GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob,
     MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox,
     OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records,
-    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, Scheduled,
-    Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination, StoredEvent,
-    StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
+    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
+    Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination,
+    StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -510,7 +510,15 @@ impl Records for SqliteStore {
     }
 
     async fn end_run(&self, end: RunEnd) -> Result<Run> {
-        let run = self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| runs::end_run(tx, &end)).await?;
+        // What is looked for among all records is looked for where nobody waits for it: the writer looks at what was found.
+        let unseen = if end.state == RunState::Done {
+            let (run, at_once) = (end.run, end.at_once);
+            self.inner.readers.read(move |reader| runs::unseen(reader, run, at_once)).await?
+        } else {
+            runs::Unseen::default()
+        };
+        let bytes = inbox::COMMAND_BYTES + unseen.bytes();
+        let run = self.inner.inlet.write(bytes, move |tx| runs::end_run(tx, &end, &unseen)).await?;
         self.inner.feed_bells.ring(&run.key);
         Ok(run)
     }
@@ -616,6 +624,10 @@ impl Records for SqliteStore {
 
     async fn prune_runs(&self, before: Timestamp, limit: u32) -> Result<u64> {
         self.write(move |tx| runs::prune(tx, before, limit)).await
+    }
+
+    async fn prune_bad_records(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        self.write(move |tx| records::prune_bad(tx, before, limit)).await
     }
 }
 

@@ -120,6 +120,7 @@ delegate!(Records {
     fn feed(key: StreamKey, after: u64, limit: u32) -> FeedPage;
     fn compact_feed(before: Timestamp, limit: u32) -> u64;
     fn prune_runs(before: Timestamp, limit: u32) -> u64;
+    fn prune_bad_records(before: Timestamp, limit: u32) -> u64;
     forward wait_for_change(key: StreamKey, after: u64);
     plain fn scan(key: StreamKey, page: u32) -> BoxStream<'static, Result<FeedPage>>;
 });

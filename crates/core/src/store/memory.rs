@@ -18,8 +18,9 @@ use super::{
     Connections, DeadForward, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry,
     FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts,
     NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record,
-    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential, Settled, Settlement,
-    Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
+    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, RunState, SealedCredential, Settled,
+    Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error,
+    forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -554,9 +555,11 @@ impl Records for MemoryStore {
             model.records.running(end.run)?;
             let (lease, now, follow) = (end.lease, end.now, end.follow.clone());
             let run = model.records.end_run(end)?;
-            model.end(lease, JobEnd::Done, now);
-            for job in follow {
-                model.enqueue(job, Some(now));
+            if run.state != RunState::Running {
+                model.end(lease, JobEnd::Done, now);
+                for job in follow {
+                    model.enqueue(job, Some(now));
+                }
             }
             run
         };
@@ -670,6 +673,10 @@ impl Records for MemoryStore {
 
     async fn prune_runs(&self, before: Timestamp, limit: u32) -> Result<u64> {
         Ok(self.lock().records.prune_runs(before, limit))
+    }
+
+    async fn prune_bad_records(&self, before: Timestamp, limit: u32) -> Result<u64> {
+        Ok(self.lock().records.prune_bad(before, limit))
     }
 }
 

@@ -60,6 +60,14 @@ impl std::ops::AddAssign for MergeCounts {
     }
 }
 
+/// Records of a stream that are kept set aside: at 16 KiB each 16 MiB. Beyond, those met longest ago go when others come,
+/// but none that the run at hand has met, which stops by itself when it meets as many
+/// ([`BAD_RECORDS_MAX`](crate::sync::driver::BAD_RECORDS_MAX)).
+pub const BAD_KEPT_MAX: u64 = 1_000;
+
+/// How many of them go at once, so that a database of before the bound comes down to it in steps.
+pub const BAD_DROPPED_AT_ONCE: u64 = 1_000;
+
 /// How a stream stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -76,8 +84,10 @@ pub struct StreamStatus {
     pub full_at: Option<Timestamp>,
     /// When the last run of any mode ended well, since the connection was connected.
     pub fresh_at: Option<Timestamp>,
-    /// Records set aside because they could not be read.
+    /// Records set aside because they could not be read, and kept.
     pub bad: u64,
+    /// How many more were set aside and dropped for newer ones ([`BAD_KEPT_MAX`]): before those that are kept.
+    pub bad_older: u64,
     /// Since when no run of it is to work, because somebody said so. Events are merged all the same.
     pub paused_at: Option<Timestamp>,
 }
@@ -166,7 +176,9 @@ pub trait Records: Send + Sync {
 
     /// Ends a run and, in the same commit, its job as [`JobEnd::Done`](super::JobEnd::Done), whatever the state: there
     /// is nothing left to settle. (Were they two commits, a worker lost between them would make the next one run it all
-    /// again.)
+    /// again.) A full run with more to delete than one commit may ([`RunEnd::at_once`]) is not over yet: it is returned
+    /// as [`RunState::Running`] with what it has deleted so far, its job is still ours, nothing else has happened, and
+    /// the call is to be repeated.
     ///
     /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to set;
     /// deletions count into the run. [`RunState::Review`](super::RunState::Review) and `Failed` change nothing of the
@@ -241,7 +253,8 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>>;
 
-    /// Lists what is set aside of a stream, that first that was met longest ago.
+    /// Lists what is set aside of a stream, that first that was met longest ago: [`BAD_KEPT_MAX`] of them, and what one
+    /// run met more.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
@@ -341,4 +354,12 @@ pub trait Records: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn prune_runs(&self, before: Timestamp, limit: u32) -> Result<u64>;
+
+    /// Removes up to `limit` records that were set aside and last met before `before`, those first that were met longest
+    /// ago (of one moment in any order), and forgets of their streams how many older ones were dropped. Returns how many
+    /// went. What a run set aside that is under way or waits for a review stays: it must not be taken for deleted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn prune_bad_records(&self, before: Timestamp, limit: u32) -> Result<u64>;
 }

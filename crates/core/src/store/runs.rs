@@ -315,8 +315,8 @@ pub struct RunEnd {
     /// stream's commit counter when the run was first started ([`Run::began`]): everything a page, an event or a fetch
     /// wrote or confirmed since then has a greater one. What the run set aside by its name is not deleted either, and
     /// records it set aside without a name make it wait for a review, since any of the others may be one of them.
-    /// A full run that is done forgets what was set aside and that it did not meet. `Failed` with [`ErrorKind::CursorExpired`] forgets the stream's
-    /// cursor.
+    /// A full run that is done forgets what was set aside and that it did not meet. `Failed` with
+    /// [`ErrorKind::CursorExpired`] forgets the stream's cursor.
     pub state: RunState,
     /// Why, for one that failed.
     pub stop: Option<Stop>,
@@ -332,6 +332,11 @@ pub struct RunEnd {
     /// 20 % of the live records and over 50) are lawful up to a tenth more than that. Otherwise the run ends in
     /// [`RunState::Review`] with nothing deleted.
     pub deletions_approved: u64,
+    /// How many records one commit deletes at most; at least one. A run with more to delete stays
+    /// [`RunState::Running`], counts those that are gone, and is to be ended again with the same answer: each commit
+    /// looks anew for what is unseen, behind the last name it looked at. Whether the deletions are lawful is judged
+    /// before the first of them, and anew after a page.
+    pub at_once: u32,
     /// When.
     pub now: Timestamp,
 }

@@ -45,6 +45,10 @@ pub const EMPTY_PAGES_MAX: u64 = 1_000;
 /// Records of one run that may be set aside before it is the stream that cannot be read.
 pub const BAD_RECORDS_MAX: u64 = 1_000;
 
+/// Records the end of a full run deletes in one commit: ten milliseconds of the store's only writer, and whatever else is
+/// to be committed goes between two of them. Few in a debug build, so that the tests' runs need several.
+pub(crate) const DELETED_AT_ONCE: u32 = if cfg!(debug_assertions) { 16 } else { 500 };
+
 /// Unreadable records that fail a page of which nothing else could be read.
 const BAD_PAGE: usize = 10;
 
@@ -120,8 +124,8 @@ pub struct Task<'a> {
     pub again: NewJob,
     /// How many deletions somebody has approved ([`RunEnd::deletions_approved`]).
     pub deletions_approved: u64,
-    /// Told what the run did to the records as soon as it is committed: one page and its counts, and at the end no page
-    /// with what the end deleted.
+    /// Told what the run did to the records as soon as it is committed: one page and its counts, and for each commit of its
+    /// end no page with what that deleted.
     pub committed: &'a (dyn Fn(u64, MergeCounts) + Sync),
     /// Told each time the run's position has moved on for good.
     pub came_on: &'a (dyn Fn() + Sync),
@@ -229,6 +233,7 @@ impl Driver<'_> {
                     follow,
                     resume: last.resume,
                     deletions_approved: task.deletions_approved,
+                    at_once: DELETED_AT_ONCE,
                     now: self.clock.now(),
                 }
             }
@@ -249,13 +254,37 @@ impl Driver<'_> {
             }
             Err(Halt::Stopped(error, stop)) => return self.fail(task, mode, id, error, stop).await,
         };
-        match self.store.end_run(end).await {
-            Ok(run) => {
-                let deleted = run.counts.deleted.saturating_sub(deleted);
-                (task.committed)(0, MergeCounts { deleted, ..MergeCounts::default() });
-                Ended::Finished(run)
+        self.end(task, end, deleted).await
+    }
+
+    /// Ends a run, in as many commits as its deletions take; `deleted` is what it has deleted before. Between two of them it
+    /// heeds what it heeds between pages: whoever takes it up reads the last page again and deletes what is left.
+    async fn end(&self, task: &Task<'_>, end: RunEnd, mut deleted: u64) -> Ended {
+        loop {
+            let run = match self.store.end_run(RunEnd { now: self.clock.now(), ..end.clone() }).await {
+                Ok(run) => run,
+                Err(error) => return passing(error),
+            };
+            let more = run.counts.deleted.saturating_sub(deleted);
+            deleted = run.counts.deleted;
+            (task.committed)(0, MergeCounts { deleted: more, ..MergeCounts::default() });
+            if run.state != RunState::Running {
+                return Ended::Finished(run);
             }
-            Err(error) => passing(error),
+            if more > 0 {
+                (task.came_on)();
+            }
+            if *task.stop.borrow() {
+                return Ended::Stopped;
+            }
+            match self.store.stream(task.key.clone()).await {
+                Ok(status) if status.paused_at.is_some() => {
+                    self.hold(task, end.run, Stop::Paused).await;
+                    return Ended::Paused;
+                }
+                Ok(_) => {}
+                Err(error) => return passing(error),
+            }
         }
     }
 
@@ -290,6 +319,7 @@ impl Driver<'_> {
             follow,
             resume: None,
             deletions_approved: 0,
+            at_once: DELETED_AT_ONCE,
             now: self.clock.now(),
         };
         match self.store.end_run(end).await {

@@ -675,6 +675,9 @@ impl Inner {
         while self.store.prune_jobs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_calls(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_runs(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
+        // Each may be as large as a page of the database.
+        let some = PRUNED_AT_ONCE / 10;
+        while self.store.prune_bad_records(before, some).await? == u64::from(some) && !*stop.borrow() {}
         let gone = self.clock.now().minus(self.settings.feed_horizon.max(FEED_HORIZON_MIN));
         while self.store.compact_feed(gone, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}
         while self.store.prune_outbox(before, PRUNED_AT_ONCE).await? == all && !*stop.borrow() {}

@@ -2,6 +2,7 @@
 
 mod approvals;
 mod asking;
+mod ends;
 mod events;
 mod healing;
 mod leases;

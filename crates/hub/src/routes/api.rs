@@ -117,6 +117,8 @@ struct StreamOut<'a> {
     full: Option<TimingOut<'a>>,
     /// Records that could not be read and are set aside.
     unreadable: u64,
+    /// How many more there were before them, which are not kept.
+    unreadable_older: u64,
     paused_at: Option<String>,
 }
 
@@ -132,6 +134,7 @@ impl<'a> ConnectionOut<'a> {
             incremental: stream.timings.as_ref().and_then(|one| one.incremental.as_ref()).map(TimingOut::of),
             full: stream.timings.as_ref().and_then(|one| one.full.as_ref()).map(TimingOut::of),
             unreadable: stream.status.bad,
+            unreadable_older: stream.status.bad_older,
             paused_at: stream.status.paused_at.map(rfc3339),
         };
         Self {

@@ -12,7 +12,7 @@ use palisade_core::forward::Standing;
 use palisade_core::health::{Actor, State as Condition, Status};
 use palisade_core::store::{
     CallRecord, ConnectionState, DeadLetters, EventRow, FORWARDS_COUNTED_MAX, Halt, NO_CONNECTION, Run, RunMode,
-    RunState, StoredDestination, StoredEvent,
+    RunState, StoredDestination, StoredEvent, StreamStatus,
 };
 use palisade_core::sync::StreamKind;
 use palisade_core::worker::{ChoreStatus, Timing};
@@ -313,7 +313,7 @@ fn card(base: &str, view: &ConnectionView, now: Timestamp) -> Markup {
                     tbody { @for stream in &view.streams { tr {
                         td { (stream.name)
                             @if stream.status.paused_at.is_some() { span.state.warn { "paused" } }
-                            @if stream.status.bad > 0 { span.muted { " " (grouped(stream.status.bad)) " unreadable" } }
+                            @if let Some(told) = unreadable(&stream.status) { span.muted { " " (told) } }
                         }
                         td.number { @if stream.kind == StreamKind::Records { (grouped(stream.status.records)) } @else { "–" } }
                         td.number { (moment(stream.status.fresh_at, now, "–")) }
@@ -618,6 +618,15 @@ fn chores(chores: &[ChoreStatus], now: Timestamp) -> Markup {
 /// A cell with a name that may be long: cut off where there is no room, whole when pointed at.
 pub(crate) fn name(id: &ConnectionId) -> Markup {
     html! { td.id title=(id) { (id) } }
+}
+
+/// Says how many records of a stream could not be read, also of those that are not kept any more.
+fn unreadable(status: &StreamStatus) -> Option<String> {
+    let older = match status.bad_older {
+        0 => String::new(),
+        older => format!(" and {} older", grouped(older)),
+    };
+    (status.bad > 0 || status.bad_older > 0).then(|| format!("{} unreadable{older}", grouped(status.bad)))
 }
 
 pub(crate) fn figure(name: &str, value: u64, bad: bool) -> Markup {

@@ -418,6 +418,10 @@ pub(crate) async fn reset(Of(shared): Of<Arc<Shared>>, path: OfStream, asked: By
 #[derive(Serialize)]
 struct UnreadableOut<'a> {
     unreadable: Vec<BadOut<'a>>,
+    /// How many are kept.
+    kept: u64,
+    /// How many more there were before them, which are not kept.
+    older: u64,
 }
 
 #[derive(Serialize)]
@@ -456,8 +460,10 @@ impl<'a> BadOut<'a> {
 pub(crate) async fn unreadable(Of(shared): Of<Arc<Shared>>, path: OfStream, asked: Asked<Behind>) -> Answer {
     let key = stream_of(&shared, path).await?;
     let limit = limit(query(asked)?.limit)?;
-    let list = shared.store.bad_records(key, limit).await?;
-    Ok(json(&UnreadableOut { unreadable: list.iter().map(BadOut::of).collect() }))
+    let list = shared.store.bad_records(key.clone(), limit).await?;
+    let status = shared.store.stream(key).await?;
+    let unreadable = list.iter().map(BadOut::of).collect();
+    Ok(json(&UnreadableOut { unreadable, kept: status.bad, older: status.bad_older }))
 }
 
 /// Lists what runs found that webhooks should have brought, and brought.

@@ -306,6 +306,7 @@ pub(crate) async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 follow: Vec::new(),
                 resume: None,
                 deletions_approved: u64::MAX,
+                at_once: 500,
                 now: NOW,
             };
             store.end_run(end).await.unwrap();

@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::http::Request;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Claim, ConnectionState, Connections, Jobs, Lease, Merge, Missed, NewJob, PageCommit, Queue, Records, Run, RunEnd,
-    RunMode, RunState, StreamKey, Work,
+    BAD_KEPT_MAX, Claim, ConnectionState, Connections, Jobs, Lease, Merge, Missed, NewJob, PageCommit, Queue, Records,
+    Run, RunEnd, RunMode, RunState, StreamKey, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Span, State, Stop};
 use serde_json::Value;
@@ -75,6 +75,7 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
         follow: Vec::new(),
         resume: None,
         deletions_approved: 0,
+        at_once: 500,
         now,
     };
     store.end_run(end).await.unwrap()
@@ -200,6 +201,7 @@ async fn another_run(fixture: &Fixture, key: StreamKey, mode: RunMode) -> Run {
         follow: Vec::new(),
         resume: None,
         deletions_approved: 0,
+        at_once: 500,
         now: NOW,
     };
     store.end_run(end).await.unwrap()
@@ -245,7 +247,17 @@ async fn a_stream_is_paused_resumed_reset_and_run() {
     assert_eq!((asked.status.as_u16(), &asked.json()["paused"]), (202, &true.into()));
     assert_eq!(fixture.post(&format!("{STREAM}/resume")).await.status, 202);
     assert!(stream().await["paused_at"].is_null());
-    assert_eq!(stream().await["unreadable"], 1);
+    assert_eq!((&stream().await["unreadable"], &stream().await["unreadable_older"]), (&1.into(), &0.into()));
+    // More than there is room for, of a run that is over, and one more.
+    let broken = |n: u64| BadRecord::new(None, n.to_string().as_bytes(), "no id");
+    for bad in [(0..BAD_KEPT_MAX + 6).map(broken).collect(), vec![broken(5_000)]] {
+        let commits = fixture.store.stream(key()).await.unwrap().commits;
+        ended(&fixture, RunMode::Incremental, |page| PageCommit { bad, read_since: commits, ..page }).await;
+    }
+    assert_eq!((&stream().await["unreadable"], &stream().await["unreadable_older"]), (&1_000.into(), &8.into()));
+    let aside = fixture.get(&format!("{STREAM}/unreadable?limit=1")).await.json();
+    assert_eq!((&aside["kept"], &aside["older"]), (&1_000.into(), &8.into()));
+    assert!(fixture.get("/").await.text().contains("1,000 unreadable and 8 older"));
     let reset = post(&fixture, &format!("{STREAM}/reset"), r#"{"records":true}"#).await;
     assert_eq!((reset.status.as_u16(), &reset.json()["records_deleted"]), (202, &60.into()));
     let after = stream().await;

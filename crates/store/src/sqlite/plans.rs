@@ -6,7 +6,7 @@ use std::path::Path;
 use palisade_core::store::{EventState, RunStateName};
 use rusqlite::Connection;
 
-use super::{dead_forwards, inbox, runs, schema};
+use super::{dead_forwards, inbox, records, runs, schema};
 
 /// Fails when SQLite would answer a statement otherwise than by the steps given, or sorts or walks for it.
 #[track_caller]
@@ -81,6 +81,16 @@ fn a_replay_goes_past_its_rows_only() {
 fn runs_under_way_are_read_in_their_order() {
     // Of a partial index SQLite says that it scans it: it holds nothing but what is asked for, and is read up to the limit.
     goes(&format!("SELECT * {}", runs::LIVE), &["SCAN palisade_run USING INDEX palisade_run_moved"]);
+}
+
+/// Fails when what is set aside is sorted or read through to find what was met longest ago.
+#[test]
+fn what_is_set_aside_goes_in_the_order_of_its_index() {
+    let of_stream = "SEARCH palisade_bad_record USING INDEX palisade_bad_record_met (stream=?)";
+    goes(records::UNMET, &[of_stream]);
+    let old = "SEARCH b USING INDEX palisade_bad_record_old (last_seen<?)";
+    let of_run = "SEARCH r USING INTEGER PRIMARY KEY (rowid=?)";
+    goes(records::UNMET_FOR_LONG, &[old, "CORRELATED SCALAR SUBQUERY 1", of_run]);
 }
 
 /// Fails when runs that wait for a review, or a connection's, are looked for among all there are; or when rows are sorted

@@ -3,10 +3,12 @@
 //! A merge has two steps: [`Staged::new`] only reads and decides by the merge rule, [`Staged::commit`] writes. What
 //! cannot be ordered is thus known before anything is written, and no savepoint is needed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use palisade_core::store::{FeedEntry, Merge, MergeCounts, Record, RunId, StoredBad, StreamKey, StreamStatus};
+use palisade_core::store::{
+    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, FeedEntry, Merge, MergeCounts, Record, RunId, StoredBad, StreamKey, StreamStatus,
+};
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
 use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
@@ -404,22 +406,56 @@ impl StagedStream<'_> {
             forgotten += forget.execute(params![stream, row.record.as_str()])?;
         }
         if forgotten > 0 {
-            count_bad(tx, stream)?;
+            forget_bad(tx, stream, forgotten)?;
         }
         Ok(())
     }
 }
 
-/// Counts what is set aside of a stream anew. There is little of it, by its bound.
-pub(super) fn count_bad(tx: &Tx<'_>, stream: i64) -> Result<(), Fault> {
-    tx.prepare(
-        "UPDATE palisade_stream SET bad = (SELECT count(*) FROM palisade_bad_record WHERE stream = ?1) WHERE id = ?1",
-    )?
-    .execute([stream])?;
+/// Counts off what is not set aside any more.
+fn forget_bad(tx: &Tx<'_>, stream: i64, forgotten: usize) -> Result<(), Fault> {
+    tx.prepare("UPDATE palisade_stream SET bad = max(bad - ?2, 0) WHERE id = ?1")?
+        .execute(params![stream, i64::try_from(forgotten).unwrap_or(i64::MAX)])?;
     Ok(())
 }
 
-/// Sets aside records that a run could not read.
+/// Forgets what was set aside of a stream and a full run that is done did not meet.
+pub(super) fn forget_unmet(tx: &Tx<'_>, stream: i64, run: RunId) -> Result<(), Fault> {
+    let forgotten = tx
+        .prepare("DELETE FROM palisade_bad_record WHERE stream = ?1 AND run <> ?2")?
+        .execute(params![stream, run.0])?;
+    tx.prepare("UPDATE palisade_stream SET bad_older = 0 WHERE id = ?1 AND bad_older > 0")?.execute([stream])?;
+    forget_bad(tx, stream, forgotten)
+}
+
+/// The records set aside of a stream that other runs met, those met longest ago first.
+pub(super) const UNMET: &str = "SELECT id FROM palisade_bad_record INDEXED BY palisade_bad_record_met \
+     WHERE stream = ?1 AND run <> ?2 ORDER BY last_seen, key LIMIT ?3";
+
+/// What was set aside and last met long ago, the longest first, but for what a run met that is not over: it must not
+/// be taken for deleted.
+pub(super) const UNMET_FOR_LONG: &str = "SELECT id FROM palisade_bad_record b INDEXED BY palisade_bad_record_old \
+     WHERE last_seen < ?1 AND NOT EXISTS (SELECT 1 FROM palisade_run r WHERE r.id = b.run \
+     AND (r.finished_at IS NULL OR r.state GLOB '{\"state\":\"review\"*')) ORDER BY last_seen LIMIT ?2";
+
+pub(super) fn prune_bad(tx: &Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, Fault> {
+    let streams = tx
+        .prepare(&format!("DELETE FROM palisade_bad_record WHERE id IN ({UNMET_FOR_LONG}) RETURNING stream"))?
+        .query_map(params![before.millis(), limit], |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    let mut of: BTreeMap<i64, usize> = BTreeMap::new();
+    for stream in &streams {
+        *of.entry(*stream).or_default() += 1;
+    }
+    for (stream, forgotten) in of {
+        // What was dropped had been met before what is kept, and would have gone by now.
+        tx.prepare("UPDATE palisade_stream SET bad_older = 0 WHERE id = ?1 AND bad_older > 0")?.execute([stream])?;
+        forget_bad(tx, stream, forgotten)?;
+    }
+    Ok(streams.len() as u64)
+}
+
+/// Sets aside records that a run could not read, and drops what is too much.
 pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, run: RunId, bad: &[BadRecord], now: Timestamp) -> Result<(), Fault> {
     if bad.is_empty() {
         return Ok(());
@@ -427,10 +463,11 @@ pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, run: RunId, bad: &[BadRecord],
     let mut put = tx.prepare(
         "INSERT INTO palisade_bad_record (stream, run, times, first_seen, last_seen, bytes, key, ext_id, why, raw) \
          VALUES (?1, ?2, 1, ?3, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (stream, key) DO UPDATE SET run = ?2, \
-         times = times + 1, last_seen = ?3, bytes = ?4, ext_id = ?6, why = ?7, raw = ?8",
+         times = times + 1, last_seen = ?3, bytes = ?4, ext_id = ?6, why = ?7, raw = ?8 RETURNING times",
     )?;
+    let mut new = 0_i64;
     for one in bad {
-        put.execute(params![
+        let values = params![
             stream,
             run.0,
             now.millis(),
@@ -439,9 +476,22 @@ pub(super) fn set_aside(tx: &Tx<'_>, stream: i64, run: RunId, bad: &[BadRecord],
             one.id.as_ref().map(RecordId::as_str),
             one.why,
             &one.raw[..],
-        ])?;
+        ];
+        new += i64::from(put.query_one(values, |row| row.get::<_, i64>(0))? == 1);
     }
-    count_bad(tx, stream)
+    let kept: i64 = tx
+        .prepare("UPDATE palisade_stream SET bad = bad + ?2 WHERE id = ?1 RETURNING bad")?
+        .query_one([stream, new], |row| row.get(0))?;
+    let beyond = kept.cast_unsigned().saturating_sub(BAD_KEPT_MAX).min(BAD_DROPPED_AT_ONCE);
+    if beyond > 0 {
+        let dropped = tx
+            .prepare(&format!("DELETE FROM palisade_bad_record WHERE id IN ({UNMET})"))?
+            .execute(params![stream, run.0, beyond.cast_signed()])?;
+        tx.prepare("UPDATE palisade_stream SET bad_older = bad_older + ?2 WHERE id = ?1")?
+            .execute(params![stream, i64::try_from(dropped).unwrap_or(i64::MAX)])?;
+        forget_bad(tx, stream, dropped)?;
+    }
+    Ok(())
 }
 
 /// The columns of [`stored_bad`].
@@ -539,7 +589,7 @@ pub(super) fn merge_outside(
 // ------------------------------------------------------------------------------------------------------ reading
 
 /// The columns of [`status`].
-const STATUS: &str = "cursor, commits, head, records, full_at, fresh_at, name, bad, paused_at";
+const STATUS: &str = "cursor, commits, head, records, full_at, fresh_at, name, bad, paused_at, bad_older";
 
 fn status(row: &Row<'_>) -> rusqlite::Result<StreamStatus> {
     Ok(StreamStatus {
@@ -550,6 +600,7 @@ fn status(row: &Row<'_>) -> rusqlite::Result<StreamStatus> {
         full_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
         fresh_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
         bad: row.get::<_, i64>(7)?.cast_unsigned(),
+        bad_older: row.get::<_, i64>(9)?.cast_unsigned(),
         paused_at: row.get::<_, Option<i64>>(8)?.map(Timestamp),
     })
 }

@@ -89,22 +89,22 @@ struct Running {
     key: StreamKey,
     full: bool,
     began: u64,
-    /// The feed's newest number when it was first started.
-    fed: i64,
+    /// Whether its deletions were found lawful.
+    judged: bool,
 }
 
 fn running(tx: &Tx<'_>, id: RunId) -> Result<Running, Fault> {
     tx.prepare(
-        "SELECT stream, connection, name, mode, began, feed_from FROM palisade_run WHERE id = ?1 AND finished_at IS NULL",
+        "SELECT stream, connection, name, mode, began, swept IS NOT NULL FROM palisade_run \
+         WHERE id = ?1 AND finished_at IS NULL",
     )?
     .query_one([id.0], |row| {
         let key = StreamKey { connection: row.get::<_, String>(1)?.into(), stream: row.get::<_, String>(2)?.into() };
-        let (began, fed) = (row.get::<_, i64>(4)?.cast_unsigned(), row.get::<_, Option<i64>>(5)?);
-        // Of a run of before this was noted any record may be old.
-        Ok(Running { stream: row.get(0)?, key, full: row.get::<_, i64>(3)? == 0, began, fed: fed.unwrap_or(i64::MAX) })
+        let (began, judged) = (row.get::<_, i64>(4)?.cast_unsigned(), row.get(5)?);
+        Ok(Running { stream: row.get(0)?, key, full: row.get::<_, i64>(3)? == 0, began, judged })
     })
-        .optional()?
-        .ok_or_else(|| Error::new(ErrorKind::LeaseLost, "the run has ended by now: nothing was written").into())
+    .optional()?
+    .ok_or_else(|| Error::new(ErrorKind::LeaseLost, "the run has ended by now: nothing was written").into())
 }
 
 pub(super) fn start_run(
@@ -193,7 +193,7 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
     tx.prepare(
         "UPDATE palisade_run SET cursor = ?2, pages = pages + 1, progressed_at = ?3, added = added + ?4, \
          updated = updated + ?5, deleted = deleted + ?6, unchanged = unchanged + ?7, older = older + ?8, stop = NULL, \
-         bad = bad + ?9, total = coalesce(?10, total) WHERE id = ?1",
+         bad = bad + ?9, total = coalesce(?10, total), swept = NULL WHERE id = ?1",
     )?
     .execute(params![
         page.run.0,
@@ -285,7 +285,7 @@ pub(super) fn reset(tx: &Tx<'_>, key: &StreamKey, now: Timestamp) -> Result<bool
         cancel(tx, run, "the stream was reset", Some(&Stop::Superseded), now)?;
     }
     tx.prepare("DELETE FROM palisade_bad_record WHERE stream = ?1")?.execute([stream])?;
-    tx.prepare("UPDATE palisade_stream SET cursor = NULL, full_at = NULL, fresh_at = NULL, bad = 0 WHERE id = ?1")?
+    tx.prepare("UPDATE palisade_stream SET cursor = NULL, full_at = NULL, fresh_at = NULL, bad = 0, bad_older = 0 WHERE id = ?1")?
         .execute([stream])?;
     Ok(true)
 }
@@ -318,7 +318,8 @@ pub(super) fn erase(tx: &Tx<'_>, key: &StreamKey, limit: u32, now: Timestamp) ->
     Ok(live.len() as u64)
 }
 
-pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
+/// Ends a run, or deletes the next part of what it did not see.
+pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd, unseen: &Unseen) -> Result<Run, Fault> {
     jobs::require(tx, end.lease)?;
     let run = running(tx, end.run)?;
     let (state, deleted) = match &end.state {
@@ -331,15 +332,22 @@ pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
             }
             (end.state.clone(), 0)
         }
-        RunState::Done => finish_run(tx, end, &run)?,
+        RunState::Done => finish_run(tx, end, &run, unseen)?,
     };
+    if deleted > 0 {
+        tx.prepare("UPDATE palisade_run SET deleted = deleted + ?2 WHERE id = ?1")?
+            .execute(params![end.run.0, deleted.cast_signed()])?;
+    }
+    if state == RunState::Running {
+        return read_run(tx, end.run.0);
+    }
     let failed = matches!(state, RunState::Failed { .. });
     let stop = end.stop.as_ref().filter(|_| failed).map(stop_json).transpose()?;
     tx.prepare(
-        "UPDATE palisade_run SET state = ?2, finished_at = ?3, deleted = deleted + ?4, stop = ?5, \
+        "UPDATE palisade_run SET state = ?2, finished_at = ?3, stop = ?4, \
          feed_to = (SELECT head FROM palisade_stream WHERE id = stream) WHERE id = ?1",
     )?
-    .execute(params![end.run.0, state_json(&state)?, end.now.millis(), deleted.cast_signed(), stop])?;
+    .execute(params![end.run.0, state_json(&state)?, end.now.millis(), stop])?;
     jobs::done(tx, end.lease, end.now)?;
     for follow in &end.follow {
         jobs::enqueue_at(tx, follow, Some(end.now))?;
@@ -347,10 +355,14 @@ pub(super) fn end_run(tx: &mut Tx<'_>, end: &RunEnd) -> Result<Run, Fault> {
     read_run(tx, end.run.0)
 }
 
-/// Deletes what a full run did not see, unless that is too much, and moves the stream on.
-fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64), Fault> {
-    let unseen = if run.full { unseen(tx, end.run, run)? } else { Vec::new() };
-    let deletions = unseen.len() as u64;
+/// Deletes what a full run did not see, or the next part of it, unless that is too much, and at its end moves the stream
+/// on.
+fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running, unseen: &Unseen) -> Result<(RunState, u64), Fault> {
+    if unseen.judged && !run.judged {
+        // A page came between the look and this: what is unseen is counted again.
+        return Ok((RunState::Running, 0));
+    }
+    let deletions = unseen.deletions;
     let records: i64 =
         tx.prepare("SELECT records FROM palisade_stream WHERE id = ?1")?.query_one([run.stream], |row| row.get(0))?;
     let many = deletions > GUARD_ROWS && deletions.saturating_mul(GUARD_SHARE) > records.cast_unsigned();
@@ -359,24 +371,32 @@ fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running) -> Result<(RunState, u64
         && tx
             .prepare("SELECT 1 FROM palisade_bad_record WHERE stream = ?1 AND run = ?2 AND ext_id IS NULL")?
             .exists([run.stream, end.run.0])?;
-    if (many || unsure) && deletions > end.deletions_lawful() {
+    if !run.judged && (many || unsure) && deletions > end.deletions_lawful() {
         // All but the deletions is done: what comes after its last page is read from there.
         tx.prepare("UPDATE palisade_stream SET cursor = coalesce(?2, cursor) WHERE id = ?1")?
             .execute(params![run.stream, end.resume.as_ref().map(Cursor::as_str)])?;
         return Ok((RunState::Review { deletions }, 0));
     }
-    delete(tx, run.stream, &unseen, end.span.map(|span| span.latest), end.now)?;
+    let gone = still_unseen(tx, end.run, run, &unseen.rows)?;
+    delete(tx, run.stream, &gone, end.span.map(|span| span.latest), end.now)?;
+    let deleted = gone.len() as u64;
+    if let Some(last) = &unseen.more_behind {
+        tx.prepare("UPDATE palisade_run SET swept = ?2, progressed_at = ?3 WHERE id = ?1")?.execute(params![
+            end.run.0,
+            last,
+            end.now.millis()
+        ])?;
+        return Ok((RunState::Running, deleted));
+    }
     if run.full {
-        tx.prepare("DELETE FROM palisade_bad_record WHERE stream = ?1 AND run <> ?2")?
-            .execute([run.stream, end.run.0])?;
-        records::count_bad(tx, run.stream)?;
+        records::forget_unmet(tx, run.stream, end.run)?;
     }
     tx.prepare(
         "UPDATE palisade_stream SET fresh_at = ?2, full_at = CASE WHEN ?3 THEN ?2 ELSE full_at END, \
          cursor = coalesce(?4, cursor) WHERE id = ?1",
     )?
     .execute(params![run.stream, end.now.millis(), run.full, end.resume.as_ref().map(Cursor::as_str)])?;
-    Ok((RunState::Done, deletions))
+    Ok((RunState::Done, deleted))
 }
 
 /// A live record to make a tombstone of.
@@ -395,37 +415,101 @@ fn aside(connection: &Connection, stream: i64, id: RunId) -> Result<HashSet<Stri
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Returns the live records that nothing wrote or confirmed since the run was first started and that it did not set
-/// aside, by record id.
-fn unseen(tx: &Tx<'_>, id: RunId, run: &Running) -> Result<Vec<Live>, Fault> {
-    let (confirmed, aside) =
-        (Confirmed::since(tx.connection(), run.stream, run.began)?, aside(tx.connection(), run.stream, id)?);
-    // What was written since then has a greater number in the feed, and the index alone names the others.
-    let mut old = tx.prepare(
-        "SELECT id FROM palisade_record INDEXED BY palisade_record_seq WHERE stream = ?1 AND seq <= ?2 ORDER BY seq",
+/// What a full run did not see, as a snapshot shows it. What is unseen only grows less: what a commit finds to be unseen
+/// still was in every snapshot before it.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    /// How much there is; not counted of a run that was judged.
+    deletions: u64,
+    /// Whether the run's deletions had been found lawful.
+    judged: bool,
+    /// The rows of the next of them, by record id.
+    rows: Vec<i64>,
+    /// The name of the last of these, when there may be more behind it.
+    more_behind: Option<String>,
+}
+
+impl Unseen {
+    /// Roughly how many bytes it holds in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.rows.len() * size_of::<i64>()
+    }
+}
+
+/// Finds the next `at_once` live records, by record id, that nothing wrote or confirmed since a full run was first started
+/// and that it did not set aside; and how many there are, when its deletions were not judged yet.
+pub(super) fn unseen(connection: &Connection, id: RunId, at_once: u32) -> Result<Unseen, Fault> {
+    let of = connection
+        .prepare_cached(
+            "SELECT stream, began, feed_from, swept FROM palisade_run WHERE id = ?1 AND mode = 0 AND finished_at IS NULL",
+        )?
+        .query_one([id.0], |row| {
+            let numbers = (row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<i64>>(2)?);
+            Ok((numbers, row.get::<_, Option<String>>(3)?))
+        })
+        .optional()?;
+    let Some(((stream, began, fed), swept)) = of else { return Ok(Unseen::default()) };
+    let confirmed = Confirmed::since(connection, stream, began.cast_unsigned())?;
+    let aside = aside(connection, stream, id)?;
+    let mut look = connection.prepare_cached(
+        "SELECT ext_id FROM palisade_record WHERE id = ?1 AND stream = ?2 AND deleted = 0 AND observed <= ?3",
     )?;
-    let mut look = tx.prepare(
-        "SELECT id, observed, earliest, latest, hash, deleted, ext_id FROM palisade_record \
-         WHERE id = ?1 AND deleted = 0 AND observed <= ?2",
-    )?;
-    let (mut found, mut notes) = (Vec::new(), Notes::default());
-    let mut rows = old.query(params![run.stream, run.fed])?;
-    while let Some(row) = rows.next()? {
-        let row: i64 = row.get(0)?;
+    let mut is_unseen = |row: i64| -> Result<bool, Fault> {
         if confirmed.holds(row) {
-            continue;
+            return Ok(false);
         }
-        let read = |row: &Row<'_>| Ok((stored(row)?, row.get::<_, String>(6)?));
-        let Some(((_, of_row), name)) = look.query_one(params![row, run.began.cast_signed()], read).optional()? else {
-            continue;
-        };
-        if !aside.contains(&name) {
-            let span = notes.over(tx.connection(), run.stream, row, of_row)?.span;
-            found.push((name, Live { id: row, span }));
+        let name: Option<String> = look.query_one(params![row, stream, began], |row| row.get(0)).optional()?;
+        Ok(name.is_some_and(|name| !aside.contains(&name)))
+    };
+    let mut found = Unseen { judged: swept.is_some(), ..Unseen::default() };
+    if !found.judged {
+        // What was written since then has a greater number in the feed, and the index alone names the others. Of a run of
+        // before this was noted any record may be old.
+        let mut old = connection.prepare_cached(
+            "SELECT id FROM palisade_record INDEXED BY palisade_record_seq WHERE stream = ?1 AND seq <= ?2 ORDER BY seq",
+        )?;
+        let mut rows = old.query(params![stream, fed.unwrap_or(i64::MAX)])?;
+        while let Some(row) = rows.next()? {
+            found.deletions += u64::from(is_unseen(row.get(0)?)?);
+        }
+        if found.deletions == 0 {
+            return Ok(found);
         }
     }
-    found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(found.into_iter().map(|(_, live)| live).collect())
+    let mut names = connection.prepare_cached(names::RECORDS)?;
+    let mut rows = names.query(params![stream, swept.unwrap_or_default()])?;
+    while let Some(row) = rows.next()? {
+        if is_unseen(row.get(0)?)? {
+            found.rows.push(row.get(0)?);
+            if found.rows.len() >= at_once as usize {
+                found.more_behind = Some(row.get(1)?);
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Returns those of the rows that are unseen still.
+fn still_unseen(tx: &Tx<'_>, id: RunId, run: &Running, rows: &[i64]) -> Result<Vec<Live>, Fault> {
+    let mut look = tx.prepare(
+        "SELECT id, observed, earliest, latest, hash, deleted, ext_id FROM palisade_record \
+         WHERE id = ?1 AND stream = ?2 AND deleted = 0",
+    )?;
+    let mut aside =
+        tx.prepare("SELECT 1 FROM palisade_bad_record WHERE stream = ?1 AND key = '=' || ?2 AND run = ?3")?;
+    let (mut found, mut notes) = (Vec::with_capacity(rows.len()), Notes::default());
+    for row in rows {
+        let read = |row: &Row<'_>| Ok((stored(row)?, row.get::<_, String>(6)?));
+        let Some(((id_of_row, of_row), name)) = look.query_one(params![row, run.stream], read).optional()? else {
+            continue;
+        };
+        let known = notes.over(tx.connection(), run.stream, id_of_row, of_row)?;
+        if known.observed <= run.began && !aside.exists(params![run.stream, name, id.0])? {
+            found.push(Live { id: id_of_row, span: known.span });
+        }
+    }
+    Ok(found)
 }
 
 /// Writes tombstones of live records; `read` is the end of the span in which they were found missing.

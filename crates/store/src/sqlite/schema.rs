@@ -60,6 +60,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql"), then: None },
     Migration { name: "0020_kept_names", sql: include_str!("migrations/0020_kept_names.sql"), then: None },
     Migration { name: "0021_dead_forward", sql: include_str!("migrations/0021_dead_forward.sql"), then: None },
+    Migration { name: "0022_run_end", sql: include_str!("migrations/0022_run_end.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \

@@ -60,6 +60,10 @@ async fn commit(store: &SqliteStore, lease: Lease, run: &Run, changes: Vec<Chang
 }
 
 async fn end(store: &SqliteStore, lease: Lease, run: &Run, latest: i64) -> Run {
+    step(store, lease, run, latest, 500).await
+}
+
+async fn step(store: &SqliteStore, lease: Lease, run: &Run, latest: i64, at_once: u32) -> Run {
     let end = RunEnd {
         lease,
         run: run.id,
@@ -69,6 +73,7 @@ async fn end(store: &SqliteStore, lease: Lease, run: &Run, latest: i64) -> Run {
         follow: Vec::new(),
         resume: None,
         deletions_approved: 0,
+        at_once,
         now: Timestamp(1),
     };
     store.end_run(end).await.unwrap()
@@ -148,6 +153,83 @@ async fn what_was_confirmed_before_a_crash_counts_as_seen() {
     assert_eq!((ended.state, ended.counts.deleted), (RunState::Done, 2));
     let tombstone = store.stored(key(), vec!["r0700".into()]).await.unwrap()[0].unwrap();
     assert_eq!((tombstone.deleted, tombstone.span), (true, Span { earliest: 10, latest: 40 }));
+}
+
+/// Fails when a run that was killed between two steps of its end loses count, deletes anything twice or what was seen again
+/// since, or leaves any of it.
+#[tokio::test]
+async fn a_kill_between_two_steps_of_an_end_costs_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, after) = (folder.path().join("before.db"), folder.path().join("after.db"));
+    let store = listed(&path).await;
+    let (lease, run) = begin(&store, 1).await;
+    let seen = RECORDS - 180;
+    for first in (0..seen).step_by(PAGE) {
+        let changes = (first..(first + PAGE).min(seen)).map(|n| change(n, Span::exact(20))).collect();
+        commit(&store, lease, &run, changes).await;
+    }
+    let first = step(&store, lease, &run, 40, 70).await;
+    assert_eq!((first.state, first.counts.deleted), (RunState::Running, 70));
+    crash_image(&path, &after);
+    drop(store);
+    let store = open(&after);
+    let lease = claim(&store, 100_000).await;
+    let resumed = store.start_run(lease, key(), RunMode::Full, Timestamp(100_000)).await.unwrap();
+    assert_eq!((resumed.id, resumed.resumed, resumed.counts.deleted), (run.id, 1, 70));
+    // The last page again, and a webhook that tells of one that is missing.
+    commit(&store, lease, &resumed, (800..seen).map(|n| change(n, Span::exact(50))).collect()).await;
+    let heard = Merge { key: key(), read_since: None, changes: vec![change(950, Span::exact(50))] };
+    assert_eq!(store.merge(vec![heard], Timestamp(1)).await.unwrap().0.unchanged, 1);
+    let mut steps = Vec::new();
+    loop {
+        let run = step(&store, lease, &resumed, 60, 70).await;
+        steps.push(run.counts.deleted);
+        if run.state != RunState::Running {
+            assert_eq!(run.state, RunState::Done);
+            break;
+        }
+    }
+    assert_eq!(steps, [140, 179]);
+    let status = store.stream(key()).await.unwrap();
+    assert_eq!((status.records, status.head), (RECORDS as u64 - 179, RECORDS as u64 + 179));
+    let gone = store.changes(key(), RECORDS as u64, 999).await.unwrap();
+    let gone: Vec<_> = gone.iter().map(|entry| entry.record.id.to_string()).collect();
+    let wanted: Vec<_> = (seen..RECORDS).filter(|n| *n != 950).map(|n| format!("r{n:04}")).collect();
+    assert_eq!(gone, wanted, "each once, in the order of their ids");
+    assert_eq!(store.check().await.unwrap(), Vec::<String>::new());
+}
+
+/// Fails when the writer deletes what was found missing without looking whether it still is: what is confirmed between the
+/// look and the commit would be deleted.
+#[tokio::test]
+async fn what_is_confirmed_while_it_is_looked_for_is_not_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&folder.path().join("race.db"));
+    let all = |at| (0..20).map(move |n| change(n, Span::exact(at)));
+    let merge = Merge { key: key(), read_since: Some(0), changes: all(10).collect() };
+    store.merge(vec![merge], Timestamp(1)).await.unwrap();
+    let mut heard_first = 0;
+    for round in 1..60 {
+        let (lease, run) = begin(&store, 1).await;
+        let missing = (round % 20) as usize;
+        let seen =
+            all(1_000 * round - 100).enumerate().filter(|(n, _)| *n != missing).map(|(_, change)| change).collect();
+        commit(&store, lease, &run, seen).await;
+        let heard = Merge { key: key(), read_since: None, changes: vec![change(missing, Span::exact(1_000 * round))] };
+        let (ended, merged) =
+            tokio::join!(end(&store, lease, &run, 1_000 * round), store.merge(vec![heard], Timestamp(1)));
+        assert_eq!(ended.state, RunState::Done);
+        let lives = store.record(key(), change(missing, Span::exact(0)).id).await.unwrap().unwrap().data.is_some();
+        if merged.unwrap().0.unchanged == 1 {
+            heard_first += 1;
+            assert!(lives && ended.counts.deleted == 0, "round {round}: it was confirmed before it was deleted");
+        }
+        // It is there again for the next round.
+        let read_since = Some(store.stream(key()).await.unwrap().commits);
+        let back = Merge { key: key(), read_since, changes: vec![change(missing, Span::exact(1_000 * round + 500))] };
+        store.merge(vec![back], Timestamp(1)).await.unwrap();
+    }
+    assert!(heard_first > 0, "the webhook never came first");
 }
 
 /// Fails when the merge looks at the row alone: an event from before the confirmation would be written over it.

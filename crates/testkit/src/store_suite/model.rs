@@ -424,6 +424,7 @@ impl Model {
                     follow: if self.one_in(3) { vec![self.job()] } else { Vec::new() },
                     resume: self.one_in(2).then(|| Cursor::new(format!("c{}", self.below(9)))),
                     deletions_approved: self.pick(&[0, 1, 9, u64::MAX]).unwrap_or(0),
+                    at_once: self.pick(&[0, 1, 2, 500]).unwrap_or(1),
                     now,
                 };
                 let answers = both!(self, store => told(&store.end_run(end.clone()).await));
@@ -509,7 +510,13 @@ impl Model {
         let place = PrunePlace { received_at: self.near(), row: EventRow(i64::try_from(self.below(12)).unwrap_or(0)) };
         let after = self.one_in(2).then_some(place);
         let forget = self.near();
-        let (what, answers) = match self.below(10) {
+        let (what, answers) = match self.below(11) {
+            10 => {
+                // All or none, as above.
+                let limit = self.pick(&[0, u32::MAX]).unwrap_or(0);
+                let answers = both!(self, store => told(&store.prune_bad_records(before, limit).await));
+                return self.note(format!("prune_bad_records {before:?} {limit}"), answers);
+            }
             8..=9 => ("prune_runs", both!(self, store => told(&store.prune_runs(before, limit).await))),
             7 => ("prune_outbox", both!(self, store => told(&store.prune_outbox(before, limit).await))),
             4 => ("roll_up_calls", both!(self, store => told(&store.roll_up_calls(before, limit).await))),

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_core::store::{
-    Appended, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob, PageCommit, PageCommitted,
-    Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, Settled, Settlement, Store, StreamKey,
-    StreamStatus, Work,
+    Appended, BAD_KEPT_MAX, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob, PageCommit,
+    PageCommitted, Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, Settled, Settlement, Store,
+    StreamKey, StreamStatus, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Timestamp};
@@ -76,6 +76,7 @@ fn done(lease: Lease, run: &Run) -> RunEnd {
         follow: Vec::new(),
         resume: None,
         deletions_approved: 0,
+        at_once: 500,
         now: Timestamp(7),
     }
 }
@@ -289,6 +290,91 @@ pub async fn many_deletions_wait_for_a_review(store: &dyn Store) {
     }
 }
 
+/// The end of a full run deletes no more in one commit than it is told to, in the order of ids, and is over with the last
+/// of them and not before; what is written or confirmed between two of them stays, and whoever takes the run up goes on.
+///
+/// Fails when a step deletes more, when the job ends or the stream moves on before the last, or when what was seen
+/// between two of them is deleted because it had been found missing before.
+pub async fn the_end_of_a_full_run_goes_in_steps(store: &dyn Store) {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    merge(store, Some(0), 1, names.map(|id| present(id, 10, "1")).to_vec()).await;
+    let (lease, run) = begin(store, RunMode::Full).await;
+    ok(store.commit_page(page(lease, &run, 1, vec![present("d", 20, "1")])).await);
+    let follow = vec![job(0)];
+    let span = Some(Span { earliest: 30, latest: 40 });
+    let end = |now| RunEnd { at_once: 2, follow: follow.clone(), span, now: Timestamp(now), ..done(lease, &run) };
+    let step = ok(store.end_run(end(7)).await);
+    same((step.state, step.counts.deleted, step.finished_at), (RunState::Running, 2, None), "two went, more are left");
+    same((step.progressed_at, step.feed_to), (Timestamp(7), None), "it comes on");
+    let found = status(store).await;
+    same((found.records, found.full_at, found.fresh_at), (6, None, None), "the stream has not moved on");
+    same(ok(store.job_counts().await).waiting, 0, "nothing follows yet");
+    let late = Lease { fence: lease.fence + 1, ..lease };
+    let refused = store.end_run(RunEnd { lease: late, ..end(8) }).await;
+    same(refused.map_err(|error| error.kind()).err(), Some(ErrorKind::LeaseLost), "each step is under the lease");
+    // Seen again by webhooks: the next in line is confirmed, and one behind it written.
+    merge(store, None, 8, vec![present("c", 15, "1"), present("f", 15, "2")]).await;
+    let missing = ok(store.unseen(run.id, None, 9).await);
+    let missing: Vec<_> = missing.iter().map(|record| record.id.as_str()).collect();
+    same(missing, vec!["e", "g", "h"], "what is left");
+    let again = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(9)).await);
+    same((again.id, again.counts.deleted), (run.id, 2), "taken up, with what it has deleted");
+    let step = ok(store.end_run(end(10)).await);
+    same((step.state, step.counts.deleted), (RunState::Running, 4), "two more");
+    let ended = ok(store.end_run(end(11)).await);
+    same((ended.state, ended.counts.deleted, ended.feed_to), (RunState::Done, 5, Some(14)), "all in all");
+    let found = status(store).await;
+    same((found.records, found.full_at, found.head), (3, Some(Timestamp(11)), 14), "the stream moved on");
+    same(ok(store.job_counts().await).waiting, 1, "what follows was added once");
+    let tail: Vec<_> = feed(store, 8).await.into_iter().map(|(seq, id, _)| (seq, id)).collect();
+    let wanted = [(9, "a"), (10, "b"), (11, "f"), (12, "e"), (13, "g"), (14, "h")];
+    same(tail, wanted.map(|(seq, id)| (seq, id.to_owned())).to_vec(), "in the order of the commits, and of their ids");
+    let (counts, fetch) = merge(store, None, 12, vec![present("h", 9, "late"), present("g", 35, "between")]).await;
+    same((counts.older, fetch), (1, 1), "each tombstone spans what the run read");
+    let refused = store.end_run(end(13)).await;
+    same(refused.map_err(|error| error.kind()).err(), Some(ErrorKind::LeaseLost), "it is over");
+
+    // None left where a step took as many as it may.
+    merge(store, Some(9), 14, vec![present("x", 50, "1")]).await;
+    let lease = hold(store, sync(RunMode::Full), 15).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(15)).await);
+    for (deleted, state) in [
+        (1, RunState::Running),
+        (2, RunState::Running),
+        (3, RunState::Running),
+        (4, RunState::Running),
+        (4, RunState::Done),
+    ] {
+        let step = ok(store.end_run(RunEnd { at_once: 0, ..done(lease, &run) }).await);
+        same((step.counts.deleted, step.state), (deleted, state), "at least one at a time");
+    }
+}
+
+/// Whether a full run's deletions are lawful is judged by all of them and all records, before the first; not by what is left
+/// between two steps, and anew after a page.
+///
+/// Fails when each step is judged by itself, or when what a page has shown since then is not heeded.
+pub async fn deletions_are_judged_before_the_first_of_them(store: &dyn Store) {
+    let names: Vec<String> = (0..400).map(|n| format!("{n:03}")).collect();
+    let some = |from: usize, to: usize, at: i64, state: State| -> Vec<Change> {
+        names.iter().take(to).skip(from).map(|id| seen(id, at, state.clone())).collect()
+    };
+    let here = State::Present("1".into());
+    merge(store, Some(0), 1, some(0, 400, 10, here.clone())).await;
+    let (lease, run) = begin(store, RunMode::Full).await;
+    ok(store.commit_page(page(lease, &run, 1, some(80, 400, 20, here.clone()))).await);
+    let end = RunEnd { at_once: 10, ..done(lease, &run) };
+    let step = ok(store.end_run(end.clone()).await);
+    same((step.state, step.counts.deleted), (RunState::Running, 10), "80 of 400 are a fifth");
+    merge(store, None, 6, some(300, 400, 30, State::Deleted)).await;
+    let step = ok(store.end_run(end.clone()).await);
+    same((step.state, step.counts.deleted), (RunState::Running, 20), "70 of 290 would be more");
+    ok(store.commit_page(page(lease, &run, 4, some(80, 90, 40, here))).await);
+    let ended = ok(store.end_run(end).await);
+    same((ended.state, ended.counts.deleted), (RunState::Review { deletions: 60 }, 20), "60 of 280 are");
+    same((status(store).await.records, status(store).await.full_at), (280, None), "no more are deleted");
+}
+
 /// Why a run waits is noted under its lease and forgotten by its next page; why it failed stays, and one that is done
 /// has no cause.
 pub async fn a_run_tells_why_it_waits_or_ended(store: &dyn Store) {
@@ -402,6 +488,82 @@ pub async fn what_was_asked_for_in_vain_waits_behind_the_others(store: &dyn Stor
     same(late.map_err(|error| error.kind()), Err(ErrorKind::LeaseLost), "the run is over");
     let stranger = StreamKey { stream: "never".into(), ..key() };
     same(ok(store.bad_to_retry(stranger, RunId(99), 9).await).len(), 0, "of a stream never seen");
+}
+
+/// Of a stream as many records are kept set aside as there is room for, those met longest ago go first, and how many these
+/// were is told until a full run is done; none goes that the run at hand has met.
+///
+/// Fails when they only grow in number, when the newest go, or when the count says that there were no more.
+pub async fn what_is_set_aside_is_bounded(store: &dyn Store) {
+    let half = 600;
+    let named = |name: &str| BadRecord::new(Some(name), b"{", "cut");
+    let some = |of: char| -> Vec<BadRecord> { (0..half).map(|n| named(&format!("{of}{n:03}"))).collect() };
+    let counted = async || {
+        let found = status(store).await;
+        let kept = ok(store.bad_records(key(), 9_999).await);
+        same(found.bad, kept.len() as u64, "the count is of those that are kept");
+        (found.bad, found.bad_older, kept.first().and_then(|one| one.record.id.clone()).map(|id| id.to_string()))
+    };
+    let (lease, first) = begin(store, RunMode::Incremental).await;
+    ok(store.commit_page(PageCommit { bad: some('a'), ..page(lease, &first, 0, vec![]) }).await);
+    same(counted().await, (600, 0, Some("a000".to_owned())), "there is room");
+    ok(store.end_run(done(lease, &first)).await);
+    let lease = hold(store, sync(RunMode::Incremental), 8).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Incremental, Timestamp(8)).await);
+    let next = |bad, now| PageCommit { bad, now: Timestamp(now), ..page(lease, &run, 0, vec![]) };
+    ok(store.commit_page(next(some('b'), 8)).await);
+    same(counted().await, (BAD_KEPT_MAX, 200, Some("a200".to_owned())), "those met longest ago went");
+    ok(store.set_aside(lease, run.id, vec![named("a300"), named("b001")], Timestamp(9)).await);
+    same(counted().await, (BAD_KEPT_MAX, 200, Some("a200".to_owned())), "met again, none is more");
+    ok(store.commit_page(next(some('c'), 10)).await);
+    same(counted().await, (1_201, 599, Some("b000".to_owned())), "none that the run has met");
+    merge(store, None, 11, vec![present("c000", 30, "2")]).await;
+    same(counted().await, (1_200, 599, Some("b000".to_owned())), "but one that can be read");
+    ok(store.end_run(done(lease, &run)).await);
+
+    let lease = hold(store, sync(RunMode::Full), 12).await;
+    let full = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(12)).await);
+    let last = PageCommit { bad: vec![named("d")], now: Timestamp(12), ..page(lease, &full, 1, vec![]) };
+    ok(store.commit_page(last).await);
+    same(counted().await, (BAD_KEPT_MAX, 800, Some("b201".to_owned())), "the next run's room");
+    ok(store.end_run(done(lease, &full)).await);
+    same(
+        counted().await,
+        (1, 0, Some("d".to_owned())),
+        "a full run forgets what it did not meet, also what was dropped",
+    );
+}
+
+/// What was set aside and not met since a moment goes in steps, and with it that there were older ones; not what a run
+/// has met that is under way or waits for a review: it would be taken for deleted.
+///
+/// Fails when the records of a stream that has no full runs stay for ever, or a run deletes what it has met.
+pub async fn what_was_set_aside_long_ago_is_pruned(store: &dyn Store) {
+    let counts = async || (status(store).await.bad, status(store).await.bad_older);
+    let prune = async |before, limit| ok(store.prune_bad_records(Timestamp(before), limit).await);
+    merge(store, Some(0), 1, ["a", "b"].map(|id| present(id, 10, "1")).to_vec()).await;
+    let (lease, run) = begin(store, RunMode::Incremental).await;
+    let many = (0..BAD_KEPT_MAX).map(|n| BadRecord::new(None, n.to_string().as_bytes(), "no id")).collect();
+    ok(store.commit_page(PageCommit { bad: many, ..page(lease, &run, 1, vec![]) }).await);
+    same((prune(99, 9).await, counts().await), (0, (BAD_KEPT_MAX, 0)), "its run is under way");
+    ok(store.end_run(done(lease, &run)).await);
+
+    let lease = hold(store, sync(RunMode::Full), 8).await;
+    let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
+    let bad = vec![BadRecord::new(Some("b"), b"{", "cut"), BadRecord::new(None, b"{", "cut")];
+    ok(store.commit_page(PageCommit { bad, now: Timestamp(8), ..page(lease, &run, 1, vec![]) }).await);
+    same(counts().await, (BAD_KEPT_MAX, 2), "two were dropped");
+    same(
+        (prune(6, 9).await, prune(7, 0).await, counts().await),
+        (0, 0, (BAD_KEPT_MAX, 2)),
+        "none is older, or none to go",
+    );
+    same((prune(7, 9).await, counts().await), (9, (BAD_KEPT_MAX - 9, 0)), "a step, and what was dropped is older");
+    same((prune(99, 5_000).await, counts().await), (BAD_KEPT_MAX - 11, (2, 0)), "all but those of the run under way");
+    same(ok(store.end_run(done(lease, &run)).await).state, RunState::Review { deletions: 1 }, "it asks");
+    same((prune(99, 9).await, counts().await), (0, (2, 0)), "what is to be looked at stays as it is");
+    same(ok(store.dismiss_run(run.id, Timestamp(9)).await), true, "dismissed");
+    same((prune(99, 9).await, counts().await), (2, (0, 0)), "nobody needs it any more");
 }
 
 /// A stream is paused and let go by name, also before it is known; a reset forgets its position and its unfinished run

@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record, Run, RunEnd, RunFilter, RunId,
-    RunMode, RunState, StoredBad, StreamKey, StreamStatus,
+    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record,
+    Run, RunEnd, RunFilter, RunId, RunMode, RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use crate::sync::{BadRecord, Span, State, Stop};
@@ -48,6 +48,8 @@ struct Row {
 
 struct RunRow {
     run: Run,
+    /// The last name its end looked at, empty before the first; `None` until its deletions were found lawful.
+    swept: Option<String>,
 }
 
 /// Merges worked out and not yet committed.
@@ -217,7 +219,7 @@ impl RecordsModel {
             feed_to: None,
             missed: Missed::default(),
         };
-        self.runs.insert(run.id, RunRow { run: run.clone() });
+        self.runs.insert(run.id, RunRow { run: run.clone(), swept: None });
         run
     }
 
@@ -231,7 +233,8 @@ impl RecordsModel {
 
     /// Moves a run on by a page that was merged.
     pub(super) fn progress(&mut self, page: &PageCommit, counts: MergeCounts, missed: &[Timestamp]) {
-        let Some(RunRow { run }) = self.runs.get_mut(&page.run) else { return };
+        let Some(RunRow { run, swept }) = self.runs.get_mut(&page.run) else { return };
+        *swept = None;
         run.cursor.clone_from(&page.next);
         run.pages += 1;
         run.counts += counts;
@@ -256,11 +259,39 @@ impl RecordsModel {
             (kept.record, kept.run, kept.last_seen) = (record.clone(), run, now);
             kept.times += 1;
         }
+        let beyond = (stream.bad.len() as u64).saturating_sub(BAD_KEPT_MAX).min(BAD_DROPPED_AT_ONCE);
+        let others = stream.bad.iter().filter(|(_, kept)| kept.run != run);
+        let mut others: Vec<_> = others.map(|(name, kept)| (kept.last_seen, name.clone())).collect();
+        others.sort_unstable();
+        for (_, name) in others.into_iter().take(usize::try_from(beyond).unwrap_or(usize::MAX)) {
+            stream.bad.remove(&name);
+            stream.status.bad_older += 1;
+        }
         stream.status.bad = stream.bad.len() as u64;
     }
 
+    pub(super) fn prune_bad(&mut self, before: Timestamp, limit: u32) -> u64 {
+        let needed = |run: RunId| {
+            let state = self.runs.get(&run).map(|row| &row.run.state);
+            matches!(state, Some(RunState::Running | RunState::Review { .. }))
+        };
+        let of_stream = |(key, stream): (&StreamKey, &Stream)| -> Vec<_> {
+            let old = stream.bad.iter().filter(|(_, kept)| kept.last_seen < before && !needed(kept.run));
+            old.map(|(name, kept)| (kept.last_seen, key.clone(), name.clone())).collect()
+        };
+        let mut old: Vec<_> = self.streams.iter().flat_map(of_stream).collect();
+        old.sort_unstable();
+        old.truncate(limit as usize);
+        for (_, key, name) in &old {
+            let Some(stream) = self.streams.get_mut(key) else { continue };
+            stream.bad.remove(name);
+            (stream.status.bad, stream.status.bad_older) = (stream.bad.len() as u64, 0);
+        }
+        old.len() as u64
+    }
+
     pub(super) fn hold(&mut self, id: RunId, stop: Stop) {
-        if let Some(RunRow { run }) = self.runs.get_mut(&id) {
+        if let Some(RunRow { run, .. }) = self.runs.get_mut(&id) {
             run.stop = Some(stop);
         }
     }
@@ -270,7 +301,7 @@ impl RecordsModel {
     }
 
     pub(super) fn unseen(&self, id: RunId, after: Option<&RecordId>, limit: u32) -> Vec<Record> {
-        let Some(RunRow { run }) = self.runs.get(&id).filter(|row| row.run.mode == RunMode::Full) else {
+        let Some(RunRow { run, .. }) = self.runs.get(&id).filter(|row| row.run.mode == RunMode::Full) else {
             return Vec::new();
         };
         let Some(stream) = self.streams.get(&run.key) else { return Vec::new() };
@@ -327,7 +358,7 @@ impl RecordsModel {
     }
 
     pub(super) fn reset(&mut self, key: &StreamKey, now: Timestamp) -> bool {
-        for RunRow { run } in self.runs.values_mut() {
+        for RunRow { run, .. } in self.runs.values_mut() {
             if run.key == *key && run.state == RunState::Running {
                 let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
                 fail(run, "the stream was reset", head, now);
@@ -335,7 +366,8 @@ impl RecordsModel {
         }
         let Some(stream) = self.streams.get_mut(key) else { return false };
         stream.bad.clear();
-        stream.status = StreamStatus { cursor: None, full_at: None, fresh_at: None, bad: 0, ..stream.status.clone() };
+        let kept = stream.status.clone();
+        stream.status = StreamStatus { cursor: None, full_at: None, fresh_at: None, bad: 0, bad_older: 0, ..kept };
         true
     }
 
@@ -355,7 +387,7 @@ impl RecordsModel {
 
     /// Fails the unfinished run of a stream whose job is dead.
     pub(super) fn fail_run(&mut self, key: &StreamKey, mode: RunMode, reason: String, now: Timestamp) {
-        for RunRow { run } in self.runs.values_mut() {
+        for RunRow { run, .. } in self.runs.values_mut() {
             if run.key == *key && run.mode == mode && run.state == RunState::Running {
                 let stop = run.stop.take();
                 let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
@@ -382,7 +414,7 @@ impl RecordsModel {
             }
             RunState::Done => {
                 let full = row.run.mode == RunMode::Full;
-                let unseen = if full { stream.unseen(&row.run) } else { Vec::new() };
+                let mut unseen = if full { stream.unseen(&row.run) } else { Vec::new() };
                 let deletions = unseen.len() as u64;
                 let many = deletions > GUARD_ROWS && deletions * GUARD_SHARE > stream.status.records;
                 let nameless = stream.bad.values().any(|bad| bad.run == row.run.id && bad.record.id.is_none());
@@ -391,16 +423,27 @@ impl RecordsModel {
                     // Also where the deletions wait: all else is done, and what comes later is read from there.
                     stream.status.cursor.clone_from(&end.resume);
                 }
-                row.run.state = if (many || unsure) && deletions > end.deletions_lawful() {
+                let judged = row.swept.is_some();
+                row.run.state = if !judged && (many || unsure) && deletions > end.deletions_lawful() {
                     RunState::Review { deletions }
                 } else {
+                    let place = row.swept.take().unwrap_or_default();
+                    let at_once = end.at_once.max(1) as usize;
+                    unseen.retain(|id| *id.as_str() > *place);
+                    unseen.truncate(at_once);
+                    let (found, last) = (unseen.len(), unseen.last().map(|id| id.as_str().to_owned()));
                     stream.delete(unseen, end.span, end.now);
-                    row.run.counts.deleted += deletions;
+                    row.run.counts.deleted += found as u64;
+                    if found == at_once {
+                        row.swept = last;
+                        row.run.progressed_at = end.now;
+                        return Ok(row.run.clone());
+                    }
                     stream.status.fresh_at = Some(end.now);
                     if full {
                         stream.status.full_at = Some(end.now);
                         stream.bad.retain(|_, bad| bad.run == row.run.id);
-                        stream.status.bad = stream.bad.len() as u64;
+                        (stream.status.bad, stream.status.bad_older) = (stream.bad.len() as u64, 0);
                     }
                     RunState::Done
                 };
@@ -441,7 +484,7 @@ impl RecordsModel {
         let newest: BTreeMap<_, _> =
             self.runs.values().map(|row| ((row.run.key.clone(), row.run.mode as u8), row.run.id)).collect();
         let mut old: Vec<(Timestamp, RunId)> = Vec::new();
-        for RunRow { run } in self.runs.values() {
+        for RunRow { run, .. } in self.runs.values() {
             let waits = matches!(run.state, RunState::Review { .. });
             let last = newest.get(&(run.key.clone(), run.mode as u8)) == Some(&run.id);
             if let Some(finished_at) = run.finished_at.filter(|at| *at < before && !waits && !last) {

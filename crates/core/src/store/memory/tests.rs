@@ -88,6 +88,7 @@ async fn a_stale_lease_writes_nothing_while_another_holds_the_job() {
         follow: vec![sync(None, at(0), 1)],
         resume: None,
         deletions_approved: u64::MAX,
+        at_once: 500,
         now: at(62),
     };
     let lost = ErrorKind::LeaseLost;

@@ -212,6 +212,7 @@ async fn old_rows_are_removed_and_dead_events_kept() {
         stop.send(true).unwrap();
     });
     for step in [
+        "prune_bad_records",
         "prune_calls",
         "prune_events",
         "forget_events",
