@@ -13,12 +13,6 @@ use serde::Serialize;
 
 use super::{Failure, say};
 use crate::time::rfc3339;
-use palisade_core::schedule::read_duration;
-
-/// Rows of a list when nothing is said.
-pub(super) const LIMIT_DEFAULT: u32 = 50;
-/// The most rows of a list.
-pub(super) const LIMIT_MAX: i64 = 1_000;
 
 /// Writes rows under their headings.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
@@ -74,16 +68,6 @@ pub(super) fn short(text: &str, chars: usize) -> String {
 /// Writes a moment, or nothing.
 pub(super) fn at(moment: Option<Timestamp>) -> String {
     moment.map_or_else(String::new, rfc3339)
-}
-
-/// Reads the limit of a list.
-pub(super) fn limit() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=LIMIT_MAX)
-}
-
-/// Reads an age: `30m`, `2h`, `7d`.
-pub(super) fn age(text: &str) -> Result<std::time::Duration, String> {
-    read_duration(text).ok_or_else(|| "write it as 30m, 2h or 7d".to_owned())
 }
 
 /// Makes a progress bar on standard error, hidden where that is no terminal.
