@@ -179,6 +179,8 @@ fn failed(error: Error) -> Failure {
 #[derive(Debug, Default, Serialize)]
 struct Rotated {
     dry_run: bool,
+    /// The master key that wraps from now on.
+    active: Option<String>,
     /// Data keys that were wrapped anew, or would be.
     data_keys: u64,
     /// Master keys that are needed by old backups only.
@@ -276,17 +278,12 @@ impl Keys {
         if progress.stuck > 0 {
             return self.report_stuck(&progress, dry_run);
         }
-        let old: Vec<String> = self
-            .rotation
-            .status()
-            .await
-            .map_err(failed)?
-            .into_iter()
-            .filter(|one| one.state == MasterState::Old && one.data_keys == 0)
-            .map(|one| one.id)
-            .collect();
+        let masters = self.rotation.status().await.map_err(failed)?;
+        let is_done_with = |one: &&MasterStatus| one.state == MasterState::Old && one.data_keys == 0;
+        let old: Vec<String> = masters.iter().filter(is_done_with).map(|one| one.id.clone()).collect();
         if self.json {
-            return Rotated { data_keys: progress.done, can_be_retired: old, ..Rotated::default() }.tell();
+            let active = masters.iter().find(|one| one.state == MasterState::Active).map(|one| one.id.clone());
+            return Rotated { active, data_keys: progress.done, can_be_retired: old, ..Rotated::default() }.tell();
         }
         say(format!(
             "wrapped {} anew; nothing is left under an older key",

@@ -20,6 +20,7 @@ use super::Story;
 const FORM: u32 = 2;
 const DATABASE: &str = "palisade.db";
 const MASTER_KEYS: &str = "master.key";
+const TOKEN: &str = "admin.token";
 
 /// What a folder's story was begun with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,9 +241,10 @@ impl Folder {
     /// Writes the configuration that the other commands take to look into this story.
     pub(super) fn configure(&self, address: SocketAddr) -> Result<()> {
         let path = config_file(&self.path);
+        self.secret(TOKEN)?;
         let text = format!(
             "# To look into the story of this folder: palisade connections list --config {shown}\n\
-             [server]\nlisten = \"{address}\"\nadmin_token = {{ env = \"PALISADE_ADMIN_TOKEN\" }}\n\
+             [server]\nlisten = \"{address}\"\nadmin_token = {{ file = \"{TOKEN}\" }}\n\
              [vault]\nmaster_key = {{ file = \"{MASTER_KEYS}\" }}\n\
              [store]\npath = \"{DATABASE}\"\n",
             shown = path.display()
@@ -257,7 +259,12 @@ impl Folder {
 
     /// The file of the story's master keys; made with one key when it is first asked for.
     pub(super) fn master_keys(&self) -> Result<PathBuf> {
-        let path = self.path.join(MASTER_KEYS);
+        self.secret(MASTER_KEYS)
+    }
+
+    /// A file with a secret that is drawn when it is first asked for.
+    fn secret(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
         if path.try_exists().map_err(|error| unusable(&path, error))? {
             return Ok(path);
         }
@@ -314,11 +321,15 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let folder = Folder::open(&story(place.path())).unwrap();
         folder.configure(([127, 0, 0, 1], 8_080).into()).unwrap();
+        folder.master_keys().unwrap();
         let path = config_file(place.path());
         let config = crate::builtin::with_known(|known| crate::config::Config::load(&path, known)).unwrap();
         assert_eq!(place.path().join(config.store.path), folder.database());
         assert_eq!(config.master_key, crate::config::SecretRef::File(MASTER_KEYS.into()));
         assert_eq!(config.server.listen.port(), 8_080);
+        let doctor = ["palisade", "doctor", "--offline", "--config"].map(std::ffi::OsString::from);
+        let code = crate::cli::main(doctor.into_iter().chain([path.into_os_string()]));
+        assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS), "the doctor finds all of it");
     }
 
     #[test]

@@ -248,6 +248,8 @@ async fn every_list_is_one_json_document_that_pages() {
     assert_eq!(place.json(&["inbox", "list", "--since", "1h"])["events"], serde_json::json!([]));
     assert_eq!(place.json(&["inbox", "list", "--since", "3650d"])["events"].as_array().unwrap().len(), 3);
     assert_eq!(place.json(&["inbox", "list", "--connection", "other"])["events"], serde_json::json!([]));
+    assert_eq!(place.json(&["inbox", "list", "--provider", "slack"])["events"], serde_json::json!([]));
+    assert_eq!(place.json(&["inbox", "list", "--provider", "stripe"])["events"].as_array().unwrap().len(), 3);
     assert_eq!(place.json(&["inbox", "show", "3"])["payload_base64"], "dW5yZWFkYWJsZSB0b28=");
     let raw = place.run(&["inbox", "show", "2", "--raw"]);
     assert_eq!(raw.stdout, "unreadable \u{1b}[2J".as_bytes(), "byte by byte where it is asked for");

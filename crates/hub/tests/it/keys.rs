@@ -233,7 +233,9 @@ fn a_key_that_is_needed_stays_and_a_database_of_another_version_is_left_alone() 
         assert_eq!(place.key("old"), first);
     }
     let told = place.json(&["keys", "rotate"]);
-    let wanted = serde_json::json!({ "dry_run": false, "data_keys": 1, "can_be_retired": [first], "stuck": [] });
+    let wanted = serde_json::json!({
+        "dry_run": false, "active": second, "data_keys": 1, "can_be_retired": [first], "stuck": [],
+    });
     assert_eq!(told, wanted);
     let told = place.json(&["keys", "retire", &first]);
     assert_eq!(told, serde_json::json!({ "key": first, "retired": true, "dry_run": false }));
