@@ -158,7 +158,7 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     if arguments.dry_run {
         return dry_run(opened, &connection, &streams, mode, arguments).await;
     }
-        awake(opened, &connection, &streams).await?;
+    awake(opened, &connection, &streams).await?;
     let newest = opened.store.runs(None, 1).await?.first().map_or(RunId(0), |run| run.id);
     let worker = opened.worker()?;
     let mut asked = Vec::with_capacity(streams.len());
