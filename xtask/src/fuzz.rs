@@ -84,7 +84,7 @@ fn fuzz(only: Option<&str>, seconds: u64) -> Step {
         return Ok(());
     }
     let profile = if seconds < LONG { "dev" } else { "release" };
-    build(&host, &out, profile)?;
+    build(&host, &out, profile, only)?;
     println!("\n== fuzz, {seconds} s each");
     let binaries = out.join(&host).join(if profile == "dev" { "debug" } else { profile });
     let at_once = thread::available_parallelism().map_or(1, usize::from);
@@ -146,20 +146,14 @@ fn speaks_cxx() -> bool {
     Command::new("c++").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
 }
 
-fn build(host: &str, out: &Path, profile: &str) -> Step {
+fn build(host: &str, out: &Path, profile: &str, only: Option<&str>) -> Step {
     let mut cargo = Command::new("cargo");
     // A target that is named keeps build scripts and macros as they are.
-    cargo.args([
-        "+nightly",
-        "build",
-        "--quiet",
-        "--bins",
-        "--target",
-        host,
-        "--profile",
-        profile,
-        "-Zprofile-rustflags",
-    ]);
+    cargo.args(["+nightly", "build", "--quiet", "--target", host, "--profile", profile, "-Zprofile-rustflags"]);
+    match only {
+        Some(name) => cargo.args(["--bin", name]),
+        None => cargo.arg("--bins"),
+    };
     for name in INSTRUMENTED {
         cargo.arg("--config").arg(format!("profile.{profile}.package.{name}.rustflags={COVERAGE:?}"));
     }

@@ -308,7 +308,14 @@ impl Config {
     /// Every problem of the file, each with its line.
     pub fn load(path: &Path, known: Known<'_>) -> Result<Self, ConfigError> {
         let cannot = |e: std::io::Error| {
-            ConfigError::one(path, format!("cannot be read ({}): check the path given with --config", e.kind()))
+            let text = match e.kind() {
+                std::io::ErrorKind::NotFound => {
+                    "there is no such file: name one with --config, or write one as docs/palisade.example.toml explains"
+                        .to_owned()
+                }
+                kind => format!("cannot be read ({kind}): check the path given with --config"),
+            };
+            ConfigError::one(path, text)
         };
         let size = std::fs::metadata(path).map_err(cannot)?.len();
         if size > FILE_BYTES_MAX {

@@ -47,7 +47,7 @@ mod vault;
 mod verdict;
 mod writes;
 
-pub use folder::{Kept, kept};
+pub use folder::{Kept, config_file, kept};
 pub use progress::Progress;
 pub use report::{
     Account, Calls, Continued, Deliveries, MasterKeys, Outage, Promise, ProviderSide, Report, Side, StreamTruth,
@@ -142,6 +142,7 @@ pub async fn tell(story: &Story, progress: &Progress) -> Result<Told> {
     let address =
         listener.local_addr().map_err(|e| Error::new(ErrorKind::Config, "no local address").with_source(e))?;
     let folder = Folder::open(story)?;
+    folder.configure(address)?;
     enter(&folder, Step::Begin, progress)?;
     let mut stage = set(story, folder, listener, address).await?;
     let continued = stage.continued().await?;

@@ -301,7 +301,53 @@ impl<'a> PreviewedOut<'a> {
 
 #[cfg(test)]
 mod tests {
+    use palisade_core::store::memory::MemoryStore;
+    use palisade_core::store::{Inbox, NewDelivery, NewEvent};
+
     use super::*;
+
+    // Fails when what is added up is counted under another word.
+    #[tokio::test]
+    async fn what_events_would_do_is_added_up_by_word() {
+        use PreviewChange::{Added, Deleted, Fetched, Older, Unchanged, Updated};
+        let record = |change| RecordPreview {
+            stream: "customers".into(),
+            id: "cus_1".into(),
+            change,
+            before: None,
+            after: None,
+        };
+        let store = MemoryStore::new();
+        let event = NewEvent {
+            subscription: None,
+            id: "evt_1".into(),
+            kind: "invoice.paid".to_owned(),
+            account: None,
+            created: None,
+            ordering_key: None,
+            payload: None,
+            wanted: true,
+            priority: 0,
+        };
+        let delivery = NewDelivery {
+            endpoint: "hook".into(),
+            connection: "acme".into(),
+            provider: "stripe".to_owned(),
+            received_at: Timestamp(0),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            events: vec![event],
+        };
+        store.append(vec![delivery]).await.unwrap();
+        let event = store.event(EventRow(1)).await.unwrap().unwrap();
+        let times = [(Added, 1), (Updated, 2), (Deleted, 3), (Unchanged, 4), (Older, 5), (Fetched, 6)];
+        let records = times.iter().flat_map(|(change, times)| (0..*times).map(|_| record(*change))).collect();
+        let preview =
+            Preview { records, effects: Vec::new(), calls: Vec::new(), refusal: Some("no such plan".to_owned()) };
+        let told = totals(&[Previewed { event, preview }]);
+        let wanted = Totals { added: 1, updated: 2, deleted: 3, unchanged: 4, older: 5, fetched: 6, refused: 1 };
+        assert_eq!(told, wanted);
+    }
 
     // Fails when a field that differs is not named by its path, one that is the same is, or names have no bound.
     #[test]

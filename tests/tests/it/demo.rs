@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
 /// What Stripe's faults are called in its ledger, and how often the story throws each on purpose: whatever chance adds,
-/// it can promise these. Three 429s, because one says nothing of when to come back, one says seconds and one a date;
-/// `hang_before` is a time-out. The faults of the dials alone (`reset_after`, `status_after`) are too rare to promise.
-const FAULTS: [(&str, u64); 6] =
-    [("throttle", 3), ("status", 1), ("hang_before", 1), ("cut_body", 1), ("reset_before", 1), ("outage", 1)];
+/// it can promise these. A 429 says nothing of when to come back, or seconds, or a date; `hang_before` is a time-out. The
+/// faults of the dials alone (`reset_after`, `status_after`) are too rare to promise.
+const FAULTS: [&str; 8] =
+    ["throttle", "throttle_seconds", "throttle_date", "status", "hang_before", "cut_body", "reset_before", "outage"];
 
 /// Ids that the clock has no part in, by connection: those Stripe and Twilio were filled with, and what is left at Slack
 /// and Google, where one thing happens after another and the product writes nothing. What SendGrid is filled with is
@@ -64,9 +64,9 @@ fn a_small_demo_holds_every_promise() {
 #[track_caller]
 fn shows_every_fault(stripes: &[Side]) {
     let sum = |of: &dyn Fn(&Side) -> u64| stripes.iter().map(of).sum::<u64>();
-    for (fault, least) in FAULTS {
+    for fault in FAULTS {
         let thrown = sum(&|side| side.provider.faults.get(fault).copied().unwrap_or(0));
-        assert!(thrown >= least, "{fault}: {thrown} in {stripes:#?}");
+        assert!(thrown >= 1, "{fault}: {thrown} in {stripes:#?}");
     }
     let deliveries = [
         ("lost", sum(&|side| side.deliveries.lost)),

@@ -34,9 +34,12 @@ pub struct WatchStatus {
     pub open: Option<Watch>,
     /// When the next one is asked for; `None` when no job is there to do it.
     pub next_at: Option<Timestamp>,
-    /// Why the last attempt to open one failed, while none succeeded after it.
+    /// Why the last attempt to open one failed, while none succeeded after it; or that nobody asks for one any more.
     pub failing: Option<String>,
 }
+
+/// What is said of a channel whose job was given up or lost, until the look over all schedules makes another.
+const NOBODY_ASKS: &str = "nobody asks for it any more, until the schedules are looked over within the hour";
 
 /// A stream that can be watched, and where its notifications go.
 struct Watched<'a> {
@@ -97,9 +100,14 @@ impl Inner {
         }
         let keys = watched.iter().map(|watched| unique(&stream_key(&connection.id, watched.spec.stream))).collect();
         let live = self.store.live_jobs(keys).await?;
+        // Of another connection no channel is asked for, and nothing fails.
+        let unasked = (connection.state == ConnectionState::Active).then_some(NOBODY_ASKS);
         let statuses = watched.iter().zip(live).map(|(watched, live)| {
             let stream = watched.spec.stream.into();
-            let Some(live) = live else { return WatchStatus { stream, open: None, next_at: None, failing: None } };
+            let Some(live) = live else {
+                let failing = unasked.map(str::to_owned);
+                return WatchStatus { stream, open: None, next_at: None, failing };
+            };
             let open = if let Work::Watch { open, .. } = live.work { open } else { None };
             WatchStatus { stream, open, next_at: Some(live.run_at), failing: live.reason }
         });

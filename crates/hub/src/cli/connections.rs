@@ -1,69 +1,44 @@
 //! `palisade connections`: the accounts that are connected.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use palisade_core::ConnectionId;
 use palisade_core::store::{Connection, ConnectionState, Connections, Inbox, Records, StreamStatus};
 use serde::Serialize;
 use serde_json::json;
 
-use super::out::{self, LIMIT_DEFAULT, at, document, facts, table};
-use super::place::{Opened, Place, now, store_failure, with_store};
+use super::asked::{Named, PageById, and_one, cut, more};
+use super::out::{at, document, facts, table};
+use super::place::{Opened, now, with_store};
 use super::{Failure, say};
 use crate::routes::inbox::{Unturned, turn_connection};
 use crate::time::rfc3339;
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade connections list
+  palisade connections list --json --limit 1000 --after acme-stripe
+  palisade connections show acme-stripe
+  palisade connections pause acme-stripe";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Lists connections by id.
-    List {
-        #[command(flatten)]
-        place: Place,
-        /// Those after this id.
-        #[arg(long)]
-        after: Option<String>,
-        /// How many at most.
-        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
-        limit: u32,
-        /// One JSON document instead of a table.
-        #[arg(long)]
-        json: bool,
-    },
+    List(PageById),
     /// Shows one connection with its streams.
-    Show {
-        /// Its id.
-        id: String,
-        #[command(flatten)]
-        place: Place,
-        /// One JSON document.
-        #[arg(long)]
-        json: bool,
-    },
+    Show(Named),
     /// Pauses one: its syncs, its calls of the outbox, and the handling of its events, which are kept.
-    Pause(One),
+    Pause(Named),
     /// Lets a paused one go on.
-    Resume(One),
-}
-
-/// Which connection.
-#[derive(Debug, Args)]
-pub(super) struct One {
-    /// Its id.
-    id: String,
-    #[command(flatten)]
-    place: Place,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    Resume(Named),
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::List { place, after, limit, json } => {
-            with_store(place, async |opened| list(opened, after.as_deref(), *limit, *json).await)
-        }
-        Command::Show { id, place, json } => with_store(place, async |opened| show(opened, id, *json).await),
-        Command::Pause(one) => with_store(&one.place, async |opened| turn(opened, one, true).await),
-        Command::Resume(one) => with_store(&one.place, async |opened| turn(opened, one, false).await),
+        Command::List(page) => with_store(&page.ask.place, async |opened| list(opened, page).await),
+        Command::Show(one) => with_store(&one.ask.place, async |opened| show(opened, one).await),
+        Command::Pause(one) => with_store(&one.ask.place, async |opened| turn(opened, one, true).await),
+        Command::Resume(one) => with_store(&one.ask.place, async |opened| turn(opened, one, false).await),
     }
 }
 
@@ -105,12 +80,11 @@ struct Known {
 impl Known {
     async fn read(opened: &Opened, connections: Vec<Connection>) -> Result<Vec<Self>, Failure> {
         let store = &opened.store;
-        let failed = |error| store_failure(&error);
         let ids = connections.iter().map(|connection| connection.id.clone()).collect();
-        let dead = store.dead_counts(ids).await.map_err(failed)?;
+        let dead = store.dead_counts(ids).await?;
         let mut known = Vec::with_capacity(connections.len());
         for connection in connections {
-            let streams = store.streams(connection.id.clone()).await.map_err(failed)?;
+            let streams = store.streams(connection.id.clone()).await?;
             let dead_letters = dead.get(&connection.id).copied().unwrap_or(0);
             known.push(Self { connection, streams, dead_letters });
         }
@@ -160,14 +134,12 @@ fn state(state: &ConnectionState) -> String {
     }
 }
 
-async fn list(opened: &Opened, after: Option<&str>, limit: u32, as_json: bool) -> Result<(), Failure> {
-    let after = after.map(ConnectionId::new);
-    let mut found = opened.store.connections(after, limit + 1).await.map_err(|error| store_failure(&error))?;
-    let more = found.len() > limit as usize;
-    found.truncate(limit as usize);
+async fn list(opened: &Opened, page: &PageById) -> Result<(), Failure> {
+    let after = page.after.as_deref().map(ConnectionId::new);
+    let mut found = opened.store.connections(after, and_one(page.limit)).await?;
+    let next = cut(&mut found, page.limit, |connection| connection.id.clone());
     let known = Known::read(opened, found).await?;
-    let next = known.last().filter(|_| more).map(|last| last.connection.id.as_str());
-    if as_json {
+    if page.ask.json {
         let list: Vec<_> = known.iter().map(Known::out).collect();
         return document(&json!({ "connections": list, "next_after": next }));
     }
@@ -186,17 +158,15 @@ async fn list(opened: &Opened, after: Option<&str>, limit: u32, as_json: bool) -
     };
     let headings = ["id", "tenant", "provider", "environment", "state", "records", "fresh at", "dead letters"];
     table(headings, known.iter().map(row));
-    if let Some(next) = next {
-        say(format!("more: --after {next}"));
-    }
+    more("--after", next);
     Ok(())
 }
 
-async fn show(opened: &Opened, id: &str, as_json: bool) -> Result<(), Failure> {
-    let connection = opened.connection(id).await?;
+async fn show(opened: &Opened, asked: &Named) -> Result<(), Failure> {
+    let connection = opened.connection(&asked.name).await?;
     let known = Known::read(opened, vec![connection]).await?;
     let Some(one) = known.first() else { return Ok(()) };
-    if as_json {
+    if asked.ask.json {
         return document(&one.out());
     }
     let connection = &one.connection;
@@ -221,17 +191,17 @@ async fn show(opened: &Opened, id: &str, as_json: bool) -> Result<(), Failure> {
 }
 
 /// Pauses a connection or lets it go on.
-async fn turn(opened: &Opened, one: &One, pause: bool) -> Result<(), Failure> {
-    let connection = opened.connection(&one.id).await?;
-    let turned = turn_connection(&opened.store, &opened.worker()?, &one.id, pause, now()).await;
+async fn turn(opened: &Opened, one: &Named, pause: bool) -> Result<(), Failure> {
+    let connection = opened.connection(&one.name).await?;
+    let turned = turn_connection(&opened.store, &opened.worker()?, &one.name, pause, now()).await;
     let connection = turned.map_err(|why| match why {
-        Unturned::Missing => Failure::no(format!("there is no connection {}", one.id)),
+        Unturned::Missing => Failure::no(format!("there is no connection {}", one.name)),
         Unturned::NotConnected => {
             Failure::no(format!("{} is {}: reconnect it first", connection.id, state(&connection.state)))
         }
-        Unturned::Failed(error) => store_failure(&error),
+        Unturned::Failed(error) => error.into(),
     })?;
-    if one.json {
+    if one.ask.json {
         return document(&json!({ "id": connection.id, "state": connection.state }));
     }
     say(format!("{} is {}", connection.id, state(&connection.state)));

@@ -11,6 +11,13 @@ use crate::demo::{self, Kept, Progress, Story, tell};
 /// What a story is begun with unless told otherwise.
 const BEGUN: Kept = Kept { seed: 7, customers: 10_000, webhooks: 2_000 };
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade demo
+  palisade demo --exit --customers 500 --webhooks 200
+  palisade demo --data story";
+
 /// What `palisade demo` takes.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -21,20 +28,20 @@ pub(super) struct Arguments {
     #[arg(long)]
     json: bool,
     /// Repeats a run: identifiers, contents and what happens at the provider follow from it [default: 7].
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Customers at Stripe before the story begins [default: 10000].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
     customers: Option<u32>,
     /// Events that happen at Stripe meanwhile, each sent as a signed webhook [default: 2000].
-    #[arg(long, value_parser = clap::value_parser!(u32).range(50..=1_000_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(50..=1_000_000))]
     webhooks: Option<u32>,
     /// Where the hub listens.
-    #[arg(long, default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
     /// Keeps the story in this folder, to look at it afterwards; a folder that holds one already goes on with it, also
     /// after `kill -9`. A new folder under the temporary one otherwise.
-    #[arg(long)]
+    #[arg(long, value_name = "FOLDER")]
     data: Option<PathBuf>,
 }
 
@@ -86,6 +93,11 @@ async fn show(arguments: &Arguments, story: &Story) -> Result<(), Failure> {
     if !arguments.exit {
         let mut stop = signal::stop();
         say(format_args!("The status page is at http://{}/ until Ctrl-C.", told.address));
+        let config = demo::config_file(&story.folder);
+        say(format_args!(
+            "Look into it from another terminal: palisade connections list --config {}",
+            config.display()
+        ));
         let _ = stop.wait_for(|stop| *stop).await;
     }
     told.end().await.map_err(|error| Failure::machine(error.to_string()))?;

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use palisade_core::Secret;
 use palisade_core::forward::{Changed, Replay};
 use palisade_core::net::{Network, Reach};
 use palisade_core::store::{
     DESTINATIONS_MAX, DestinationSpec, Destinations, Disabled, DisabledBy, EventRow, Filter, Order, StoredDestination,
 };
+use palisade_core::{Secret, Timestamp};
 use serde_json::json;
 
-use super::out::{age, at, count, document, facts, short, table};
-use super::place::{Opened, Place, failure, now, store_failure, with_store};
+use super::asked::{Ask, Moment, Named, age, check_span, kind, moment, more};
+use super::out::{at, count, document, facts, short, table};
+use super::place::{Opened, now, with_store};
 use super::{Failure, given_up, say};
 use crate::config::{SecretRef, process_variables};
 use crate::routes::destinations::{DestinationOut, OVERLAP_MAX, REPLAY_LIMIT, REPLAY_LIMIT_MAX, told, usual};
@@ -25,16 +26,19 @@ use crate::time::rfc3339;
 /// Characters of a reason in a table.
 const REASON_CHARS: usize = 60;
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade destinations list
+  palisade destinations add billing https://app.example.com/hooks --type 'invoice.*' --provider stripe
+  palisade destinations test billing
+  palisade destinations replay billing --since 2h --dry-run
+  palisade destinations rotate billing --overlap 24h";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Lists the destinations by name.
-    List {
-        #[command(flatten)]
-        place: Place,
-        /// One JSON document instead of a table.
-        #[arg(long)]
-        json: bool,
-    },
+    List(Ask),
     /// Shows one.
     Show(Named),
     /// Makes one, and shows its signing key, once.
@@ -50,10 +54,10 @@ pub(super) enum Command {
         #[command(flatten)]
         named: Named,
         /// How long the old key signs beside the new one: 24h, 0s. As the configuration says otherwise.
-        #[arg(long, value_parser = overlap)]
+        #[arg(long, value_name = "TIME", value_parser = overlap)]
         overlap: Option<Duration>,
         /// A file that holds the new key (whsec_…), instead of one that is drawn.
-        #[arg(long)]
+        #[arg(long, value_name = "FILE")]
         secret_file: Option<PathBuf>,
     },
     /// Sends one a message of the type palisade.test, now.
@@ -68,35 +72,23 @@ pub(super) enum Command {
     Replay {
         #[command(flatten)]
         named: Named,
-        /// Events received within this time: 2h, 7d.
-        #[arg(long, value_parser = age)]
-        since: Duration,
-        /// Events received longer ago than this.
-        #[arg(long, value_parser = age)]
-        until: Option<Duration>,
+        /// Events received within this time (2h, 7d), or since a moment (2026-01-31T12:00:00Z).
+        #[arg(long, value_name = "WHEN", value_parser = moment)]
+        since: Moment,
+        /// Events received longer ago than this, or before a moment.
+        #[arg(long, value_name = "WHEN", value_parser = moment)]
+        until: Option<Moment>,
         /// Events before this row, where an earlier replay ended.
-        #[arg(long)]
+        #[arg(long, value_name = "NUMBER")]
         before: Option<i64>,
         /// How many events to look at.
-        #[arg(long, default_value_t = REPLAY_LIMIT,
+        #[arg(long, value_name = "N", default_value_t = REPLAY_LIMIT,
               value_parser = clap::value_parser!(u32).range(1..=i64::from(REPLAY_LIMIT_MAX)))]
         limit: u32,
         /// Changes nothing: says how many would be forwarded.
         #[arg(long)]
         dry_run: bool,
     },
-}
-
-/// Which destination.
-#[derive(Debug, Args)]
-pub(super) struct Named {
-    /// Its name.
-    name: String,
-    #[command(flatten)]
-    place: Place,
-    /// One JSON document, as the API writes it.
-    #[arg(long)]
-    json: bool,
 }
 
 /// A destination to make.
@@ -107,25 +99,25 @@ pub(super) struct Add {
     /// Where events are posted to.
     url: String,
     /// Which events: exact types, prefixes (invoice.*), or * for all. May be given several times.
-    #[arg(long = "type", default_value = "*")]
+    #[arg(long = "type", value_name = "TYPE", default_value = "*", value_parser = kind)]
     types: Vec<String>,
     /// Of this provider only.
     #[arg(long)]
     provider: Option<String>,
     /// Of this connection only.
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     connection: Option<String>,
     /// Of this tenant only.
     #[arg(long)]
     tenant: Option<String>,
     /// Attempts under way at once.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     concurrency: Option<u32>,
     /// Time for one attempt: 15s.
-    #[arg(long, value_parser = age)]
+    #[arg(long, value_name = "TIME", value_parser = age)]
     timeout: Option<Duration>,
     /// One more header, as NAME=VALUE. None that holds a secret. May be given several times.
-    #[arg(long = "header", value_parser = header)]
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
     /// Events of one ordering key one after another.
     #[arg(long)]
@@ -134,13 +126,13 @@ pub(super) struct Add {
     #[arg(long)]
     allow_private: bool,
     /// For development: this network, whatever it is. May be given several times.
-    #[arg(long = "allow-network")]
+    #[arg(long = "allow-network", value_name = "NETWORK")]
     allow_networks: Vec<Network>,
     /// For development: plain http.
     #[arg(long)]
     allow_http: bool,
     /// A file that holds its signing key (whsec_…), instead of one that is drawn.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 }
 
@@ -162,38 +154,40 @@ fn secret(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::List { place, json } => with_store(place, async |opened| list(opened, *json).await),
-        Command::Show(named) => with_store(&named.place, async |opened| show(opened, named).await),
+        Command::List(ask) => with_store(&ask.place, async |opened| list(opened, ask.json).await),
+        Command::Show(named) => with_store(&named.ask.place, async |opened| show(opened, named).await),
         Command::Add(add) => {
             let secret = secret(add.secret_file.as_deref())?;
-            with_store(&add.named.place, async |opened| {
-                let there = opened.store.destinations().await.map_err(|error| store_failure(&error))?;
+            with_store(&add.named.ask.place, async |opened| {
+                let there = opened.store.destinations().await?;
                 if there.len() >= DESTINATIONS_MAX as usize {
                     return Err(Failure::no("there are as many destinations as there can be: remove one"));
                 }
-                let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await;
-                shown(opened, &made.map_err(|error| failure(&error))?, add.named.json)
+                let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await?;
+                shown(opened, &made, add.named.ask.json)
             })
         }
-        Command::Remove(named) => with_store(&named.place, async |opened| remove(opened, named).await),
-        Command::Enable(named) => with_store(&named.place, async |opened| enable(opened, named, true).await),
-        Command::Disable(named) => with_store(&named.place, async |opened| enable(opened, named, false).await),
+        Command::Remove(named) => with_store(&named.ask.place, async |opened| remove(opened, named).await),
+        Command::Enable(named) => with_store(&named.ask.place, async |opened| enable(opened, named, true).await),
+        Command::Disable(named) => with_store(&named.ask.place, async |opened| enable(opened, named, false).await),
         Command::Rotate { named, overlap, secret_file } => {
             let secret = secret(secret_file.as_deref())?;
-            with_store(&named.place, async |opened| {
-                let made = opened.forwarder()?.rotate(&named.name, secret, *overlap).await;
-                shown(opened, &made.map_err(|error| failure(&error))?, named.json)
+            with_store(&named.ask.place, async |opened| {
+                let made = opened.forwarder()?.rotate(&named.name, secret, *overlap).await?;
+                shown(opened, &made, named.ask.json)
             })
         }
         Command::Dead(asked) => given_up::list(asked),
         Command::Resend(asked) => given_up::resend(asked),
         Command::Dismiss(asked) => given_up::dismiss(asked),
-        Command::Test(named) => with_store(&named.place, async |opened| test(opened, named).await),
+        Command::Test(named) => with_store(&named.ask.place, async |opened| test(opened, named).await),
         Command::Replay { named, since, until, before, limit, dry_run } => {
-            let until = until.map_or(palisade_core::Timestamp(i64::MAX), |age| now().minus(age));
+            let now = now();
+            check_span(Some(*since), *until, now)?;
+            let until = until.map_or(Timestamp(i64::MAX), |until| until.at(now));
             let before = before.map(EventRow);
-            let replay = Replay { since: now().minus(*since), until, before, limit: *limit, dry_run: *dry_run };
-            with_store(&named.place, async |opened| replay_in(opened, named, replay).await)
+            let replay = Replay { since: since.at(now), until, before, limit: *limit, dry_run: *dry_run };
+            with_store(&named.ask.place, async |opened| replay_in(opened, named, replay).await)
         }
     }
 }
@@ -234,9 +228,9 @@ fn why(row: &StoredDestination) -> String {
 }
 
 async fn list(opened: &Opened, as_json: bool) -> Result<(), Failure> {
-    let rows = opened.store.destinations().await.map_err(|error| store_failure(&error))?;
+    let rows = opened.store.destinations().await?;
     let names = rows.iter().map(|row| row.name.clone()).collect();
-    let counts = opened.store.forward_counts(names).await.map_err(|error| store_failure(&error))?;
+    let counts = opened.store.forward_counts(names).await?;
     if as_json {
         let list: Vec<_> = rows.iter().map(|row| out(opened, row).counted(counts.get(&row.name))).collect();
         return document(&json!({ "destinations": list }));
@@ -262,16 +256,15 @@ async fn list(opened: &Opened, as_json: bool) -> Result<(), Failure> {
 }
 
 async fn find(opened: &Opened, name: &str) -> Result<StoredDestination, Failure> {
-    let rows = opened.store.destinations().await.map_err(|error| store_failure(&error))?;
+    let rows = opened.store.destinations().await?;
     let found = rows.into_iter().find(|row| row.name == name);
     found.ok_or_else(|| Failure::no(format!("there is no destination {name}: `palisade destinations list` shows them")))
 }
 
 async fn show(opened: &Opened, named: &Named) -> Result<(), Failure> {
     let row = find(opened, &named.name).await?;
-    if named.json {
-        let counts =
-            opened.store.forward_counts(vec![row.name.clone()]).await.map_err(|error| store_failure(&error))?;
+    if named.ask.json {
+        let counts = opened.store.forward_counts(vec![row.name.clone()]).await?;
         return document(&out(opened, &row).counted(counts.get(&row.name)));
     }
     told_of(opened, &row);
@@ -323,8 +316,8 @@ async fn remove(opened: &Opened, named: &Named) -> Result<(), Failure> {
             named.name
         )));
     }
-    opened.store.remove_destination(named.name.clone()).await.map_err(|error| store_failure(&error))?;
-    if named.json {
+    opened.store.remove_destination(named.name.clone()).await?;
+    if named.ask.json {
         return document(&json!({ "name": named.name, "removed": true }));
     }
     say(format!("removed {}", named.name));
@@ -335,9 +328,8 @@ async fn enable(opened: &Opened, named: &Named, enabled: bool) -> Result<(), Fai
     find(opened, &named.name).await?;
     let disabled = Disabled { at: now(), by: DisabledBy::Person, reason: "somebody disabled it".to_owned() };
     let disabled = (!enabled).then_some(disabled);
-    let changed = opened.store.disable_destination(named.name.clone(), disabled, None).await;
-    let changed = changed.map_err(|error| store_failure(&error))?;
-    if named.json {
+    let changed = opened.store.disable_destination(named.name.clone(), disabled, None).await?;
+    if named.ask.json {
         return document(&out(opened, &find(opened, &named.name).await?));
     }
     let name = &named.name;
@@ -353,10 +345,10 @@ async fn enable(opened: &Opened, named: &Named, enabled: bool) -> Result<(), Fai
 }
 
 async fn test(opened: &Opened, named: &Named) -> Result<(), Failure> {
-    let tested = opened.forwarder()?.test(&named.name).await.map_err(|error| failure(&error))?;
+    let tested = opened.forwarder()?.test(&named.name).await?;
     let (delivered, status, reason) = told(&tested.answer);
     let millis = u64::try_from(tested.took.as_millis()).unwrap_or(u64::MAX);
-    if named.json {
+    if named.ask.json {
         document(&json!({ "delivered": delivered, "status": status, "reason": reason, "took_ms": millis }))?;
         return if delivered { Ok(()) } else { Err(Failure::negative()) };
     }
@@ -368,9 +360,9 @@ async fn test(opened: &Opened, named: &Named) -> Result<(), Failure> {
 }
 
 async fn replay_in(opened: &Opened, named: &Named, replay: Replay) -> Result<(), Failure> {
-    let done = opened.forwarder()?.replay(&named.name, replay).await.map_err(|error| failure(&error))?;
+    let done = opened.forwarder()?.replay(&named.name, replay).await?;
     let next = done.next_before.map(|row| row.0);
-    if named.json {
+    if named.ask.json {
         return document(&json!({
             "dry_run": replay.dry_run, "looked_at": done.looked_at, "wanted": done.wanted, "next_before": next,
         }));
@@ -381,8 +373,6 @@ async fn replay_in(opened: &Opened, named: &Named, replay: Replay) -> Result<(),
     } else {
         format!("{wanted} of {looked} looked at are forwarded when a hub serves")
     });
-    if let Some(next) = next {
-        say(format!("more: --before {next}"));
-    }
+    more("--before", next);
     Ok(())
 }

@@ -4,8 +4,9 @@ use clap::Args;
 use palisade_core::store::{EventRow, Inbox, ReplayFilter};
 use serde_json::json;
 
+use super::asked::{Ask, kind};
 use super::out::{bar, count, document};
-use super::place::{Opened, Place, now, store_failure, with_store};
+use super::place::{Opened, now, with_store};
 use super::{Failure, say};
 
 /// Rows looked at in one commit: what comes in meanwhile waits for no more than that.
@@ -16,19 +17,17 @@ pub(super) struct Arguments {
     /// The rows of the events, as `palisade inbox list --state dead` shows them.
     #[arg(conflicts_with_all = ["provider", "connection", "kind", "reason", "all", "dry_run"])]
     rows: Vec<i64>,
-    #[command(flatten)]
-    place: Place,
     /// Of this provider.
     #[arg(long)]
     provider: Option<String>,
     /// Of this connection.
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     connection: Option<String>,
     /// Of this type, or of those that begin so: `invoice.*`.
-    #[arg(long = "type")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
     kind: Option<String>,
     /// That died of this, word by word, as `palisade inbox dead --json` tells it.
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// All dead letters.
     #[arg(long)]
@@ -36,9 +35,8 @@ pub(super) struct Arguments {
     /// Changes nothing: says how many would be dismissed.
     #[arg(long)]
     dry_run: bool,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -52,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.rows.is_empty() && !arguments.all && filter == ReplayFilter::default() {
         return Err(Failure::usage("say which: rows, a filter such as --type 'invoice.*', or --all"));
     }
-    with_store(&arguments.place, async |opened| {
+    with_store(&arguments.ask.place, async |opened| {
         if arguments.rows.is_empty() {
             by_filter(opened, arguments, &filter).await
         } else {
@@ -65,8 +63,7 @@ async fn by_filter(opened: &Opened, arguments: &Arguments, filter: &ReplayFilter
     let (now, bar) = (now(), bar(None, "{spinner} {elapsed} {msg}"));
     let (mut dismissed, mut after) = (0, EventRow(0));
     loop {
-        let step = opened.store.dismiss_some(filter.clone(), after, LOOKED_AT_ONCE, arguments.dry_run, now).await;
-        let step = step.map_err(|error| store_failure(&error))?;
+        let step = opened.store.dismiss_some(filter.clone(), after, LOOKED_AT_ONCE, arguments.dry_run, now).await?;
         dismissed += step.met.len() as u64;
         bar.set_message(count(dismissed, "event", "events").to_string());
         bar.tick();
@@ -80,7 +77,7 @@ async fn by_filter(opened: &Opened, arguments: &Arguments, filter: &ReplayFilter
 async fn by_row(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     let (mut dismissed, mut refused) = (0_u64, Vec::new());
     for &row in &arguments.rows {
-        if opened.store.dismiss(EventRow(row), now()).await.map_err(|error| store_failure(&error))? {
+        if opened.store.dismiss(EventRow(row), now()).await? {
             dismissed += 1;
         } else {
             refused.push(row);
@@ -92,7 +89,7 @@ async fn by_row(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
 /// Tells what was dismissed, or would be.
 fn tell(arguments: &Arguments, dismissed: u64, refused: &[i64]) -> Result<(), Failure> {
     let events = count(dismissed, "dead letter", "dead letters");
-    if arguments.json {
+    if arguments.ask.json {
         document(&json!({ "dismissed": dismissed, "refused": refused, "dry_run": arguments.dry_run }))?;
     } else if arguments.dry_run {
         say(format!("would dismiss {events}; nothing was changed"));

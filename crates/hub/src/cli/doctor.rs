@@ -16,8 +16,10 @@ use palisade_core::transport::HttpTransport;
 use palisade_core::webhook::{Senders, Webhook};
 use palisade_core::{Clock, Timestamp, Transport};
 use palisade_store::{Examined, SqliteStore};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::out::document;
 use super::serve::{Secrets, cannot_listen, folder_of, load, unreached};
 use super::{Failure, runtime, say};
 use crate::builtin;
@@ -41,12 +43,21 @@ const CLOCK_EARLIEST: Timestamp = Timestamp(1_767_225_600_000);
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The configuration file.
-    #[arg(long, default_value = "palisade.toml")]
+    #[arg(long, value_name = "FILE", default_value = "palisade.toml")]
     config: PathBuf,
     /// Leaves out what needs the network.
     #[arg(long)]
     offline: bool,
+    /// Writes one JSON document on one line, for programs.
+    #[arg(long)]
+    json: bool,
 }
+
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade doctor
+  palisade doctor --config /etc/palisade/palisade.toml --offline --json";
 
 /// What one check found.
 enum Found {
@@ -55,17 +66,19 @@ enum Found {
     Fail(String),
 }
 
-/// Prints findings and remembers whether one failed.
+/// Tells people each finding as it is made, and programs all of them at the end; remembers whether one failed.
 #[derive(Default)]
 struct Report {
     warned: usize,
     failed: usize,
+    /// For programs.
+    json: Option<Vec<Value>>,
 }
 
 impl Report {
     fn add(&mut self, what: &str, found: Found) {
         let (word, text) = match found {
-            Found::Ok(text) => ("ok  ", text),
+            Found::Ok(text) => ("ok", text),
             Found::Warn(text) => {
                 self.warned += 1;
                 ("warn", text)
@@ -75,12 +88,15 @@ impl Report {
                 ("fail", text)
             }
         };
-        say(format_args!("{word}  {what}: {text}"));
+        match &mut self.json {
+            Some(list) => list.push(json!({ "check": what, "found": word, "text": text })),
+            None => say(format_args!("{word:4}  {what}: {text}")),
+        }
     }
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let mut report = Report::default();
+    let mut report = Report { json: arguments.json.then(Vec::new), ..Report::default() };
     match load(&arguments.config) {
         Err(failure) => {
             for line in failure.to_string().lines() {
@@ -93,13 +109,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             runtime()?.block_on(check(&config, arguments, &mut report));
         }
     }
-    let Report { warned, failed } = report;
+    let Report { warned, failed, json } = report;
+    let sound = if failed == 0 { Ok(()) } else { Err(Failure::negative()) };
+    if let Some(checks) = json {
+        document(&json!({ "ok": failed == 0, "warned": warned, "failed": failed, "checks": checks }))?;
+        return sound;
+    }
     say(match (failed, warned) {
         (0, 0) => "everything is in place".to_owned(),
         (0, _) => format!("the hub can start; {warned} to look at"),
         _ => format!("the hub cannot work like this: {failed} to mend"),
     });
-    if failed == 0 { Ok(()) } else { Err(Failure::negative()) }
+    sound
 }
 
 async fn check(config: &Config, arguments: &Arguments, report: &mut Report) {

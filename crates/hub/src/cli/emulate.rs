@@ -15,6 +15,12 @@ use serde_json::json;
 use super::{Failure, runtime, say, serve, signal};
 use crate::config::secret::read_secret_file;
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade emulate stripe --listen 127.0.0.1:12111 --populate 100
+  palisade emulate slack --listen 127.0.0.1:12112 --redirect-uri http://127.0.0.1:8080/auth/slack/callback";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Provider {
     /// Emulates Stripe. The first line of its output is JSON with its base URL; faults are set under /_emulator/.

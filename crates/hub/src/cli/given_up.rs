@@ -5,31 +5,31 @@ use palisade_core::forward::dismiss_dead;
 use palisade_core::store::{DeadForward, Destinations, EventRow, StoredEvent};
 use serde_json::json;
 
-use super::out::{self, LIMIT_DEFAULT, count, document, short, table};
-use super::place::{Opened, Place, failure, store_failure, with_store};
+use super::asked::{Ask, and_one, cut, limit, more};
+use super::out::{count, document, short, table};
+use super::place::{Opened, with_store};
 use super::{Failure, say};
 use crate::routes::destinations::{DeadOut, with_events};
 use crate::time::rfc3339;
 
 /// Characters of a reason in a table.
 const REASON_CHARS: usize = 60;
+/// Events when nothing is said.
+const EVENTS: u32 = 50;
 
 /// What to list.
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// The destination's name.
     name: String,
-    #[command(flatten)]
-    place: Place,
     /// Events behind this row, where an earlier page ended.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     after: Option<i64>,
     /// How many at most.
-    #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
+    #[arg(long, value_name = "N", default_value_t = EVENTS, value_parser = limit())]
     limit: u32,
-    /// One JSON document, as the API writes it.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 /// Which events.
@@ -44,10 +44,7 @@ pub(super) struct Which {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    place: Place,
-    /// One JSON document, as the API writes it.
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 impl Which {
@@ -57,7 +54,7 @@ impl Which {
 }
 
 async fn check(opened: &Opened, name: &str) -> Result<(), Failure> {
-    let rows = opened.store.destinations().await.map_err(|error| store_failure(&error))?;
+    let rows = opened.store.destinations().await?;
     if rows.iter().any(|row| row.name == name) {
         return Ok(());
     }
@@ -66,15 +63,13 @@ async fn check(opened: &Opened, name: &str) -> Result<(), Failure> {
 
 /// Lists what was given up.
 pub(super) fn list(asked: &List) -> Result<(), Failure> {
-    with_store(&asked.place, async |opened| {
+    with_store(&asked.ask.place, async |opened| {
         check(opened, &asked.name).await?;
-        let failed = |error| store_failure(&error);
         let after = asked.after.map(EventRow);
-        let dead = opened.store.dead_forwards(asked.name.clone(), after, asked.limit).await.map_err(failed)?;
-        let full = dead.len() >= asked.limit as usize;
-        let list = with_events(&opened.store, dead).await.map_err(failed)?;
-        let next = list.last().filter(|_| full).map(|(dead, _)| dead.row.0);
-        if asked.json {
+        let mut dead = opened.store.dead_forwards(asked.name.clone(), after, and_one(asked.limit)).await?;
+        let next = cut(&mut dead, asked.limit, |dead| dead.row.0);
+        let list = with_events(&opened.store, dead).await?;
+        if asked.ask.json {
             let list: Vec<_> = list.iter().map(|(dead, event)| DeadOut::of(dead, event.as_ref())).collect();
             return document(&json!({ "destination": asked.name, "events": list, "next_after": next }));
         }
@@ -90,23 +85,21 @@ pub(super) fn list(asked: &List) -> Result<(), Failure> {
             ]
         };
         table(["row", "given up", "type", "connection", "event", "reason"], list.iter().map(row));
-        if let Some(next) = next {
-            say(format!("more: --after {next}"));
-        }
+        more("--after", next);
         Ok(())
     })
 }
 
 async fn left(opened: &Opened, name: &str) -> Result<u64, Failure> {
-    let counts = opened.store.forward_counts(vec![name.to_owned()]).await.map_err(|error| store_failure(&error))?;
+    let counts = opened.store.forward_counts(vec![name.to_owned()]).await?;
     Ok(counts.get(name).map_or(0, |counts| counts.dead))
 }
 
 /// Sends again what was given up.
 pub(super) fn resend(asked: &Which) -> Result<(), Failure> {
-    with_store(&asked.place, async |opened| {
-        let done = opened.forwarder()?.resend(&asked.name, asked.rows()).await.map_err(|error| failure(&error))?;
-        if asked.json {
+    with_store(&asked.ask.place, async |opened| {
+        let done = opened.forwarder()?.resend(&asked.name, asked.rows()).await?;
+        if asked.ask.json {
             return document(&json!({ "resent": done.events, "dead": done.left }));
         }
         let events = count(done.events, "event", "events");
@@ -117,12 +110,11 @@ pub(super) fn resend(asked: &Which) -> Result<(), Failure> {
 
 /// Dismisses what was given up.
 pub(super) fn dismiss(asked: &Which) -> Result<(), Failure> {
-    with_store(&asked.place, async |opened| {
+    with_store(&asked.ask.place, async |opened| {
         check(opened, &asked.name).await?;
-        let dismissed = dismiss_dead(&opened.store, &asked.name, asked.rows()).await;
-        let dismissed = dismissed.map_err(|error| store_failure(&error))?;
+        let dismissed = dismiss_dead(&opened.store, &asked.name, asked.rows()).await?;
         let left = left(opened, &asked.name).await?;
-        if asked.json {
+        if asked.ask.json {
             return document(&json!({ "dismissed": dismissed, "dead": left }));
         }
         say(format!("dismissed {}; {left} still given up", count(dismissed, "event", "events")));

@@ -5,8 +5,9 @@ use palisade_core::Timestamp;
 use palisade_core::store::{EventState, Halt, Inbox};
 use serde_json::json;
 
+use super::asked::Ask;
 use super::out::{document, facts, table};
-use super::place::{Opened, Place, now, store_failure, with_store};
+use super::place::{Opened, now, with_store};
 use super::{Failure, say};
 use crate::builtin;
 use crate::routes::inbox::{CAUSES_SHOWN, HaltOut};
@@ -19,23 +20,20 @@ pub(super) struct Scope {
     #[arg(long, conflicts_with = "connection")]
     provider: Option<String>,
     /// Those of this connection only; `palisade connections pause` pauses its syncs too.
-    #[arg(long)]
+    #[arg(long, value_name = "ID")]
     connection: Option<String>,
     #[command(flatten)]
-    place: Place,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 /// Pauses the handling of events, or resumes it.
 pub(super) fn turn(scope: &Scope, pause: bool) -> Result<(), Failure> {
-    with_store(&scope.place, async |opened| {
+    with_store(&scope.ask.place, async |opened| {
         let halt = halt_of(opened, scope).await?;
         let store = &opened.store;
         let turned = if pause { store.halt(halt.clone(), now()).await } else { store.resume(halt.clone()).await };
-        let changed = turned.map_err(|error| store_failure(&error))?;
-        if scope.json {
+        let changed = turned?;
+        if scope.ask.json {
             let word = if pause { "paused" } else { "resumed" };
             return document(&json!({ word: HaltOut::of(&halt), "changed": changed }));
         }
@@ -73,13 +71,12 @@ fn whose(halt: &Halt) -> String {
 }
 
 /// Tells what the inbox keeps and what of it is paused.
-pub(super) fn status(place: &Place, as_json: bool) -> Result<(), Failure> {
-    with_store(place, async |opened| {
-        let failed = |error| store_failure(&error);
-        let halts = opened.store.halts(CAUSES_SHOWN).await.map_err(failed)?;
-        let counts = opened.store.event_counts().await.map_err(failed)?;
-        let bytes = opened.store.inbox_bytes().await.map_err(failed)?;
-        if as_json {
+pub(super) fn status(ask: &Ask) -> Result<(), Failure> {
+    with_store(&ask.place, async |opened| {
+        let halts = opened.store.halts(CAUSES_SHOWN).await?;
+        let counts = opened.store.event_counts().await?;
+        let bytes = opened.store.inbox_bytes().await?;
+        if ask.json {
             let halts: Vec<_> = halts.iter().map(HaltOut::since).collect();
             return document(&json!({ "paused": halts, "events": counts, "bytes": bytes }));
         }

@@ -3,20 +3,21 @@
 //! All of it is safe while a hub serves from the same database, and safe to stop at any moment and start again: which
 //! key wraps is decided by the register in the store, and what is left to do is counted there.
 
-use std::io::IsTerminal;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
-use indicatif::{ProgressBar, ProgressStyle};
-use palisade_core::auth::vault::{MasterKey, MasterKeyFile, MasterKeyRing, Progress, Rotation};
+use palisade_core::auth::vault::{MasterKey, MasterKeyFile, MasterKeyRing, Progress, Rotation, Stuck};
 use palisade_core::random::SystemRandom;
 use palisade_core::store::{MasterState, MasterStatus, Retirement};
 use palisade_core::{Error, ErrorKind, Random};
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::out::{count, table};
-use super::place::{Place, existing_store, store_failure};
+use super::asked::Ask;
+use super::out::{bar, count, document, table};
+use super::place::existing_store;
 use super::serve::{folder_of, load};
 use super::{Failure, runtime, say};
 use crate::config::{Config, SecretRef, Variables, process_variables};
@@ -26,38 +27,44 @@ const BATCH: u32 = 500;
 /// How often a rotation begins its walk again because another process made another key active meanwhile.
 const WALKS_MAX: u32 = 3;
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade keys init master.key
+  palisade keys status
+  palisade keys rotate --dry-run
+  palisade keys rotate
+  palisade keys retire local-0123abcd";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Makes a key file with one new key, for this user only. A file that is there is not touched.
     Init {
         /// The file, as `vault.master_key = { file = "…" }` will name it.
         file: PathBuf,
-    },
-    /// Shows the master keys, what each is used for and how many data keys it wraps.
-    Status {
-        #[command(flatten)]
-        place: Place,
-        /// JSON instead of a table.
+        /// Writes one JSON document on one line, for programs.
         #[arg(long)]
         json: bool,
     },
+    /// Shows the master keys, what each is used for and how many data keys it wraps.
+    Status(Ask),
     /// Makes a new key the active one and wraps every data key by it; goes on with a rotation that was stopped.
     Rotate {
-        #[command(flatten)]
-        place: Place,
         /// Changes nothing: says what would be done, and whether every data key opens.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
     },
     /// Retires a key that wraps nothing any more, so that it can leave the key file.
     Retire {
         /// The key's name, as `status` shows it.
         key: String,
-        #[command(flatten)]
-        place: Place,
         /// Changes nothing: says what would be done.
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        ask: Ask,
     },
 }
 
@@ -117,21 +124,24 @@ const HOW: &str = "make one with `palisade keys init FILE`, or `openssl rand -ba
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Init { file } => init(file),
-        Command::Status { place, json } => runtime()?.block_on(with_keys(place, async |keys| keys.status(*json).await)),
-        Command::Rotate { place, dry_run } => {
-            runtime()?.block_on(with_keys(place, async |keys| keys.rotate(*dry_run).await))
+        Command::Init { file, json } => init(file, *json),
+        Command::Status(ask) => runtime()?.block_on(with_keys(ask, async |keys| keys.status().await)),
+        Command::Rotate { dry_run, ask } => {
+            runtime()?.block_on(with_keys(ask, async |keys| keys.rotate(*dry_run).await))
         }
-        Command::Retire { key, place, dry_run } => {
-            runtime()?.block_on(with_keys(place, async |keys| keys.retire(key, *dry_run).await))
+        Command::Retire { key, dry_run, ask } => {
+            runtime()?.block_on(with_keys(ask, async |keys| keys.retire(key, *dry_run).await))
         }
     }
 }
 
-fn init(file: &Path) -> Result<(), Failure> {
+fn init(file: &Path, as_json: bool) -> Result<(), Failure> {
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let id = MasterKeyFile::init(file, &random).map_err(|error| Failure::usage(error.message()))?;
     let shown = file.display();
+    if as_json {
+        return document(&json!({ "key": id, "file": shown.to_string() }));
+    }
     say(format!("made the master key {id} in {shown}"));
     say("keep a copy of it apart from the database's backups: without it no stored credential opens again");
     Ok(())
@@ -141,26 +151,48 @@ fn init(file: &Path) -> Result<(), Failure> {
 struct Keys {
     holder: Holder,
     rotation: Rotation,
+    /// One document is written at the end, and nothing before it.
+    json: bool,
 }
 
 /// Opens keys and database, runs a command over them, and closes the database whatever became of it.
-async fn with_keys(place: &Place, command: impl AsyncFnOnce(Keys) -> Result<(), Failure>) -> Result<(), Failure> {
-    let config = load(&place.config)?;
-    let folder = folder_of(&place.config);
+async fn with_keys(ask: &Ask, command: impl AsyncFnOnce(Keys) -> Result<(), Failure>) -> Result<(), Failure> {
+    let config = load(&ask.place.config)?;
+    let folder = folder_of(&ask.place.config);
     let holder = holder(&config, folder, &process_variables).map_err(Failure::usage)?;
     let store = existing_store(&folder.join(&config.store.path)).await?;
     let rotation = Rotation::new(Arc::new(store.clone()), holder.master_key());
-    let done = command(Keys { holder, rotation }).await;
+    let done = command(Keys { holder, rotation, json: ask.json }).await;
     let closed = store.close().await;
     done?;
-    closed.map_err(|error| store_failure(&error))
+    Ok(closed?)
 }
 
 fn failed(error: Error) -> Failure {
     if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) {
-        return store_failure(&error);
+        return error.into();
     }
     Failure::usage(error.message())
+}
+
+/// What a rotation came to, for programs.
+#[derive(Debug, Default, Serialize)]
+struct Rotated {
+    dry_run: bool,
+    /// The master key that wraps from now on.
+    active: Option<String>,
+    /// Data keys that were wrapped anew, or would be.
+    data_keys: u64,
+    /// Master keys that are needed by old backups only.
+    can_be_retired: Vec<String>,
+    /// The first data keys that do not open.
+    stuck: Vec<Value>,
+}
+
+impl Rotated {
+    fn tell(&self) -> Result<(), Failure> {
+        document(self)
+    }
 }
 
 /// What a rotation has to do first.
@@ -175,19 +207,21 @@ enum Plan {
 }
 
 impl Keys {
-    async fn status(self, as_json: bool) -> Result<(), Failure> {
+    async fn status(self) -> Result<(), Failure> {
         let masters = self.rotation.status().await.map_err(failed)?;
         let held = self.holder.ids();
         let rows = masters.iter().map(|one| (one, held.contains(&one.id)));
-        if as_json {
+        let missing = masters.iter().filter(|one| one.data_keys > 0 && !held.contains(&one.id)).count();
+        let sound = if missing == 0 { Ok(()) } else { Err(Failure::negative()) };
+        if self.json {
             let keys: Vec<_> = rows
                 .map(
                     |(one, held)| json!({ "id": one.id, "state": one.state, "data_keys": one.data_keys, "held": held }),
                 )
                 .collect();
             let new: Vec<&String> = held.iter().filter(|id| masters.iter().all(|one| one.id != **id)).collect();
-            say(json!({ "keys": keys, "not_used_yet": new }));
-            return Ok(());
+            document(&json!({ "keys": keys, "not_used_yet": new }))?;
+            return sound;
         }
         let row = |(one, held): (&MasterStatus, bool)| {
             let here = if held { "yes" } else { "no" };
@@ -196,20 +230,29 @@ impl Keys {
         let unused = held.iter().filter(|id| masters.iter().all(|one| one.id != **id));
         let unused = unused.map(|id| [id.clone(), "nothing yet".to_owned(), "0".to_owned(), "yes".to_owned()]);
         table(["master key", "used for", "data keys", "here"], rows.map(row).chain(unused));
-        let missing = masters.iter().filter(|one| one.data_keys > 0 && !held.contains(&one.id)).count();
         if missing > 0 {
             say(format!("{missing} keys that data is sealed under are not given: put them into vault.master_key"));
-            return Err(Failure::negative());
         }
-        Ok(())
+        sound
+    }
+
+    /// Says what happened on the way. Programs are told at the end, people beside it that read along.
+    fn note(&self, line: impl std::fmt::Display) {
+        if self.json {
+            let _ = writeln!(std::io::stderr().lock(), "palisade: {line}");
+        } else {
+            say(line);
+        }
     }
 
     async fn rotate(mut self, dry_run: bool) -> Result<(), Failure> {
         let masters = self.rotation.status().await.map_err(failed)?;
         if masters.is_empty() {
-            say(
-                "nothing is sealed yet, so there is nothing to rotate: the newest key is used from the first secret on",
-            );
+            if self.json {
+                return Rotated { dry_run, ..Rotated::default() }.tell();
+            }
+            let why = "the newest key is used from the first secret on";
+            say(format!("nothing is sealed yet, so there is nothing to rotate: {why}"));
             return Ok(());
         }
         let plan = plan(&masters, &self.holder.newest())?;
@@ -229,19 +272,19 @@ impl Keys {
         };
         if let Some(id) = target {
             self.rotation.activate(&id).await.map_err(failed)?;
-            say(format!("the master key {id} is active"));
+            self.note(format_args!("the master key {id} is active"));
         }
         let progress = self.walk().await?;
-        report_stuck(&progress)?;
-        let old: Vec<String> = self
-            .rotation
-            .status()
-            .await
-            .map_err(failed)?
-            .into_iter()
-            .filter(|one| one.state == MasterState::Old && one.data_keys == 0)
-            .map(|one| one.id)
-            .collect();
+        if progress.stuck > 0 {
+            return self.report_stuck(&progress, dry_run);
+        }
+        let masters = self.rotation.status().await.map_err(failed)?;
+        let is_done_with = |one: &&MasterStatus| one.state == MasterState::Old && one.data_keys == 0;
+        let old: Vec<String> = masters.iter().filter(is_done_with).map(|one| one.id.clone()).collect();
+        if self.json {
+            let active = masters.iter().find(|one| one.state == MasterState::Active).map(|one| one.id.clone());
+            return Rotated { active, data_keys: progress.done, can_be_retired: old, ..Rotated::default() }.tell();
+        }
         say(format!(
             "wrapped {} anew; nothing is left under an older key",
             count(progress.done, "data key", "data keys")
@@ -260,13 +303,14 @@ impl Keys {
         let path = path.clone();
         let random: Arc<dyn Random> = Arc::new(SystemRandom);
         let id = MasterKeyFile::add(&path, &random).map_err(failed)?;
-        say(format!("added the master key {id} to {}: keep a copy of the file", path.display()));
+        self.note(format_args!("added the master key {id} to {}: keep a copy of the file", path.display()));
         Ok(id)
     }
 
     /// Wraps everything anew, step by step.
     async fn walk(&self) -> Result<Progress, Failure> {
-        let bar = bar(self.rotation.left().await.map_err(failed)?);
+        let left = self.rotation.left().await.map_err(failed)?;
+        let bar = bar(Some(left), "{bar:40} {pos} of {len} data keys, {per_sec}, {eta} left");
         let mut walks = 1;
         let mut progress = Progress::default();
         while !progress.over {
@@ -303,13 +347,40 @@ impl Keys {
         while !progress.over {
             self.rotation.rehearse(other_than, &mut progress, BATCH).await.map_err(failed)?;
         }
-        say(match plan {
-            Plan::GoOn => format!("would go on under {target}"),
-            Plan::Activate(_) => format!("would make {target} active"),
-            Plan::Add => "would add a new key to the file and make it active".to_owned(),
-        });
-        say(format!("would wrap {} anew; nothing was changed", count(progress.done, "data key", "data keys")));
-        report_stuck(&progress)
+        if !self.json {
+            say(match plan {
+                Plan::GoOn => format!("would go on under {target}"),
+                Plan::Activate(_) => format!("would make {target} active"),
+                Plan::Add => "would add a new key to the file and make it active".to_owned(),
+            });
+            say(format!("would wrap {} anew; nothing was changed", count(progress.done, "data key", "data keys")));
+        }
+        if progress.stuck > 0 {
+            return self.report_stuck(&progress, true);
+        }
+        if self.json {
+            return Rotated { dry_run: true, data_keys: progress.done, ..Rotated::default() }.tell();
+        }
+        Ok(())
+    }
+
+    /// Says which data keys do not open.
+    fn report_stuck(&self, progress: &Progress, dry_run: bool) -> Result<(), Failure> {
+        let stuck = &progress.first_stuck;
+        if self.json {
+            let one = |one: &Stuck| {
+                let (id, tenant) = (&one.id, &one.tenant);
+                json!({ "id": id, "tenant": tenant, "master": one.master, "why": one.reason })
+            };
+            let (data_keys, stuck) = (progress.done, stuck.iter().map(one).collect());
+            Rotated { dry_run, data_keys, stuck, ..Rotated::default() }.tell()?;
+        } else {
+            for one in stuck {
+                say(format!("data key {} of tenant {} stays under {}: {}", one.id, one.tenant, one.master, one.reason));
+            }
+        }
+        let why = "do not open; nothing was lost, they stay as they are";
+        Err(Failure::no(format!("{} {why}", count(progress.stuck, "data key", "data keys"))))
     }
 
     async fn retire(self, id: &str, dry_run: bool) -> Result<(), Failure> {
@@ -324,24 +395,25 @@ impl Keys {
             _ => self.rotation.retire(id).await.map_err(failed)?,
         };
         match outcome {
-            Retirement::Done if dry_run => say(format!("would retire {id}; nothing was changed")),
+            Retirement::Done if self.json => document(&json!({ "key": id, "retired": !dry_run, "dry_run": dry_run })),
+            Retirement::Done if dry_run => {
+                say(format!("would retire {id}; nothing was changed"));
+                Ok(())
+            }
             Retirement::Done => {
                 say(format!("{id} is retired: it can leave vault.master_key once every hub runs with a newer key"));
                 say("keep a copy of it for as long as you keep backups made before now: they open with nothing else");
+                Ok(())
             }
             Retirement::Needed(left) => {
-                return Err(Failure::usage(format!(
-                    "{id} still wraps {left} data keys: run `palisade keys rotate` first"
-                )));
+                let left = count(left, "data key", "data keys");
+                Err(Failure::no(format!("{id} still wraps {left}: run `palisade keys rotate` first")))
             }
-            Retirement::Active => {
-                return Err(Failure::usage(format!("{id} is the active key: run `palisade keys rotate` first")));
-            }
+            Retirement::Active => Err(Failure::no(format!("{id} is the active key: run `palisade keys rotate` first"))),
             Retirement::Unknown => {
-                return Err(Failure::usage(format!("no master key is called {id}: `palisade keys status` lists them")));
+                Err(Failure::no(format!("no master key is called {id}: `palisade keys status` lists them")))
             }
         }
-        Ok(())
     }
 }
 
@@ -360,33 +432,12 @@ fn plan(masters: &[MasterStatus], newest: &str) -> Result<Plan, Failure> {
     }
 }
 
-fn report_stuck(progress: &Progress) -> Result<(), Failure> {
-    if progress.stuck == 0 {
-        return Ok(());
-    }
-    for stuck in &progress.first_stuck {
-        say(format!("data key {} of tenant {} stays under {}: {}", stuck.id, stuck.tenant, stuck.master, stuck.reason));
-    }
-    Err(Failure {
-        code: 1,
-        text: format!("{} data keys do not open; nothing was lost, they stay as they are", progress.stuck),
-    })
-}
-
 fn state(state: MasterState) -> &'static str {
     match state {
         MasterState::Active => "wraps and opens",
         MasterState::Old => "opens",
         MasterState::Retired => "retired: old backups only",
     }
-}
-
-fn bar(length: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos} of {len} data keys, {per_sec}, {eta} left");
-    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 #[cfg(test)]

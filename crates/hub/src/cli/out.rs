@@ -1,52 +1,82 @@
 //! What commands write: tables for people, JSON for programs.
 //!
-//! A table has borders and the width of the terminal where it is one; through a pipe it has neither, so that `grep` and
-//! `awk` read whole lines. Nothing is coloured. What others wrote (ids, reasons, bodies) cannot move the cursor.
+//! On a terminal a table has borders, or is laid out so that nothing of it is cut; through a pipe it is plain lines with
+//! every column, so that `grep` and `awk` read whole ones. Nothing is coloured. What others wrote (ids, reasons, bodies) cannot move the cursor.
 
 use std::fmt;
 use std::io::IsTerminal;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, TableStyle, Width, presets};
+use console::measure_text_width;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use palisade_core::Timestamp;
 use serde::Serialize;
 
 use super::{Failure, say};
 use crate::time::rfc3339;
-use palisade_core::schedule::read_duration;
 
-/// Rows of a list when nothing is said.
-pub(super) const LIMIT_DEFAULT: u32 = 50;
-/// The most rows of a list.
-pub(super) const LIMIT_MAX: i64 = 1_000;
+/// The least width of a column that is folded.
+const FOLDED_MIN: u16 = 24;
 
 /// Writes rows under their headings.
 pub(super) fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
-    let terminal = std::io::stdout().is_terminal();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| clean(cell)).collect()).collect();
+    let width = std::io::stdout().is_terminal().then(|| usize::from(console::Term::stdout().size().1));
+    say(laid_out(&headings, &rows, width));
+}
+
+/// Lays rows out for a pipe, one a line; or for a terminal of a width, where nothing is cut: with borders where they fit,
+/// with what does not fit of the last column under it, or else each row as lines of its own. A column in which nothing
+/// stands is left out there.
+fn laid_out(headings: &[&str], rows: &[Vec<String>], width: Option<usize>) -> String {
+    let Some(width) = width else { return drawn(headings, rows, presets::NOTHING, None) };
+    let says = |column: &usize| rows.iter().any(|row| row.get(*column).is_some_and(|cell| !cell.is_empty()));
+    let kept: Vec<usize> = (0..headings.len()).filter(says).collect();
+    let Some(last) = kept.len().checked_sub(1) else { return "nothing to list".to_owned() };
+    let headings: Vec<&str> = kept.iter().filter_map(|column| headings.get(*column).copied()).collect();
+    let of = |row: &Vec<String>| kept.iter().filter_map(|column| row.get(*column).cloned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(of).collect();
+    let fits = |text: &String| text.lines().all(|line| measure_text_width(line) <= width);
+    let whole = [presets::UTF8_FULL_CONDENSED, presets::NOTHING].map(|style| drawn(&headings, &rows, style, None));
+    let folded = || drawn(&headings, &rows, presets::NOTHING, Some((last, width)));
+    let found = whole.into_iter().find(&fits).or_else(|| Some(folded()).filter(fits));
+    found.unwrap_or_else(|| rows.iter().map(|row| lines(&headings, row)).collect::<Vec<_>>().join("\n\n"))
+}
+
+/// Draws a table, with a column folded so that all of it has a width.
+fn drawn(headings: &[&str], rows: &[Vec<String>], style: TableStyle, folded: Option<(usize, usize)>) -> String {
     let mut table = Table::new();
-    if terminal {
-        table.load_style(presets::UTF8_FULL_CONDENSED);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_width(console::Term::stdout().size().1);
-    } else {
-        table.load_style(presets::NOTHING);
-        table.set_content_arrangement(ContentArrangement::Disabled);
-    }
+    table.load_style(style);
+    table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
     for row in rows {
-        table.add_row(row.map(|cell| clean(&cell)));
+        table.add_row(row);
+    }
+    if let Some((column, width)) = folded {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        table.set_width(u16::try_from(width).unwrap_or(u16::MAX));
+        for (number, one) in table.column_iter_mut().enumerate() {
+            let least = ColumnConstraint::LowerBoundary(Width::Fixed(FOLDED_MIN));
+            one.set_constraint(if number == column { least } else { ColumnConstraint::ContentWidth });
+        }
     }
     // The padding of the last column is nobody's.
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    say(lines.join("\n"));
+    lines.join("\n")
+}
+
+/// Writes a row as lines of its own.
+fn lines(headings: &[&str], row: &[String]) -> String {
+    let width = headings.iter().map(|heading| heading.len()).max().unwrap_or(0);
+    let said = headings.iter().zip(row).filter(|(_, cell)| !cell.is_empty());
+    said.map(|(heading, cell)| format!("{heading:width$}  {cell}")).collect::<Vec<_>>().join("\n")
 }
 
 /// Writes facts of one thing, a line each.
 pub(super) fn facts(facts: &[(&str, String)]) {
-    let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    for (name, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
-        say(format!("{name:width$}  {}", clean(value)));
-    }
+    let names: Vec<&str> = facts.iter().map(|(name, _)| *name).collect();
+    let values: Vec<String> = facts.iter().map(|(_, value)| clean(value)).collect();
+    say(lines(&names, &values));
 }
 
 /// Writes one JSON document on one line.
@@ -76,16 +106,6 @@ pub(super) fn at(moment: Option<Timestamp>) -> String {
     moment.map_or_else(String::new, rfc3339)
 }
 
-/// Reads the limit of a list.
-pub(super) fn limit() -> clap::builder::RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=LIMIT_MAX)
-}
-
-/// Reads an age: `30m`, `2h`, `7d`.
-pub(super) fn age(text: &str) -> Result<std::time::Duration, String> {
-    read_duration(text).ok_or_else(|| "write it as 30m, 2h or 7d".to_owned())
-}
-
 /// Makes a progress bar on standard error, hidden where that is no terminal.
 pub(super) fn bar(length: Option<u64>, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
@@ -112,6 +132,43 @@ pub(super) fn count(number: u64, one: &str, many: &str) -> impl fmt::Display + u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Fails when a terminal breaks an id or a moment in two, a wide table is written as a jumble, a column that says
+    // nothing takes room, or a pipe is given anything else than one line for each row.
+    #[test]
+    fn a_table_is_laid_out_so_that_nothing_is_cut() {
+        const REASON: &str = "the provider has no such customer any more";
+        let headings = ["id", "state", "account", "ended", "reason"];
+        let row = |id: &str| {
+            ["evt_1Kee7KG9zSqq", "dead", "", "2026-11-23T02:38:47Z", REASON].map(|cell| cell.replace("evt_1", id))
+        };
+        let rows = [row("evt_1").to_vec(), row("evt_2").to_vec()];
+        #[track_caller]
+        fn check(text: &str, width: usize, lines: usize) {
+            for word in ["evt_1Kee7KG9zSqq", "evt_2Kee7KG9zSqq", "2026-11-23T02:38:47Z"] {
+                assert!(text.contains(word), "{word} is cut:\n{text}");
+            }
+            assert!(!text.contains("account"), "nothing stands in it:\n{text}");
+            assert!(text.lines().all(|line| measure_text_width(line) <= width), "wider than {width}:\n{text}");
+            assert_eq!(text.lines().count(), lines, "\n{text}");
+        }
+        let at = |width: usize| laid_out(&headings, &rows, Some(width));
+        assert!(at(120).starts_with('┌') && at(120).contains(REASON));
+        check(&at(120), 120, 6);
+        assert!(at(95).starts_with(" id") && at(95).contains(REASON), "{}", at(95));
+        check(&at(95), 95, 3);
+        check(&at(80), 80, 5);
+        let narrow = at(60);
+        check(&narrow, 60, 9);
+        assert!(
+            narrow.starts_with("id      evt_1Kee7KG9zSqq\nstate   dead\nended   2026-11-23T02:38:47Z\nreason  the ")
+        );
+        let piped = laid_out(&headings, &rows, None);
+        assert_eq!(piped.lines().count(), 3);
+        assert!(piped.contains("account") && piped.contains(REASON), "{piped}");
+        assert_eq!(laid_out(&headings, &[], Some(80)), "nothing to list");
+        assert!(laid_out(&headings, &[], None).contains("reason"));
+    }
 
     // Fails when an id or reason of somebody else can move the cursor or turn the line around.
     #[test]

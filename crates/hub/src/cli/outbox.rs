@@ -1,12 +1,13 @@
 //! `palisade outbox`: calls that are kept until they are made, and what somebody decides about them.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use palisade_core::ErrorKind;
 use palisade_core::store::{CallId, CallState, Decided, Decision, Outbox, OutboxCall};
 use serde_json::{Value, json};
 
-use super::out::{self, LIMIT_DEFAULT, at, document, facts, short, table};
-use super::place::{Opened, Place, store_failure, with_store};
+use super::asked::{Ask, Numbered, Page, and_one, cut, more};
+use super::out::{self, at, document, facts, short, table};
+use super::place::{Opened, with_store};
 use super::records::pretty;
 use super::{Failure, say};
 use crate::routes::outbox::{CallOut, found_out, refusal};
@@ -14,6 +15,15 @@ use crate::time::rfc3339;
 
 /// Characters of a reason in a table.
 const REASON_CHARS: usize = 80;
+
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade outbox list --state review
+  palisade outbox show 12
+  palisade outbox reconcile 12
+  palisade outbox resolve 12 --happened
+  palisade outbox retry 13 14";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum State {
@@ -48,98 +58,66 @@ impl State {
 pub(super) enum Command {
     /// Lists calls, newest first.
     List {
-        #[command(flatten)]
-        place: Place,
         /// In this state.
         #[arg(long)]
         state: Option<State>,
-        /// Those before this number.
-        #[arg(long)]
-        before: Option<i64>,
-        /// How many at most.
-        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
-        limit: u32,
-        /// One JSON document instead of a table.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        page: Page,
     },
     /// Shows one call with what it says and what was answered.
-    Show {
-        /// Its number.
-        id: i64,
-        #[command(flatten)]
-        place: Place,
-        /// One JSON document, as `GET /api/v1/outbox/{id}` writes it.
-        #[arg(long)]
-        json: bool,
-    },
+    Show(Numbered),
     /// Has calls made now: those that failed, or that wait.
     Retry(Chosen),
     /// Calls back calls that wait.
     Cancel(Chosen),
     /// Ends the review of calls with what somebody found at the provider.
+    #[command(group = ArgGroup::new("found").required(true).args(["happened", "not_happened"]))]
     Resolve {
         #[command(flatten)]
         chosen: Chosen,
         /// They were made.
-        #[arg(long, required_unless_present = "not_happened", conflicts_with = "not_happened")]
+        #[arg(long)]
         happened: bool,
         /// They were not: they are made now.
         #[arg(long)]
         not_happened: bool,
     },
-    /// Asks the provider whether a call in review was made, and ends the review where that is certain.
-    Reconcile {
-        /// Its number.
-        id: i64,
-        #[command(flatten)]
-        place: Place,
-        /// One JSON document.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Asks the provider whether a call in review was made, and ends the review where that is certain. It needs the
+    /// secrets the configuration names.
+    Reconcile(Numbered),
 }
 
 /// Calls somebody decides about.
 #[derive(Debug, Args)]
 pub(super) struct Chosen {
     /// Their numbers.
-    #[arg(required = true)]
+    #[arg(required = true, value_name = "NUMBER")]
     ids: Vec<i64>,
     #[command(flatten)]
-    place: Place,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    ask: Ask,
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::List { place, state, before, limit, json } => {
+        Command::List { state, page } => {
             let state = state.map(State::stored);
-            with_store(place, async |opened| list(opened, state, *before, *limit, *json).await)
+            with_store(&page.ask.place, async |opened| list(opened, state, page).await)
         }
-        Command::Show { id, place, json } => with_store(place, async |opened| show(opened, *id, *json).await),
+        Command::Show(one) => with_store(&one.ask.place, async |opened| show(opened, one).await),
         Command::Retry(chosen) => decide(chosen, Decision::Retry),
         Command::Cancel(chosen) => decide(chosen, Decision::Cancel),
         Command::Resolve { chosen, happened, .. } => {
             decide(chosen, if *happened { Decision::Happened } else { Decision::NotHappened })
         }
-        Command::Reconcile { id, place, json } => with_store(place, async |opened| reconcile(opened, *id, *json).await),
+        Command::Reconcile(one) => with_store(&one.ask.place, async |opened| reconcile(opened, one).await),
     }
 }
 
-async fn list(
-    opened: &Opened,
-    state: Option<CallState>,
-    before: Option<i64>,
-    limit: u32,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let calls = opened.store.outbox(state, before.map(CallId), limit).await.map_err(|error| store_failure(&error))?;
-    let next = calls.last().filter(|_| calls.len() == limit as usize).map(|call| call.id);
-    if as_json {
-        let counts = opened.store.outbox_counts().await.map_err(|error| store_failure(&error))?;
+async fn list(opened: &Opened, state: Option<CallState>, page: &Page) -> Result<(), Failure> {
+    let mut calls = opened.store.outbox(state, page.before.map(CallId), and_one(page.limit)).await?;
+    let next = cut(&mut calls, page.limit, |call| call.id);
+    if page.ask.json {
+        let counts = opened.store.outbox_counts().await?;
         let list: Vec<_> = calls.iter().map(CallOut::of).collect();
         return document(&json!({ "calls": list, "counts": counts, "next_before": next }));
     }
@@ -156,9 +134,7 @@ async fn list(
         ]
     };
     table(["call", "state", "connection", "operation", "attempts", "kept", "next", "why"], calls.iter().map(row));
-    if let Some(next) = next {
-        say(format!("more: --before {next}"));
-    }
+    more("--before", next);
     Ok(())
 }
 
@@ -166,10 +142,10 @@ fn missing(id: i64) -> String {
     format!("there is no call {id} in the outbox")
 }
 
-async fn show(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
-    let found = opened.store.outbox_call(CallId(id)).await.map_err(|error| store_failure(&error))?;
-    let one = found.ok_or_else(|| Failure::no(missing(id)))?;
-    if as_json {
+async fn show(opened: &Opened, asked: &Numbered) -> Result<(), Failure> {
+    let found = opened.store.outbox_call(CallId(asked.id)).await?;
+    let one = found.ok_or_else(|| Failure::no(missing(asked.id)))?;
+    if asked.ask.json {
         return document(&CallOut::whole(&one));
     }
     let call = &one.call;
@@ -220,18 +196,18 @@ fn body(body: &[u8]) {
 
 /// Puts a decision about each call into effect; those for which it is none are named.
 fn decide(chosen: &Chosen, decision: Decision) -> Result<(), Failure> {
-    with_store(&chosen.place, async |opened| {
+    with_store(&chosen.ask.place, async |opened| {
         let worker = opened.worker()?;
         let (mut decided, mut refused): (Vec<Value>, Vec<(i64, String)>) = (Vec::new(), Vec::new());
         for &id in &chosen.ids {
-            match worker.decide_call(CallId(id), decision).await.map_err(|error| store_failure(&error))? {
-                Decided::Now(state) if chosen.json => decided.push(json!({ "id": id, "state": state })),
+            match worker.decide_call(CallId(id), decision).await? {
+                Decided::Now(state) if chosen.ask.json => decided.push(json!({ "id": id, "state": state })),
                 Decided::Now(state) => say(format!("call {id}: {}", state.as_str())),
                 Decided::Refused(state) => refused.push((id, refusal(decision, state))),
                 Decided::Missing => refused.push((id, missing(id))),
             }
         }
-        if chosen.json {
+        if chosen.ask.json {
             let refused: Vec<_> = refused.iter().map(|(id, why)| json!({ "id": id, "why": why })).collect();
             document(&json!({ "calls": decided, "refused": refused }))?;
         }
@@ -246,19 +222,20 @@ fn decide(chosen: &Chosen, decision: Decision) -> Result<(), Failure> {
     })
 }
 
-async fn reconcile(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
+async fn reconcile(opened: &Opened, asked: &Numbered) -> Result<(), Failure> {
+    let id = asked.id;
     let (found, state) = opened
         .with_hub(async |hub| {
             hub.reconcile_call(CallId(id)).await.map_err(|error| {
                 if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) {
-                    return store_failure(&error);
+                    return error.into();
                 }
                 Failure::no(format!("call {id}: {}", error.message()))
             })
         })
         .await?;
     let (word, why) = found_out(&found);
-    if as_json {
+    if asked.ask.json {
         document(&json!({ "id": id, "found": word, "why": why, "state": state }))?;
     } else {
         let what = match word {

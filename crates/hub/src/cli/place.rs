@@ -35,7 +35,7 @@ use crate::{builtin, chores};
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// The configuration file, which says where the database is.
-    #[arg(long, default_value = "palisade.toml")]
+    #[arg(long, value_name = "FILE", default_value = "palisade.toml")]
     pub(super) config: PathBuf,
 }
 
@@ -71,7 +71,7 @@ pub(super) fn with_store(
         let done = command(&opened).await;
         let closed = opened.store.close().await;
         done?;
-        closed.map_err(|error| store_failure(&error))
+        Ok(closed?)
     })
 }
 
@@ -82,7 +82,7 @@ pub(super) async fn existing_store(path: &Path) -> Result<SqliteStore, Failure> 
     if !path.exists() {
         return Err(Failure::machine(format!("{shown} is not there yet: `palisade serve` makes it when it starts")));
     }
-    let Examined { found, wanted, .. } = SqliteStore::examine_version(path).map_err(|error| store_failure(&error))?;
+    let Examined { found, wanted, .. } = SqliteStore::examine_version(path)?;
     if found != wanted {
         return Err(Failure::machine(format!(
             "{shown} has the schema version {found}, this program wants {wanted}: start the newer `palisade serve` once, \
@@ -92,20 +92,19 @@ pub(super) async fn existing_store(path: &Path) -> Result<SqliteStore, Failure> 
     open_store(path.to_owned(), palisade_store::FREE_BYTES_MIN).await
 }
 
-pub(super) fn store_failure(error: &Error) -> Failure {
-    Failure::machine(format!("the database: {}", error.message()))
-}
-
-/// Says why what was asked for is not done: it is not there or stands otherwise, it is wrong, or the database refuses.
-pub(super) fn failure(error: &Error) -> Failure {
-    let kind = error.kind();
-    if matches!(kind, ErrorKind::NotFound | ErrorKind::Conflict) {
-        return Failure::no(error.message());
+impl From<Error> for Failure {
+    /// Says why what was asked for is not done: it is not there or stands otherwise, it is wrong, or the database
+    /// refuses.
+    fn from(error: Error) -> Self {
+        let kind = error.kind();
+        if matches!(kind, ErrorKind::NotFound | ErrorKind::Conflict) {
+            return Self::no(error.message());
+        }
+        if matches!(kind, ErrorKind::Invalid | ErrorKind::Config) {
+            return Self::usage(error.message());
+        }
+        Self::machine(format!("the database: {}", error.message()))
     }
-    if matches!(kind, ErrorKind::Invalid | ErrorKind::Config) {
-        return Failure::usage(error.message());
-    }
-    store_failure(error)
 }
 
 /// Reads the clock, for ages.
@@ -116,7 +115,7 @@ pub(super) fn now() -> Timestamp {
 impl Opened {
     /// Reads a connection that must be there.
     pub(super) async fn connection(&self, id: &str) -> Result<Connection, Failure> {
-        let found = self.store.connection(ConnectionId::new(id)).await.map_err(|error| store_failure(&error))?;
+        let found = self.store.connection(ConnectionId::new(id)).await?;
         found.ok_or_else(|| Failure::no(format!("there is no connection {id}: `palisade connections list` shows them")))
     }
 
@@ -155,7 +154,7 @@ impl Opened {
                 RejectUnreadable,
             );
         }
-        chores::named(builder).build().map_err(|error| Failure::usage(error.message()))
+        Ok(chores::named(builder).build()?)
     }
 
     /// Returns the endpoints of the configuration, without their secrets.
@@ -193,7 +192,7 @@ impl Opened {
         let secrets = Secrets::read(&self.config, &self.folder, &process_variables);
         let secrets = secrets.map_err(|problems| Failure::usage(problems.join("\n")))?;
         let hub = assemble(&self.config, secrets, &self.store)?;
-        hub.heed_pauses().await.map_err(|error| store_failure(&error))?;
+        hub.heed_pauses().await?;
         let done = command(&hub).await;
         hub.wind_up().await;
         done

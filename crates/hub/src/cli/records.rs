@@ -4,8 +4,9 @@ use clap::Args;
 use palisade_core::store::{FeedEntry, Records};
 use palisade_core::{ErrorKind, RecordId};
 
-use super::out::{self, LIMIT_DEFAULT, clean, document, facts, short, table, word};
-use super::place::{Opened, Place, store_failure, with_store};
+use super::asked::{Ask, limit, more};
+use super::out::{clean, document, facts, short, table, word};
+use super::place::{Opened, with_store};
 use super::{Failure, say};
 use crate::feed::{self, FeedCursor};
 use crate::routes::records::{FeedOut, RecordOut};
@@ -13,32 +14,37 @@ use crate::time::rfc3339;
 
 /// Characters of a record in a table.
 const DATA_CHARS: usize = 80;
+/// Records when nothing is said.
+const RECORDS: u32 = 50;
+
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade records acme-stripe customers
+  palisade records acme-stripe customers cus_9s6XKzkNRiz8i3 --json";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// The connection.
+    /// The connection, by its id.
     connection: String,
-    /// The stream.
+    /// The stream, by its name; `palisade connections show` lists them.
     stream: String,
     /// One record of it, by the provider's id.
     id: Option<String>,
-    #[command(flatten)]
-    place: Place,
     /// Where to go on, as the last list gave it; from the beginning otherwise.
     #[arg(long, conflicts_with = "id")]
     cursor: Option<String>,
     /// How many at most.
-    #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
+    #[arg(long, value_name = "N", default_value_t = RECORDS, value_parser = limit())]
     limit: u32,
-    /// One JSON document, as `GET /api/v1/records` writes it.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let cursor = arguments.cursor.as_deref().map(str::parse::<FeedCursor>).transpose();
     let cursor = cursor.map_err(|error| Failure::usage(error.message()))?;
-    with_store(&arguments.place, async |opened| match &arguments.id {
+    with_store(&arguments.ask.place, async |opened| match &arguments.id {
         Some(id) => show(opened, arguments, id).await,
         None => list(opened, arguments, cursor).await,
     })
@@ -50,9 +56,9 @@ async fn list(opened: &Opened, arguments: &Arguments, cursor: Option<FeedCursor>
         if matches!(error.kind(), ErrorKind::Invalid | ErrorKind::CursorExpired) {
             return Failure::usage(format!("{}: leave --cursor out to begin anew", error.message()));
         }
-        store_failure(&error)
+        error.into()
     })?;
-    if arguments.json {
+    if arguments.ask.json {
         return document(&FeedOut::of(&read));
     }
     let row = |entry: &FeedEntry| {
@@ -67,9 +73,7 @@ async fn list(opened: &Opened, arguments: &Arguments, cursor: Option<FeedCursor>
         ]
     };
     table(["id", "number", "change", "changed", "data"], read.entries.iter().map(row));
-    if read.more {
-        say(format!("more: --cursor {}", read.next));
-    }
+    more("--cursor", Some(&read.next).filter(|_| read.more));
     Ok(())
 }
 
@@ -80,11 +84,11 @@ fn one_line(text: &str) -> String {
 
 async fn show(opened: &Opened, arguments: &Arguments, id: &str) -> Result<(), Failure> {
     let key = opened.stream(&arguments.connection, &arguments.stream).await?;
-    let found = opened.store.record(key, RecordId::new(id)).await.map_err(|error| store_failure(&error))?;
+    let found = opened.store.record(key, RecordId::new(id)).await?;
     let record = found.ok_or_else(|| {
         Failure::no(format!("there is no record {id} in {} of {}", arguments.stream, arguments.connection))
     })?;
-    if arguments.json {
+    if arguments.ask.json {
         return document(&RecordOut::single(&record));
     }
     facts(&[

@@ -5,9 +5,10 @@ use palisade_core::store::{EventRow, Inbox};
 use palisade_core::worker::RecordPreview;
 use serde_json::json;
 
+use super::asked::Ask;
 use super::inbox::{Filter, State};
 use super::out::{bar, count, document, short, table, word};
-use super::place::{Opened, Place, now, store_failure, with_store};
+use super::place::{Opened, now, with_store};
 use super::{Failure, say};
 use crate::previews::{self, PREVIEWED_MAX, Previewed, Previews, PreviewsOut, Reach, Totals, changed_fields};
 
@@ -16,13 +17,19 @@ const LOOKED_AT_ONCE: u32 = 500;
 /// Characters of fields or a reason in a table.
 const SHORT_CHARS: usize = 80;
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade replay 4711 4712
+  palisade replay --state dead --type 'invoice.*' --since 2h --dry-run
+  palisade replay --state dead --since 2026-01-31T14:00:00Z --preview
+  palisade replay --state dead --type 'invoice.*' --since 2h";
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The rows of the events, as `palisade inbox list` shows them.
-    #[arg(conflicts_with_all = ["state", "provider", "connection", "kind", "since", "until"])]
+    #[arg(conflicts_with_all = ["state", "provider", "connection", "kind", "reason", "since", "until"])]
     rows: Vec<i64>,
-    #[command(flatten)]
-    place: Place,
     #[command(flatten)]
     filter: Filter,
     /// Changes nothing: says how many would be handled again.
@@ -32,11 +39,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     preview: bool,
     /// How many at most, the oldest first: all of them otherwise, and the first 100 of a preview.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: Option<u32>,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -46,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if arguments.filter.state() == Some(State::Pending) {
         return Err(Failure::usage("what waits is handled anyway: --state dead, --state done or --state ignored"));
     }
-    with_store(&arguments.place, async |opened| match (arguments.preview, arguments.rows.is_empty()) {
+    with_store(&arguments.ask.place, async |opened| match (arguments.preview, arguments.rows.is_empty()) {
         (true, _) => preview(opened, arguments).await,
         (false, true) => by_filter(opened, arguments).await,
         (false, false) => by_row(opened, arguments).await,
@@ -56,7 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 /// Tells what was replayed, or would be.
 fn tell(arguments: &Arguments, replayed: u64, refused: &[i64]) -> Result<(), Failure> {
     let events = count(replayed, "event", "events");
-    if arguments.json {
+    if arguments.ask.json {
         document(&json!({ "replayed": replayed, "refused": refused, "dry_run": arguments.dry_run }))?;
     } else if arguments.dry_run {
         say(format!("would replay {events}; nothing was changed"));
@@ -80,18 +86,17 @@ fn no_such(rows: &[i64]) -> Result<(), Failure> {
 /// Replays what meets the filter, the oldest first, in steps that hold up nobody for long.
 async fn by_filter(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     let now = now();
-    let filter = arguments.filter.stored(now);
+    let filter = arguments.filter.stored(now)?;
     let (mut replayed, mut after) = (0, EventRow(0));
     let limit = arguments.limit.map_or(u64::MAX, u64::from);
     // What comes in meanwhile is none of this replay's: without an end it would follow a busy inbox for ever.
-    let newest = opened.store.events(None, None, 1).await.map_err(|error| store_failure(&error))?;
+    let newest = opened.store.events(None, None, 1).await?;
     let last = newest.first().map_or(EventRow(0), |event| event.row);
     let bar = bar(None, "{spinner} {elapsed} {msg}");
     while after < last && replayed < limit {
         // No more can be met than are looked at.
         let looked = u32::try_from(limit - replayed).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
-        let step = opened.store.replay_some(filter.clone(), after, looked, arguments.dry_run, now).await;
-        let step = step.map_err(|error| store_failure(&error))?;
+        let step = opened.store.replay_some(filter.clone(), after, looked, arguments.dry_run, now).await?;
         replayed += step.met.len() as u64;
         bar.set_message(count(replayed, "event", "events").to_string());
         bar.tick();
@@ -112,7 +117,7 @@ async fn by_row(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         } else {
             opened.store.replay(EventRow(row), now()).await
         };
-        if done.map_err(|error| store_failure(&error))? {
+        if done? {
             replayed += 1;
         } else {
             refused.push(row);
@@ -130,15 +135,14 @@ async fn preview(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> 
         return Err(Failure::usage(format!("{PREVIEWED_MAX} events at most can be previewed at once")));
     }
     let worker = opened.worker()?;
-    let failed = |error| store_failure(&error);
     if arguments.rows.is_empty() {
         let now = now();
-        let filter = arguments.filter.stored(now);
-        let found = previews::previews(&opened.store, &worker, &filter, limit, now, Reach::ALL).await;
-        return show(arguments, &found.map_err(failed)?);
+        let filter = arguments.filter.stored(now)?;
+        let found = previews::previews(&opened.store, &worker, &filter, limit, now, Reach::ALL).await?;
+        return show(arguments, &found);
     }
     let rows: Vec<EventRow> = arguments.rows.iter().copied().map(EventRow).collect();
-    let list = previews::of_rows(&opened.store, &worker, &rows).await.map_err(failed)?;
+    let list = previews::of_rows(&opened.store, &worker, &rows).await?;
     let found = Previews { events: list.len() as u64, complete: true, list, next: None };
     show(arguments, &found)?;
     let missing = |row: &&EventRow| !found.list.iter().any(|one| one.event.row == **row);
@@ -146,7 +150,7 @@ async fn preview(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> 
 }
 
 fn show(arguments: &Arguments, found: &Previews) -> Result<(), Failure> {
-    if arguments.json {
+    if arguments.ask.json {
         return document(&PreviewsOut::of(found));
     }
     let Previews { events, complete, list, .. } = found;

@@ -1,15 +1,24 @@
 //! `palisade runs`: executions of syncs, newest first.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Subcommand, ValueEnum};
 use palisade_core::store::{MergeCounts, Records, Run, RunFilter, RunId, RunState, RunStateName};
 use palisade_core::{ConnectionId, ErrorKind, StreamName};
 use serde_json::json;
 
-use super::out::{self, LIMIT_DEFAULT, document, facts, table, word};
-use super::place::{Opened, Place, store_failure, with_store};
+use super::asked::{Numbered, Page, and_one, cut, more};
+use super::out::{document, facts, table, word};
+use super::place::{Opened, with_store};
 use super::{Failure, say};
 use crate::routes::runs::{RunOut, healed};
 use crate::time::rfc3339;
+
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade runs list --connection acme-stripe --state failed
+  palisade runs show 17
+  palisade runs list --state review
+  palisade runs approve 17";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum State {
@@ -27,10 +36,8 @@ pub(super) enum State {
 pub(super) enum Command {
     /// Lists runs, newest first.
     List {
-        #[command(flatten)]
-        place: Place,
         /// Of this connection.
-        #[arg(long)]
+        #[arg(long, value_name = "ID")]
         connection: Option<String>,
         /// Of this stream.
         #[arg(long)]
@@ -38,61 +45,35 @@ pub(super) enum Command {
         /// In this state.
         #[arg(long)]
         state: Option<State>,
-        /// Those before this number.
-        #[arg(long)]
-        before: Option<i64>,
-        /// How many at most.
-        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
-        limit: u32,
-        /// One JSON document instead of a table.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        page: Page,
     },
     /// Shows one run.
-    Show {
-        /// Its number.
-        id: i64,
-        #[command(flatten)]
-        place: Place,
-        /// One JSON document.
-        #[arg(long)]
-        json: bool,
-    },
+    Show(Numbered),
     /// Approves the deletions of a run that waits for review: a full run begins that may delete as many, and a tenth more.
-    Approve(One),
+    Approve(Numbered),
     /// Dismisses the deletions of a run that waits for review: its records stay.
-    Dismiss(One),
-}
-
-/// Which run.
-#[derive(Debug, Args)]
-pub(super) struct One {
-    /// Its number.
-    id: i64,
-    #[command(flatten)]
-    place: Place,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    Dismiss(Numbered),
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::List { place, connection, stream, state, before, limit, json } => {
+        Command::List { connection, stream, state, page } => {
             let filter = RunFilter {
                 connection: connection.as_deref().map(ConnectionId::new),
                 stream: stream.as_deref().map(StreamName::new),
                 state: state.map(State::name),
-                before: before.map(RunId),
+                before: page.before.map(RunId),
             };
-            with_store(place, async |opened| {
-                let found = opened.store.find_runs(filter.clone(), *limit).await;
-                list(&found.map_err(|error| store_failure(&error))?, *limit, *json)
+            with_store(&page.ask.place, async |opened| {
+                let mut found = opened.store.find_runs(filter.clone(), and_one(page.limit)).await?;
+                let next = cut(&mut found, page.limit, |run| run.id.0);
+                list(&found, next, page.ask.json)
             })
         }
-        Command::Show { id, place, json } => with_store(place, async |opened| show(opened, *id, *json).await),
-        Command::Approve(one) => with_store(&one.place, async |opened| review(opened, one, true).await),
-        Command::Dismiss(one) => with_store(&one.place, async |opened| review(opened, one, false).await),
+        Command::Show(one) => with_store(&one.ask.place, async |opened| show(opened, one).await),
+        Command::Approve(one) => with_store(&one.ask.place, async |opened| review(opened, one, true).await),
+        Command::Dismiss(one) => with_store(&one.ask.place, async |opened| review(opened, one, false).await),
     }
 }
 
@@ -127,8 +108,7 @@ pub(super) fn did(counts: &MergeCounts) -> String {
     if told.is_empty() { "nothing".to_owned() } else { told.join(", ") }
 }
 
-fn list(runs: &[Run], limit: u32, as_json: bool) -> Result<(), Failure> {
-    let next = runs.last().filter(|_| runs.len() == limit as usize).map(|run| run.id.0);
+fn list(runs: &[Run], next: Option<i64>, as_json: bool) -> Result<(), Failure> {
     if as_json {
         let list: Vec<_> = runs.iter().map(RunOut::of).collect();
         return document(&json!({ "runs": list, "next_before": next }));
@@ -147,15 +127,14 @@ fn list(runs: &[Run], limit: u32, as_json: bool) -> Result<(), Failure> {
         ]
     };
     table(["run", "connection", "stream", "mode", "state", "pages", "records", "began", "ended"], runs.iter().map(row));
+    more("--before", next);
     Ok(())
 }
 
 /// Ends the review of a run.
-async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure> {
-    let failed = |error| store_failure(&error);
+async fn review(opened: &Opened, one: &Numbered, approve: bool) -> Result<(), Failure> {
     let none = || Failure::no(format!("run {} does not wait for review", one.id));
-    let found = opened.store.run(RunId(one.id)).await.map_err(failed)?;
-    let run = found.ok_or_else(|| Failure::no(format!("there is no run {}", one.id)))?;
+    let run = find(opened, one.id).await?;
     if !matches!(run.state, RunState::Review { .. }) {
         return Err(none());
     }
@@ -165,18 +144,13 @@ async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure
             if error.kind() == ErrorKind::Conflict {
                 return Failure::no(format!("{}: look at the stream's newest full run", error.message()));
             }
-            failed(error)
+            error.into()
         })?;
-    } else {
-        let dismissed = worker.dismiss(run.id).await.map_err(|error| {
-            if error.kind() == ErrorKind::Conflict { Failure::no(error.message()) } else { failed(error) }
-        })?;
-        if !dismissed {
-            return Err(none());
-        }
+    } else if !worker.dismiss(run.id).await? {
+        return Err(none());
     }
     let word = if approve { "approved" } else { "dismissed" };
-    if one.json {
+    if one.ask.json {
         return document(&json!({ word: true }));
     }
     let next = if approve { "a full run begins that may delete them" } else { "its records stay" };
@@ -184,10 +158,13 @@ async fn review(opened: &Opened, one: &One, approve: bool) -> Result<(), Failure
     Ok(())
 }
 
-async fn show(opened: &Opened, id: i64, as_json: bool) -> Result<(), Failure> {
-    let run = opened.store.run(RunId(id)).await.map_err(|error| store_failure(&error))?;
-    let run = run.as_ref().ok_or_else(|| Failure::no(format!("there is no run {id}")))?;
-    if as_json {
+async fn find(opened: &Opened, id: i64) -> Result<Run, Failure> {
+    opened.store.run(RunId(id)).await?.ok_or_else(|| Failure::no(format!("there is no run {id}")))
+}
+
+async fn show(opened: &Opened, one: &Numbered) -> Result<(), Failure> {
+    let run = &find(opened, one.id).await?;
+    if one.ask.json {
         return document(&RunOut::of(run));
     }
     facts(&[

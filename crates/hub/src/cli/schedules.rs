@@ -7,13 +7,22 @@ use palisade_core::store::{Connection, Connections, RunMode};
 use palisade_core::worker::{ChoreStatus, SaidBy, StreamTimings, Timing};
 use serde_json::json;
 
-use super::out::{self, LIMIT_DEFAULT, at, document, short, table, word};
-use super::place::{Opened, Place, failure, store_failure, with_store};
+use super::asked::{OfStream, PageById, and_one, cut, more};
+use super::out::{at, document, short, table, word};
+use super::place::{Opened, with_store};
 use super::{Failure, say};
 use crate::routes::schedules::{ChoreOut, StreamOut, words};
 
 /// Characters of a reason in a table.
 const REASON_CHARS: usize = 60;
+
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade schedules list --connection acme-stripe
+  palisade schedules set acme-stripe events 5m
+  palisade schedules set acme-stripe customers '0 3 * * * Europe/London ~30m' --mode full
+  palisade schedules unset acme-stripe events";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
@@ -36,20 +45,11 @@ impl Mode {
 pub(super) enum Command {
     /// Lists the hub's chores and the streams of connections with their next runs.
     List {
-        #[command(flatten)]
-        place: Place,
         /// Of this connection only.
-        #[arg(long, conflicts_with = "after")]
+        #[arg(long, value_name = "ID", conflicts_with = "after")]
         connection: Option<String>,
-        /// Those of connections after this id.
-        #[arg(long)]
-        after: Option<String>,
-        /// Of how many connections at most.
-        #[arg(long, default_value_t = LIMIT_DEFAULT, value_parser = out::limit())]
-        limit: u32,
-        /// One JSON document, as `GET /api/v1/schedules` writes it.
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        page: PageById,
     },
     /// Sets how often a stream's runs come, in place of what the configuration says.
     Set {
@@ -59,69 +59,49 @@ pub(super) enum Command {
         schedule: String,
     },
     /// Lets the configuration say again how often a stream's runs come.
-    Unset {
-        #[command(flatten)]
-        of: Of,
-    },
+    Unset(Of),
 }
 
 /// Whose schedule.
 #[derive(Debug, Args)]
 pub(super) struct Of {
-    /// The connection.
-    connection: String,
-    /// The stream.
-    stream: String,
     #[command(flatten)]
-    place: Place,
+    of: OfStream,
     /// Which of its runs.
     #[arg(long, default_value = "incremental")]
     mode: Mode,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::List { place, connection, after, limit, json } => {
-            with_store(place, async |opened| list(opened, connection.as_deref(), after.as_deref(), *limit, *json).await)
+        Command::List { connection, page } => {
+            with_store(&page.ask.place, async |opened| list(opened, connection.as_deref(), page).await)
         }
         Command::Set { of, schedule } => {
-            let schedule: Schedule =
-                schedule.parse().map_err(|error: palisade_core::Error| Failure::usage(error.message()))?;
-            with_store(&of.place, async |opened| set(opened, of, Some(&schedule)).await)
+            let schedule: Schedule = schedule.parse()?;
+            with_store(&of.of.ask.place, async |opened| set(opened, of, Some(&schedule)).await)
         }
-        Command::Unset { of } => with_store(&of.place, async |opened| set(opened, of, None).await),
+        Command::Unset(of) => with_store(&of.of.ask.place, async |opened| set(opened, of, None).await),
     }
 }
 
-async fn list(
-    opened: &Opened,
-    connection: Option<&str>,
-    after: Option<&str>,
-    limit: u32,
-    as_json: bool,
-) -> Result<(), Failure> {
-    let failed = |error| store_failure(&error);
+async fn list(opened: &Opened, connection: Option<&str>, page: &PageById) -> Result<(), Failure> {
     let worker = opened.worker()?;
     let mut found = match connection {
         Some(id) => vec![opened.connection(id).await?],
         None => {
-            let after = after.map(ConnectionId::new);
-            opened.store.connections(after, limit + 1).await.map_err(failed)?
+            let after = page.after.as_deref().map(ConnectionId::new);
+            opened.store.connections(after, and_one(page.limit)).await?
         }
     };
-    let more = found.len() > limit as usize;
-    found.truncate(limit as usize);
-    let chores = worker.chores().await.map_err(failed)?;
+    let next = cut(&mut found, page.limit, |connection| connection.id.clone());
+    let chores = worker.chores().await?;
     let mut known: Vec<(Connection, Vec<StreamTimings>)> = Vec::with_capacity(found.len());
     for connection in found {
-        let streams = worker.schedules(&connection).await.map_err(failed)?;
+        let streams = worker.schedules(&connection).await?;
         known.push((connection, streams));
     }
-    let next = known.last().filter(|_| more).map(|(connection, _)| connection.id.as_str());
-    if as_json {
+    if page.ask.json {
         let chores: Vec<_> = chores.iter().map(ChoreOut::of).collect();
         let connections: Vec<_> = known
             .iter()
@@ -138,9 +118,7 @@ async fn list(
     }
     let rows = known.iter().flat_map(|(connection, streams)| streams.iter().flat_map(|one| rows(connection, one)));
     table(["connection", "stream", "mode", "runs", "said by", "next", "failing"], rows);
-    if let Some(next) = next {
-        say(format!("more: --after {next}"));
-    }
+    more("--after", next);
     Ok(())
 }
 
@@ -180,15 +158,15 @@ fn said_by(who: SaidBy) -> &'static str {
     }
 }
 
-async fn set(opened: &Opened, of: &Of, schedule: Option<&Schedule>) -> Result<(), Failure> {
+async fn set(opened: &Opened, asked: &Of, schedule: Option<&Schedule>) -> Result<(), Failure> {
+    let of = &asked.of;
     let key = opened.stream(&of.connection, &of.stream).await?;
     let connection = opened.connection(&of.connection).await?;
     let worker = opened.worker()?;
-    let set = worker.set_schedule(&connection, &key.stream, of.mode.stored(), schedule).await;
-    set.map_err(|error| failure(&error))?;
-    let streams = worker.schedules(&connection).await.map_err(|error| store_failure(&error))?;
+    worker.set_schedule(&connection, &key.stream, asked.mode.stored(), schedule).await?;
+    let streams = worker.schedules(&connection).await?;
     let Some(one) = streams.iter().find(|one| one.stream == key.stream) else { return Ok(()) };
-    if of.json {
+    if of.ask.json {
         return document(&StreamOut::of(one));
     }
     table(["connection", "stream", "mode", "runs", "said by", "next", "failing"], rows(&connection, one));

@@ -37,13 +37,19 @@ use crate::serve::{ServeSettings, serve};
 /// How long after the grace the whole shutdown may take before it is cut off.
 const GRACE_MARGIN: Duration = Duration::from_secs(5);
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade serve
+  palisade serve --config /etc/palisade/palisade.toml --log info,palisade_core=debug";
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The configuration file; docs/palisade.example.toml documents every key.
-    #[arg(long, default_value = "palisade.toml")]
+    #[arg(long, value_name = "FILE", default_value = "palisade.toml")]
     config: PathBuf,
     /// What is logged, instead of log.filter of the configuration ("info,palisade_core=debug").
-    #[arg(long)]
+    #[arg(long, value_name = "FILTER")]
     log: Option<String>,
 }
 

@@ -7,12 +7,13 @@ use clap::{Args, Subcommand};
 use palisade_core::store::{Connection, ConnectionState, Records, Run, RunId, RunMode, RunState, StreamKey};
 use palisade_core::sync::dry_run::{DRY_RUN_PAGES_MAX, DryRun};
 use palisade_core::sync::{Stop, StreamKind, StreamSpec};
-use palisade_core::{ConnectionId, Error, ErrorKind, StreamName};
+use palisade_core::{ConnectionId, ErrorKind, StreamName};
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::out::{age, bar, clean, count, document};
-use super::place::{Opened, Place, failure, now, specs, store_failure, with_store};
+use super::asked::{Ask, OfStream, age};
+use super::out::{bar, clean, count, document};
+use super::place::{Opened, now, specs, with_store};
 use super::runs::{did, state};
 use super::{Failure, say};
 use crate::routes::runs::{DRY_RUN_PAGES, RunOut};
@@ -24,18 +25,25 @@ const RUNS: u32 = 500;
 /// After this long without anybody at work it is said what may be missing.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade sync acme-stripe --wait --timeout 10m
+  palisade sync acme-stripe customers --full --wait
+  palisade sync acme-stripe customers --full --dry-run
+  palisade sync pause acme-stripe customers
+  palisade sync reset acme-stripe customers";
+
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// The connection.
+    /// The connection, by its id.
     #[arg(required = true)]
     connection: Option<String>,
     /// One stream; all of them otherwise.
     stream: Option<String>,
-    #[command(flatten)]
-    place: Place,
     /// Lists everything anew instead of what changed.
     #[arg(long)]
     full: bool,
@@ -44,69 +52,55 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
     /// Pages of each stream a dry run reads at most.
-    #[arg(long, requires = "dry_run", default_value_t = DRY_RUN_PAGES,
+    #[arg(long, value_name = "N", requires = "dry_run", default_value_t = DRY_RUN_PAGES,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(DRY_RUN_PAGES_MAX)))]
     pages: u32,
     /// Waits until the runs have ended.
     #[arg(long)]
     wait: bool,
     /// How long to wait at most: 10m, 2h.
-    #[arg(long, requires = "wait", value_parser = age)]
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = age)]
     timeout: Option<Duration>,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Pauses a stream: a run under way stops behind its page and goes on there; events are applied all the same.
-    Pause(Of),
+    Pause(OfStream),
     /// Lets a paused stream run again, now.
-    Resume(Of),
+    Resume(OfStream),
     /// Forgets a stream's position and its unfinished run, and has everything read anew.
     Reset {
         #[command(flatten)]
-        of: Of,
+        of: OfStream,
         /// Deletes every record of it first, which the feed tells one by one.
         #[arg(long)]
         records: bool,
     },
 }
 
-/// Which stream.
-#[derive(Debug, Args)]
-struct Of {
-    /// The connection.
-    connection: String,
-    /// The stream.
-    stream: String,
-    #[command(flatten)]
-    place: Place,
-    /// One JSON document.
-    #[arg(long)]
-    json: bool,
-}
-
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.command {
-        Some(Command::Pause(of)) => with_store(&of.place, async |opened| turn(opened, of, true).await),
-        Some(Command::Resume(of)) => with_store(&of.place, async |opened| turn(opened, of, false).await),
-        Some(Command::Reset { of, records }) => with_store(&of.place, async |opened| reset(opened, of, *records).await),
-        None => with_store(&arguments.place, async |opened| sync(opened, arguments).await),
+        Some(Command::Pause(of)) => with_store(&of.ask.place, async |opened| turn(opened, of, true).await),
+        Some(Command::Resume(of)) => with_store(&of.ask.place, async |opened| turn(opened, of, false).await),
+        Some(Command::Reset { of, records }) => {
+            with_store(&of.ask.place, async |opened| reset(opened, of, *records).await)
+        }
+        None => with_store(&arguments.ask.place, async |opened| sync(opened, arguments).await),
     }
 }
 
-async fn turn(opened: &Opened, of: &Of, pause: bool) -> Result<(), Failure> {
+async fn turn(opened: &Opened, of: &OfStream, pause: bool) -> Result<(), Failure> {
     let StreamKey { connection, stream } = opened.stream(&of.connection, &of.stream).await?;
     let worker = opened.worker()?;
-    let turned = if pause {
-        worker.pause_stream(&connection, &stream).await
+    if pause {
+        worker.pause_stream(&connection, &stream).await?;
     } else {
-        worker.resume_stream(&connection, &stream).await
-    };
-    turned.map_err(|error| store_failure(&error))?;
-    if of.json {
+        worker.resume_stream(&connection, &stream).await?;
+    }
+    if of.ask.json {
         return document(&json!({ "paused": pause }));
     }
     say(if pause {
@@ -117,11 +111,10 @@ async fn turn(opened: &Opened, of: &Of, pause: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn reset(opened: &Opened, of: &Of, records: bool) -> Result<(), Failure> {
+async fn reset(opened: &Opened, of: &OfStream, records: bool) -> Result<(), Failure> {
     let StreamKey { connection, stream } = opened.stream(&of.connection, &of.stream).await?;
-    let deleted = opened.worker()?.reset_stream(&connection, &stream, records).await;
-    let deleted = deleted.map_err(|error| store_failure(&error))?;
-    if of.json {
+    let deleted = opened.worker()?.reset_stream(&connection, &stream, records).await?;
+    if of.ask.json {
         return document(&json!({ "reset": true, "records_deleted": deleted }));
     }
     let deleted = if records { format!(", {} deleted", count(deleted, "record", "records")) } else { String::new() };
@@ -130,7 +123,7 @@ async fn reset(opened: &Opened, of: &Of, records: bool) -> Result<(), Failure> {
 }
 
 /// Chooses the streams to run. Where the provider lists its events, what changed is found by walking over those.
-fn chosen(specs: &'static [StreamSpec], asked: Option<&str>, mode: RunMode) -> Result<Vec<&'static str>, String> {
+fn chosen(specs: &'static [StreamSpec], asked: Option<&str>, mode: RunMode) -> Result<Vec<&'static str>, Failure> {
     let walks = mode == RunMode::Incremental && specs.iter().any(|spec| spec.kind == StreamKind::Events);
     let kind = if walks { StreamKind::Events } else { StreamKind::Records };
     let fit: Vec<_> = specs.iter().filter(|spec| spec.kind == kind).map(|spec| spec.name).collect();
@@ -138,12 +131,13 @@ fn chosen(specs: &'static [StreamSpec], asked: Option<&str>, mode: RunMode) -> R
     match specs.iter().find(|spec| spec.name == asked) {
         Some(spec) if spec.kind == kind => Ok(vec![spec.name]),
         Some(_) if walks => {
-            Err(format!("changes of {asked} are found with those of all streams: leave it out, or add --full"))
+            let how = "are found with those of all streams: leave it out, or add --full";
+            Err(Failure::usage(format!("changes of {asked} {how}")))
         }
-        Some(_) => Err(format!("{asked} is not listed in full: leave --full out")),
+        Some(_) => Err(Failure::usage(format!("{asked} is not listed in full: leave --full out"))),
         None => {
             let names: Vec<_> = specs.iter().map(|spec| spec.name).collect();
-            Err(format!("there is no stream {asked}: this connection has {}", names.join(", ")))
+            Err(Failure::no(format!("there is no stream {asked}: this connection has {}", names.join(", "))))
         }
     }
 }
@@ -157,24 +151,23 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::no(format!("{} is disconnected: reconnect it first", connection.id)));
     }
     let provider = opened.provider(&connection.provider)?;
-    let streams = chosen(specs(&*provider), arguments.stream.as_deref(), mode).map_err(Failure::usage)?;
+    let streams = chosen(specs(&*provider), arguments.stream.as_deref(), mode)?;
     if streams.is_empty() {
         return Err(Failure::no(format!("{} has nothing to sync", connection.provider)));
     }
     if arguments.dry_run {
         return dry_run(opened, &connection, &streams, mode, arguments).await;
     }
-    let failed = |error: Error| store_failure(&error);
     awake(opened, &connection, &streams).await?;
-    let newest = opened.store.runs(None, 1).await.map_err(failed)?.first().map_or(RunId(0), |run| run.id);
+    let newest = opened.store.runs(None, 1).await?.first().map_or(RunId(0), |run| run.id);
     let worker = opened.worker()?;
     let mut asked = Vec::with_capacity(streams.len());
     for stream in &streams {
-        let run = worker.sync_now(&connection.id, &StreamName::new(*stream), mode).await;
-        asked.push((*stream, run.map_err(|error| failure(&error))?));
+        let run = worker.sync_now(&connection.id, &StreamName::new(*stream), mode).await?;
+        asked.push((*stream, run));
     }
     if !arguments.wait {
-        return if arguments.json {
+        return if arguments.ask.json {
             document(&json!({ "mode": mode, "streams": streams }))
         } else {
             say(format!("asked for {}: a hub that serves takes it up at once", streams.join(", ")));
@@ -182,7 +175,7 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
         };
     }
     let ended = wait(opened, &connection.id, &asked, newest, arguments.timeout).await?;
-    if arguments.json {
+    if arguments.ask.json {
         let runs: Vec<_> = ended.iter().map(RunOut::of).collect();
         document(&json!({ "mode": mode, "streams": streams, "runs": runs }))?;
     } else {
@@ -209,7 +202,7 @@ async fn dry_run(
                 let told = hub.worker().dry_run(&connection.id, &name, mode, arguments.pages).await;
                 let told = match told {
                     Err(error) if matches!(error.kind(), ErrorKind::Store | ErrorKind::Overloaded) => {
-                        return Err(store_failure(&error));
+                        return Err(error.into());
                     }
                     told => told.map_err(|error| Stop::of(&error, &name, now())),
                 };
@@ -218,7 +211,7 @@ async fn dry_run(
             Ok(read)
         })
         .await?;
-    if arguments.json {
+    if arguments.ask.json {
         let told: Vec<_> = read
             .iter()
             .map(|(stream, told)| match told {
@@ -278,7 +271,7 @@ async fn awake(opened: &Opened, connection: &Connection, streams: &[&'static str
     }
     for stream in streams {
         let key = StreamKey { connection: id.clone(), stream: StreamName::new(*stream) };
-        let status = opened.store.stream(key).await.map_err(|error| store_failure(&error))?;
+        let status = opened.store.stream(key).await?;
         if status.paused_at.is_some() {
             return Err(Failure::no(format!("{stream} of {id} is paused: `palisade sync resume` it first")));
         }
@@ -298,7 +291,7 @@ async fn wait(
     let bar = bar(None, "{spinner} {elapsed} {msg}");
     let mut warned = false;
     loop {
-        let runs = opened.store.runs(Some(connection.clone()), RUNS).await.map_err(|error| store_failure(&error))?;
+        let runs = opened.store.runs(Some(connection.clone()), RUNS).await?;
         let of = |(stream, mode): &(&'static str, RunMode)| {
             let ours = |run: &&Run| run.id > newest && run.mode == *mode && run.key.stream.as_str() == *stream;
             runs.iter().find(ours).cloned()
@@ -346,13 +339,13 @@ mod tests {
         assert!(chosen(stripe, None, RunMode::Full).unwrap().contains(&"customers"));
         assert!(!chosen(stripe, None, RunMode::Full).unwrap().contains(&"events"));
         assert_eq!(chosen(stripe, Some("customers"), RunMode::Full).unwrap(), ["customers"]);
-        for (stream, mode, word) in [
-            ("customers", RunMode::Incremental, "--full"),
-            ("events", RunMode::Full, "leave --full out"),
-            ("nothing", RunMode::Full, "customers"),
+        for (stream, mode, code, word) in [
+            ("customers", RunMode::Incremental, 2, "--full"),
+            ("events", RunMode::Full, 2, "leave --full out"),
+            ("nothing", RunMode::Full, 1, "customers"),
         ] {
             let refused = chosen(stripe, Some(stream), mode).unwrap_err();
-            assert!(refused.contains(word), "{refused}");
+            assert!(refused.code == code && refused.text.contains(word), "{refused:?}");
         }
         assert!(!chosen(google, None, RunMode::Incremental).unwrap().is_empty());
     }

@@ -16,31 +16,37 @@ use crate::config::secret::read_secret_file;
 
 mod cases;
 
+/// What the help shows.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  palisade verify --provider stripe --secret-file s --headers-file h --body-file b
+  palisade verify --provider twilio --secret-file s --headers-file h --body-file b --url https://example.com/webhooks/sms";
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The provider whose scheme is used: google, slack, stripe, twilio, sendgrid or standard_webhooks.
     #[arg(long, required_unless_present = "cases")]
     provider: Option<String>,
     /// A file with the signing secret, one per line while one is rotated.
-    #[arg(long, required_unless_present = "cases")]
+    #[arg(long, value_name = "FILE", required_unless_present = "cases")]
     secret_file: Option<PathBuf>,
     /// A file with the request's headers: `Name: value` lines or a JSON object.
-    #[arg(long, required_unless_present = "cases")]
+    #[arg(long, value_name = "FILE", required_unless_present = "cases")]
     headers_file: Option<PathBuf>,
     /// A file with the provider's published keys (JWKS), for schemes that are signed with a private one.
-    #[arg(long)]
+    #[arg(long, value_name = "FILE")]
     keys_file: Option<PathBuf>,
     /// A file with the exact bytes of the body.
-    #[arg(long, required_unless_present = "cases")]
+    #[arg(long, value_name = "FILE", required_unless_present = "cases")]
     body_file: Option<PathBuf>,
     /// The URL the provider posted to, for schemes that sign it.
     #[arg(long, default_value = "https://localhost/")]
     url: String,
     /// The time to check at, in seconds since 1970; now when absent.
-    #[arg(long)]
+    #[arg(long, value_name = "SECONDS")]
     now: Option<i64>,
     /// A file of cases in the format of vectors/webhooks.json, instead of one delivery.
-    #[arg(long, conflicts_with_all = ["provider", "secret_file", "headers_file", "body_file", "keys_file", "now"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["provider", "secret_file", "headers_file", "body_file", "keys_file", "now"])]
     cases: Option<PathBuf>,
 }
 

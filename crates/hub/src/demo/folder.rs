@@ -5,6 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -17,6 +18,9 @@ use super::Story;
 
 /// The form of the folder's files; one of another form is refused.
 const FORM: u32 = 2;
+const DATABASE: &str = "palisade.db";
+const MASTER_KEYS: &str = "master.key";
+const TOKEN: &str = "admin.token";
 
 /// What a folder's story was begun with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +118,11 @@ fn story_file(folder: &Path) -> PathBuf {
     folder.join("story.jsonl")
 }
 
+/// Names the configuration by which the other commands look into a story.
+pub fn config_file(folder: &Path) -> PathBuf {
+    folder.join("palisade.toml")
+}
+
 fn unusable(path: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Store, format!("{} cannot be used ({}): check the folder", path.display(), error.kind()))
         .with_source(error)
@@ -167,7 +176,7 @@ impl Folder {
     pub(super) fn open(story: &Story) -> Result<Self> {
         let path = story_file(&story.folder);
         let shown = story.folder.display();
-        if !path.exists() && story.folder.join("palisade.db").exists() {
+        if !path.exists() && story.folder.join(DATABASE).exists() {
             return Err(refused(format!("{shown} holds a database that no story began: give an empty folder")));
         }
         let open = |path: &Path| File::options().read(true).append(true).create(true).open(path);
@@ -226,7 +235,21 @@ impl Folder {
 
     /// The database.
     pub(super) fn database(&self) -> PathBuf {
-        self.path.join("palisade.db")
+        self.path.join(DATABASE)
+    }
+
+    /// Writes the configuration that the other commands take to look into this story.
+    pub(super) fn configure(&self, address: SocketAddr) -> Result<()> {
+        let path = config_file(&self.path);
+        self.secret(TOKEN)?;
+        let text = format!(
+            "# To look into the story of this folder: palisade connections list --config {shown}\n\
+             [server]\nlisten = \"{address}\"\nadmin_token = {{ file = \"{TOKEN}\" }}\n\
+             [vault]\nmaster_key = {{ file = \"{MASTER_KEYS}\" }}\n\
+             [store]\npath = \"{DATABASE}\"\n",
+            shown = path.display()
+        );
+        std::fs::write(&path, text).map_err(|error| unusable(&path, error))
     }
 
     /// What an emulated provider remembers.
@@ -236,7 +259,12 @@ impl Folder {
 
     /// The file of the story's master keys; made with one key when it is first asked for.
     pub(super) fn master_keys(&self) -> Result<PathBuf> {
-        let path = self.path.join("master.key");
+        self.secret(MASTER_KEYS)
+    }
+
+    /// A file with a secret that is drawn when it is first asked for.
+    fn secret(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path.join(name);
         if path.try_exists().map_err(|error| unusable(&path, error))? {
             return Ok(path);
         }
@@ -285,6 +313,23 @@ mod tests {
         assert_eq!((second.starts, second.reached), (1, Some(Step::Heal)));
         assert_eq!(std::fs::read(second.master_keys().unwrap()).unwrap(), key);
         assert_eq!(kept(place.path()).unwrap(), Some(Kept { seed: 7, customers: 100, webhooks: 50 }));
+    }
+
+    /// Fails when the commands cannot read the configuration that a story leaves them, or look into another database.
+    #[test]
+    fn the_other_commands_take_the_folders_configuration() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&story(place.path())).unwrap();
+        folder.configure(([127, 0, 0, 1], 8_080).into()).unwrap();
+        folder.master_keys().unwrap();
+        let path = config_file(place.path());
+        let config = crate::builtin::with_known(|known| crate::config::Config::load(&path, known)).unwrap();
+        assert_eq!(place.path().join(config.store.path), folder.database());
+        assert_eq!(config.master_key, crate::config::SecretRef::File(MASTER_KEYS.into()));
+        assert_eq!(config.server.listen.port(), 8_080);
+        let doctor = ["palisade", "doctor", "--offline", "--config"].map(std::ffi::OsString::from);
+        let code = crate::cli::main(doctor.into_iter().chain([path.into_os_string()]));
+        assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS), "the doctor finds all of it");
     }
 
     #[test]

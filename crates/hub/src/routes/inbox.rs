@@ -420,6 +420,14 @@ struct FilterIn {
     to: Option<String>,
 }
 
+/// How the types of a filter are written.
+pub(crate) const TYPE_HOW: &str = "a type is written exactly (invoice.paid), as a prefix (invoice.*) or as * for all";
+
+/// Tells whether a filter can name types so.
+pub(crate) fn is_type(kind: &str) -> bool {
+    !kind.strip_suffix('*').unwrap_or(kind).contains('*')
+}
+
 impl FilterIn {
     fn read(self) -> Result<ReplayFilter, Problem> {
         let moment = |text: Option<String>| match text {
@@ -432,9 +440,8 @@ impl FilterIn {
             let next = "give state dead, done or ignored";
             return Err(Problem::invalid("an event that waits to be handled cannot be replayed", next));
         }
-        if self.kind.as_deref().is_some_and(|kind| kind.strip_suffix('*').unwrap_or(kind).contains('*')) {
-            let how = "a type is written exactly (invoice.paid), as a prefix (invoice.*) or as * for all";
-            return Err(Problem::invalid("the type cannot be read", how));
+        if self.kind.as_deref().is_some_and(|kind| !is_type(kind)) {
+            return Err(Problem::invalid("the type cannot be read", TYPE_HOW));
         }
         Ok(ReplayFilter {
             state: self.state,

@@ -138,6 +138,15 @@ fn a_port_in_use_and_a_file_that_is_no_database_are_the_machines_fault() {
     ends(&palisade(&["serve", "--config", &path_of(&folder)]).output().unwrap(), 3, &["not a database"]);
     let doctor = palisade(&["doctor", "--offline", "--config", &path_of(&folder)]).output().unwrap();
     ends(&doctor, 1, &["fail  database", "not a database"]);
+    let doctor = palisade(&["doctor", "--offline", "--json", "--config", &path_of(&folder)]).output().unwrap();
+    ends(&doctor, 1, &[]);
+    let told: serde_json::Value = serde_json::from_slice(&doctor.stdout).unwrap();
+    let checks = told["checks"].as_array().unwrap();
+    let found = |what: &str| checks.iter().find(|one| one["check"] == what).unwrap()["found"].clone();
+    assert_eq!((found("database"), found("configuration"), found("port")), ("fail".into(), "ok".into(), "ok".into()));
+    assert_eq!((&told["ok"], &told["failed"]), (&false.into(), &1.into()));
+    let none = palisade(&["doctor", "--json", "--config", "/nowhere.toml"]).output().unwrap();
+    ends(&none, 1, &["\"ok\":false", "there is no such file"]);
 }
 
 // Fails when the doctor makes, upgrades or writes the database it looks at.

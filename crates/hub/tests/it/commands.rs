@@ -131,7 +131,10 @@ async fn each_command_answers_with_its_facts_and_its_exit_code() {
         (&["inbox", "list"], 0, &["nobody.wants_this", "ignored", "dead", "not what the provider documents"]),
         (&["inbox", "list", "--state", "ignored"], 0, &["evt_1"]),
         (&["inbox", "list", "--type", "nobody.*", "--limit", "1"], 0, &["evt_1"]),
-        (&["inbox", "list", "--since", "soon"], 2, &["30m, 2h or 7d"]),
+        (&["inbox", "list", "--since", "soon"], 2, &["30m, 2h or 7d", "2026-01-31T12:00:00Z"]),
+        (&["inbox", "list", "--since", "1h", "--until", "2h"], 2, &["nothing lies in that time"]),
+        (&["inbox", "list", "--type", "in*voice"], 2, &["prefix (invoice.*)"]),
+        (&["inbox", "list", "--limit", "2"], 0, &["more: --before 2"]),
         (&["inbox", "list", "--state", "lost"], 2, &["pending", "dead"]),
         (&["inbox", "list", "--limit", "0"], 2, &["--limit"]),
         (&["inbox", "show", "1"], 0, &["evt_1", "nobody.wants_this", "\"livemode\": false"]),
@@ -143,6 +146,8 @@ async fn each_command_answers_with_its_facts_and_its_exit_code() {
         (&["runs", "show", "1"], 0, &["stream", "mode", "state"]),
         (&["runs", "show", "99"], 1, &["there is no run 99"]),
         (&["records", "acme-stripe", "customers"], 0, &["cus_1", "cus_2", "cus_3", "deleted"]),
+        (&["records", "acme-stripe", "customers", "--limit", "2"], 0, &["more: --cursor "]),
+        (&["runs", "list", "--limit", "1"], 0, &["more: --before "]),
         (&["records", "acme-stripe", "customers", "cus_1"], 0, &["cus_1", "\"email\": \"=a@x\""]),
         (&["records", "acme-stripe", "customers", "nobody"], 1, &["there is no record nobody"]),
         (&["records", "acme-stripe", "nothing"], 1, &["no stream nothing", "customers"]),
@@ -152,9 +157,12 @@ async fn each_command_answers_with_its_facts_and_its_exit_code() {
         (&["replay", "99"], 1, &["not replayed: 99"]),
         (&["replay", "--state", "pending"], 2, &["what waits is handled anyway"]),
         (&["replay", "1", "--state", "dead"], 2, &["cannot be used with"]),
+        (&["replay", "1", "--reason", "none"], 2, &["cannot be used with"]),
+        (&["replay", "--type", "*.paid"], 2, &["prefix (invoice.*)"]),
+        (&["replay", "--since", "1h", "--until", "1d"], 2, &["nothing lies in that time"]),
         (&["sync", "nobody"], 1, &["there is no connection nobody"]),
         (&["sync", "acme-stripe", "customers"], 2, &["--full"]),
-        (&["sync", "acme-stripe", "nothing"], 2, &["no stream nothing", "customers"]),
+        (&["sync", "acme-stripe", "nothing"], 1, &["no stream nothing", "customers"]),
         (&["sync", "acme-stripe", "--timeout", "1s"], 2, &["--wait"]),
     ];
     for (arguments, code, words) in cases {
@@ -171,12 +179,48 @@ async fn each_command_answers_with_its_facts_and_its_exit_code() {
             assert_eq!(told.lines().count(), 1, "one sentence: {told}");
         }
     }
+    for whole in [
+        &["connections", "list", "--limit", "1"][..],
+        &["inbox", "list", "--limit", "3"],
+        &["records", "acme-stripe", "customers", "--limit", "3"],
+        &["runs", "list", "--limit", "1000"],
+        &["schedules", "list", "--limit", "1"],
+    ] {
+        let output = place.run(whole);
+        ends(&output, 0, &[]);
+        assert!(!text(&output).contains("more:"), "{whole:?}: {}", text(&output));
+    }
     for missing in [&["runs", "list"][..], &["export", "a", "b", "--format", "csv", "--out", "-"]] {
         let empty = Place::new();
         ends(&empty.run(missing), 3, &["is not there yet", "palisade serve"]);
         assert!(!empty.database().exists(), "it makes no database");
     }
-    ends(&palisade(&["runs", "list", "--config", "/nowhere.toml"]).output().unwrap(), 2, &["/nowhere.toml"]);
+    let nowhere = palisade(&["runs", "list", "--config", "/nowhere.toml"]).output().unwrap();
+    ends(&nowhere, 2, &["/nowhere.toml: there is no such file", "--config", "palisade.example.toml"]);
+}
+
+// Fails when a list takes another moment than a replay by the same words, or one of its ends with another sense.
+#[tokio::test]
+async fn a_span_of_time_begins_with_its_first_moment_and_ends_before_its_last() {
+    let place = Place::filled().await;
+    for (since, until, listed, replayed) in [
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:01Z", 3, 2),
+        ("2025-12-31T23:00:00Z", "2026-01-01T00:00:00Z", 0, 0),
+        ("2026-01-01T01:00:00+01:00", "2026-01-01T00:00:00.001Z", 3, 2),
+        ("2026-01-01T00:00:00.001Z", "0s", 0, 0),
+        ("3650d", "0s", 3, 2),
+    ] {
+        let span = ["--since", since, "--until", until];
+        let list = place.json(&[&["inbox", "list"][..], &span].concat());
+        assert_eq!(list["events"].as_array().unwrap().len(), listed, "{span:?}");
+        let replay = place.json(&[&["replay", "--dry-run"][..], &span].concat());
+        assert_eq!(replay["replayed"], replayed, "{span:?}");
+    }
+    let dead = place.json(&["inbox", "dead"]);
+    let reason = dead["causes"][0]["reason"].as_str().unwrap();
+    assert_eq!(place.json(&["inbox", "list", "--reason", reason])["events"].as_array().unwrap().len(), 2);
+    assert_eq!(place.json(&["replay", "--dry-run", "--reason", reason])["replayed"], 2);
+    assert_eq!(place.json(&["replay", "--dry-run", "--reason", "another"])["replayed"], 0);
 }
 
 #[tokio::test]
@@ -204,6 +248,8 @@ async fn every_list_is_one_json_document_that_pages() {
     assert_eq!(place.json(&["inbox", "list", "--since", "1h"])["events"], serde_json::json!([]));
     assert_eq!(place.json(&["inbox", "list", "--since", "3650d"])["events"].as_array().unwrap().len(), 3);
     assert_eq!(place.json(&["inbox", "list", "--connection", "other"])["events"], serde_json::json!([]));
+    assert_eq!(place.json(&["inbox", "list", "--provider", "slack"])["events"], serde_json::json!([]));
+    assert_eq!(place.json(&["inbox", "list", "--provider", "stripe"])["events"].as_array().unwrap().len(), 3);
     assert_eq!(place.json(&["inbox", "show", "3"])["payload_base64"], "dW5yZWFkYWJsZSB0b28=");
     let raw = place.run(&["inbox", "show", "2", "--raw"]);
     assert_eq!(raw.stdout, "unreadable \u{1b}[2J".as_bytes(), "byte by byte where it is asked for");

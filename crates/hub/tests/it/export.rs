@@ -47,7 +47,7 @@ fn columns(paths: &[&str]) -> Vec<Column> {
 #[tokio::test]
 async fn json_lines_hold_one_record_each_as_it_stands() {
     let place = Place::filled().await;
-    let output = place.run(&[EXPORT, &["--format", "jsonl", "--out", "-", "--columns", "email,n"]].concat());
+    let output = place.run(&[EXPORT, &["--format", "jsonl", "--out", "-", "--columns", "email,n", "--json"]].concat());
     ends(&output, 0, &[]);
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -68,6 +68,8 @@ async fn json_lines_hold_one_record_each_as_it_stands() {
     assert_eq!((&told["records"], &told["head"]), (&3.into(), &4.into()), "beside the data");
     let live = place.run(&[EXPORT, &["--format", "jsonl", "--out", "-", "--live"]].concat());
     assert_eq!(String::from_utf8(live.stdout).unwrap().lines().count(), 2);
+    let told = String::from_utf8(live.stderr).unwrap();
+    assert!(told.starts_with("wrote 2 records to standard output; the feed goes on from the cursor "), "{told}");
 }
 
 // Fails when a cell breaks its row, or text that a spreadsheet runs is written bare.
@@ -100,9 +102,10 @@ async fn parquet_is_read_back_row_by_row() {
     let place = Place::filled().await;
     let path = place.folder.path().join("customers.parquet");
     let out = path.display().to_string();
-    let arguments = [EXPORT, &["--format", "parquet", "--out", &out, "--columns", "email,n"]].concat();
-    let output = place.run(&arguments);
-    ends(&output, 0, &[r#""records":3"#, r#""head":4"#]);
+    // The form is what the name ends with.
+    let told = place.json(&[EXPORT, &["--out", &out, "--columns", "email,n"]].concat());
+    assert_eq!((&told["records"], &told["head"]), (&3.into(), &4.into()));
+    assert!(told["cursor"].as_str().unwrap().parse::<FeedCursor>().is_ok());
     let reader = SerializedFileReader::new(Bytes::from(fs::read(&path).unwrap())).unwrap();
     let told = reader.metadata().file_metadata().key_value_metadata().unwrap().clone();
     let told = |key: &str| told.iter().find(|one| one.key == key).and_then(|one| one.value.clone()).unwrap();
@@ -202,7 +205,7 @@ async fn a_file_is_there_whole_or_as_it_was() {
         names.sort();
         names
     };
-    ends(&place.run(&[EXPORT, &["--format", "csv", "--out", &text]].concat()), 0, &[]);
+    ends(&place.run(&[EXPORT, &["--out", &text]].concat()), 0, &["wrote 3 records to", "customers.csv", "cursor"]);
     let first = fs::read(&out).unwrap();
     {
         use std::os::unix::fs::PermissionsExt;
@@ -215,7 +218,7 @@ async fn a_file_is_there_whole_or_as_it_was() {
     let link = place.folder.path().join("link");
     std::os::unix::fs::symlink("/dev/stdout", &link).unwrap();
     let through = place.run(&[EXPORT, &["--format", "csv", "--out", &link.display().to_string()]].concat());
-    ends(&through, 0, &["\"cursor\""]);
+    ends(&through, 0, &["the feed goes on from the cursor"]);
     assert_eq!(through.stdout, first);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     fs::remove_file(&link).unwrap();
@@ -229,10 +232,11 @@ async fn a_file_is_there_whole_or_as_it_was() {
         (&["--columns", "id"], 2, "there already"),
         (&["--columns", "a..b"], 2, "joined by dots"),
         (&["--format", "xml"], 2, "jsonl"),
+        (&["--out", "customers.xml"], 2, "say in which form"),
+        (&["--out", "-"], 2, "say in which form"),
     ] {
-        let arguments =
-            [EXPORT, &["--out", &text], more, if more[0] == "--format" { &[] } else { &["--format", "csv"] }];
-        ends(&place.run(&arguments.concat()), code, &[word]);
+        let out: &[&str] = if more[0] == "--out" { &[] } else { &["--out", &text] };
+        ends(&place.run(&[EXPORT, out, more].concat()), code, &[word]);
     }
     let wrong = ["export", "acme-stripe", "nothing", "--format", "csv", "--out", &text];
     ends(&place.run(&wrong), 1, &["no stream nothing"]);

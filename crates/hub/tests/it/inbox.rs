@@ -136,6 +136,15 @@ async fn dead_letters_are_counted_by_cause_and_replayed_by_filter() {
     }
     let later = json!({ "state": "dead", "from": "2026-01-01T00:00:01Z" });
     assert_eq!(post(&fixture, path, &json!({ "filter": later, "dry_run": true })).await.json()["events"], 0);
+    for (filter, events) in [
+        (json!({ "state": "dead", "to": "2026-01-01T00:00:00Z" }), 0),
+        (json!({ "state": "dead", "to": "2026-01-01T00:00:01Z" }), 3),
+        (json!({ "reason": "no such plan" }), 3),
+        (json!({ "reason": "another" }), 0),
+    ] {
+        let counted = post(&fixture, path, &json!({ "filter": filter, "dry_run": true })).await.json();
+        assert_eq!(counted["events"], events, "{filter}");
+    }
     for wrong in [
         json!({}),
         json!({ "filter": {} }),

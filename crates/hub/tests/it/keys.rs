@@ -86,10 +86,15 @@ credential = { env = "TEST_KEY" }
         serving
     }
 
-    fn status(&self) -> serde_json::Value {
-        let output = self.run(&["keys", "status", "--json"]);
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.run(&[arguments, &["--json"]].concat());
         ends(&output, 0, &[]);
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.json(&["keys", "status"])
     }
 
     /// Returns the name of the key in a state.
@@ -159,8 +164,10 @@ fn a_key_is_rotated_under_a_running_hub_and_retired_when_nothing_needs_it() {
         0,
         &["would add a new key", "would wrap 1 data key anew", "nothing was changed"],
     );
+    let rehearsed = place.json(&["keys", "rotate", "--dry-run"]);
+    assert_eq!((&rehearsed["dry_run"], &rehearsed["data_keys"]), (&true.into(), &1.into()));
     assert_eq!(place.status()["keys"].as_array().unwrap().len(), 1, "a dry run changes nothing");
-    ends(&place.run(&["keys", "retire", &first]), 2, &["is the active key", "rotate"]);
+    ends(&place.run(&["keys", "retire", &first]), 1, &["is the active key", "rotate"]);
     // A copy made while nobody writes: the hub has sealed what it had to before it listened.
     let (old_database, old_keys) = (place.folder.path().join("backup.db"), place.folder.path().join("old.key"));
     let backup = format!("VACUUM INTO '{}'", old_database.display());
@@ -186,7 +193,7 @@ fn a_key_is_rotated_under_a_running_hub_and_retired_when_nothing_needs_it() {
     ends(&place.run(&["keys", "retire", &first, "--dry-run"]), 0, &["would retire", "nothing was changed"]);
     assert_eq!(place.key("old"), first);
     ends(&place.run(&["keys", "retire", &first]), 0, &["is retired", "backups"]);
-    ends(&place.run(&["keys", "retire", "local-0000"]), 2, &["no master key is called"]);
+    ends(&place.run(&["keys", "retire", "local-0000"]), 1, &["no master key is called"]);
 
     // The old key leaves the file: the new one alone opens everything, and the old one alone the old backup.
     let both = fs::read_to_string(place.path("master.key")).unwrap();
@@ -222,11 +229,16 @@ fn a_key_that_is_needed_stays_and_a_database_of_another_version_is_left_alone() 
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(activate);
     for more in [&["--dry-run"][..], &[]] {
         let arguments: Vec<&str> = ["keys", "retire", &first].into_iter().chain(more.iter().copied()).collect();
-        ends(&place.run(&arguments), 2, &["still wraps 1 data keys", "palisade keys rotate"]);
+        ends(&place.run(&arguments), 1, &["still wraps 1 data key:", "palisade keys rotate"]);
         assert_eq!(place.key("old"), first);
     }
-    ends(&place.run(&["keys", "rotate"]), 0, &["wrapped 1 data key anew", "nothing is left"]);
-    ends(&place.run(&["keys", "retire", &first]), 0, &["is retired"]);
+    let told = place.json(&["keys", "rotate"]);
+    let wanted = serde_json::json!({
+        "dry_run": false, "active": second, "data_keys": 1, "can_be_retired": [first], "stuck": [],
+    });
+    assert_eq!(told, wanted);
+    let told = place.json(&["keys", "retire", &first]);
+    assert_eq!(told, serde_json::json!({ "key": first, "retired": true, "dry_run": false }));
 
     // `user_version` stands at offset 60 of the header (SQLite file format, 1.3).
     let mut bytes = fs::read(place.database()).unwrap();

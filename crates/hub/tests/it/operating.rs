@@ -98,12 +98,13 @@ async fn calls_of_the_outbox_are_shown_and_decided_about() {
         (&["outbox", "list", "--state", "lost"], 2, &["waiting", "cancelled"]),
         (&["outbox", "show", "2"], 0, &["review", "key-b", "POST /v1/customers?expand=a", "\"name\": \"b\""]),
         (&["outbox", "show", "99"], 1, &["there is no call 99"]),
-        (&["outbox", "retry"], 2, &["<IDS>"]),
+        (&["outbox", "list", "--limit", "4"], 0, &["more: --before 2"]),
+        (&["outbox", "retry"], 2, &["<NUMBER>"]),
         (&["outbox", "retry", "2"], 1, &["call 2: only a call that waits or failed", "is review"]),
         (&["outbox", "retry", "1", "99"], 1, &["call 1: waiting", "call 99: there is no call 99"]),
         (&["outbox", "cancel", "4"], 0, &["call 4: cancelled"]),
         (&["outbox", "cancel", "4"], 1, &["this one is cancelled"]),
-        (&["outbox", "resolve", "2"], 2, &["--happened"]),
+        (&["outbox", "resolve", "2"], 2, &["--happened", "--not-happened"]),
         (&["outbox", "resolve", "2", "--happened", "--not-happened"], 2, &["cannot be used with"]),
         (&["outbox", "resolve", "2", "--happened"], 0, &["call 2: done"]),
         (&["outbox", "resolve", "3", "--not-happened"], 0, &["call 3: waiting"]),
@@ -122,6 +123,7 @@ async fn calls_of_the_outbox_are_shown_and_decided_about() {
     let wanted = [CallState::Waiting, CallState::Done, CallState::Waiting, CallState::Cancelled, CallState::Waiting];
     assert_eq!(states.await, wanted);
 
+    assert!(!text(&place.run(&["outbox", "list", "--limit", "5"])).contains("more:"), "that is all");
     let list = place.json(&["outbox", "list", "--limit", "2"]);
     let ids =
         |list: &Value| list["calls"].as_array().unwrap().iter().map(|call| call["id"].as_i64().unwrap()).collect();
@@ -208,6 +210,8 @@ async fn destinations_are_made_tried_rotated_and_taken_out_of_service() {
     ends(&place.run(&["destinations", "replay", "app", "--since", "3650d"]), 1, &["disabled: enable it first"]);
     assert_eq!(place.json(&["destinations", "enable", "app"])["state"], "active");
     let counted = place.json(&["destinations", "replay", "app", "--since", "3650d", "--dry-run"]);
+    let span = ["destinations", "replay", "app", "--since", "2026-01-01T00:00:00Z", "--until", "2025-01-01T00:00:00Z"];
+    ends(&place.run(&span), 2, &["nothing lies in that time"]);
     assert_eq!((&counted["wanted"], &counted["looked_at"], &counted["dry_run"]), (&json!(0), &json!(0), &json!(true)));
     ends(&place.run(&["destinations", "remove", "app"]), 0, &["removed app"]);
     ends(&place.run(&["destinations", "remove", "app"]), 1, &["there is no destination app"]);

@@ -18,7 +18,7 @@ use palisade_core::worker::{NewCall, draft};
 use palisade_core::{Error, ErrorKind, Found, Outcome, Replay, Transport};
 use palisade_emulator::stripe::{Stripe, StripeConfig};
 use palisade_google::GoogleProvider;
-use palisade_hub::{Access, ConnectionConfig, Hub};
+use palisade_hub::{Access, ConnectionConfig, Hub, Settings};
 use palisade_sendgrid::SendGridProvider;
 use palisade_slack::SlackProvider;
 use palisade_store::{SqliteConfig, SqliteStore};
@@ -26,7 +26,7 @@ use palisade_stripe::StripeProvider;
 use palisade_twilio::TwilioProvider;
 use serde_json::{Value as Json, json};
 
-use crate::fixtures::{Answer, Fixture, NOW, builder, connection, fixture, master_key, settings};
+use crate::fixtures::{Answer, Fixture, NOW, builder, connection, fixture, fixture_with, master_key, settings};
 
 const TWILIO: &str = "AC00000000000000000000000000000001";
 
@@ -271,6 +271,7 @@ async fn calls_are_kept_over_the_api() {
     let list = fixture.get("/api/v1/outbox?state=waiting").await;
     assert_eq!(list.json()["calls"].as_array().unwrap().len(), 1);
     assert_eq!(list.json()["counts"]["waiting"], 1);
+    assert_eq!(list.json()["next_before"], Json::Null, "that is all");
     assert!(!list.text().contains("example.com") && !list.text().contains("expand"));
     fixture.get("/api/v1/outbox/9").await.is_error(404, "not_found");
     fixture.get("/api/v1/outbox?limit=0").await.is_error(400, "invalid");
@@ -289,14 +290,30 @@ async fn calls_are_kept_over_the_api() {
     assert_eq!(fixture.get("/api/v1/outbox/2").await.json()["state"], "waiting", "it is not due");
 }
 
+/// Fails when whoever waits for a result is kept beyond half of the time a request has, or beyond 25 s of a long one.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_result_has_an_end() {
+    for (request_timeout, bound) in [(8, 4), (30, 15), (600, 25)] {
+        let settings = Settings { request_timeout: Duration::from_secs(request_timeout), ..settings(Access::Trusted) };
+        let fixture = fixture_with(settings).with_connection().await;
+        assert_eq!(keep(&fixture, &customer()).await.status.as_u16(), 202);
+        let began = tokio::time::Instant::now();
+        let answer = fixture.get("/api/v1/outbox/1?wait=100000").await;
+        assert_eq!(answer.json()["state"], "waiting", "{}", answer.text());
+        let waited = began.elapsed();
+        let bound = Duration::from_secs(bound);
+        assert!(waited <= bound + Duration::from_millis(10) && waited > bound / 2, "{waited:?} of {bound:?}");
+    }
+}
+
 /// Fails when a review is not shown as somebody's task, or its buttons do nothing.
 #[tokio::test(start_paused = true)]
 async fn a_review_is_told_on_the_page_and_ended_there() {
     let wire = Wire::default();
     let store = Arc::new(MemoryStore::new());
     let (hub, _) = hub_of_all(&wire, store.clone()).await;
-    wire.answers.lock().unwrap().extend([None, None]);
-    for _ in 0..2 {
+    wire.answers.lock().unwrap().extend([None, None, None]);
+    for _ in 0..3 {
         hub.enqueue(draft(|transport| async move { twilio(transport).send(&text()).await }).await.unwrap())
             .await
             .unwrap();
@@ -322,14 +339,16 @@ async fn a_review_is_told_on_the_page_and_ended_there() {
         (&health["health"]["state"], &health["health"]["who_acts"]),
         (&json!("needs_attention"), &json!("operator"))
     );
-    assert!(get("/metrics").await.text().contains("palisade_outbox_calls{state=\"review\"} 2"));
+    assert!(get("/metrics").await.text().contains("palisade_outbox_calls{state=\"review\"} 3"));
     assert_eq!(post("/actions/outbox/1/happened").await.status.as_u16(), 303);
     assert_eq!(post("/actions/outbox/2/not_happened").await.status.as_u16(), 303);
+    let resolved = post("/api/v1/outbox/3/resolve?happened=true").await;
+    assert_eq!((resolved.status.as_u16(), &resolved.json()["state"]), (202, &json!("done")));
     while step(&hub).await > 0 {}
-    for id in [1, 2] {
+    for id in [1, 2, 3] {
         assert_eq!(hub.call(CallId(id)).await.unwrap().unwrap().state, CallState::Done);
     }
-    assert_eq!(wire.arrived.lock().unwrap().len(), 3, "the second is made again, the first is not");
+    assert_eq!(wire.arrived.lock().unwrap().len(), 4, "the second is made again, the others are not");
     let health = get("/api/v1/connections/acme-twilio").await.json();
     assert_ne!(health["health"]["state"], json!("needs_attention"));
 }

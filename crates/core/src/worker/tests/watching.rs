@@ -2,7 +2,7 @@
 
 use super::super::*;
 use super::world::*;
-use crate::store::{ConnectionState, Connections, Jobs};
+use crate::store::{Claim, ConnectionState, Connections, JobEnd, Jobs, Room, Work};
 use crate::sync::watch::WatchPlace;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -161,6 +161,30 @@ async fn only_an_active_connection_with_a_place_is_watched() {
     world.worker.inner.look_over(None, 100).await.unwrap();
     world.quiet().await;
     assert_eq!((world.live(), world.watch().await.next_at), (vec![], None));
+    let disconnected = Connection { state: ConnectionState::Disconnected, ..connection("conn") };
+    let status = world.worker.watches(&disconnected).await.unwrap().remove(0);
+    assert_eq!(status.failing, None, "nobody should ask for one");
+}
+
+/// Fails when a channel whose job was given up looks as if all were well, or is not asked for again.
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_was_given_up_is_told_until_it_is_asked_for_again() {
+    let world = watched().await;
+    world.wait(world.watch().await.next_at.unwrap().since(world.clock.now())).await;
+    let (now, room) = (world.clock.now(), Room::default());
+    let claim = Claim { now, hold: Duration::from_secs(1), max: 64, queue: Queue::Background, room };
+    for claimed in world.store.inner.claim(claim).await.unwrap() {
+        let dead = matches!(claimed.work, Work::Watch { .. });
+        let end = if dead { JobEnd::Dead { reason: "too often".to_owned() } } else { JobEnd::Release };
+        let settlement = world.worker.inner.settlement(claimed.lease, end);
+        world.store.inner.settle(vec![settlement]).await.unwrap();
+    }
+    let status = world.watch().await;
+    assert!(status.next_at.is_none() && status.failing.is_some(), "{status:?}");
+    world.worker.inner.look_over(None, 100).await.unwrap();
+    world.quiet().await;
+    let status = world.watch().await;
+    assert!(status.open.is_some() && status.failing.is_none(), "{status:?}");
 }
 
 /// Fails when a channel goes on telling a hub that does not listen any more, or a lost job is not made again.
