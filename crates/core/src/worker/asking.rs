@@ -147,6 +147,7 @@ impl Inner {
             follow: Vec::new(),
             resume: None,
             deletions_approved: 0,
+            at_once: 1,
             now: self.clock.now(),
         };
         self.store.end_run(end).await?;

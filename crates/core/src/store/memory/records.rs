@@ -12,7 +12,7 @@ use crate::store::{
     Run, RunEnd, RunFilter, RunId, RunMode, RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
-use crate::sync::{BadRecord, Span, State, Stop};
+use crate::sync::{BadRecord, Cursor, Span, State, Stop};
 
 /// Streams and runs.
 #[derive(Default)]
@@ -419,12 +419,10 @@ impl RecordsModel {
                 let many = deletions > GUARD_ROWS && deletions * GUARD_SHARE > stream.status.records;
                 let nameless = stream.bad.values().any(|bad| bad.run == row.run.id && bad.record.id.is_none());
                 let unsure = deletions > 0 && nameless;
-                if end.resume.is_some() {
-                    // Also where the deletions wait: all else is done, and what comes later is read from there.
-                    stream.status.cursor.clone_from(&end.resume);
-                }
                 let judged = row.swept.is_some();
                 row.run.state = if !judged && (many || unsure) && deletions > end.deletions_lawful() {
+                    // All but the deletions is done: what comes later is read from there.
+                    stream.resume_at(end.resume.as_ref());
                     RunState::Review { deletions }
                 } else {
                     let place = row.swept.take().unwrap_or_default();
@@ -439,6 +437,7 @@ impl RecordsModel {
                         row.run.progressed_at = end.now;
                         return Ok(row.run.clone());
                     }
+                    stream.resume_at(end.resume.as_ref());
                     stream.status.fresh_at = Some(end.now);
                     if full {
                         stream.status.full_at = Some(end.now);
@@ -556,6 +555,13 @@ impl Stream {
             self.feed.remove(&old.seq);
         }
         self.feed.insert(seq, lives);
+    }
+
+    /// Keeps where the next run goes on, if a run tells.
+    fn resume_at(&mut self, cursor: Option<&Cursor>) {
+        if let Some(cursor) = cursor {
+            self.status.cursor = Some(cursor.clone());
+        }
     }
 
     /// Returns the live records that nothing wrote or confirmed since a run began and that it did not set aside, by id.
