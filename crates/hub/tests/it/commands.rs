@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_core::clock::ManualClock;
+use palisade_core::net::Reach;
 use palisade_core::random::SeededRandom;
 use palisade_core::store::{
-    Claim, Claimed, ConnectionState, Connections, EventRow, EventState, Inbox, Jobs, Merge, PageCommit, Queue, Records,
-    Room, RunEnd, RunState, StreamKey, Work,
+    Claim, Claimed, ConnectionState, Connections, DestinationSpec, Destinations, EventRow, EventState, Filter, Inbox,
+    JobEnd, Jobs, Merge, NewDestination, NewJob, Order, OutboxChange, PageCommit, Queue, Records, Room, RunEnd,
+    RunState, Settlement, StreamKey, Work, forward_key,
 };
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::{ErrorKind, Random, Timestamp};
@@ -312,6 +314,72 @@ async fn dead_letters_are_dismissed_by_row_and_by_filter() {
     assert!(shown["reason"].as_str().unwrap().starts_with("dismissed: "), "{shown}");
     ends(&place.run(&["replay", "--state", "ignored"]), 0, &["replayed 1 event:"]);
     ends(&place.run(&["replay", "2", "1"]), 1, &["replayed 1 event:", "not replayed: 1"]);
+}
+
+// Fails when what was given up for a destination is not counted or not to be found, or more is dismissed than was named.
+#[tokio::test]
+async fn what_was_given_up_for_a_destination_is_listed_and_dismissed() {
+    let place = Place::filled().await;
+    let store = place.open();
+    let spec = DestinationSpec {
+        url: "https://app.example.com/".to_owned(),
+        filter: Filter { types: vec!["*".to_owned()], ..Filter::default() },
+        concurrency: 1,
+        timeout: Duration::from_secs(1),
+        headers: Vec::new(),
+        order: Order::None,
+        reach: Reach::default(),
+    };
+    let new = NewDestination { name: "app".to_owned(), configured: false, spec, keys: Vec::new() };
+    store.put_destination(new, 0, NOW).await.unwrap();
+    let job = |row| NewJob {
+        work: Work::Forward { row: EventRow(row), destination: "app".to_owned() },
+        lane: None,
+        group: None,
+        tenant: None,
+        unique: Some(forward_key("app", EventRow(row))),
+        priority: 0,
+        run_at: NOW,
+        attempts_max: 9,
+    };
+    store.enqueue([1, 2, 3].map(job).to_vec()).await.unwrap();
+    let claim =
+        Claim { now: NOW, hold: Duration::from_secs(60), max: 2, queue: Queue::Forwards, room: Room::default() };
+    for one in store.claim(claim).await.unwrap() {
+        let settlement = Settlement {
+            lease: one.lease,
+            end: JobEnd::Dead { reason: "the receiver answered 500".to_owned() },
+            now: NOW,
+            effects: Vec::new(),
+            merges: Vec::new(),
+            follow: Vec::new(),
+            outbox: OutboxChange::default(),
+        };
+        store.settle(vec![settlement]).await.unwrap();
+    }
+    store.close().await.unwrap();
+    let counts = || {
+        let shown = place.json(&["destinations", "show", "app"]);
+        (shown["waiting"].clone(), shown["dead"].clone())
+    };
+    assert_eq!(counts(), (1.into(), 2.into()));
+    assert_eq!(place.json(&["destinations", "list"])["destinations"][0]["dead"], 2);
+    ends(&place.run(&["destinations", "dead", "app"]), 0, &["nobody.wants_this", "evt_1", "answered 500"]);
+    let page = place.json(&["destinations", "dead", "app", "--limit", "1"]);
+    assert_eq!((&page["events"][0]["row"], &page["next_after"]), (&1.into(), &1.into()));
+    let rest = place.json(&["destinations", "dead", "app", "--after", "1"]);
+    assert_eq!((&rest["events"][0]["row"], &rest["next_after"]), (&2.into(), &Value::Null));
+    for (arguments, code, words) in [
+        (&["destinations", "dead", "nobody"][..], 1, "no destination nobody"),
+        (&["destinations", "dismiss", "nobody", "--all"], 1, "no destination nobody"),
+        (&["destinations", "dismiss", "app"], 2, "required"),
+        (&["destinations", "resend", "app", "1", "--all"], 2, "cannot be used with"),
+        (&["destinations", "dismiss", "app", "2", "99"], 0, "dismissed 1 event; 1 still given up"),
+        (&["destinations", "dismiss", "app", "--all"], 0, "dismissed 1 event; 0 still given up"),
+    ] {
+        ends(&place.run(arguments), code, &[words]);
+    }
+    assert_eq!(counts(), (1.into(), 0.into()));
 }
 
 /// Plays the part of a hub that serves: claims the next sync of customers, reads a record and ends the run.
