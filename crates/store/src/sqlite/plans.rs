@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use palisade_core::random::{Random, SeededRandom};
 use palisade_core::store::RunStateName;
 use rusqlite::Connection;
 
@@ -45,6 +46,36 @@ fn pruning_goes_on_from_its_place() {
 fn runs_under_way_are_read_in_their_order() {
     // Of a partial index SQLite says that it scans it: it holds nothing but what is asked for, and is read up to the limit.
     goes(&format!("SELECT * {}", runs::LIVE), &["SCAN palisade_run USING INDEX palisade_run_moved"]);
+}
+
+/// Fails when the index, which is not exact, shows in what order runs came on: one that came on later before another, or
+/// one left out.
+#[test]
+fn runs_under_way_are_read_as_if_all_were_sorted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.db");
+    let mut connection = Connection::open(&path).unwrap();
+    schema::prepare(&mut connection, &path).unwrap();
+    for seed in 0..100 {
+        let random = SeededRandom::new(seed);
+        let below = |limit: u64| i64::try_from(random.bits() % limit).unwrap();
+        connection.execute("DELETE FROM palisade_run", ()).unwrap();
+        let mut plain: Vec<(i64, i64)> = Vec::new();
+        for id in 1..=30 {
+            let moved_at = 2_000 * below(20);
+            let progressed_at = moved_at + if below(3) == 0 { 0 } else { below(10_000) };
+            let sql = "INSERT INTO palisade_run (id, stream, connection, name, mode, state, started_at, progressed_at, \
+                       moved_at, began) VALUES (?1, ?1, 'c', 's', 0, '{\"state\":\"running\"}', 0, ?2, ?3, 0)";
+            connection.execute(sql, [id, progressed_at, moved_at]).unwrap();
+            plain.push((progressed_at, id));
+        }
+        plain.sort_unstable();
+        for limit in [0, 1, 4, 29, 30, 99] {
+            let found = runs::live(&connection, limit).unwrap();
+            let found: Vec<_> = found.iter().map(|run| (run.progressed_at.millis(), run.id.0)).collect();
+            assert_eq!(found, plain[..plain.len().min(limit as usize)], "seed {seed}, limit {limit}");
+        }
+    }
 }
 
 /// Fails when runs that wait for a review, or a connection's, are looked for among all there are; or when rows are sorted

@@ -58,6 +58,7 @@ const MIGRATIONS: &[Migration] = &[
         then: Some(names::enter_all_events),
     },
     Migration { name: "0019_stands", sql: include_str!("migrations/0019_stands.sql"), then: None },
+    Migration { name: "0020_moved", sql: include_str!("migrations/0020_moved.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
