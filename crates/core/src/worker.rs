@@ -58,7 +58,8 @@ pub struct WorkerSettings {
     pub hold: Duration,
     /// Jobs claimed at once.
     pub batch: u32,
-    /// Jobs under way at once per [`Worker::run`].
+    /// Jobs under way at once per [`Worker::run`]. One that only waits to be settled is not under way, but never are more
+    /// than twice as many held.
     pub concurrency: u32,
     /// Jobs of one group under way at once per [`Worker::run`]: of one provider's events or syncs, of one destination.
     /// So a provider whose handlers hang never holds all places. `None` is half of `concurrency`.
@@ -95,7 +96,7 @@ pub struct WorkerSettings {
     pub read_ahead: bool,
     /// Time running jobs may take to finish after a stop, before they are given back.
     pub grace: Duration,
-    /// How long handled events, finished jobs and calls are kept.
+    /// How long handled events, dead jobs and calls are kept.
     pub retention: Duration,
     /// How long deletions stay in the change feed: a consumer that reads it less often is told to begin anew. At least
     /// [`FEED_HORIZON_MIN`](crate::store::FEED_HORIZON_MIN).

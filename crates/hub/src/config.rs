@@ -121,7 +121,7 @@ pub enum Admin {
 pub struct StoreAt {
     /// The SQLite file; its folder must exist.
     pub path: PathBuf,
-    /// How long handled events with their raw bodies, finished jobs and calls are kept.
+    /// How long handled events with their raw bodies, dead jobs and calls are kept.
     pub retention: Duration,
     /// How long deletions stay in the change feed.
     pub feed_horizon: Duration,

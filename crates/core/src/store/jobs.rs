@@ -437,8 +437,8 @@ pub trait Jobs: Send + Sync {
     /// Waits until a job may be due in this process sooner than polling would find it. Spurious wake-ups are lawful.
     async fn wait_for_work(&self, queue: Queue);
 
-    /// Removes up to `limit` finished (done and dead) jobs that ended before `before`, those that ended first before
-    /// others. Returns how many went. Its cost is bounded by `limit`, whatever else waits.
+    /// Removes up to `limit` dead jobs that ended before `before`, those that ended first before others. (Of a job that is
+    /// done nothing is kept, nor of the one an event died with that is replayed.) Returns how many went. Its cost is bounded by `limit`, whatever else waits.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).

@@ -38,7 +38,7 @@ const PANICKED: &str = "the adapter panicked";
 
 /// Something under way has come to its end.
 enum Step {
-    Claimed(u32, Result<Vec<(Claimed, Option<ToHandle>)>>),
+    Claimed(u32, Room, Result<Vec<(Claimed, Option<ToHandle>)>>),
     Prepared(Lease, Prepared),
     Settled(Vec<Settlement>, Result<Vec<Settled>>),
     Extended(Vec<Lease>, Result<Vec<bool>>),
@@ -54,6 +54,8 @@ struct Held {
     rounds: u32,
     /// The store would not have its settlement.
     refused: bool,
+    /// What it came to is known, and waits to be settled: nothing of it is under way.
+    ended: bool,
 }
 
 pub(super) struct Engine<'a> {
@@ -71,6 +73,8 @@ pub(super) struct Engine<'a> {
     extending: u32,
     /// Nothing was due at the last look.
     idle_until: Option<Instant>,
+    /// The last look took all of a group that there was room for: more of it may be due.
+    full: bool,
     extend_at: Instant,
     /// What both clocks said when the leases held were renewed last, or none was held.
     renewed_at: (Instant, Timestamp),
@@ -102,6 +106,7 @@ impl<'a> Engine<'a> {
             settling: false,
             extending: 0,
             idle_until: None,
+            full: false,
             extend_at: now,
             renewed_at: (now, worker.clock.now()),
             ensure_at: (queue == Queue::Background).then_some(now),
@@ -213,13 +218,24 @@ impl<'a> Engine<'a> {
             self.steps.push(async move { Step::Ensured(worker.ensure_schedules().await) }.boxed());
             begun = true;
         }
-        let free = (self.worker.settings.concurrency as usize).saturating_sub(self.held.len());
         let may = self.claims_left != Some(0) && self.idle_until.is_none();
-        if !self.claiming && may && free > 0 {
+        if !self.claiming
+            && may
+            && let Some(free) = self.free()
+        {
             self.begin_claim(free, wall);
             begun = true;
         }
         begun
+    }
+
+    /// Returns how many more jobs may be begun. One that has ended takes no place while it is settled, so that the next
+    /// ones are claimed in the commit that settles it; but never are more held than twice the places.
+    fn free(&self) -> Option<usize> {
+        let places = self.worker.settings.concurrency as usize;
+        let room = places.saturating_mul(2).saturating_sub(self.held.len());
+        let under_way = self.held.values().filter(|held| !held.ended).count();
+        Some(places.saturating_sub(under_way).min(room)).filter(|free| *free > 0)
     }
 
     /// Tells whether the wall clock went so far ahead of the time that has passed that the leases held may end before
@@ -234,8 +250,9 @@ impl<'a> Engine<'a> {
         self.claiming = true;
         let (worker, queue) = (self.worker, self.queue);
         let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
-        let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: self.room() };
-        self.steps.push(async move { Step::Claimed(max, worker.claim(claim).await) }.boxed());
+        let room = self.room();
+        let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: room.clone() };
+        self.steps.push(async move { Step::Claimed(max, room, worker.claim(claim).await) }.boxed());
     }
 
     /// Returns how many more of each group may be under way.
@@ -247,7 +264,7 @@ impl<'a> Engine<'a> {
         {
             of.extend(forwarder.room());
         }
-        for group in self.held.values().filter_map(|held| held.group.as_ref()) {
+        for group in self.held.values().filter(|held| !held.ended).filter_map(|held| held.group.as_ref()) {
             let room = of.entry(group.clone()).or_insert_with(|| settings.concurrency_of(group));
             *room = room.saturating_sub(1);
         }
@@ -288,10 +305,13 @@ impl<'a> Engine<'a> {
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Claimed(max, claimed) => self.take_claimed(max, claimed),
+            Step::Claimed(max, room, claimed) => self.take_claimed(max, &room, claimed),
             // It was claimed again: the store would not have what comes of the first claim.
             Step::Prepared(lease, _) if self.held(lease).is_none() => self.lost(lease),
-            Step::Prepared(_, Prepared::Settle(settlement)) => self.ready.push(*settlement),
+            Step::Prepared(_, Prepared::Settle(settlement)) => {
+                self.ended(settlement.lease);
+                self.ready.push(*settlement);
+            }
             Step::Prepared(lease, Prepared::Ended) => {
                 self.let_go(lease);
                 self.worker.metrics.settled(self.queue, &JobEnd::Done);
@@ -309,7 +329,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn take_claimed(&mut self, max: u32, claimed: Result<Vec<(Claimed, Option<ToHandle>)>>) {
+    fn take_claimed(&mut self, max: u32, room: &Room, claimed: Result<Vec<(Claimed, Option<ToHandle>)>>) {
         self.claiming = false;
         if let Some(left) = &mut self.claims_left {
             *left -= 1;
@@ -324,8 +344,9 @@ impl<'a> Engine<'a> {
         };
         self.store_answered();
         if claimed.len() < max as usize {
-            // Nothing more is due, or the rest waits in its lane for what is held.
+            // Nothing more is due, or the rest waits for what is held: in its lane, or because its group has no room.
             self.idle_until = Some(Instant::now() + self.worker.settings.poll);
+            self.full = is_full(room, claimed.iter().map(|(one, _)| one));
         }
         if self.held.is_empty() {
             self.extend_at = Instant::now() + self.worker.settings.hold / 3;
@@ -335,9 +356,9 @@ impl<'a> Engine<'a> {
             if self.stopping.is_some() {
                 // Claimed while the stop came: not started, so given back.
                 let (abort, _) = AbortHandle::new_pair();
-                let attempt = self.worker.attempt(&one);
-                self.keep(Held { lease: one.lease, attempt, group: one.group, abort, rounds: 0, refused: false });
-                self.ready.push(self.worker.settlement(one.lease, JobEnd::Release));
+                let (lease, attempt, group) = (one.lease, self.worker.attempt(&one), one.group);
+                self.keep(Held { lease, attempt, group, abort, rounds: 0, refused: false, ended: true });
+                self.ready.push(self.worker.settlement(lease, JobEnd::Release));
             } else {
                 self.start(one, event);
             }
@@ -353,6 +374,15 @@ impl<'a> Engine<'a> {
     /// Returns what is held by this lease.
     fn held(&self, lease: Lease) -> Option<&Held> {
         self.held.get(&lease.job).filter(|held| held.lease == lease)
+    }
+
+    /// Notes that what a job came to is known, so that another may take its place.
+    fn ended(&mut self, lease: Lease) {
+        let Some(held) = self.held.get_mut(&lease.job).filter(|held| held.lease == lease) else { return };
+        held.ended = true;
+        if self.full {
+            self.idle_until = None;
+        }
     }
 
     /// Lets go of a job if it is this lease that holds it.
@@ -379,7 +409,7 @@ impl<'a> Engine<'a> {
         job: BoxFuture<'a, Prepared>,
     ) {
         let (abort, registration) = AbortHandle::new_pair();
-        self.keep(Held { lease, attempt, group, abort, rounds, refused: false });
+        self.keep(Held { lease, attempt, group, abort, rounds, refused: false, ended: false });
         let worker = self.worker;
         let job = Abortable::new(AssertUnwindSafe(job).catch_unwind(), registration).map(move |prepared| {
             let prepared = match prepared {
@@ -516,6 +546,15 @@ impl<'a> Engine<'a> {
         self.store_failures += 1;
         self.store_again_at = Instant::now() + wait;
     }
+}
+
+/// Tells whether a claim took all that there was room for of some group.
+fn is_full<'c>(room: &Room, claimed: impl Iterator<Item = &'c Claimed>) -> bool {
+    let mut taken: BTreeMap<&str, u32> = BTreeMap::new();
+    for one in claimed {
+        *taken.entry(one.group.as_deref().unwrap_or_default()).or_default() += 1;
+    }
+    taken.into_iter().any(|(group, taken)| taken >= room.of(group)) || room.of.values().any(|room| *room == 0)
 }
 
 /// Waits until the stop is asked for, or nobody is left to ask.

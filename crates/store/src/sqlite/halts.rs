@@ -20,6 +20,7 @@ const CONNECTION: i64 = 2;
 const RESUMED: i64 = 3;
 
 /// What every claim reads: none of it is longer for more connections that are halted.
+const NONE: &str = "SELECT 1 FROM palisade_halt LIMIT 1";
 const WIDE: &str = "SELECT scope, name FROM palisade_halt WHERE scope < 2";
 const ANY: &str = "SELECT 1 FROM palisade_halt WHERE scope = 2 LIMIT 1";
 const OF_JOB: &str = "SELECT h.name FROM palisade_job j CROSS JOIN palisade_event e ON e.id = j.event \
@@ -33,11 +34,18 @@ pub(super) struct Halts {
     pub(super) providers: BTreeSet<String>,
     /// Some connection is halted.
     connections: bool,
+    /// Some connection may have been resumed.
+    pub(super) resumed: bool,
 }
 
 impl Halts {
-    pub(super) fn read(tx: &Tx<'_>) -> Result<Self, Fault> {
+    pub(super) fn read(tx: &mut Tx<'_>) -> Result<Self, Fault> {
         let mut halts = Self::default();
+        if !tx.hot(NONE)?.exists([])? {
+            // As it mostly is: one look for all there is to heed.
+            return Ok(halts);
+        }
+        halts.resumed = true;
         let mut statement = tx.prepare(WIDE)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {

@@ -209,33 +209,58 @@ fn pull_forward(tx: &mut Tx<'_>, key: &str, run_at: Timestamp, now: Option<Times
 
 pub(super) fn claim(tx: &mut Tx<'_>, claim: &Claim) -> Result<Vec<Claimed>, Fault> {
     let queue = queue_number(claim.queue);
-    bury_expired(tx, queue, claim.now)?;
+    let lost = expired(tx, queue, claim.now)?;
     let halts = if claim.queue == Queue::Events { Halts::read(tx)? } else { Halts::default() };
     if claim.max == 0 || halts.all {
         return Ok(Vec::new());
     }
-    turns::gather(tx, claim.queue, claim.now.millis())?;
-    let chosen = turns::choose(tx, claim, &halts)?;
+    turns::gather(tx, claim.queue, claim.now.millis(), &halts)?;
+    let chosen = turns::choose(tx, claim, &halts, lost)?;
     let mut claimed = Vec::with_capacity(chosen.len());
-    for job in chosen {
-        claimed.extend(take(tx, &job, claim)?);
+    for (job, group) in chosen {
+        claimed.extend(take(tx, job, group, claim)?);
     }
     Ok(claimed)
 }
 
-/// Buries jobs whose lease ran out in their last attempt.
-fn bury_expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<(), Fault> {
-    let spent = tx
-        .prepare(&format!(
-            "SELECT {HELD} FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
-             AND attempt >= attempts_max ORDER BY id"
-        ))?
-        .query_map(params![queue, now.millis()], Held::read)?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+/// Jobs whose lease ran out: the columns of [`Held::read`], then what else a claim needs.
+const EXPIRED: &str = "SELECT id, lane, event, attempt, attempts_max, queue, priority, grp, tenant, turn, fence, waits, \
+     waits_from, work FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2";
+
+/// Buries jobs whose lease ran out in their last attempt, and returns the others whose lease ran out, by turn, with their
+/// groups.
+fn expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<Vec<(Due, String)>, Fault> {
+    let (mut spent, mut lost) = (Vec::new(), Vec::new());
+    {
+        let mut rows = tx.hot(EXPIRED)?.query(params![queue, now.millis()])?;
+        while let Some(row) = rows.next()? {
+            let held = Held::read(row)?;
+            if held.attempt >= held.attempts_max {
+                spent.push(held);
+                continue;
+            }
+            let due = Due {
+                id: held.id,
+                expired: true,
+                priority: held.priority,
+                turn: row.get(9)?,
+                lane: held.lane,
+                fence: row.get(10)?,
+                attempt: row.get(3)?,
+                attempts_max: row.get(4)?,
+                waits: row.get(11)?,
+                waits_from: row.get(12)?,
+                work: work_of(held.event, row.get_ref(13)?).ok(),
+            };
+            lost.push((due, held.group));
+        }
+    }
+    spent.sort_unstable_by_key(|job| job.id);
     for job in spent {
         finish(tx, &job, Some(WORKER_LOST), now)?;
     }
-    Ok(())
+    lost.sort_unstable_by_key(|(due, _)| (due.turn, due.id));
+    Ok(lost)
 }
 
 /// Tells whether a job's lane lets it run.
@@ -246,51 +271,42 @@ pub(super) fn is_free(tx: &mut Tx<'_>, lane: Option<&str>, id: i64, now: Timesta
     }
 }
 
-const WORK: &str =
-    "SELECT fence, attempt, attempts_max, event, work, grp, waits, waits_from FROM palisade_job WHERE id = ?1";
+const REMOVE: &str = "DELETE FROM palisade_job WHERE id = ?1";
 const TAKE: &str = "UPDATE palisade_job SET state = 1, attempt = attempt + 1, fence = fence + 1, lease_until = ?2 \
      WHERE id = ?1";
 
 /// Takes a job, or buries one whose work cannot be read: it would keep all others of its queue from being claimed.
-fn take(tx: &mut Tx<'_>, job: &Due, claim: &Claim) -> Result<Option<Claimed>, Fault> {
+fn take(tx: &mut Tx<'_>, job: Due, group: String, claim: &Claim) -> Result<Option<Claimed>, Fault> {
     let until = claim.now.plus(claim.hold);
-    // Two statements and not one with RETURNING: SQLite keeps a journal of its own for each of those.
-    let (lease, claimed) = {
-        let mut rows = tx.hot(WORK)?.query([job.id])?;
-        let row = rows.next()?.ok_or_else(|| unreadable("job"))?;
-        let lease = Lease { job: JobId(job.id), fence: row.get::<_, i64>(0)? + 1 };
-        let claimed = match work_of(row.get(3)?, row.get_ref(4)?) {
-            Ok(work) => Some(Claimed {
-                lease,
-                attempt: row.get::<_, u32>(1)? + 1,
-                attempts_max: row.get(2)?,
-                waits: row.get(6)?,
-                waits_from: row.get::<_, Option<i64>>(7)?.map(Timestamp),
-                work,
-                group: row.get::<_, Option<String>>(5)?.filter(|group| !group.is_empty()),
-                until,
-            }),
-            Err(_) => None,
-        };
-        (lease, claimed)
-    };
+    // What it says was read when it was chosen. A statement with RETURNING keeps a journal of its own in SQLite.
     tx.hot(TAKE)?.execute(params![job.id, until.millis()])?;
     if !job.expired {
         tx.tally.jobs_waiting -= 1;
         tx.tally.jobs_running += 1;
     }
-    if claimed.is_none()
-        && let Some(held) = held(tx, lease)?
-    {
-        finish(tx, &held, Some(UNREADABLE), claim.now)?;
+    let lease = Lease { job: JobId(job.id), fence: job.fence + 1 };
+    let Some(work) = job.work else {
+        if let Some(held) = held(tx, lease)? {
+            finish(tx, &held, Some(UNREADABLE), claim.now)?;
+        }
         // A worker that was given fewer than it asked for takes it that no more are due.
         tx.wake(claim.queue);
-    }
-    Ok(claimed)
+        return Ok(None);
+    };
+    Ok(Some(Claimed {
+        lease,
+        attempt: job.attempt + 1,
+        attempts_max: job.attempts_max,
+        waits: job.waits,
+        waits_from: job.waits_from.map(Timestamp),
+        work,
+        group: Some(group).filter(|group| !group.is_empty()),
+        until,
+    }))
 }
 
 /// Reads what a job does from its columns `event` and `work`.
-fn work_of(event: Option<i64>, work: ValueRef<'_>) -> Result<Work, Error> {
+pub(super) fn work_of(event: Option<i64>, work: ValueRef<'_>) -> Result<Work, Error> {
     let Some(event) = event else {
         let json = work.as_str().map_err(|_| unreadable("job"))?;
         return serde_json::from_str(json).map_err(|_| unreadable("job"));
@@ -463,9 +479,9 @@ fn waits_again(tx: &mut Tx<'_>, job: &Held) {
     tx.wake(queue_of(job.queue));
 }
 
-const DONE_JOB: &str = "UPDATE palisade_job SET state = 2, lease_until = NULL, finished_at = ?2 WHERE id = ?1";
-
-/// Ends a running job for good (dead when there is a reason) with what follows its end elsewhere.
+/// Ends a running job for good (dead when there is a reason) with what follows its end elsewhere. Of one that is done
+/// no row is kept: nobody asks for it, and one that stays is written once more, grows the table that claims go to, and has
+/// to be removed later.
 fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Result<(), Fault> {
     let work = match dead {
         Some(reason) => tx
@@ -476,7 +492,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
             // Of work that cannot be read nothing is known that would end with it.
             .query_row(params![job.id, now.millis(), reason], |row| Ok(work_of(row.get(0)?, row.get_ref(1)?).ok()))?,
         None => {
-            tx.hot(DONE_JOB)?.execute(params![job.id, now.millis()])?;
+            tx.hot(REMOVE)?.execute([job.id])?;
             None
         }
     };
@@ -509,7 +525,7 @@ fn finish(tx: &mut Tx<'_>, job: &Held, dead: Option<&str>, now: Timestamp) -> Re
     promote(tx, lane, Some(job.id), now)
 }
 
-/// Counts the job an event died with as done.
+/// Forgets the job an event died with.
 pub(super) fn seen_to(tx: &mut Tx<'_>, event: i64) -> Result<(), Fault> {
     let job: Option<i64> = tx
         .prepare("DELETE FROM palisade_dead_letter WHERE event = ?1 RETURNING job")?
@@ -518,10 +534,10 @@ pub(super) fn seen_to(tx: &mut Tx<'_>, event: i64) -> Result<(), Fault> {
     job.map_or(Ok(()), |job| seen(tx, job))
 }
 
-/// Counts a job that died as done.
+/// Removes a job that died.
 pub(super) fn seen(tx: &mut Tx<'_>, job: i64) -> Result<(), Fault> {
-    let counted = tx.prepare("UPDATE palisade_job SET state = 2 WHERE id = ?1 AND state = 3")?.execute([job])?;
-    tx.tally.jobs_dead -= i64::from(counted == 1);
+    let gone = tx.prepare("DELETE FROM palisade_job WHERE id = ?1 AND state = 3")?.execute([job])?;
+    tx.tally.jobs_dead -= i64::from(gone == 1);
     Ok(())
 }
 

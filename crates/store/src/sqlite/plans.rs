@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use palisade_core::random::{Random, SeededRandom};
 use palisade_core::store::{EventState, RunStateName};
 use rusqlite::Connection;
 
@@ -88,6 +89,36 @@ fn what_is_set_aside_goes_in_the_order_of_its_index() {
     let old = "SEARCH b USING INDEX palisade_bad_record_old (last_seen<?)";
     let of_run = "SEARCH r USING INTEGER PRIMARY KEY (rowid=?)";
     goes(records::UNMET_FOR_LONG, &[old, "CORRELATED SCALAR SUBQUERY 1", of_run]);
+}
+
+/// Fails when the index, which is not exact, shows in what order runs came on: one that came on later before another, or
+/// one left out.
+#[test]
+fn runs_under_way_are_read_as_if_all_were_sorted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("runs.db");
+    let mut connection = Connection::open(&path).unwrap();
+    schema::prepare(&mut connection, &path).unwrap();
+    for seed in 0..100 {
+        let random = SeededRandom::new(seed);
+        let below = |limit: u64| i64::try_from(random.bits() % limit).unwrap();
+        connection.execute("DELETE FROM palisade_run", ()).unwrap();
+        let mut plain: Vec<(i64, i64)> = Vec::new();
+        for id in 1..=30 {
+            let moved_at = 2_000 * below(20);
+            let progressed_at = moved_at + if below(3) == 0 { 0 } else { below(10_000) };
+            let sql = "INSERT INTO palisade_run (id, stream, connection, name, mode, state, started_at, progressed_at, \
+                       moved_at, began) VALUES (?1, ?1, 'c', 's', 0, '{\"state\":\"running\"}', 0, ?2, ?3, 0)";
+            connection.execute(sql, [id, progressed_at, moved_at]).unwrap();
+            plain.push((progressed_at, id));
+        }
+        plain.sort_unstable();
+        for limit in [0, 1, 4, 29, 30, 99] {
+            let found = runs::live(&connection, limit).unwrap();
+            let found: Vec<_> = found.iter().map(|run| (run.progressed_at.millis(), run.id.0)).collect();
+            assert_eq!(found, plain[..plain.len().min(limit as usize)], "seed {seed}, limit {limit}");
+        }
+    }
 }
 
 /// Fails when runs that wait for a review, or a connection's, are looked for among all there are; or when rows are sorted

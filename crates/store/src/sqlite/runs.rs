@@ -1,6 +1,6 @@
 //! Runs of syncs: their pages, and what the end of a full run deletes.
 
-use std::collections::HashSet;
+use std::collections::{BinaryHeap, HashSet};
 
 use palisade_core::store::{
     Appended, Lease, MergeCounts, Missed, NewEvent, PageCommit, PageCommitted, Record, Run, RunEnd, RunFilter, RunId,
@@ -130,9 +130,9 @@ pub(super) fn start_run(
     tx.prepare("UPDATE palisade_run SET followed = 1 WHERE stream = ?1 AND mode = ?2 AND followed = 0")?
         .execute(params![stream, mode_number(mode)])?;
     tx.prepare(
-        "INSERT INTO palisade_run (stream, connection, name, mode, state, cursor, started_at, progressed_at, began, \
-         feed_from) SELECT id, connection, name, ?2, ?3, CASE WHEN ?2 = 1 THEN cursor END, ?4, ?4, commits, head \
-         FROM palisade_stream WHERE id = ?1",
+        "INSERT INTO palisade_run (stream, connection, name, mode, state, cursor, started_at, progressed_at, moved_at, \
+         began, feed_from) SELECT id, connection, name, ?2, ?3, CASE WHEN ?2 = 1 THEN cursor END, ?4, ?4, ?4, commits, \
+         head FROM palisade_stream WHERE id = ?1",
     )?
     .execute(params![stream, mode_number(mode), state_json(&RunState::Running)?, now.millis()])?;
     read_run(tx, tx.last_rowid())
@@ -207,6 +207,8 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
         i64::try_from(page.bad.len()).unwrap_or(i64::MAX),
         page.total.map(u64::cast_signed),
     ])?;
+    tx.prepare("UPDATE palisade_run SET moved_at = ?2 WHERE id = ?1 AND (moved_at > ?2 OR moved_at <= ?2 - ?3)")?
+        .execute(params![page.run.0, page.now.millis(), MOVED_EVERY_MS])?;
     if missed.count > 0 {
         note_missed(tx, page.run, missed)?;
     }
@@ -547,17 +549,34 @@ pub(super) fn prune(tx: &Tx<'_>, before: Timestamp, limit: u32) -> Result<u64, F
     Ok(gone as u64)
 }
 
-/// Which runs are under way, those first that have stood still for longest: read off their index in its order.
+/// How exactly the index of runs under way tells when they last came on: `moved_at` is that moment, or one up to so much
+/// before it. An entry that tells it exactly is written with every page.
+const MOVED_EVERY_MS: i64 = 10_000;
+
+/// Which runs are under way, those first that have stood still for longest, to [`MOVED_EVERY_MS`]: read off their index in
+/// its order.
 pub(super) const LIVE: &str =
-    "FROM palisade_run INDEXED BY palisade_run_moved WHERE finished_at IS NULL ORDER BY progressed_at, id LIMIT ?1";
+    "FROM palisade_run INDEXED BY palisade_run_moved WHERE finished_at IS NULL ORDER BY moved_at, id";
 
 pub(super) fn live(connection: &Connection, limit: u32) -> Result<Vec<Run>, Fault> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {RUN} {LIVE}"))?;
-    let mut rows = statement.query([limit])?;
-    let mut found = Vec::new();
+    let mut statement = connection.prepare_cached(&format!("SELECT {RUN}, moved_at {LIVE}"))?;
+    let mut rows = statement.query([])?;
+    let (mut found, mut first) = (Vec::new(), BinaryHeap::new());
     while let Some(row) = rows.next()? {
-        found.push(run(row)?);
+        // It and those after it came on at its moment or later: they are read only while one may be among the first.
+        let earliest = (Timestamp(row.get("moved_at")?), RunId(row.get(0)?));
+        if first.len() == limit as usize && first.peek().is_none_or(|last| *last < earliest) {
+            break;
+        }
+        let run = run(row)?;
+        first.push((run.progressed_at, run.id));
+        found.push(run);
+        if first.len() > limit as usize {
+            first.pop();
+        }
     }
+    found.sort_unstable_by_key(|run| (run.progressed_at, run.id));
+    found.truncate(limit as usize);
     Ok(found)
 }
 

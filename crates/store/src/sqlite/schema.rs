@@ -61,6 +61,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0020_kept_names", sql: include_str!("migrations/0020_kept_names.sql"), then: None },
     Migration { name: "0021_dead_forward", sql: include_str!("migrations/0021_dead_forward.sql"), then: None },
     Migration { name: "0022_run_end", sql: include_str!("migrations/0022_run_end.sql"), then: None },
+    Migration { name: "0023_moved", sql: include_str!("migrations/0023_moved.sql"), then: None },
 ];
 
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \

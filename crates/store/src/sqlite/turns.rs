@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use palisade_core::store::{Claim, LINED_UP_MAX, Queue};
+use palisade_core::store::{Claim, LINED_UP_MAX, Queue, Work};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::error::Fault;
 use super::halts::{self, Halts};
-use super::jobs::{LATER, PARKED, READY, is_free, queue_number, queue_of};
+use super::jobs::{LATER, PARKED, READY, is_free, queue_number, queue_of, work_of};
 use super::writer::{Tally, Tx};
 
 /// Most connections whose tenants are kept in mind.
@@ -174,7 +174,7 @@ fn passed(tx: &mut Tx<'_>, queue: i64, priority: i64) -> Result<i64, Fault> {
         return Ok(*turn);
     }
     let turn: Option<i64> = tx
-        .prepare("SELECT turn FROM palisade_turn WHERE queue = ?1 AND priority = ?2")?
+        .hot("SELECT turn FROM palisade_turn WHERE queue = ?1 AND priority = ?2")?
         .query_row([queue, priority], |row| row.get(0))
         .optional()?;
     let turn = turn.unwrap_or(0);
@@ -190,7 +190,7 @@ fn pass(tx: &mut Tx<'_>, queue: i64, priority: i64, turn: i64) -> Result<(), Fau
     for known in tx.passed.iter_mut().filter(|(of, at, _)| *of == queue && *at == priority) {
         known.2 = turn;
     }
-    tx.prepare(
+    tx.hot(
         "INSERT INTO palisade_turn VALUES (?1, ?2, ?3) ON CONFLICT (queue, priority) DO UPDATE SET turn = excluded.turn",
     )?
     .execute([queue, priority, turn])?;
@@ -210,8 +210,12 @@ struct Entering {
     run_at: i64,
 }
 
-/// The columns of [`Entering::read`].
-const ENTERING: &str = "id, queue, priority, grp, tenant, run_at";
+/// A query of what [`Entering::read`] reads.
+macro_rules! entering {
+    ($which:literal) => {
+        concat!("SELECT id, queue, priority, grp, tenant, run_at FROM palisade_job WHERE ", $which)
+    };
+}
 
 impl Entering {
     fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
@@ -226,9 +230,9 @@ impl Entering {
     }
 }
 
-/// Lets the jobs a query finds (by [`ENTERING`]) into line, those of them that are due at `now`; tells how many there are.
-fn line_up(tx: &mut Tx<'_>, sql: &str, values: impl rusqlite::Params, now: i64) -> Result<usize, Fault> {
-    let found = tx.prepare(sql)?.query_map(values, Entering::read)?.collect::<rusqlite::Result<Vec<_>>>()?;
+/// Lets the jobs a query finds (see [`Entering`]) into line, those of them that are due at `now`; tells how many there are.
+fn line_up(tx: &mut Tx<'_>, sql: &'static str, values: impl rusqlite::Params, now: i64) -> Result<usize, Fault> {
+    let found = tx.hot(sql)?.query_map(values, Entering::read)?.collect::<rusqlite::Result<Vec<_>>>()?;
     for job in &found {
         let place = Place { queue: job.queue, priority: job.priority, group: &job.group, tenant: &job.tenant };
         let (state, turn) = enter(tx, place, job.run_at, Some(now))?;
@@ -241,24 +245,19 @@ fn line_up(tx: &mut Tx<'_>, sql: &str, values: impl rusqlite::Params, now: i64) 
 
 /// Lets jobs of a lane go on after one of them has ended: the lowest, and those due before it.
 pub(super) fn promote(tx: &mut Tx<'_>, lane: &str, lowest: i64, run_at: i64, now: i64) -> Result<(), Fault> {
-    let one = format!("SELECT {ENTERING} FROM palisade_job WHERE id = ?1 AND state = 4");
-    line_up(tx, &one, [lowest], now)?;
-    let before =
-        format!("SELECT {ENTERING} FROM palisade_job WHERE lane = ?1 AND state = 4 AND run_at < ?2 ORDER BY id");
-    line_up(tx, &before, params![lane, run_at], now)?;
+    line_up(tx, entering!("id = ?1 AND state = 4"), [lowest], now)?;
+    line_up(tx, entering!("lane = ?1 AND state = 4 AND run_at < ?2 ORDER BY id"), params![lane, run_at], now)?;
     Ok(())
 }
 
 /// Lets jobs into line that have become due, and those whose connection was resumed.
-pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64) -> Result<(), Fault> {
+pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64, halts: &Halts) -> Result<(), Fault> {
     let bound = i64::from(LINED_UP_MAX);
-    if queue == Queue::Events {
+    if halts.resumed {
         unpark(tx)?;
     }
-    let due = format!(
-        "SELECT {ENTERING} FROM palisade_job WHERE queue = ?1 AND state = 5 AND run_at <= ?2 ORDER BY run_at, id LIMIT ?3"
-    );
-    let found = line_up(tx, &due, params![queue_number(queue), now, bound], now)?;
+    let due = entering!("queue = ?1 AND state = 5 AND run_at <= ?2 ORDER BY run_at, id LIMIT ?3");
+    let found = line_up(tx, due, params![queue_number(queue), now, bound], now)?;
     if found == LINED_UP_MAX as usize {
         // There may be more: the next claim comes at once.
         tx.wake(queue);
@@ -268,12 +267,12 @@ pub(super) fn gather(tx: &mut Tx<'_>, queue: Queue, now: i64) -> Result<(), Faul
 
 fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
     let (mut left, mut from) = (LINED_UP_MAX as usize, String::new());
-    let sql = format!("SELECT {ENTERING} FROM palisade_job WHERE state = 6 AND parked = ?1 ORDER BY id LIMIT ?2");
+    let sql = entering!("state = 6 AND parked = ?1 ORDER BY id LIMIT ?2");
     while left > 0 {
         let Some(connection) = halts::resumed(tx, &from)? else { return Ok(()) };
         let bound = i64::try_from(left).unwrap_or(i64::MAX);
         // It stood in line before, whatever the clock says by now.
-        let found = line_up(tx, &sql, params![connection, bound], i64::MAX)?;
+        let found = line_up(tx, sql, params![connection, bound], i64::MAX)?;
         if found < left {
             halts::forget(tx, &connection)?;
         }
@@ -287,14 +286,21 @@ fn unpark(tx: &mut Tx<'_>) -> Result<(), Fault> {
 
 // ----------------------------------------------------------------------------------------------------- claim
 
-/// A job in line.
-#[derive(Clone, Debug)]
+/// A job in line, or one whose lease ran out.
+#[derive(Debug)]
 pub(super) struct Due {
     pub(super) id: i64,
     pub(super) expired: bool,
-    priority: i64,
-    turn: i64,
-    lane: Option<String>,
+    pub(super) priority: i64,
+    pub(super) turn: i64,
+    pub(super) lane: Option<String>,
+    pub(super) fence: i64,
+    pub(super) attempt: u32,
+    pub(super) attempts_max: u32,
+    pub(super) waits: u32,
+    pub(super) waits_from: Option<i64>,
+    /// What it does, if that can be read.
+    pub(super) work: Option<Work>,
 }
 
 /// What is left of a group of one priority: its next rows are read as they are wanted.
@@ -308,26 +314,33 @@ struct Group {
     over: bool,
 }
 
-/// Walks the line and returns what may be taken.
-pub(super) fn choose(tx: &mut Tx<'_>, claim: &Claim, halts: &Halts) -> Result<Vec<Due>, Fault> {
+/// Walks the line and returns what may be taken, each with its group. `lost` are those whose lease ran out, by turn.
+pub(super) fn choose(
+    tx: &mut Tx<'_>,
+    claim: &Claim,
+    halts: &Halts,
+    lost: Vec<(Due, String)>,
+) -> Result<Vec<(Due, String)>, Fault> {
     let queue = queue_number(claim.queue);
     let mut line = Line { chosen: Vec::new(), taken: HashMap::new(), parked: 0 };
-    let mut lost = expired(tx, queue, claim)?;
+    // By priority, the highest first.
+    let mut late: BTreeMap<i64, Grouped> = BTreeMap::new();
+    for one in lost {
+        late.entry(-one.0.priority).or_default().push_back(one);
+    }
     let mut above = i64::MAX;
     while !line.is_over(claim) {
-        let ready: Option<i64> = tx
-            .prepare("SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2")?
-            .query_one(params![queue, above], |row| row.get(0))?;
-        let Some(priority) = ready.max(lost.first_key_value().map(|(priority, _)| -*priority)) else { break };
+        let ready: Option<i64> = tx.hot(NEXT_PRIORITY)?.query_one(params![queue, above], |row| row.get(0))?;
+        let Some(priority) = ready.max(late.first_key_value().map(|(priority, _)| -*priority)) else { break };
         above = priority;
-        let lost = lost.remove(&-priority).unwrap_or_default();
-        line.walk(tx, claim, halts, priority, lost)?;
+        let late = late.remove(&-priority).unwrap_or_default();
+        line.walk(tx, claim, halts, priority, late)?;
     }
     if line.parked >= LINED_UP_MAX {
         tx.wake(claim.queue);
     }
     let mut highest: BTreeMap<i64, i64> = BTreeMap::new();
-    for job in &line.chosen {
+    for (job, _) in &line.chosen {
         let turn = highest.entry(job.priority).or_insert(job.turn);
         *turn = job.turn.max(*turn);
     }
@@ -337,27 +350,20 @@ pub(super) fn choose(tx: &mut Tx<'_>, claim: &Claim, halts: &Halts) -> Result<Ve
     Ok(line.chosen)
 }
 
+const NEXT_PRIORITY: &str = "SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2";
+const FIRST_GROUP: &str = "SELECT min(grp) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2";
+const NEXT_GROUP: &str =
+    "SELECT min(grp) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND grp > ?3";
+const NEXT_ROWS: &str = "SELECT id, turn, lane, fence, attempt, attempts_max, waits, waits_from, event, work \
+     FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND grp = ?3 AND (turn, id) > (?4, ?5) \
+     ORDER BY turn, id LIMIT ?6";
+
 /// Jobs with their groups.
 type Grouped = VecDeque<(Due, String)>;
 
-/// Finds jobs whose lease ran out, by priority (negated: the highest first), each with its group.
-fn expired(tx: &Tx<'_>, queue: i64, claim: &Claim) -> Result<BTreeMap<i64, Grouped>, Fault> {
-    let mut statement = tx.prepare(
-        "SELECT id, priority, turn, lane, grp FROM palisade_job WHERE queue = ?1 AND state = 1 AND lease_until <= ?2 \
-         ORDER BY turn, id",
-    )?;
-    let mut rows = statement.query(params![queue, claim.now.millis()])?;
-    let mut found: BTreeMap<i64, Grouped> = BTreeMap::new();
-    while let Some(row) = rows.next()? {
-        let due = Due { id: row.get(0)?, expired: true, priority: row.get(1)?, turn: row.get(2)?, lane: row.get(3)? };
-        found.entry(-due.priority).or_default().push_back((due, row.get(4)?));
-    }
-    Ok(found)
-}
-
 /// What a claim has come to so far.
 struct Line {
-    chosen: Vec<Due>,
+    chosen: Vec<(Due, String)>,
     /// How many of each group.
     taken: HashMap<String, u32>,
     parked: u32,
@@ -396,7 +402,7 @@ impl Line {
                 let Some((due, name)) = lost.pop_front() else { return Ok(()) };
                 if !halts.providers.contains(&name)
                     && self.room(claim, &name) > 0
-                    && self.take(tx, claim, halts, due)?
+                    && self.take(tx, claim, halts, due, &name)?
                 {
                     *self.taken.entry(name.clone()).or_default() += 1;
                     for group in groups.iter_mut().filter(|group| group.name == name) {
@@ -407,7 +413,7 @@ impl Line {
             }
             let Some(group) = first else { return Ok(()) };
             let Some(due) = group.rows.pop_front() else { return Ok(()) };
-            if self.take(tx, claim, halts, due)? {
+            if self.take(tx, claim, halts, due, &group.name)? {
                 group.room -= 1;
                 *self.taken.entry(group.name.clone()).or_default() += 1;
             }
@@ -420,14 +426,14 @@ impl Line {
     }
 
     /// Finds the groups of a priority that have room, by one look into the index for each there is.
-    fn groups(&self, tx: &Tx<'_>, claim: &Claim, halts: &Halts, priority: i64) -> Result<Vec<Group>, Fault> {
-        let first = "SELECT min(grp) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2";
-        let then = "SELECT min(grp) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND grp > ?3";
+    fn groups(&self, tx: &mut Tx<'_>, claim: &Claim, halts: &Halts, priority: i64) -> Result<Vec<Group>, Fault> {
         let queue = queue_number(claim.queue);
-        let mut name: Option<String> = tx.prepare(first)?.query_row(params![queue, priority], |row| row.get(0))?;
+        let first = tx.hot(FIRST_GROUP)?;
+        let mut name: Option<String> = first.query_row(params![queue, priority], |row| row.get(0))?;
         let mut groups = Vec::new();
         while let Some(one) = name {
-            name = tx.prepare(then)?.query_row(params![queue, priority, one], |row| row.get(0))?;
+            let next = tx.hot(NEXT_GROUP)?;
+            name = next.query_row(params![queue, priority, one], |row| row.get(0))?;
             let room = self.room(claim, &one);
             if room > 0 && !halts.providers.contains(&one) {
                 let after = (i64::MIN, i64::MIN);
@@ -438,7 +444,7 @@ impl Line {
     }
 
     /// Takes a job if it is free; one whose connection is halted leaves the line.
-    fn take(&mut self, tx: &mut Tx<'_>, claim: &Claim, halts: &Halts, due: Due) -> Result<bool, Fault> {
+    fn take(&mut self, tx: &mut Tx<'_>, claim: &Claim, halts: &Halts, due: Due, group: &str) -> Result<bool, Fault> {
         if let Some(connection) = halts.of_job(tx, due.id)? {
             park(tx, &due, &connection)?;
             self.parked += 1;
@@ -446,26 +452,36 @@ impl Line {
         }
         let free = is_free(tx, due.lane.as_deref(), due.id, claim.now)?;
         if free {
-            self.chosen.push(due);
+            self.chosen.push((due, group.to_owned()));
         }
         Ok(free)
     }
 }
 
 impl Group {
-    /// Reads the next rows when there is none.
-    fn fill(&mut self, tx: &Tx<'_>, queue: Queue, priority: i64, count: u32) -> Result<(), Fault> {
+    /// Reads the next rows when there is none, and no more than there is room for.
+    fn fill(&mut self, tx: &mut Tx<'_>, queue: Queue, priority: i64, count: u32) -> Result<(), Fault> {
         if self.over || self.room == 0 || !self.rows.is_empty() {
             return Ok(());
         }
-        let mut statement = tx.prepare(
-            "SELECT id, turn, lane FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND grp = ?3 \
-             AND (turn, id) > (?4, ?5) ORDER BY turn, id LIMIT ?6",
-        )?;
+        let count = count.min(self.room);
         let (turn, id) = self.after;
+        let statement = tx.hot(NEXT_ROWS)?;
         let mut rows = statement.query(params![queue_number(queue), priority, self.name, turn, id, count])?;
         while let Some(row) = rows.next()? {
-            let due = Due { id: row.get(0)?, expired: false, priority, turn: row.get(1)?, lane: row.get(2)? };
+            let due = Due {
+                id: row.get(0)?,
+                expired: false,
+                priority,
+                turn: row.get(1)?,
+                lane: row.get(2)?,
+                fence: row.get(3)?,
+                attempt: row.get(4)?,
+                attempts_max: row.get(5)?,
+                waits: row.get(6)?,
+                waits_from: row.get(7)?,
+                work: work_of(row.get(8)?, row.get_ref(9)?).ok(),
+            };
             self.after = (due.turn, due.id);
             self.rows.push_back(due);
         }
@@ -487,10 +503,7 @@ fn park(tx: &mut Tx<'_>, due: &Due, connection: &str) -> Result<(), Fault> {
 /// Finds the due moments of the first in line of each group and priority, and of the first that waits for its moment.
 pub(super) fn oldest(connection: &Connection, queue: i64) -> Result<Option<i64>, Fault> {
     let prepare = |sql: &str| connection.prepare_cached(sql);
-    let mut lower = prepare("SELECT max(priority) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority < ?2")?;
-    let mut first = prepare("SELECT min(grp) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2")?;
-    let mut then =
-        prepare("SELECT min(grp) FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND grp > ?3")?;
+    let (mut lower, mut first, mut then) = (prepare(NEXT_PRIORITY)?, prepare(FIRST_GROUP)?, prepare(NEXT_GROUP)?);
     let mut of = prepare(
         "SELECT run_at FROM palisade_job WHERE queue = ?1 AND state = 0 AND priority = ?2 AND grp = ?3 \
          ORDER BY turn, id LIMIT 1",

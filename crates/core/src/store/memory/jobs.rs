@@ -64,9 +64,6 @@ enum State {
     Held {
         until: Timestamp,
     },
-    Done {
-        at: Timestamp,
-    },
     Dead {
         at: Timestamp,
     },
@@ -88,7 +85,7 @@ impl Job {
     fn is_waiting(&self) -> bool {
         match self.state {
             State::Ready | State::Later | State::Behind | State::Parked(_) => true,
-            State::Held { .. } | State::Done { .. } | State::Dead { .. } => false,
+            State::Held { .. } | State::Dead { .. } => false,
         }
     }
 
@@ -331,15 +328,19 @@ impl JobsModel {
         lanes
     }
 
-    /// Takes a job out of the live ones.
-    fn finish(&mut self, id: JobId, state: State, now: Timestamp) {
+    /// Takes a job out of the live ones. Of one that is done nothing is kept.
+    fn finish(&mut self, id: JobId, is_dead: bool, now: Timestamp) {
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.state = state;
+        job.state = State::Dead { at: now };
         self.live.remove(&id);
         if let Some(key) = &job.new.unique {
             self.unique.remove(key);
         }
-        let Some(lane) = job.new.lane.clone() else { return };
+        let lane = job.new.lane.clone();
+        if !is_dead {
+            self.jobs.remove(&id);
+        }
+        let Some(lane) = lane else { return };
         let Some(left) = self.lanes.get_mut(&lane) else { return };
         left.remove(&id);
         if left.is_empty() {
@@ -363,7 +364,7 @@ impl JobsModel {
     }
 
     fn kill(&mut self, id: JobId, reason: String, at: Timestamp) -> Option<Followed> {
-        self.finish(id, State::Dead { at }, at);
+        self.finish(id, true, at);
         match &self.jobs.get(&id)?.new.work {
             Work::Event { row } => Some(Followed::Event { row: *row, state: EventState::Dead, reason: Some(reason) }),
             Work::Sync { key, mode } => Some(Followed::DeadSync { key: key.clone(), mode: *mode, reason }),
@@ -380,14 +381,10 @@ impl JobsModel {
         }
     }
 
-    /// Counts the job an event died with as done.
+    /// Forgets the job an event died with.
     pub(super) fn seen_to(&mut self, event: EventRow) {
-        let of_event = |job: &&mut Job| job.new.work == Work::Event { row: event };
-        for job in self.jobs.values_mut().filter(of_event) {
-            if let State::Dead { at } = job.state {
-                job.state = State::Done { at };
-            }
-        }
+        let died = |job: &Job| job.new.work == Work::Event { row: event } && matches!(job.state, State::Dead { .. });
+        self.jobs.retain(|_, job| !died(job));
     }
 
     /// Counts a job that died as done.
@@ -434,7 +431,7 @@ impl JobsModel {
         let row = if let Work::Event { row } = job.new.work { Some(row) } else { None };
         match end {
             JobEnd::Done => {
-                self.finish(lease.job, State::Done { at: now }, now);
+                self.finish(lease.job, false, now);
                 row.map(|row| Followed::Event { row, state: EventState::Done, reason: None })
             }
             JobEnd::Ignored => {
@@ -523,7 +520,6 @@ impl JobsModel {
                 State::Ready | State::Later | State::Behind | State::Parked(_) => counts.waiting += 1,
                 State::Held { .. } => counts.running += 1,
                 State::Dead { .. } => counts.dead += 1,
-                State::Done { .. } => {}
             }
         }
         counts
@@ -531,7 +527,7 @@ impl JobsModel {
 
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
         let ended = |job: &Job| match job.state {
-            State::Done { at } | State::Dead { at } => Some(at).filter(|at| *at < before),
+            State::Dead { at } => Some(at).filter(|at| *at < before),
             State::Ready | State::Later | State::Behind | State::Parked(_) | State::Held { .. } => None,
         };
         let mut gone: Vec<_> = self.jobs.iter().filter_map(|(id, job)| Some((ended(job)?, *id))).collect();

@@ -67,6 +67,39 @@ async fn a_stop_gives_back_what_does_not_finish_in_the_grace() {
     assert_eq!(claimed.iter().map(|one| one.attempt).collect::<Vec<_>>(), [1; 6], "no attempt was used up by stops");
 }
 
+/// Fails when a job keeps its place until it is settled, so that the next one waits for two commits, or when jobs are
+/// claimed without end while none is settled.
+#[tokio::test(start_paused = true)]
+async fn what_waits_to_be_settled_takes_no_place() {
+    static BEGUN: AtomicU32 = AtomicU32::new(0);
+    let counted = handler(|_, _| {
+        Box::pin(async {
+            BEGUN.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Handled::Done
+        })
+    });
+    let settings = WorkerSettings { concurrency: 4, ..settings() };
+    let world = World::with(settings, |builder| builder.on("fake", "*", counted)).await;
+    for n in 0..9 {
+        let n = world.fake.put(&format!("t{n}"), Some(1));
+        world.deliver(&[n]).await;
+    }
+    world.store.layer.slowed(|name| Duration::from_secs(if name == "settle" { 100 } else { 0 }));
+    let (stop, stopped) = watch::channel(false);
+    tokio::join!(world.worker.run(Queue::Events, stopped), async {
+        // Two at a time, as the provider's events are a group; the first two are being settled for 200 seconds.
+        for (seconds, begun) in [(0, 2), (1, 4), (1, 6), (1, 8), (50, 8)] {
+            world.wait(Duration::from_secs(seconds) + Duration::from_millis(1)).await;
+            assert_eq!(BEGUN.load(Ordering::SeqCst), begun, "after {seconds} seconds more");
+        }
+        world.wait(Duration::from_secs(1_000)).await;
+        stop.send(true).unwrap();
+    });
+    assert_eq!(BEGUN.load(Ordering::SeqCst), 9, "each once");
+    assert_eq!(world.store.inner.job_counts().await.unwrap(), JobCounts::default());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_a_run_after_its_page_and_the_next_worker_goes_on() {
     let world = World::new().await;
