@@ -11,6 +11,7 @@
 //! are that overlap, and fetched where the spans cannot tell. No other record carries that counter. (The search in
 //! `merge/tests.rs` has reads that leave before another's commit and are merged behind it.)
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::pin;
@@ -530,9 +531,12 @@ impl Ears {
     }
 
     fn last_heard(&self, told: &Told) -> Option<Timestamp> {
-        told.by.iter().filter_map(|kind| self.heard.get(*kind)).max().copied()
+        self.heard.get(told.by.as_ref()).copied()
     }
 }
+
+/// What an event is heard as, where that is not its type ([`NewEvent::subscription`]).
+type HeardAs = Option<Cow<'static, str>>;
 
 /// What a run found among records that webhooks should have told of.
 #[derive(Clone, Default)]
@@ -540,23 +544,23 @@ pub(super) struct Findings {
     /// Those no event was made of.
     records: Missed,
     /// The events, with what they would have been heard as.
-    events: Vec<(Event, Option<&'static str>)>,
+    events: Vec<(Event, HeardAs)>,
     /// The last notice, and when what it tells of happened.
-    notice: Option<(Timestamp, Event, Option<&'static str>)>,
+    notice: Option<(Timestamp, Event, HeardAs)>,
 }
 
 impl Findings {
     fn add(&mut self, told: Told, event: Option<Event>) {
-        let heard_as = event.as_ref().filter(|event| !told.by.contains(&event.kind.as_str())).and(told.by.first());
+        let heard_as = event.as_ref().is_some_and(|event| event.kind != told.by).then_some(told.by);
         match event {
             Some(event) if !told.is_notice => {
-                self.events.push((Event { created: event.created.or(Some(told.at)), ..event }, heard_as.copied()));
+                self.events.push((Event { created: event.created.or(Some(told.at)), ..event }, heard_as));
             }
             Some(event) => {
                 self.records.add_record(told.at);
                 if self.notice.as_ref().is_none_or(|(at, ..)| *at <= told.at) {
                     // It counts nothing: what it tells of was counted.
-                    self.notice = Some((told.at, Event { created: None, ..event }, heard_as.copied()));
+                    self.notice = Some((told.at, Event { created: None, ..event }, heard_as));
                 }
             }
             None => self.records.add_record(told.at),
@@ -652,7 +656,7 @@ fn unsure_span(at: Timestamp) -> Span {
 
 fn deliveries(
     task: &Task<'_>,
-    events: impl Iterator<Item = (Event, Option<&'static str>)>,
+    events: impl Iterator<Item = (Event, HeardAs)>,
     now: Timestamp,
 ) -> Vec<NewDelivery> {
     let events = events.map(|(event, subscription)| NewEvent {

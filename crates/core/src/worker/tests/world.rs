@@ -376,7 +376,7 @@ impl Source for Fake {
 
     fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         let (at, is_notice) = *self.truth().told.get(change.id.as_str())?;
-        Some(Told { at, by: &["thing.updated"], is_notice })
+        Some(Told { at, by: "thing.updated".into(), is_notice })
     }
 
     fn event_of(&self, _site: &Site, missing: &Missing<'_>) -> Option<Event> {
