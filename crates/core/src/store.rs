@@ -94,7 +94,8 @@ pub use pauses::{PAUSES_MAX, Pause, Pauses};
 pub use records::MockRecords;
 pub use records::{ChangeKind, FeedEntry, Merge, MergeCounts, Record, Records, StreamKey, StreamStatus};
 pub use runs::{
-    Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad,
+    FetchedRecord, Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName,
+    StoredBad,
 };
 #[cfg(feature = "mock")]
 pub use schedules::MockSchedules;

@@ -490,7 +490,8 @@ impl Records for SqliteStore {
 
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
         let aside: usize = page.bad.iter().map(|one| one.raw.len() + inbox::COMMAND_BYTES).sum();
-        let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries) + aside;
+        let fetched: usize = page.fetched.iter().map(|one| records::bytes(std::slice::from_ref(&one.change))).sum();
+        let bytes = records::bytes(&page.changes) + fetched + inbox::bytes(&page.deliveries) + aside;
         let run = move |tx: &mut writer::Tx<'_>| {
             let committed = runs::commit_page(tx, &page)?;
             let changed = feed::changed_by(tx, page.run, &committed.counts)?;
@@ -543,8 +544,8 @@ impl Records for SqliteStore {
         self.inner.readers.read(move |reader| runs::unseen_records(reader, run, after.as_ref(), limit)).await
     }
 
-    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool> {
-        self.write(move |tx| runs::dismiss(tx, run, now)).await
+    async fn dismiss_run(&self, run: RunId, reason: String, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| runs::dismiss(tx, run, &reason, now)).await
     }
 
     async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>> {

@@ -172,9 +172,8 @@ fn the_webhook_of_a_number_tells_of_what_comes_to_it() {
         Some((told.at.millis(), told.by.into_owned(), told.is_notice))
     };
     const BEGUN: &str = r#""date_created":"Thu, 01 Jan 2026 00:00:00 +0000""#;
-    let message = |direction: &str, to: &str| {
-        told("messages", &format!(r#"{{"direction":"{direction}",{BEGUN},"to":"{to}"}}"#))
-    };
+    let message =
+        |direction: &str, to: &str| told("messages", &format!(r#"{{"direction":"{direction}",{BEGUN},"to":"{to}"}}"#));
     let heard = |to: &str| {
         let payload = format!(r#"{{"MessageSid":"SM1","To":"{to}"}}"#);
         TwilioWebhook::new().subscription(&event("message.received", &payload)).map(Cow::into_owned)
