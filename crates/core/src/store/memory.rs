@@ -16,10 +16,11 @@ use super::outbox::{CALL_WAITS, clash as outbox_clash};
 use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
     Connections, DeadForward, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry,
-    FeedPage, FetchedRecord, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts,
-    NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record,
-    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential, Settled, Settlement,
-    Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error, forward_key,
+    FeedPage, FetchedRecord, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge,
+    MergeCounts, NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep,
+    Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, SealedCredential,
+    Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work,
+    counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
