@@ -97,7 +97,8 @@ pub use records::{
     StreamStatus,
 };
 pub use runs::{
-    Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad,
+    FetchedRecord, Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName,
+    StoredBad,
 };
 #[cfg(feature = "mock")]
 pub use schedules::MockSchedules;

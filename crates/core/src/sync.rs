@@ -2,6 +2,7 @@
 //!
 //! Full sync, incremental sync and webhooks are one path: [`Change`]s merged by [`merge`] into the record store.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -198,14 +199,14 @@ pub enum Next {
 }
 
 /// What a webhook should have told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
 pub struct Told {
     /// When it happened.
     pub at: Timestamp,
-    /// The types of events that tell of it, or what they are subscribed to by ([`crate::webhook::Webhook::subscription`]).
-    /// Where none of them ever came to the connection's endpoint nothing was missed.
-    pub by: &'static [&'static str],
+    /// The type of the event that tells of it, or what that is subscribed to by
+    /// ([`crate::webhook::Webhook::subscription`]). Where none ever came to the connection's endpoints nothing was missed.
+    pub by: Cow<'static, str>,
     /// Whether such an event says no more than that something happened ([`Source::due`]): one that came since tells of it.
     pub is_notice: bool,
 }

@@ -1,5 +1,7 @@
 //! Inbound deliveries: raw bytes are verified first, and only what is verified can be parsed.
 
+use std::borrow::Cow;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Method};
@@ -242,9 +244,9 @@ pub trait Webhook: Send + Sync {
     }
 
     /// Names what somebody has subscribed to for an event to come, where one subscription does not bring every event of
-    /// its type: Slack's messages are subscribed to by kind of conversation. What never came by any is not missed
-    /// ([`crate::sync::Told::by`]). `None`, the default, where that is the event's type.
-    fn subscription(&self, event: &Event) -> Option<&'static str> {
+    /// its type: Slack's messages are subscribed to by kind of conversation, Twilio's by the number they come to. What never
+    /// came by any is not missed ([`crate::sync::Told::by`]). `None`, the default, where that is the event's type.
+    fn subscription(&self, event: &Event) -> Option<Cow<'static, str>> {
         let _ = event;
         None
     }

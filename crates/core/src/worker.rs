@@ -169,7 +169,7 @@ struct Inner {
     routes: Vec<Route>,
     /// The priorities of events, the most specific type first.
     priorities: Vec<(Pattern, i32)>,
-    endpoint_of: EndpointOf,
+    endpoints_of: EndpointsOf,
     watch_places: WatchPlaces,
     told: Told,
     chores: BTreeMap<String, Chore>,
@@ -195,7 +195,7 @@ struct Route {
     handler: Arc<dyn Handler>,
 }
 
-type EndpointOf = Arc<dyn Fn(&Connection) -> EndpointId + Send + Sync>;
+type EndpointsOf = Arc<dyn Fn(&Connection) -> Vec<EndpointId> + Send + Sync>;
 type Told = Arc<dyn Fn(&Connection) -> bool + Send + Sync>;
 type WatchPlaces = Arc<dyn Fn(&Connection) -> Vec<WatchPlace> + Send + Sync>;
 
@@ -234,7 +234,7 @@ pub struct WorkerBuilder {
     random: Arc<dyn Random>,
     providers: Vec<Plugged>,
     routes: Vec<(String, String, Arc<dyn Handler>)>,
-    endpoint_of: EndpointOf,
+    endpoints_of: EndpointsOf,
     watch_places: WatchPlaces,
     told: Told,
     chores: Vec<(String, Chore)>,
@@ -259,11 +259,12 @@ impl WorkerBuilder {
         self
     }
 
-    /// Says at which endpoint a connection's webhooks arrive, so that events found by a sync are deduplicated
-    /// against those delivered. Without it the endpoint has the connection's id.
+    /// Says at which endpoints a connection's webhooks arrive, so that events found by a sync are deduplicated against
+    /// those delivered; the first is where events are kept of which nothing was heard anywhere. Without any, and without
+    /// this, the endpoint has the connection's id.
     #[must_use]
-    pub fn endpoints(mut self, of: impl Fn(&Connection) -> EndpointId + Send + Sync + 'static) -> Self {
-        self.endpoint_of = Arc::new(of);
+    pub fn endpoints(mut self, of: impl Fn(&Connection) -> Vec<EndpointId> + Send + Sync + 'static) -> Self {
+        self.endpoints_of = Arc::new(of);
         self
     }
 
@@ -338,7 +339,7 @@ impl WorkerBuilder {
             random,
             providers,
             routes,
-            endpoint_of,
+            endpoints_of,
             watch_places,
             told,
             chores,
@@ -378,7 +379,7 @@ impl WorkerBuilder {
             providers,
             routes,
             priorities,
-            endpoint_of,
+            endpoints_of,
             watch_places,
             told,
             chores,
@@ -446,7 +447,7 @@ impl Worker {
             random,
             providers: Vec::new(),
             routes: Vec::new(),
-            endpoint_of: Arc::new(|connection| EndpointId::new(connection.id.as_str())),
+            endpoints_of: Arc::new(|_| Vec::new()),
             watch_places: Arc::new(|_| Vec::new()),
             told: Arc::new(|_| true),
             chores: Vec::new(),
@@ -651,7 +652,7 @@ impl Worker {
         if let Some(run) = store.run(run).await? {
             self.inner.require_unapproved(&run.key).await?;
         }
-        store.dismiss_run(run, self.inner.clock.now()).await
+        store.dismiss_run(run, "its deletions were dismissed".to_owned(), self.inner.clock.now()).await
     }
 
     /// Tells when each queue last made progress.

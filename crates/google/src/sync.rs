@@ -237,11 +237,11 @@ impl Source for GoogleSource {
     fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         let State::Present(record) = &change.state else { return None };
         let record: Value = serde_json::from_slice(record).ok()?;
-        let (at, by): (_, &[&str]) = match self.which(&change.stream).ok()? {
-            Which::Messages => (Timestamp(text(&record, "internalDate")?.parse().ok()?), &[MAIL_CHANGED]),
-            Which::Events => (crate::time::rfc3339(text(&record, "updated")?)?, &[CALENDAR_CHANGED]),
+        let (at, by) = match self.which(&change.stream).ok()? {
+            Which::Messages => (Timestamp(text(&record, "internalDate")?.parse().ok()?), MAIL_CHANGED),
+            Which::Events => (crate::time::rfc3339(text(&record, "updated")?)?, CALENDAR_CHANGED),
         };
-        Some(Told { at, by, is_notice: true })
+        Some(Told { at, by: by.into(), is_notice: true })
     }
 
     fn event_of(&self, site: &Site, missing: &Missing<'_>) -> Option<Event> {

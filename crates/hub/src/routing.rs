@@ -171,30 +171,25 @@ pub(crate) fn told(endpoints: &BTreeMap<String, Endpoint>) -> impl Fn(&Connectio
     move |connection| endpoints.iter().any(|endpoint| endpoint.serves(connection))
 }
 
-/// Says where a connection's webhooks arrive: at its own endpoint, the first by name; or at that of its app; or, where it
-/// has neither, at one that bears its id.
-pub(crate) fn endpoint_of(
+/// Says where a connection's webhooks arrive: at its own endpoints, by name, then at those of its app; or, where it has
+/// none, at one that bears its id.
+pub(crate) fn endpoints_of(
     endpoints: &BTreeMap<String, Endpoint>,
-) -> impl Fn(&Connection) -> EndpointId + Send + Sync + use<> {
-    let mut own: BTreeMap<ConnectionId, EndpointId> = BTreeMap::new();
-    let mut of_apps: BTreeMap<(String, Environment), Endpoint> = BTreeMap::new();
+) -> impl Fn(&Connection) -> Vec<EndpointId> + Send + Sync + use<> {
+    let mut own: BTreeMap<ConnectionId, Vec<Endpoint>> = BTreeMap::new();
+    let mut of_apps: Vec<Endpoint> = Vec::new();
     for endpoint in endpoints.values() {
-        let Endpoint { name, provider, to, .. } = endpoint;
-        match to {
-            To::Connection(id) => {
-                own.entry(id.clone()).or_insert_with(|| endpoint.id_for(id));
-            }
-            To::Account(environment) => {
-                let (name, provider, to) = (name.clone(), provider.clone(), To::Account(environment.clone()));
-                let key = (provider.clone(), environment.clone());
-                of_apps.entry(key).or_insert(Endpoint { name, provider, secrets: Vec::new(), to, allow_from: None });
-            }
+        let endpoint = Endpoint { secrets: Vec::new(), ..endpoint.clone() };
+        match &endpoint.to {
+            To::Connection(id) => own.entry(id.clone()).or_default().push(endpoint),
+            To::Account(_) => of_apps.push(endpoint),
         }
     }
     move |connection| {
-        let of_app = || of_apps.values().find(|endpoint| endpoint.serves(connection));
-        let id = own.get(&connection.id).cloned().or_else(|| of_app().map(|endpoint| endpoint.id_for(&connection.id)));
-        id.unwrap_or_else(|| EndpointId::new(connection.id.as_str()))
+        let all = own.get(&connection.id).into_iter().flatten().chain(&of_apps);
+        let serving = all.filter(|endpoint| endpoint.serves(connection));
+        let ids: Vec<EndpointId> = serving.map(|endpoint| endpoint.id_for(&connection.id)).collect();
+        if ids.is_empty() { vec![EndpointId::new(connection.id.as_str())] } else { ids }
     }
 }
 
@@ -329,5 +324,48 @@ impl Unrouted {
             Self { provider, received_at, headers, body, events: vec![event] }
         };
         events.into_iter().map(alone).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str, to: To) -> Endpoint {
+        Endpoint { name: name.to_owned(), provider: "slack".to_owned(), secrets: Vec::new(), to, allow_from: None }
+    }
+
+    fn connection(id: &str, provider: &str, account: Option<&str>) -> Connection {
+        Connection {
+            id: id.into(),
+            tenant: "tenant".into(),
+            provider: provider.to_owned(),
+            environment: Environment::default(),
+            account: account.map(str::to_owned),
+            base_url: None,
+            state: ConnectionState::Active,
+            created_at: palisade_core::Timestamp(0),
+        }
+    }
+
+    /// Fails when one of a connection's endpoints is left out, or another connection's is not.
+    #[test]
+    fn a_connection_is_heard_at_all_its_endpoints() {
+        let all = [
+            endpoint("app", To::Account(Environment::default())),
+            endpoint("zwei", To::Connection("c1".into())),
+            endpoint("eins", To::Connection("c1".into())),
+            endpoint("other", To::Connection("c2".into())),
+        ];
+        let of = endpoints_of(&all.into_iter().map(|one| (one.name.clone(), one)).collect());
+        let ids = |id, provider, account| {
+            let ids = of(&connection(id, provider, account));
+            ids.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(ids("c1", "slack", Some("T1")), ["eins", "zwei", "app/c1"], "its own first");
+        assert_eq!(ids("c1", "slack", None), ["eins", "zwei"], "an app's names accounts");
+        assert_eq!(ids("c2", "slack", None), ["other"]);
+        assert_eq!(ids("c3", "slack", Some("T1")), ["app/c3"]);
+        assert_eq!(ids("c1", "stripe", Some("T1")), ["c1"], "of another provider");
     }
 }

@@ -181,15 +181,15 @@ impl Source for SendGridSource {
 
     /// What recipients' servers and recipients did; addresses on the other lists may have been put there by hand.
     fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
-        let by: &[&str] = match List::of(change.stream.as_str())? {
-            List::Bounces | List::Blocks => &["bounce"],
-            List::SpamReports => &["spamreport"],
+        let by = match List::of(change.stream.as_str())? {
+            List::Bounces | List::Blocks => "bounce",
+            List::SpamReports => "spamreport",
             List::Unsubscribes | List::InvalidEmails => return None,
         };
         let State::Present(entry) = &change.state else { return None };
         let entry: Value = serde_json::from_slice(entry).ok()?;
         let created = entry.get("created").and_then(Value::as_i64)?;
-        Some(Told { at: Timestamp::from_seconds(created), by, is_notice: false })
+        Some(Told { at: Timestamp::from_seconds(created), by: by.into(), is_notice: false })
     }
 
     fn concerns(&self, kind: &str) -> bool {

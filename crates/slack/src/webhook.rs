@@ -133,7 +133,7 @@ impl Webhook for SlackWebhook {
     }
 
     /// Messages of each kind of conversation are subscribed to by themselves.
-    fn subscription(&self, event: &Event) -> Option<&'static str> {
+    fn subscription(&self, event: &Event) -> Option<Cow<'static, str>> {
         #[derive(Deserialize)]
         struct Delivery<'a> {
             #[serde(borrow)]
@@ -149,7 +149,7 @@ impl Webhook for SlackWebhook {
             return None;
         }
         let delivery: Delivery<'_> = serde_json::from_slice(&event.payload).ok()?;
-        subscription_of(&delivery.event.channel_type).copied()
+        subscription_of(&delivery.event.channel_type).map(Cow::Borrowed)
     }
 
     fn may_end_grant(&self, kind: &str) -> bool {
@@ -176,8 +176,8 @@ fn ends_grant(event: &Event) -> bool {
 }
 
 /// Returns what messages of a `channel_type` are subscribed to by.
-pub(crate) fn subscription_of(channel_type: &str) -> Option<&'static &'static str> {
-    SUBSCRIPTIONS.iter().find(|(kind, _)| *kind == channel_type).map(|(_, subscription)| subscription)
+pub(crate) fn subscription_of(channel_type: &str) -> Option<&'static str> {
+    SUBSCRIPTIONS.iter().find(|(kind, _)| *kind == channel_type).map(|(_, subscription)| *subscription)
 }
 
 /// Names the event of a message's writing or edit by its place and time: whoever sees the message can make the same name.

@@ -237,6 +237,7 @@ async fn pages(per_page: usize) -> Vec<Measured> {
                 missed: Default::default(),
                 missed_before: Timestamp(0),
                 unheard: Default::default(),
+                endpoints: Vec::new(),
                 bad: Vec::new(),
                 fetched: Default::default(),
                 total: None,

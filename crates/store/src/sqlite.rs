@@ -43,7 +43,7 @@ use lanes::Tail;
 use names::Names;
 use readers::Readers;
 use turns::Turns;
-use writer::{Bells, Disk, Inlet, Writer};
+use writer::{Bells, Disk, Inlet, Outdated, Writer};
 
 mod authorizations;
 mod calls;
@@ -145,6 +145,7 @@ struct Inner {
     readers: Arc<Readers>,
     bells: Arc<Bells>,
     feed_bells: FeedBells,
+    outdated: Arc<Outdated>,
     closed: Mutex<Option<oneshot::Receiver<Result<()>>>>,
 }
 
@@ -179,6 +180,7 @@ impl SqliteStore {
         let inlet = Arc::new(Inlet::new(config.queue_max, config.queue_bytes_max));
         let bells = Arc::new(Bells::default());
         let readers = Arc::new(Readers::new(config.path.clone(), config.busy_timeout, config.readers));
+        let outdated = Arc::new(Outdated::default());
         let (ended, closed) = oneshot::channel();
         let writer = Writer {
             connection,
@@ -189,6 +191,7 @@ impl SqliteStore {
             tail: Tail::default(),
             turns: Turns::default(),
             disk: Disk { path: config.path.clone(), free_bytes_min: config.free_bytes_min },
+            outdated: outdated.clone(),
         };
         std::thread::Builder::new()
             .name("palisade-writer".to_owned())
@@ -196,7 +199,7 @@ impl SqliteStore {
             .map_err(|error| Error::new(ErrorKind::Store, "the writer thread cannot be started").with_source(error))?;
         let closed = Mutex::new(Some(closed));
         let feed_bells = FeedBells::default();
-        Ok(Self { inner: Arc::new(Inner { config, inlet, readers, bells, feed_bells, closed }) })
+        Ok(Self { inner: Arc::new(Inner { config, inlet, readers, bells, feed_bells, outdated, closed }) })
     }
 
     /// Looks at a file without changing it: its version, and whether it is sound. It is not made, upgraded or locked
@@ -215,6 +218,12 @@ impl SqliteStore {
     /// As [`SqliteStore::examine`].
     pub fn examine_version(path: &Path) -> Result<Examined> {
         schema::examine(path, false)
+    }
+
+    /// Waits until a newer program has upgraded the file while this one had it open, which the next write finds: every
+    /// write is refused from then on, and the error says so. Whoever serves from the store stops then.
+    pub async fn outdated(&self) -> Error {
+        self.inner.outdated.wait().await
     }
 
     /// Commits what is queued, moves the WAL into the database and closes the file. Everything asked afterwards, of
@@ -490,7 +499,8 @@ impl Records for SqliteStore {
 
     async fn commit_page(&self, page: PageCommit) -> Result<PageCommitted> {
         let aside: usize = page.bad.iter().map(|one| one.raw.len() + inbox::COMMAND_BYTES).sum();
-        let bytes = records::bytes(&page.changes) + inbox::bytes(&page.deliveries) + aside;
+        let fetched: usize = page.fetched.iter().map(|one| records::bytes(std::slice::from_ref(&one.change))).sum();
+        let bytes = records::bytes(&page.changes) + fetched + inbox::bytes(&page.deliveries) + aside;
         let run = move |tx: &mut writer::Tx<'_>| {
             let committed = runs::commit_page(tx, &page)?;
             let changed = feed::changed_by(tx, page.run, &committed.counts)?;
@@ -551,8 +561,8 @@ impl Records for SqliteStore {
         self.inner.readers.read(move |reader| runs::unseen_records(reader, run, after.as_ref(), limit)).await
     }
 
-    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool> {
-        self.write(move |tx| runs::dismiss(tx, run, now)).await
+    async fn dismiss_run(&self, run: RunId, reason: String, now: Timestamp) -> Result<bool> {
+        self.write(move |tx| runs::dismiss(tx, run, &reason, now)).await
     }
 
     async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>> {

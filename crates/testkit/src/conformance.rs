@@ -26,6 +26,7 @@ use palisade_core::Timestamp;
 
 mod calls;
 mod limits;
+mod missed;
 mod noise;
 mod report;
 mod sample;
@@ -41,6 +42,7 @@ pub use calls::{
     requests_are_those_of_the_official_sdk, retry_after_is_kept_in_both_forms, unknown_fields_are_tolerated,
 };
 pub use limits::{a_burst_keeps_the_limit_and_uses_it, no_secret_is_printed};
+pub use missed::a_missed_record_makes_its_webhooks_event;
 pub use report::{Report, Row, Verdict};
 pub use sample::{Meaning, PERSON, Sample};
 pub use stage::{Counted, Counting, Rate, Stage, Stream};
@@ -211,6 +213,7 @@ checks! {
         a_deletion_between_pages_hides_nothing,
         an_expired_cursor_begins_anew,
         full_incremental_and_events_agree,
+        a_missed_record_makes_its_webhooks_event,
     }
     Limits {
         a_burst_keeps_the_limit_and_uses_it,

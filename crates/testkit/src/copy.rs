@@ -121,7 +121,7 @@ impl AccountCopy {
         let worker = Worker::builder(store.clone(), clock.clone(), Arc::new(SeededRandom::new(seed)))
             .provider(Arc::clone(&provider), Arc::clone(&client))
             // As `take_in` has it.
-            .endpoints(|connection| EndpointId::new(connection.provider.as_str()))
+            .endpoints(|connection| vec![EndpointId::new(connection.provider.as_str())])
             .build();
         let worker = must("the worker is made", worker);
         let connection = Connection {

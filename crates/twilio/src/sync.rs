@@ -23,7 +23,7 @@ use crate::client::{form, message_path, messages_path, next_query, request};
 use crate::operation;
 use crate::sid::{AccountSid, MessageSid};
 use crate::time;
-use crate::webhook::{MESSAGE_RECEIVED, received_id};
+use crate::webhook::{MESSAGE_RECEIVED, received_by, received_id};
 
 /// The name of the stream.
 pub const MESSAGES: &str = "messages";
@@ -196,17 +196,19 @@ impl Source for TwilioSource {
         if change.id == *id { Ok(change) } else { Err(decode("the record that came is not the one asked for")) }
     }
 
-    /// What somebody wrote to us is told by a webhook; of what we send only what was asked for, so that is not judged.
+    /// What somebody wrote to a number of ours is told by that number's webhook; of what we send only what was asked for,
+    /// so that is not judged.
     fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         #[derive(Deserialize)]
         struct Inbound {
             direction: String,
             date_created: String,
+            to: String,
         }
         let State::Present(message) = &change.state else { return None };
         let message: Inbound = serde_json::from_slice(message).ok()?;
         let at = time::from_rfc2822(&message.date_created).filter(|_| message.direction == "inbound")?;
-        Some(Told { at, by: &[MESSAGE_RECEIVED], is_notice: false })
+        Some(Told { at, by: received_by(&message.to)?, is_notice: false })
     }
 
     /// Makes the parameters of an inbound message's webhook, as far as the list has them: the addresses of its media, the

@@ -5,12 +5,15 @@
 //! signature does not cover: whoever holds one recorded delivery could make new events of it with new tokens, so it is
 //! not used.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::Method;
 use palisade_core::webhook::{
     Event, Parsed, RawDelivery, Refusal, Reply, Senders, Verified, Webhook, hmac, unreadable,
 };
 use palisade_core::{EventId, Result, Secret, Timestamp};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +40,13 @@ pub const MESSAGE_RECEIVED: &str = "message.received";
 /// Names the event of an inbound message.
 pub(crate) fn received_id(sid: &str) -> EventId {
     EventId::new(format!("{sid}:received"))
+}
+
+/// Names what brings the event of an inbound message: the number's own settings, or those of the service it belongs to. Each
+/// number of an account may be answered elsewhere, and one nobody here has heard of is.
+pub(crate) fn received_by(number: &str) -> Option<Cow<'static, str>> {
+    let is_one = (1..=WORD_BYTES_MAX).contains(&number.len());
+    is_one.then(|| Cow::Owned(format!("{MESSAGE_RECEIVED} to {number}")))
 }
 
 /// Twilio's deliveries.
@@ -98,6 +108,20 @@ impl Webhook for TwilioWebhook {
             Subject::Status(..) | Subject::Recording(..) | Subject::Call { .. } | Subject::Other => Reply::ok(),
         };
         Ok(Parsed { reply, events: callback.events()? })
+    }
+
+    /// Names the number an inbound message came to.
+    fn subscription(&self, event: &Event) -> Option<Cow<'static, str>> {
+        #[derive(Deserialize)]
+        struct Inbound<'e> {
+            #[serde(rename = "To", borrow)]
+            to: Cow<'e, str>,
+        }
+        if event.kind != MESSAGE_RECEIVED {
+            return None;
+        }
+        let inbound: Inbound<'_> = serde_json::from_slice(&event.payload).ok()?;
+        received_by(&inbound.to)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The inbox: deliveries with their events, kept once however often they come.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ pub struct NewEvent {
     /// The provider's type.
     pub kind: String,
     /// What it is heard as, where that is not its type ([`crate::webhook::Webhook::subscription`]).
-    pub subscription: Option<&'static str>,
+    pub subscription: Option<Cow<'static, str>>,
     /// The provider account.
     pub account: Option<String>,
     /// When it happened at the provider.
@@ -83,7 +84,7 @@ impl NewEvent {
     /// Returns what is noted of its coming ([`Heard::kind`]): its subscription, or its type.
     #[must_use]
     pub fn heard_as(&self) -> &str {
-        self.subscription.unwrap_or(&self.kind)
+        self.subscription.as_deref().unwrap_or(&self.kind)
     }
 }
 

@@ -106,7 +106,7 @@ delegate!(Records {
     fn run(run: RunId) -> Option<Run>;
     fn hold_run(lease: Lease, run: RunId, stop: Stop) -> ();
     fn unseen(run: RunId, after: Option<RecordId>, limit: u32) -> Vec<Record>;
-    fn dismiss_run(run: RunId, now: Timestamp) -> bool;
+    fn dismiss_run(run: RunId, reason: String, now: Timestamp) -> bool;
     fn healings(connection: ConnectionId, limit: u32) -> Vec<Run>;
     fn bad_records(key: StreamKey, limit: u32) -> Vec<StoredBad>;
     fn bad_to_retry(key: StreamKey, run: RunId, limit: u32) -> Vec<StoredBad>;

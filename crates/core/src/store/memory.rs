@@ -16,11 +16,11 @@ use super::outbox::{CALL_WAITS, clash as outbox_clash};
 use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
     Connections, DeadForward, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry,
-    FeedPage, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge, MergeCounts,
-    NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep, Queue, Record,
-    Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, RunState, SealedCredential, Settled,
-    Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle, Transacted, Work, counts_as_error,
-    forward_key,
+    FeedPage, FetchedRecord, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge,
+    MergeCounts, NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep,
+    Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
+    SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle,
+    Transacted, Work, counts_as_error, forward_key,
 };
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -509,17 +509,23 @@ impl Records for MemoryStore {
             model.check_lease(page.lease)?;
             let key = model.records.running(page.run)?;
             let changes = std::mem::take(&mut page.changes);
-            let staged = model.records.stage(&[Merge { key, read_since: Some(page.read_since), changes }], page.now);
+            let mut reads = vec![Merge { key: key.clone(), read_since: Some(page.read_since), changes }];
+            reads.extend(std::mem::take(&mut page.fetched).into_iter().map(|one| {
+                let FetchedRecord { read_since, change } = one;
+                Merge { key: key.clone(), read_since: Some(read_since), changes: vec![change] }
+            }));
+            let staged = model.records.stage(&reads, page.now);
             if !staged.fetch.is_empty() {
                 let fetch = staged.fetch.into_iter().map(|(_, id)| id).collect();
                 return Ok(PageCommitted { fetch, ..PageCommitted::default() });
             }
             let counts = model.records.commit(staged);
-            let deliveries = std::mem::take(&mut page.deliveries);
+            let mut deliveries = std::mem::take(&mut page.deliveries);
+            let elsewhere = model.inbox.leave_out(&mut deliveries, &page.endpoints);
             let heard = |event: &NewEvent| !page.unheard.contains(&event.kind);
             let created = deliveries.iter().flat_map(|one| &one.events);
             let created: Vec<_> = created.map(|event| event.created.filter(|_| heard(event))).collect();
-            let (mut events_new, mut events_duplicate, mut missed): (_, _, Vec<Timestamp>) = (0, 0, Vec::new());
+            let (mut events_new, mut events_duplicate, mut missed): (_, _, Vec<Timestamp>) = (0, elsewhere, Vec::new());
             for (appended, created) in model.append(deliveries).into_iter().flatten().zip(created) {
                 match appended {
                     Appended::New(_) => {
@@ -600,8 +606,8 @@ impl Records for MemoryStore {
         Ok(self.lock().records.unseen(run, after.as_ref(), limit))
     }
 
-    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool> {
-        Ok(self.lock().records.dismiss(run, now))
+    async fn dismiss_run(&self, run: RunId, reason: String, now: Timestamp) -> Result<bool> {
+        Ok(self.lock().records.dismiss(run, &reason, now))
     }
 
     async fn healings(&self, connection: ConnectionId, limit: u32) -> Result<Vec<Run>> {

@@ -240,12 +240,12 @@ pub trait Records: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn unseen(&self, run: RunId, after: Option<RecordId>, limit: u32) -> Result<Vec<Record>>;
 
-    /// Ends a run that waits for review without its deletions: it is failed with
+    /// Ends a run that waits for review without its deletions, for a reason in one phrase: it is failed with
     /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled) and [`Stop::Superseded`]. Returns whether one waited.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
-    async fn dismiss_run(&self, run: RunId, now: Timestamp) -> Result<bool>;
+    async fn dismiss_run(&self, run: RunId, reason: String, now: Timestamp) -> Result<bool>;
 
     /// Lists runs of a connection that found events missing ([`Run::missed`]), newest first.
     ///

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lease, MergeCounts, NewDelivery, NewJob, StreamKey};
 use crate::clock::Timestamp;
 use crate::error::ErrorKind;
-use crate::id::{ConnectionId, RecordId, StreamName};
+use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 use crate::sync::{BadRecord, Change, Cursor, Span, Stop};
 
 /// Identifies a run.
@@ -249,6 +249,9 @@ pub struct PageCommit {
     pub changes: Vec<Change>,
     /// The page's events and those it shows were missed, as deliveries to append in the same commit.
     pub deliveries: Vec<NewDelivery>,
+    /// All endpoints the connection's webhooks arrive at: an event of the page that is here under any of them is a
+    /// duplicate, wherever it would be kept.
+    pub endpoints: Vec<EndpointId>,
     /// Events created no later than this that are new here were missed: younger ones may be on their way, and of one
     /// that does not say when it was created nobody can tell.
     pub missed_before: Timestamp,
@@ -260,8 +263,8 @@ pub struct PageCommit {
     pub missed: Missed,
     /// Records of the page that could not be read, to set aside.
     pub bad: Vec<BadRecord>,
-    /// What fetching the page's records has done already, to count into the run.
-    pub fetched: MergeCounts,
+    /// Those of the page's records that were read by themselves, because they could not be ordered.
+    pub fetched: Vec<FetchedRecord>,
     /// How many records the whole list holds, where the provider tells it.
     pub total: Option<u64>,
     /// Where a resumed run goes on. For the last page it is the page's own cursor, so that a worker lost before
@@ -271,6 +274,16 @@ pub struct PageCommit {
     pub now: Timestamp,
 }
 
+/// A record of a page that was read by itself.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct FetchedRecord {
+    /// The stream's commit counter when its own read started.
+    pub read_since: u64,
+    /// What the read showed.
+    pub change: Change,
+}
+
 /// What a committed page did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -278,8 +291,9 @@ pub struct PageCommitted {
     /// What the merges did.
     pub counts: MergeCounts,
     /// Records that could not be ordered, each once. When there are any, *nothing* of the page was committed, the
-    /// cursor included: fetch and [`Records::merge`](super::Records::merge) them, then commit the page again without
-    /// their changes. (Were the rest committed, a worker lost before the fetch would forget them.)
+    /// cursor included: fetch them, then commit the page again with what came ([`PageCommit::fetched`]) in place of their
+    /// changes. (Were the rest committed, a worker lost before the fetch would forget them; were what came committed before
+    /// the rest, one lost in between would forget what of it was missed.)
     pub fetch: Vec<RecordId>,
     /// Events that were new here: what a gap healing found missing.
     pub events_new: u64,

@@ -11,6 +11,7 @@
 //! are that overlap, and fetched where the spans cannot tell. No other record carries that counter. (The search in
 //! `merge/tests.rs` has reads that leave before another's commit and are merged behind it.)
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::pin;
@@ -107,8 +108,9 @@ pub struct Task<'a> {
     pub mode: RunMode,
     /// The provider's name.
     pub provider: &'a str,
-    /// The endpoint under which a page's events are deduplicated against delivered ones.
-    pub endpoint: EndpointId,
+    /// The endpoints under which a page's events are deduplicated against delivered ones; never none. An event goes to the
+    /// one where its like was heard last, and where it never was, to the one that heard anything last, or the first.
+    pub endpoints: &'a [EndpointId],
     /// Whether anybody wants events of a type.
     pub wants: &'a (dyn Fn(&str) -> bool + Sync),
     /// The priority of events of a type.
@@ -372,8 +374,9 @@ impl Driver<'_> {
                 changes,
                 deliveries: match kind {
                     StreamKind::Records => Vec::new(),
-                    StreamKind::Events => deliveries(task, events.into_iter().map(|event| (event, None)), now),
+                    StreamKind::Events => deliveries(task, &ears, events.into_iter().map(|event| (event, None)), now),
                 },
+                endpoints: task.endpoints.to_vec(),
                 missed_before: match kind {
                     // Each was judged before it was made ([`Driver::missed`]).
                     StreamKind::Records => Timestamp(i64::MAX),
@@ -383,7 +386,7 @@ impl Driver<'_> {
                 unheard,
                 missed: Missed::default(),
                 bad,
-                fetched: MergeCounts::default(),
+                fetched: Vec::new(),
                 total,
                 next: next.clone().or_else(|| cursor.clone()),
                 now,
@@ -412,8 +415,17 @@ impl Driver<'_> {
     /// Reads what is heard of a stream by webhook. Of records no run judges that is the first since the connection was
     /// connected or the stream reset: it also brings what was there before anybody listened.
     async fn ears(&self, task: &Task<'_>, kind: StreamKind) -> Result<Ears> {
-        let heard = self.store.heard(task.endpoint.clone()).await?;
-        let heard: BTreeMap<_, _> = heard.into_iter().filter_map(|one| Some((one.kind, one.heard_at?))).collect();
+        let mut heard: BTreeMap<String, LastHeard> = BTreeMap::new();
+        for endpoint in task.endpoints {
+            for one in self.store.heard(endpoint.clone()).await? {
+                let Some(at) = one.heard_at else { continue };
+                let new = LastHeard { at, endpoint: endpoint.clone() };
+                let last = heard.entry(one.kind).or_insert_with(|| new.clone());
+                if last.at < at {
+                    *last = new;
+                }
+            }
+        }
         let listens = kind == StreamKind::Events && !heard.is_empty();
         if kind == StreamKind::Events || heard.is_empty() {
             return Ok(Ears { listens, heard, window: None });
@@ -442,16 +454,16 @@ impl Driver<'_> {
         Ok(Ears { listens, heard, window })
     }
 
-    /// Finds the records among changes that a webhook should have told of and that are not here, and makes events of them
-    /// where it can.
-    async fn missed(&self, ears: &Ears, key: &StreamKey, changes: &[Change]) -> Result<Findings> {
+    /// Finds the records of a page that a webhook should have told of and that are not here, and makes events of them where it
+    /// can.
+    async fn missed(&self, ears: &Ears, key: &StreamKey, page: &PageCommit) -> Result<Findings> {
         let mut findings = Findings::default();
         if ears.window.is_none() {
             return Ok(findings);
         }
         // The records of a page mostly belong to one.
         let mut place: Option<((StreamName, RecordId), Option<Bytes>)> = None;
-        for change in changes {
+        for change in page.changes.iter().chain(page.fetched.iter().map(|one| &one.change)) {
             let State::Present(_) = &change.state else { continue };
             let of = self.source.belongs_to(&key.stream, &change.id);
             if place.as_ref().map(|(of, _)| of) != of.as_ref() {
@@ -514,10 +526,17 @@ pub(super) struct Ears {
     /// Whether deliveries have ever come where a stream's events are delivered: where none does, every event comes by the
     /// provider's list, and none is missed.
     listens: bool,
-    /// When an event of a type came last.
-    heard: BTreeMap<String, Timestamp>,
+    /// When and where an event of a type came last.
+    heard: BTreeMap<String, LastHeard>,
     /// `None` where nothing is judged.
     window: Option<Window>,
+}
+
+/// How an event of a type came last.
+#[derive(Clone)]
+struct LastHeard {
+    at: Timestamp,
+    endpoint: EndpointId,
 }
 
 /// When what happened should have been told by now, and is this run's to find.
@@ -560,50 +579,53 @@ impl Ears {
     }
 
     fn last_heard(&self, told: &Told) -> Option<Timestamp> {
-        told.by.iter().filter_map(|kind| self.heard.get(*kind)).max().copied()
+        self.heard.get(told.by.as_ref()).map(|heard| heard.at)
+    }
+
+    /// Returns the endpoint that an event's webhook would have come to.
+    fn place_of(&self, heard_as: &str) -> Option<&EndpointId> {
+        let last = || self.heard.values().max_by_key(|heard| heard.at);
+        self.heard.get(heard_as).or_else(last).map(|heard| &heard.endpoint)
     }
 }
 
+/// What an event is heard as, where that is not its type ([`NewEvent::subscription`]).
+type HeardAs = Option<Cow<'static, str>>;
+
 /// What a run found among records that webhooks should have told of.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Findings {
     /// Those no event was made of.
     records: Missed,
     /// The events, with what they would have been heard as.
-    events: Vec<(Event, Option<&'static str>)>,
+    events: Vec<(Event, HeardAs)>,
     /// The last notice, and when what it tells of happened.
-    notice: Option<(Timestamp, Event, Option<&'static str>)>,
+    notice: Option<(Timestamp, Event, HeardAs)>,
 }
 
 impl Findings {
     fn add(&mut self, told: Told, event: Option<Event>) {
-        let heard_as = event.as_ref().filter(|event| !told.by.contains(&event.kind.as_str())).and(told.by.first());
+        let heard_as = event.as_ref().is_some_and(|event| event.kind != told.by).then_some(told.by);
         match event {
             Some(event) if !told.is_notice => {
-                self.events.push((Event { created: event.created.or(Some(told.at)), ..event }, heard_as.copied()));
+                self.events.push((Event { created: event.created.or(Some(told.at)), ..event }, heard_as));
             }
             Some(event) => {
                 self.records.add_record(told.at);
                 if self.notice.as_ref().is_none_or(|(at, ..)| *at <= told.at) {
                     // It counts nothing: what it tells of was counted.
-                    self.notice = Some((told.at, Event { created: None, ..event }, heard_as.copied()));
+                    self.notice = Some((told.at, Event { created: None, ..event }, heard_as));
                 }
             }
             None => self.records.add_record(told.at),
         }
     }
 
-    pub(super) fn join(&mut self, others: Self) {
-        self.records.join(others.records);
-        self.events.extend(others.events);
-        self.notice = [self.notice.take(), others.notice].into_iter().flatten().max_by_key(|(at, ..)| *at);
-    }
-
     /// Puts them into a page.
-    pub(super) fn into_page(self, task: &Task<'_>, page: &mut PageCommit) {
+    pub(super) fn into_page(self, task: &Task<'_>, ears: &Ears, page: &mut PageCommit) {
         page.missed = self.records;
         let notice = self.notice.map(|(_, event, heard_as)| (event, heard_as));
-        page.deliveries.extend(deliveries(task, self.events.into_iter().chain(notice), page.now));
+        page.deliveries.extend(deliveries(task, ears, self.events.into_iter().chain(notice), page.now));
     }
 }
 
@@ -680,33 +702,45 @@ fn unsure_span(at: Timestamp) -> Span {
     Span::exact(at.millis()).widened(CLOCK_SKEW_MAX)
 }
 
+/// Makes deliveries of events, in their order, each to the endpoint it belongs to.
 fn deliveries(
     task: &Task<'_>,
-    events: impl Iterator<Item = (Event, Option<&'static str>)>,
+    ears: &Ears,
+    events: impl Iterator<Item = (Event, HeardAs)>,
     now: Timestamp,
 ) -> Vec<NewDelivery> {
-    let events = events.map(|(event, subscription)| NewEvent {
-        wanted: (task.wants)(&event.kind),
-        priority: (task.priority)(&event.kind),
-        id: event.id,
-        kind: event.kind,
-        subscription,
-        account: event.account,
-        created: event.created,
-        ordering_key: event.ordering_key,
-        payload: Some(event.payload),
-    });
-    let events: Vec<NewEvent> = events.collect();
-    let delivery = (!events.is_empty()).then(|| NewDelivery {
-        endpoint: task.endpoint.clone(),
-        connection: task.key.connection.clone(),
-        provider: task.provider.to_owned(),
-        received_at: now,
-        headers: Vec::new(),
-        body: Bytes::new(),
-        events,
-    });
-    delivery.into_iter().collect()
+    let mut deliveries: Vec<NewDelivery> = Vec::new();
+    for (event, subscription) in events {
+        let event = NewEvent {
+            wanted: (task.wants)(&event.kind),
+            priority: (task.priority)(&event.kind),
+            id: event.id,
+            kind: event.kind,
+            subscription,
+            account: event.account,
+            created: event.created,
+            ordering_key: event.ordering_key,
+            payload: Some(event.payload),
+        };
+        let place = match task.endpoints {
+            [only] => Some(only),
+            several => ears.place_of(event.heard_as()).or(several.first()),
+        };
+        let Some(endpoint) = place else { continue };
+        match deliveries.last_mut().filter(|delivery| delivery.endpoint == *endpoint) {
+            Some(delivery) => delivery.events.push(event),
+            None => deliveries.push(NewDelivery {
+                endpoint: endpoint.clone(),
+                connection: task.key.connection.clone(),
+                provider: task.provider.to_owned(),
+                received_at: now,
+                headers: Vec::new(),
+                body: Bytes::new(),
+                events: vec![event],
+            }),
+        }
+    }
+    deliveries
 }
 
 /// Whether an error passes by itself, so that the run waits instead of failing.
@@ -739,7 +773,7 @@ fn passing(error: Error) -> Ended {
     if error.kind() == ErrorKind::LeaseLost { Ended::LeaseLost } else { Ended::Later(error) }
 }
 
-fn decode(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+fn decode(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Decode, message)
 }
 

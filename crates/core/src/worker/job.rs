@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{ConnectionId, RecordId, StreamName};
+use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 use crate::store::{
     CallResult, Claim, Claimed, Connection, ConnectionState, Effect, EventRow, FEED_HORIZON_MIN, JobEnd, KeptCall,
     Lease, Merge, NO_CONNECTION, NewJob, OutboxChange, Revocation, RunMode, Settlement, StoredEvent, StreamKey,
@@ -580,13 +580,17 @@ impl Inner {
             forwarder.look().await?;
         }
         let meters = self.metrics.run(provider, key.stream.as_str());
+        let mut endpoints = (self.endpoints_of)(connection);
+        if endpoints.is_empty() {
+            endpoints.push(EndpointId::new(connection.id.as_str()));
+        }
         let task = Task {
             lease,
             key: key.clone(),
             kind: spec.kind,
             mode,
             provider,
-            endpoint: (self.endpoint_of)(&place.connection),
+            endpoints: &endpoints,
             wants: &|kind| self.wants(provider, kind),
             priority: &|kind| self.priority(kind),
             next,

@@ -11,7 +11,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, StreamName};
 use crate::schedule::{self, Schedule, Ticks};
 use crate::store::{
-    Connection, ConnectionState, Lease, Moved, NewJob, Run, RunMode, RunState, Scheduled, StreamKey, StreamStatus, Work,
+    Connection, ConnectionState, Lease, Moved, NewJob, Run, RunFilter, RunMode, RunState, RunStateName, Scheduled,
+    StreamKey, StreamStatus, Work,
 };
 use crate::sync::{Source, StreamKind, StreamSpec};
 
@@ -23,6 +24,9 @@ use super::job::{Finish, Stop};
 pub(super) const SYNC_ATTEMPTS_MAX: u32 = 1_000;
 /// How long after a prompted run the regular one looks again: longer than most runs take.
 const SECOND_LOOK: Duration = Duration::from_secs(10);
+
+/// Reviews of one stream that are ended at once; those of older runs are hardly ever there.
+const REVIEWS_AT_ONCE: u32 = 100;
 
 /// When a job shall run.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -477,6 +481,7 @@ impl Inner {
             let mut due = self.connection_jobs(source, row, false);
             due.extend(self.watch_jobs(&row.connection, false).await?);
             jobs.extend(owned(due, &row.connection));
+            self.end_reviews_of_gone_streams(source, row).await?;
         }
         let keys = jobs.iter().filter_map(|job| job.unique.clone()).collect();
         let live = self.store.live_jobs(keys).await?;
@@ -490,6 +495,29 @@ impl Inner {
             self.store.enqueue(jobs).await?;
         }
         Ok(last)
+    }
+}
+
+impl Inner {
+    /// Dismisses the deletions of streams the provider's adapter no longer has: no run could make them, and nobody would find
+    /// them at their stream. Should it come back, its next full run looks anew.
+    async fn end_reviews_of_gone_streams(&self, source: &dyn Source, row: &Scheduled) -> Result<()> {
+        let is_kept = |name: &StreamName| source.streams().iter().any(|spec| spec.name == name.as_str());
+        for stream in row.streams.iter().filter(|stream| !is_kept(&stream.name)) {
+            let waiting = RunFilter {
+                connection: Some(row.connection.id.clone()),
+                stream: Some(stream.name.clone()),
+                state: Some(RunStateName::Review),
+                before: None,
+            };
+            for run in self.store.find_runs(waiting, REVIEWS_AT_ONCE).await? {
+                let why = "its stream is no longer copied, and its records stay as they are";
+                if self.store.dismiss_run(run.id, why.to_owned(), self.clock.now()).await? {
+                    tracing::warn!(connection = %run.key.connection, stream = %run.key.stream, run = run.id.0, "{why}");
+                }
+            }
+        }
+        Ok(())
     }
 }
 

@@ -299,12 +299,12 @@ fn a_notification_tells_of_all_before_it() {
         let state = State::Present(record.to_owned().into());
         let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
         let told = GoogleSource::new().told(&change, None)?;
-        Some((told.at.millis(), told.by[0], told.is_notice))
+        Some((told.at.millis(), told.by.into_owned(), told.is_notice))
     };
     let mail = r#"{"id":"1","internalDate":"1767225600123"}"#;
     let meeting = r#"{"id":"1","updated":"2026-01-01T00:00:00.123Z"}"#;
-    assert_eq!(told(MESSAGES, mail), Some((1_767_225_600_123, "gmail.changed", true)));
-    assert_eq!(told(EVENTS, meeting), Some((1_767_225_600_123, "calendar.changed", true)));
+    assert_eq!(told(MESSAGES, mail), Some((1_767_225_600_123, "gmail.changed".to_owned(), true)));
+    assert_eq!(told(EVENTS, meeting), Some((1_767_225_600_123, "calendar.changed".to_owned(), true)));
     assert_eq!((told(MESSAGES, meeting), told(EVENTS, mail), told("nothing", mail)), (None, None, None));
 }
 

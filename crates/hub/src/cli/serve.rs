@@ -296,12 +296,18 @@ async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     say(json!({ "url": format!("http://{address}"), "version": env!("CARGO_PKG_VERSION") }));
 
+    let mut outdated = None;
     // The runner ends by itself only when it could not begin.
     let ended_early = {
         let mut asked = asked;
         tokio::select! {
             _ = asked.wait_for(|stop| *stop) => None,
             ended = &mut running => Some(ended),
+            error = store.outdated() => {
+                tracing::error!(%error, "stopping");
+                outdated = Some(error);
+                None
+            }
         }
     };
     let _ = stop.send(true);
@@ -321,6 +327,9 @@ async fn serve_until_stopped(config: &Config, folder: &Path, secrets: Secrets) -
         tracing::error!(%error, "the database was not closed cleanly; nothing committed is lost");
     }
     tracing::info!("stopped");
+    if let Some(error) = outdated {
+        return Err(Failure::machine(error.message()));
+    }
     match ended {
         Ok(Ok(Ok(()))) => Ok(()),
         Ok(Ok(Err(error))) => Err(start_failure(&error)),

@@ -328,7 +328,7 @@ impl HubBuilder {
             .settings(self.settings.worker.clone())
             .metrics(self.metrics.clone())
             .forwarder(forwarder.clone())
-            .endpoints(routing::endpoint_of(&endpoints))
+            .endpoints(routing::endpoints_of(&endpoints))
             .told(routing::told(&endpoints))
             .watch_places(watching::places(&endpoints, self.settings.public_url.as_deref()));
         for (name, provider) in &providers {

@@ -149,6 +149,20 @@ fn a_port_in_use_and_a_file_that_is_no_database_are_the_machines_fault() {
     ends(&none, 1, &["\"ok\":false", "there is no such file"]);
 }
 
+// Fails when a hub goes on, or does not say what to do, after a newer program has upgraded its database.
+#[test]
+fn a_hub_whose_database_was_upgraded_under_it_ends_with_one_sentence() {
+    let folder = folder_with(&config("http://127.0.0.1:1"));
+    let running = Running::start(&mut palisade(&["serve", "--config", &path_of(&folder)]));
+    let database = rusqlite::Connection::open(folder.path().join("palisade.db")).unwrap();
+    database.busy_timeout(std::time::Duration::from_secs(30)).unwrap();
+    let own: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+    database.execute_batch(&format!("PRAGMA user_version = {}", own + 1)).unwrap();
+    let (code, said) = running.ended();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains(&format!("to version {}", own + 1)) && said.contains("start the newer one"), "{said}");
+}
+
 // Fails when the doctor makes, upgrades or writes the database it looks at.
 #[test]
 fn the_doctor_looks_at_the_database_and_leaves_it_alone() {
@@ -364,6 +378,20 @@ impl Running {
     pub(crate) fn stop(mut self) -> Option<i32> {
         Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         self.child.wait().unwrap().code()
+    }
+}
+
+impl Running {
+    /// Waits until it has ended by itself; returns its exit code and what it said on standard error.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let mut code = None;
+        until("it ends", || {
+            code = self.child.try_wait().unwrap();
+            code.is_some()
+        });
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (code.unwrap().code(), said)
     }
 }
 

@@ -404,6 +404,7 @@ pub(crate) async fn work(store: &SqliteStore, record: &str, state: RunState) {
                 missed: Default::default(),
                 missed_before: NOW,
                 unheard: Default::default(),
+                endpoints: Vec::new(),
                 bad: Vec::new(),
                 fetched: Default::default(),
                 total: None,

@@ -59,6 +59,7 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
         missed: Missed::default(),
         missed_before: Timestamp(0),
         unheard: Default::default(),
+        endpoints: Vec::new(),
         bad: Vec::new(),
         fetched: Default::default(),
         total: None,

@@ -173,7 +173,13 @@ fn subject() -> Subject {
         let stream = Stream::new(list.name(), 499)
             .never_empty("pages are places in a list: an empty one is its end")
             .never_expires("a place in a list is a number")
-            .deletions_untold("SendGrid tells nobody of an address that is taken off");
+            .deletions_untold("SendGrid tells nobody of an address that is taken off")
+            .makes_no_events(match list {
+                List::Bounces | List::Blocks | List::SpamReports => "SendGrid lists addresses, not events",
+                List::Unsubscribes | List::InvalidEmails => {
+                    "people may put an address on the list, which no event tells"
+                }
+            });
         subject.stream(stream)
     });
     calls()

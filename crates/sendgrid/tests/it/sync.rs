@@ -172,12 +172,12 @@ fn webhooks_tell_of_what_recipients_and_their_servers_did() {
         let state = State::Present(record.to_owned().into());
         let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
         let told = SendGridSource::new().told(&change, None)?;
-        Some((told.at.millis(), told.by[0], told.is_notice))
+        Some((told.at.millis(), told.by.into_owned(), told.is_notice))
     };
     let entry = r#"{"email":"a@x.example","created":1767225600}"#;
-    assert_eq!(told("bounces", entry), Some((1_767_225_600_000, "bounce", false)));
-    assert_eq!(told("blocks", entry), Some((1_767_225_600_000, "bounce", false)));
-    assert_eq!(told("spam_reports", entry), Some((1_767_225_600_000, "spamreport", false)));
+    assert_eq!(told("bounces", entry), Some((1_767_225_600_000, "bounce".to_owned(), false)));
+    assert_eq!(told("blocks", entry), Some((1_767_225_600_000, "bounce".to_owned(), false)));
+    assert_eq!(told("spam_reports", entry), Some((1_767_225_600_000, "spamreport".to_owned(), false)));
     for stream in ["unsubscribes", "invalid_emails", "nothing"] {
         assert_eq!(told(stream, entry), None, "{stream}");
     }

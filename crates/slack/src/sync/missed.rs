@@ -4,6 +4,8 @@
 //! edit; of whom it is not: an app is not told what its own id is, so only what surely a person wrote is made an event of,
 //! lest a product answers itself.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use palisade_core::sync::{Change, Missing, Site, State, Told};
 use palisade_core::webhook::Event;
@@ -44,8 +46,8 @@ pub(super) fn told(change: &Change, conversation: Option<&Bytes>) -> Option<Told
     let State::Present(message) = &change.state else { return None };
     let at = Timestamp(ts_millis(Written::read(message).filter(|_| change.stream.as_str() == MESSAGES)?.last())?);
     let (channel, _) = change.id.as_str().split_once(':')?;
-    let by = subscription_of(kind_of(channel, conversation)?)?;
-    Some(Told { at, by: std::slice::from_ref(by), is_notice: false })
+    let by = Cow::Borrowed(subscription_of(kind_of(channel, conversation)?)?);
+    Some(Told { at, by, is_notice: false })
 }
 
 /// Names a message's conversation.

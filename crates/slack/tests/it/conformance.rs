@@ -200,7 +200,12 @@ fn stream(name: &'static str, key: &'static str) -> Stream {
         "channels" => |page| without(page, "channels"),
         _ => |page| without(page, "messages"),
     };
-    Stream::new(name, 200).emptied(emptied).expired(200, refusal("invalid_cursor"))
+    let stream = Stream::new(name, 200).emptied(emptied).expired(200, refusal("invalid_cursor"));
+    match key {
+        "members" => stream.makes_no_events("a list of people does not say when they changed"),
+        "channels" => stream.makes_no_events("a list of conversations does not say what changed when"),
+        _ => stream,
+    }
 }
 
 fn without(page: &Value, key: &str) -> Value {

@@ -32,6 +32,14 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// The file was upgraded by a newer program while this one had it open.
+    pub(super) fn upgraded(found: i64, known: i64) -> Self {
+        let message = format!(
+            "the database was changed to version {found} while this program, of version {known}, had it open, and nothing              more is written by the old rules: stop this program and start the newer one"
+        );
+        Self { message, retryable: false }
+    }
+
     pub(super) fn to_error(&self) -> Error {
         Error::new(ErrorKind::Store, self.message.clone()).with_retryable(self.retryable)
     }

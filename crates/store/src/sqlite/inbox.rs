@@ -1,5 +1,6 @@
 //! Deliveries and their events. The hot path of a webhook: two rows (event and job) per delivery.
 
+use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,7 +10,7 @@ use palisade_core::store::{
     PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
-use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
+use palisade_core::{ConnectionId, EndpointId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::error::{Fault, unreadable};
@@ -60,6 +61,37 @@ pub(super) fn append(tx: &mut Tx<'_>, deliveries: &[NewDelivery]) -> Result<Vec<
         appended.push(append_one(tx, delivery)?);
     }
     Ok(appended)
+}
+
+/// Takes out of deliveries what is here under another of their connection's endpoints; returns how many those were.
+pub(super) fn left_out<'d>(
+    tx: &mut Tx<'_>,
+    deliveries: &'d [NewDelivery],
+    endpoints: &[EndpointId],
+) -> Result<(Cow<'d, [NewDelivery]>, u64), Fault> {
+    let mut here: Vec<(usize, usize)> = Vec::new();
+    for (number, delivery) in deliveries.iter().enumerate() {
+        for other in endpoints.iter().filter(|other| **other != delivery.endpoint) {
+            for (place, event) in delivery.events.iter().enumerate() {
+                let (endpoint, id) = (other.as_str(), event.id.as_str());
+                if names::find_event(tx, names::event_name(endpoint, id), endpoint, id)?.is_some() {
+                    here.push((number, place));
+                }
+            }
+        }
+    }
+    if here.is_empty() {
+        return Ok((Cow::Borrowed(deliveries), 0));
+    }
+    here.sort_unstable();
+    here.dedup();
+    let mut left = deliveries.to_vec();
+    for (number, place) in here.iter().rev() {
+        if let Some(delivery) = left.get_mut(*number) {
+            delivery.events.remove(*place);
+        }
+    }
+    Ok((Cow::Owned(left), here.len() as u64))
 }
 
 /// Where the bytes of an event are kept.

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
-    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, FeedEntry, Merge, MergeCounts, Record, RunId, StoredBad, StreamKey, StreamStatus,
+    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, FeedEntry, Merge, MergeCounts, PageCommit, Record, RunId, StoredBad, StreamKey,
+    StreamStatus,
 };
 use palisade_core::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State};
@@ -82,16 +83,14 @@ impl<'m> Staged<'m> {
         Ok(staged)
     }
 
-    /// Works out one read of one stream.
-    pub(super) fn read(
-        tx: &Tx<'_>,
-        key: &'m StreamKey,
-        since: u64,
-        changes: &'m [Change],
-        now: Timestamp,
-    ) -> Result<Self, Fault> {
+    /// Works out the read of a page of one stream, and those of its records that were read by themselves.
+    pub(super) fn of_page(tx: &Tx<'_>, key: &'m StreamKey, page: &'m PageCommit) -> Result<Self, Fault> {
+        let now = page.now;
         let mut staged = Self { streams: Vec::new(), counts: MergeCounts::default(), fetch: Vec::new(), now };
-        staged.add(tx, key, Some(since), changes)?;
+        staged.add(tx, key, Some(page.read_since), &page.changes)?;
+        for one in &page.fetched {
+            staged.add(tx, key, Some(one.read_since), std::slice::from_ref(&one.change))?;
+        }
         Ok(staged)
     }
 

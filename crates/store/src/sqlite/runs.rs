@@ -165,18 +165,19 @@ pub(super) fn fail_run(tx: &Tx<'_>, key: &StreamKey, mode: RunMode, reason: &str
 pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageCommitted, Fault> {
     jobs::require(tx, page.lease)?;
     let run = running(tx, page.run)?;
-    let staged = Staged::read(tx, &run.key, page.read_since, &page.changes, page.now)?;
+    let staged = Staged::of_page(tx, &run.key, page)?;
     if !staged.fetch.is_empty() {
         let fetch = staged.fetch.iter().map(|(_, record)| (*record).clone()).collect();
         return Ok(PageCommitted { fetch, ..PageCommitted::default() });
     }
     let counts = staged.commit(tx)?;
     records::set_aside(tx, run.stream, page.run, &page.bad, page.now)?;
+    let (deliveries, elsewhere) = inbox::left_out(tx, &page.deliveries, &page.endpoints)?;
     let heard = |event: &NewEvent| !page.unheard.contains(&event.kind);
-    let created = page.deliveries.iter().flat_map(|one| &one.events);
+    let created = deliveries.iter().flat_map(|one| &one.events);
     let created = created.map(|event| event.created.filter(|_| heard(event)));
-    let (mut events_new, mut events_duplicate, mut missed) = (0, 0, page.missed);
-    for (appended, created) in inbox::append(tx, &page.deliveries)?.into_iter().flatten().zip(created) {
+    let (mut events_new, mut events_duplicate, mut missed) = (0, elsewhere, page.missed);
+    for (appended, created) in inbox::append(tx, &deliveries)?.into_iter().flatten().zip(created) {
         match appended {
             Appended::New(_) => {
                 events_new += 1;
@@ -187,9 +188,7 @@ pub(super) fn commit_page(tx: &mut Tx<'_>, page: &PageCommit) -> Result<PageComm
             Appended::Duplicate(_) => events_duplicate += 1,
         }
     }
-    let mut sum = counts;
-    sum += page.fetched;
-    let MergeCounts { added, updated, deleted, unchanged, older } = sum;
+    let MergeCounts { added, updated, deleted, unchanged, older } = counts;
     tx.prepare(
         "UPDATE palisade_run SET cursor = ?2, pages = pages + 1, progressed_at = ?3, added = added + ?4, \
          updated = updated + ?5, deleted = deleted + ?6, unchanged = unchanged + ?7, older = older + ?8, stop = NULL, \
@@ -245,14 +244,14 @@ pub(super) fn set_aside(tx: &Tx<'_>, lease: Lease, run: RunId, bad: &[BadRecord]
     records::set_aside(tx, stream, run, bad, now)
 }
 
-pub(super) fn dismiss(tx: &Tx<'_>, run: RunId, now: Timestamp) -> Result<bool, Fault> {
+pub(super) fn dismiss(tx: &Tx<'_>, run: RunId, reason: &str, now: Timestamp) -> Result<bool, Fault> {
     let state: Option<String> =
         tx.prepare("SELECT state FROM palisade_run WHERE id = ?1")?.query_one([run.0], |row| row.get(0)).optional()?;
     let state = state.map(|text| serde_json::from_str(&text)).transpose().map_err(|_| unreadable("run state"))?;
     if !matches!(state, Some(RunState::Review { .. })) {
         return Ok(false);
     }
-    cancel(tx, run.0, "its deletions were dismissed", Some(&Stop::Superseded), now)?;
+    cancel(tx, run.0, reason, Some(&Stop::Superseded), now)?;
     Ok(true)
 }
 

@@ -64,6 +64,11 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0023_moved", sql: include_str!("migrations/0023_moved.sql"), then: None },
 ];
 
+/// Returns the version of the tables this program knows.
+pub(super) fn version() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
 const MIGRATION_TABLE: &str = "CREATE TABLE IF NOT EXISTS palisade_migration (version INTEGER PRIMARY KEY, \
      name TEXT NOT NULL, checksum TEXT NOT NULL) STRICT";
 
@@ -144,7 +149,7 @@ fn recognise(connection: &Connection, path: &Path, named: &dyn Fn(rusqlite::Erro
 }
 
 fn newer(path: &Path, version: i64) -> Result<()> {
-    let ours = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    let ours = self::version();
     if version <= ours {
         return Ok(());
     }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use palisade_core::store::{HEARD_EVERY_MS, Queue};
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use super::error::{Failure, Fault, failure, is_environment};
 use super::lanes::{self, Tail};
 use super::names::{self, Names};
+use super::schema;
 use super::turns::Turns;
 
 /// Most commands in one commit: bounds how long the first of them waits for the last.
@@ -437,6 +438,33 @@ pub(super) struct Writer {
     pub(super) tail: Tail,
     pub(super) turns: Turns,
     pub(super) disk: Disk,
+    pub(super) outdated: Arc<Outdated>,
+}
+
+/// Whether the file was upgraded by a newer program while this one had it open.
+#[derive(Debug, Default)]
+pub(super) struct Outdated {
+    found: OnceLock<Failure>,
+    bell: Notify,
+}
+
+impl Outdated {
+    fn tell(&self, failure: Failure) {
+        if self.found.set(failure).is_ok() {
+            self.bell.notify_waiters();
+        }
+    }
+
+    /// Waits until it was; says what to do.
+    pub(super) async fn wait(&self) -> Error {
+        loop {
+            let told = self.bell.notified();
+            if let Some(failure) = self.found.get() {
+                return failure.to_error();
+            }
+            told.await;
+        }
+    }
 }
 
 /// The disk the file is on.
@@ -560,6 +588,14 @@ impl Writer {
         let connection = &self.connection;
         let run = |sql: &str| connection.prepare_cached(sql).and_then(|mut statement| statement.execute([]));
         run("BEGIN IMMEDIATE").map_err(all)?;
+        // Under the lock, so that no upgrade comes between this and the commit.
+        let mut version = connection.prepare_cached("PRAGMA user_version").map_err(all)?;
+        let version: i64 = version.query_one([], |row| row.get(0)).map_err(all)?;
+        if version != schema::version() {
+            let failure = Failure::upgraded(version, schema::version());
+            self.outdated.tell(failure.clone());
+            return Err(Stop::All(failure));
+        }
         let before = Tally::read(connection).map_err(all)?;
         self.tail.catch_up(connection, &before).map_err(all)?;
         self.turns.catch_up(connection, &before).map_err(all)?;
@@ -597,7 +633,6 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sqlite::schema;
 
     fn writer(path: &Path) -> Writer {
         let mut connection = Connection::open(path).unwrap();
@@ -612,6 +647,7 @@ mod tests {
             turns: Turns::default(),
             names: Names::default(),
             disk: Disk { path: path.to_owned(), free_bytes_min: 0 },
+            outdated: Arc::default(),
         }
     }
 

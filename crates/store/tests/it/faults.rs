@@ -150,6 +150,32 @@ async fn a_newer_database_is_refused_with_both_versions() {
     refused(&path, ErrorKind::Config, &["0001_start", "another form"]);
 }
 
+/// Fails when a program writes by its own rules into a file that a newer one has upgraded meanwhile, when what it is told does
+/// not say what to do, or when two programs of one version are taken for that.
+#[tokio::test]
+async fn a_file_upgraded_while_it_is_open_takes_no_more_writes_of_the_older_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("upgraded.db");
+    let (old, other) = (open(&path), open(&path));
+    old.enqueue(vec![job()]).await.unwrap();
+    other.enqueue(vec![job()]).await.unwrap();
+    old.enqueue(vec![job()]).await.unwrap();
+    let newer = rusqlite::Connection::open(&path).unwrap();
+    let number = |sql: &str| newer.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let own = number("PRAGMA user_version");
+    newer.execute_batch(&format!("PRAGMA user_version = {}", own + 1)).unwrap();
+    let jobs = number("SELECT count(*) FROM palisade_job");
+    for _ in 0..2 {
+        let error = old.enqueue(vec![job()]).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Store, false));
+        let says = [format!("to version {}", own + 1), format!("of version {own},"), "start the newer one".to_owned()];
+        assert!(says.iter().all(|part| error.message().contains(part)), "{error}");
+    }
+    assert!(old.outdated().await.message().contains("start the newer one"));
+    assert_eq!(number("SELECT count(*) FROM palisade_job"), jobs, "nothing was written");
+    old.close().await.unwrap();
+}
+
 /// Every file of a folder with its bytes.
 fn contents(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());

@@ -61,6 +61,7 @@ pub struct Stream {
     pub(super) untold: Option<&'static str>,
     pub(super) no_increment: Option<&'static str>,
     pub(super) no_events: Option<&'static str>,
+    pub(super) makes_no_events: Option<&'static str>,
 }
 
 type Emptied = fn(&Value) -> Value;
@@ -78,6 +79,7 @@ impl Stream {
             untold: None,
             no_increment: None,
             no_events: None,
+            makes_no_events: None,
         }
     }
 
@@ -134,6 +136,13 @@ impl Stream {
     #[must_use]
     pub fn silent(mut self, reason: &'static str) -> Self {
         self.no_events = Some(reason);
+        self
+    }
+
+    /// Says why no event is made of a record its webhook did not tell of.
+    #[must_use]
+    pub fn makes_no_events(mut self, reason: &'static str) -> Self {
+        self.makes_no_events = Some(reason);
         self
     }
 }

@@ -27,11 +27,11 @@ use super::{Broken, Cases, Checked, NOW, Subject, ensure};
 const PAGES_MAX: usize = 2_000;
 
 /// Changes made at the provider before it is quiet.
-const CHANGES: usize = 12;
+pub(super) const CHANGES: usize = 12;
 
 /// What is done to requests on their way.
 #[derive(Clone, Debug)]
-enum Twist {
+pub(super) enum Twist {
     None,
     /// The page of this number is shown without its records.
     Empty(usize, fn(&Value) -> Value),
@@ -84,25 +84,26 @@ impl Transport for Twisted {
 }
 
 /// One reader of one stage.
-struct World {
-    provider: Arc<dyn Provider>,
+pub(super) struct World {
+    pub(super) provider: Arc<dyn Provider>,
     client: Client,
     way: Arc<Twisted>,
-    site: Site,
+    pub(super) site: Site,
+    begun: tokio::time::Instant,
 }
 
 /// What a walk gave.
 #[derive(Debug, Default)]
-struct Walked {
-    changes: Vec<Change>,
-    events: Vec<Event>,
+pub(super) struct Walked {
+    pub(super) changes: Vec<Change>,
+    pub(super) events: Vec<Event>,
     /// Where each page was read, and how many changes came before it.
     places: Vec<(Option<Cursor>, usize)>,
-    resume: Option<Cursor>,
+    pub(super) resume: Option<Cursor>,
 }
 
 impl World {
-    fn new(subject: &Subject, stage: &dyn Stage, page_size: u32, twist: Twist) -> Result<Self, Broken> {
+    pub(super) fn new(subject: &Subject, stage: &dyn Stage, page_size: u32, twist: Twist) -> Result<Self, Broken> {
         let provider = subject.provider();
         let way = Arc::new(Twisted {
             inner: stage.transport(),
@@ -125,7 +126,7 @@ impl World {
             account: stage.account(),
             page_size,
         };
-        Ok(Self { provider, client, way, site })
+        Ok(Self { provider, client, way, site, begun: tokio::time::Instant::now() })
     }
 
     fn source(&self) -> Result<&dyn Source, Error> {
@@ -139,7 +140,7 @@ impl World {
     }
 
     /// Walks to the end, with `after` called behind each page.
-    async fn walk(
+    pub(super) async fn walk(
         &self,
         stream: &str,
         from: Option<Cursor>,
@@ -192,18 +193,23 @@ impl World {
         }
     }
 
+    /// Makes a change whole: what is unclear is fetched.
+    pub(super) async fn whole(&self, change: Change) -> Result<Change, Error> {
+        if change.state != State::Unclear {
+            return Ok(change);
+        }
+        let data = self.fetch(&change.stream, &change.id).await?;
+        Ok(Change { state: data.map_or(State::Deleted, State::Present), ..change })
+    }
+
     /// Keeps changes as they come: what is unclear is fetched.
-    async fn keep(&self, copy: &mut Copy, changes: Vec<Change>) -> Result<(), Error> {
+    pub(super) async fn keep(&self, copy: &mut Copy, changes: Vec<Change>) -> Result<(), Error> {
         for change in changes {
+            let change = self.whole(change).await?;
             let key = (change.stream.as_str().to_owned(), change.id.as_str().to_owned());
-            let data = match change.state {
-                State::Present(data) => Some(data),
-                State::Deleted => None,
-                State::Unclear => self.fetch(&change.stream, &change.id).await?,
-            };
-            match data {
-                Some(data) => drop(copy.insert(key, data)),
-                None => drop(copy.remove(&key)),
+            match change.state {
+                State::Present(data) => drop(copy.insert(key, data)),
+                State::Deleted | State::Unclear => drop(copy.remove(&key)),
             }
         }
         Ok(())
@@ -228,7 +234,7 @@ impl World {
         Ok(())
     }
 
-    async fn increment(&self, copy: &mut Copy, since: &mut Resumes, stream: &str) -> Result<(), Error> {
+    pub(super) async fn increment(&self, copy: &mut Copy, since: &mut Resumes, stream: &str) -> Result<(), Error> {
         let from = since.get(stream).cloned().flatten();
         let more = self.walk(stream, from, |_, _| {}).await?;
         self.keep(copy, more.changes).await?;
@@ -237,8 +243,8 @@ impl World {
     }
 }
 
-type Copy = BTreeMap<(String, String), Bytes>;
-type Resumes = BTreeMap<String, Option<Cursor>>;
+pub(super) type Copy = BTreeMap<(String, String), Bytes>;
+pub(super) type Resumes = BTreeMap<String, Option<Cursor>>;
 
 fn span(response: &Response<Bytes>) -> Span {
     let date = response.headers().get("date").and_then(|date| date.to_str().ok());
@@ -246,8 +252,22 @@ fn span(response: &Response<Bytes>) -> Span {
     Span::second(date.map_or(NOW, Timestamp::from))
 }
 
+/// Takes the events of what the provider has posted.
+pub(super) async fn posted(world: &World, stage: &dyn Stage) -> Result<Vec<Event>, Broken> {
+    let mut events = Vec::new();
+    for raw in stage.deliveries().await {
+        let webhook = world.provider.webhook().ok_or_else(|| Broken::new("deliveries come, and nobody takes them"))?;
+        let now = NOW.plus(world.begun.elapsed());
+        let verified = Verified::check(webhook, raw, &stage.secrets(), now)
+            .map_err(|refusal| Broken::new(format!("a delivery of the stage is refused: {refusal}")))?;
+        let parsed = webhook.events(&verified);
+        events.extend(parsed.map_err(|error| Broken::new(format!("a delivery of the stage: {error}")))?.events);
+    }
+    Ok(events)
+}
+
 /// The streams of the subject and how its stage is made.
-fn streams(subject: &Subject) -> Result<(&super::subject::MakeStage, &[Stream]), Broken> {
+pub(super) fn streams(subject: &Subject) -> Result<(&super::subject::MakeStage, &[Stream]), Broken> {
     let known = subject.provider();
     let known = known.source().map(Source::streams).unwrap_or_default();
     let missing = known
@@ -524,7 +544,7 @@ pub async fn an_expired_cursor_begins_anew(subject: &Subject) -> Checked {
 pub async fn full_incremental_and_events_agree(subject: &Subject) -> Checked {
     let (make, streams) = streams(subject)?;
     let mut cases = Cases::default();
-    let (stage, begin) = (make(), tokio::time::Instant::now());
+    let stage = make();
     let world = World::new(subject, &*stage, 3, Twist::None)?;
     let source = world.provider.source().map(Source::streams).unwrap_or_default();
     let feeds: Vec<_> = source.iter().filter(|spec| spec.kind == StreamKind::Events).map(|spec| spec.name).collect();
@@ -545,15 +565,7 @@ pub async fn full_incremental_and_events_agree(subject: &Subject) -> Checked {
             tokio::time::advance(Duration::from_secs(2)).await;
             stage.change(stream.name, step);
         }
-        let mut events = Vec::new();
-        for raw in stage.deliveries().await {
-            let webhook =
-                world.provider.webhook().ok_or_else(|| Broken::new("deliveries come, and nobody takes them"))?;
-            let now = NOW.plus(begin.elapsed());
-            let verified = Verified::check(webhook, raw, &stage.secrets(), now)
-                .map_err(|refusal| Broken::new(format!("a delivery of the stage is refused: {refusal}")))?;
-            events.extend(webhook.events(&verified).map_err(|error| failed("a delivery of the stage", &error))?.events);
-        }
+        let events = posted(&world, &*stage).await?;
         let applied = world.apply(&mut by_events, &mut since, &events).await;
         applied.map_err(|error| failed("events", &error))?;
     }

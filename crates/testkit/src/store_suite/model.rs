@@ -10,7 +10,7 @@ use palisade_core::random::SeededRandom;
 use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
     CallId, CallRecord, CallState, Claim, Connection, ConnectionState, Decision, Effect, EventRow, EventState,
-    GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, MergeCounts, NewDelivery, NewEvent, NewJob, OutboxChange,
+    FetchedRecord, GrantLease, Halt, JobEnd, KeptCall, Lease, Merge, NewDelivery, NewEvent, NewJob, OutboxChange,
     PageCommit, Pause, PrunePlace, Queue, ReplayFilter, Room, RunEnd, RunFilter, RunId, RunMode, RunState,
     RunStateName, SealedCredential, Settled, Settlement, Store, StreamKey, Transacted, Value, Work, forward_key,
 };
@@ -441,8 +441,9 @@ impl Model {
                     missed: Default::default(),
                     missed_before: self.near(),
                     unheard: Default::default(),
+                    endpoints: if self.one_in(3) { vec!["e1".into(), "e2".into()] } else { Vec::new() },
                     bad: self.some_bad(),
-                    fetched: MergeCounts { added: self.below(2), ..MergeCounts::default() },
+                    fetched: (0..self.below(2)).map(|_| self.fetched(&of, commits)).collect(),
                     total: self.one_in(3).then(|| self.below(99)),
                     next: self.one_in(2).then(|| Cursor::new(format!("p{}", self.below(9)))),
                     now,
@@ -451,6 +452,10 @@ impl Model {
                 self.note(format!("{page:?}"), answers)
             }
         }
+    }
+
+    fn fetched(&self, of: &StreamKey, commits: u64) -> FetchedRecord {
+        FetchedRecord { read_since: commits.saturating_sub(self.below(2)), change: self.change(of) }
     }
 
     fn some_bad(&self) -> Vec<BadRecord> {
@@ -470,7 +475,7 @@ impl Model {
                 let bad = self.some_bad();
                 ("set aside", both!(self, store => told(&store.set_aside(lease, run, bad.clone(), now).await)))
             }
-            0 => ("dismiss", both!(self, store => told(&store.dismiss_run(run, now).await))),
+            0 => ("dismiss", both!(self, store => told(&store.dismiss_run(run, "no".to_owned(), now).await))),
             1 => {
                 let since = self.one_in(2).then_some(now);
                 ("pause", both!(self, store => told(&store.pause_stream(key.clone(), since).await)))

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_core::store::{
-    Appended, BAD_KEPT_MAX, ChangeKind, FeedPage, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob, PageCommit,
-    PageCommitted, Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, Settled, Settlement, Store,
-    StreamKey, StreamStatus, Work,
+    Appended, BAD_KEPT_MAX, ChangeKind, FeedPage, FetchedRecord, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob,
+    PageCommit, PageCommitted, Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, Settled,
+    Settlement, Store, StreamKey, StreamStatus, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Timestamp};
@@ -16,7 +16,7 @@ use palisade_core::{ErrorKind, Timestamp};
 use super::inbox::{delivery, event, settle_done};
 use super::jobs::{claim, hold, job, key, settlement};
 use super::{ok, same};
-use palisade_core::store::NewEvent;
+use palisade_core::store::{NewDelivery, NewEvent};
 
 /// An observation at an exact moment.
 fn seen(id: &str, at: i64, state: State) -> Change {
@@ -58,8 +58,9 @@ fn page(lease: Lease, run: &Run, read_since: u64, changes: Vec<Change>) -> PageC
         missed: Default::default(),
         missed_before: Timestamp(6),
         unheard: Default::default(),
+        endpoints: Vec::new(),
         bad: Vec::new(),
-        fetched: MergeCounts::default(),
+        fetched: Vec::new(),
         total: None,
         next: Some(Cursor::new("next")),
         now: Timestamp(6),
@@ -148,7 +149,7 @@ pub async fn changes_that_cannot_be_ordered_are_named(store: &dyn Store) {
 /// Records, events, cursor and progress of a page are one commit; with a record that cannot be ordered nothing of it
 /// is written.
 ///
-/// Fails when the rest of a page is committed beside a record to fetch.
+/// Fails when the rest of a page is committed beside a record to fetch, or what was fetched without the rest.
 pub async fn a_page_is_committed_whole_or_not_at_all(store: &dyn Store) {
     let (lease, run) = begin(store, RunMode::Full).await;
     let mut full = page(lease, &run, 0, vec![present("a", 10, "1"), present("b", 10, "1")]);
@@ -170,12 +171,37 @@ pub async fn a_page_is_committed_whole_or_not_at_all(store: &dyn Store) {
     tied.deliveries = vec![delivery(6, vec![event("e3")])];
     let committed = ok(store.commit_page(tied).await);
     same(committed, PageCommitted { fetch: vec!["a".into()], ..PageCommitted::default() }, "named once");
-    same((status(store).await, ok(store.runs(None, 1).await)), before, "nothing else is written");
+    same((status(store).await, ok(store.runs(None, 1).await)), before.clone(), "nothing else is written");
     same(claim(store, Queue::Events, 6).await.len(), 0, "also no event");
 
     let run_now = ok(store.runs(Some("acme".into()), 1).await);
     let progress = run_now.first().map(|run| (run.pages, run.counts.added, run.cursor.clone(), run.progressed_at));
     same(progress, Some((1, 2, Some(Cursor::new("next")), Timestamp(6))), "progress");
+    // What was read by itself goes with its page, if it can be ordered by then.
+    let mut whole = page(lease, &run, 1, vec![present("c", 20, "1")]);
+    whole.deliveries = vec![delivery(6, vec![event("e3")])];
+    whole.fetched = vec![FetchedRecord { read_since: 1, change: present("a", 20, "1") }];
+    let committed = ok(store.commit_page(whole.clone()).await);
+    same(committed, PageCommitted { fetch: vec!["a".into()], ..PageCommitted::default() }, "it changed again");
+    same(status(store).await, before.0.clone(), "nothing is written");
+    whole.fetched = vec![FetchedRecord { read_since: before.0.commits, change: present("a", 20, "1") }];
+    let committed = ok(store.commit_page(whole).await);
+    let counts = MergeCounts { added: 1, updated: 1, ..MergeCounts::default() };
+    let wanted = PageCommitted { counts, events_new: 1, ..PageCommitted::default() };
+    same(committed, wanted, "a page with what was read by itself");
+    same(status(store).await.commits, before.0.commits + 1, "in one commit");
+    let mut elsewhere = page(lease, &run, 9, Vec::new());
+    elsewhere.deliveries =
+        vec![NewDelivery { endpoint: "other".into(), ..delivery(6, vec![event("e3"), event("e4")]) }];
+    elsewhere.endpoints = vec!["other".into(), "hook".into()];
+    let committed = ok(store.commit_page(elsewhere.clone()).await);
+    let told = (committed.events_new, committed.events_duplicate);
+    same(told, (1, 1), "what is here under another endpoint of its connection is a duplicate");
+    elsewhere.deliveries = vec![delivery(6, vec![event("e4"), event("e5")])];
+    elsewhere.endpoints = vec!["hook".into()];
+    let committed = ok(store.commit_page(elsewhere).await);
+    same((committed.events_new, committed.events_duplicate), (2, 0), "under another connection's it is not");
+
     let late = Lease { fence: lease.fence + 1, ..lease };
     let refused = store.commit_page(PageCommit { lease: late, ..full.clone() }).await;
     same(refused.map_err(|error| error.kind()), Err(ErrorKind::LeaseLost), "a lost lease");
@@ -389,12 +415,12 @@ pub async fn a_run_tells_why_it_waits_or_ended(store: &dyn Store) {
     same(stop().await, Some(wait), "why it waits");
     let mut next = page(lease, &run, 0, vec![present("a", 10, "1")]);
     next.total = Some(12);
-    next.fetched = MergeCounts { updated: 2, ..MergeCounts::default() };
+    next.fetched = vec![FetchedRecord { read_since: 0, change: present("b", 10, "1") }];
     ok(store.commit_page(next).await);
     same(stop().await, None, "a page forgets it");
     let found = ok(store.run(run.id).await);
     let counts = found.as_ref().map(|run| (run.counts.added, run.counts.updated, run.total));
-    same(counts, Some((1, 2, Some(12))), "what was fetched for the page counts with it");
+    same(counts, Some((2, 0, Some(12))), "what was fetched for the page counts with it");
     ok(store.commit_page(page(lease, &run, 1, vec![])).await);
     let state = RunState::Failed { kind: ErrorKind::Permission, reason: "no".to_owned() };
     let missing = Stop::ScopeMissing { scope: Some("s".to_owned()) };
@@ -449,10 +475,13 @@ pub async fn what_cannot_be_read_is_set_aside(store: &dyn Store) {
     same(unseen(ok(store.unseen(run.id, None, 9).await)), vec!["b".to_owned()], "what is to be reviewed");
     same(unseen(ok(store.unseen(run.id, Some("b".into()), 9).await)), vec![], "behind it");
     same(status(store).await.bad, 2, "nothing is forgotten by a run that is not done");
-    same(ok(store.dismiss_run(run.id, Timestamp(10)).await), true, "dismissed");
-    same(ok(store.dismiss_run(run.id, Timestamp(11)).await), false, "once");
+    same(ok(store.dismiss_run(run.id, "they stay".to_owned(), Timestamp(10)).await), true, "dismissed");
+    same(ok(store.dismiss_run(run.id, "again".to_owned(), Timestamp(11)).await), false, "once");
     let dismissed = ok(store.run(run.id).await).map(|run| (kind(&run.state), run.stop, run.finished_at));
     same(dismissed, Some(("cancelled", Some(Stop::Superseded), Some(Timestamp(10)))), "it is over");
+    let why = ok(store.run(run.id).await).map(|run| run.state);
+    let said = RunState::Failed { kind: ErrorKind::Cancelled, reason: "they stay".to_owned() };
+    same(why, Some(said), "for the reason that was given");
 
     let lease = hold(store, sync(RunMode::Full), 12).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(12)).await);
@@ -689,7 +718,7 @@ pub async fn old_runs_are_removed_but_for_the_newest(store: &dyn Store) {
     same((ok(store.prune_runs(Timestamp(i64::MAX), 9).await), left().await), (0, kept), "what stays however old");
     same(ok(store.run(first).await), None, "one removed is as one never seen");
     // Decided on, the review may go. The one under way ends, and none has followed it.
-    same(ok(store.dismiss_run(review, Timestamp(70)).await), true, "dismissed");
+    same(ok(store.dismiss_run(review, "they stay".to_owned(), Timestamp(70)).await), true, "dismissed");
     let failed = RunState::Failed { kind: ErrorKind::Provider, reason: "down".to_owned() };
     ok(store.end_run(RunEnd { state: failed, now: Timestamp(71), ..done(lease, &under_way) }).await);
     let kept = vec![newest, alone, live];

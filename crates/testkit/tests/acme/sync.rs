@@ -5,10 +5,12 @@
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec};
+use palisade_core::sync::{
+    Change, Cursor, Missing, Next, Page, Site, Source, Span, State, StreamKind, StreamSpec, Told,
+};
 use palisade_core::webhook::Event;
-use palisade_core::{Error, ErrorKind, RecordId, Result, StreamName};
-use serde_json::Value;
+use palisade_core::{Error, ErrorKind, RecordId, Result, StreamName, Timestamp};
+use serde_json::{Value, json};
 
 use super::client::{LIST, RETRIEVE, request};
 
@@ -16,6 +18,9 @@ static STREAMS: [StreamSpec; 1] = [StreamSpec { name: "parcels", kind: StreamKin
 
 /// The largest page Acme gives.
 pub(crate) const PAGE_MAX: u32 = 50;
+
+/// The type of Acme's events.
+const CHANGED: &str = "parcel.changed";
 
 /// Acme's streams.
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +107,29 @@ impl Source for AcmeSource {
         let parcel: Value = serde_json::from_slice(response.body()).map_err(|_| decode("the answer is not JSON"))?;
         change(&parcel, span)
             .and_then(|change| if change.id == *id { Ok(change) } else { Err(decode("the answer is another parcel")) })
+    }
+
+    fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
+        let State::Present(parcel) = &change.state else { return None };
+        let parcel: Value = serde_json::from_slice(parcel).ok()?;
+        let at = Timestamp::from_seconds(parcel.get("changed_at")?.as_i64()?);
+        Some(Told { at, by: CHANGED.into(), is_notice: false })
+    }
+
+    /// Acme names its events by the version they bring, so whoever has the parcel can name the event.
+    fn event_of(&self, _site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        let State::Present(parcel) = &missing.change.state else { return None };
+        let parcel: Value = serde_json::from_slice(parcel).ok()?;
+        let id = format!("e{}", parcel.get("version")?.as_u64()?);
+        let payload = json!({ "id": id, "type": CHANGED, "parcel": parcel, "palisade_healed": true });
+        Some(Event {
+            id: id.into(),
+            kind: CHANGED.to_owned(),
+            account: None,
+            created: None,
+            ordering_key: Some(missing.change.id.as_str().to_owned()),
+            payload: Bytes::from(payload.to_string()),
+        })
     }
 
     fn concerns(&self, kind: &str) -> bool {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response};
 use palisade_core::call::Bucket;
 use palisade_core::client::{Classifier, Profile, Repeat, Verdict};
-use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State, StreamSpec};
+use palisade_core::sync::{Change, Cursor, Missing, Next, Page, Site, Source, Span, State, StreamSpec, Told};
 use palisade_core::webhook::{Event, Parsed, RawDelivery, Refusal, Verified, Webhook};
 use palisade_core::{
     Call, Error, ErrorKind, Manifest, Operation, Provider, RecordId, Replay, Result, Secret, StreamName, Timestamp,
@@ -62,6 +62,9 @@ pub(crate) enum Defect {
     ReadsAnOldCursorAsInvalid,
     ForgetsDeletions,
     BeginsTheNextRunTooLate,
+    NamesTheMissedOtherwise,
+    ListensForAnotherType,
+    MakesNothingOfTheMissed,
     SendsTooFast,
     SendsTooSlowly,
     TellsTheBody,
@@ -105,6 +108,9 @@ pub(crate) const DEFECTS: &[(Defect, &str)] = &[
     (Defect::ReadsAnOldCursorAsInvalid, "an_expired_cursor_begins_anew"),
     (Defect::ForgetsDeletions, "full_incremental_and_events_agree"),
     (Defect::BeginsTheNextRunTooLate, "full_incremental_and_events_agree"),
+    (Defect::NamesTheMissedOtherwise, "a_missed_record_makes_its_webhooks_event"),
+    (Defect::ListensForAnotherType, "a_missed_record_makes_its_webhooks_event"),
+    (Defect::MakesNothingOfTheMissed, "a_missed_record_makes_its_webhooks_event"),
     (Defect::SendsTooFast, "a_burst_keeps_the_limit_and_uses_it"),
     (Defect::SendsTooSlowly, "a_burst_keeps_the_limit_and_uses_it"),
     (Defect::TellsTheBody, "no_secret_is_printed"),
@@ -442,6 +448,24 @@ impl Source for BrokenSource {
 
     fn fetched(&self, stream: &StreamName, id: &RecordId, response: &Response<Bytes>, span: Span) -> Result<Change> {
         AcmeSource.fetched(stream, id, response, span)
+    }
+
+    fn told(&self, change: &Change, place: Option<&Bytes>) -> Option<Told> {
+        let told = AcmeSource.told(change, place)?;
+        Some(if self.defect == Defect::ListensForAnotherType {
+            Told { by: "parcel.moved".into(), ..told }
+        } else {
+            told
+        })
+    }
+
+    fn event_of(&self, site: &Site, missing: &Missing<'_>) -> Option<Event> {
+        let event = AcmeSource.event_of(site, missing)?;
+        match self.defect {
+            Defect::NamesTheMissedOtherwise => Some(Event { id: format!("healed:{}", event.id).into(), ..event }),
+            Defect::MakesNothingOfTheMissed => None,
+            _ => Some(event),
+        }
     }
 
     fn concerns(&self, kind: &str) -> bool {

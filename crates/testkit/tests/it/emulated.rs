@@ -57,11 +57,11 @@ impl Acme {
     fn put(&self, id: &str, fields: Value) {
         let mut world = self.world.lock().unwrap();
         world.version += 1;
-        let mut parcel = json!({ "id": id, "version": world.version });
+        let at = NOW.plus(self.origin.elapsed());
+        let mut parcel = json!({ "id": id, "version": world.version, "changed_at": at.seconds() });
         parcel.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         world.parcels.insert(id.to_owned(), parcel.clone());
         let event = json!({ "id": format!("e{}", world.version), "type": "parcel.changed", "parcel": parcel });
-        let at = NOW.plus(self.origin.elapsed());
         world.posted.push(signed(SECRETS[0], at, event.to_string().as_bytes()));
     }
 

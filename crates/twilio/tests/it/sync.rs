@@ -1,12 +1,14 @@
 //! The stream: requests, pages, single records, and what an event says about a record.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::Response;
 use palisade_core::call::Priority;
 use palisade_core::sync::{Change, Cursor, Next, Page, Site, Source, Span, State};
-use palisade_core::webhook::Event;
+use palisade_core::webhook::{Event, Webhook};
 use palisade_core::{ErrorKind, EventId, RecordId, Timestamp};
-use palisade_twilio::TwilioSource;
+use palisade_twilio::{TwilioSource, TwilioWebhook};
 
 use super::fake::{ACCOUNT, call, message, pairs};
 
@@ -159,19 +161,30 @@ fn what_concerns_a_message_has_it_fetched() {
     }
 }
 
-/// Fails when what no webhook tells of is called missed, or the time of what one tells of is read from elsewhere.
+/// Fails when what no webhook tells of is called missed, the time of what one tells of is read from elsewhere, or a number is
+/// heard by another name than its webhook has.
 #[test]
-fn a_webhook_tells_of_what_comes_in() {
+fn the_webhook_of_a_number_tells_of_what_comes_to_it() {
     let told = |stream: &str, record: &str| {
         let state = State::Present(record.to_owned().into());
         let change = Change { stream: stream.into(), id: "1".into(), span: SPAN, state };
         let told = TwilioSource::new().told(&change, None)?;
-        Some((told.at.millis(), told.by[0], told.is_notice))
+        Some((told.at.millis(), told.by.into_owned(), told.is_notice))
     };
-    let message = |direction: &str| {
-        told("messages", &format!(r#"{{"direction":"{direction}","date_created":"Thu, 01 Jan 2026 00:00:00 +0000"}}"#))
+    const BEGUN: &str = r#""date_created":"Thu, 01 Jan 2026 00:00:00 +0000""#;
+    let message =
+        |direction: &str, to: &str| told("messages", &format!(r#"{{"direction":"{direction}",{BEGUN},"to":"{to}"}}"#));
+    let heard = |to: &str| {
+        let payload = format!(r#"{{"MessageSid":"SM1","To":"{to}"}}"#);
+        TwilioWebhook::new().subscription(&event("message.received", &payload)).map(Cow::into_owned)
     };
-    assert_eq!(message("inbound"), Some((1_767_225_600_000, "message.received", false)));
-    assert_eq!(message("outbound-api"), None);
-    assert_eq!(told("messages", r#"{"direction":"inbound"}"#), None);
+    for number in ["+15005550006", "whatsapp:+15005550006", "12345"] {
+        let by = heard(number);
+        assert_eq!(by, Some(format!("message.received to {number}")));
+        assert_eq!(message("inbound", number), by.map(|by| (1_767_225_600_000, by, false)));
+    }
+    assert_eq!(message("outbound-api", "+15005550006"), None);
+    assert_eq!((message("inbound", ""), heard("")), (None, None));
+    assert_eq!(told("messages", r#"{"direction":"inbound","to":"+15005550006"}"#), None);
+    assert_eq!(TwilioWebhook::new().subscription(&event("message.sent", r#"{"To":"+15005550006"}"#)), None);
 }

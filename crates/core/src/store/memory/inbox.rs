@@ -89,6 +89,21 @@ impl InboxModel {
         (appended, jobs)
     }
 
+    /// Takes out of deliveries what is here under another of their connection's endpoints; returns how many those were.
+    pub(super) fn leave_out(&self, deliveries: &mut [NewDelivery], endpoints: &[EndpointId]) -> u64 {
+        let mut left_out = 0;
+        for delivery in deliveries {
+            let NewDelivery { endpoint, events, .. } = delivery;
+            let others: Vec<_> = endpoints.iter().filter(|other| *other != endpoint).collect();
+            let all = events.len();
+            events.retain(|event| {
+                !others.iter().any(|other| self.keys.contains_key(&((*other).clone(), event.id.clone())))
+            });
+            left_out += (all - events.len()) as u64;
+        }
+        left_out
+    }
+
     /// Notes how an event came.
     fn note(&mut self, endpoint: &EndpointId, event: &NewEvent, at: Timestamp, walked: bool, duplicate: bool) {
         if walked && (duplicate || !event.wanted) {

@@ -238,7 +238,6 @@ impl RecordsModel {
         run.cursor.clone_from(&page.next);
         run.pages += 1;
         run.counts += counts;
-        run.counts += page.fetched;
         run.progressed_at = page.now;
         run.stop = None;
         run.bad += page.bad.len() as u64;
@@ -309,11 +308,11 @@ impl RecordsModel {
         behind.take(limit as usize).filter_map(|id| stream.rows.get(&id).map(|row| row.record(&id))).collect()
     }
 
-    pub(super) fn dismiss(&mut self, id: RunId, now: Timestamp) -> bool {
+    pub(super) fn dismiss(&mut self, id: RunId, reason: &str, now: Timestamp) -> bool {
         let waits = |row: &&mut RunRow| matches!(row.run.state, RunState::Review { .. });
         let Some(row) = self.runs.get_mut(&id).filter(waits) else { return false };
         let head = self.streams.get(&row.run.key).map_or(0, |stream| stream.status.head);
-        fail(&mut row.run, "its deletions were dismissed", head, now);
+        fail(&mut row.run, reason, head, now);
         true
     }
 

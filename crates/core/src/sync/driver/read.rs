@@ -1,5 +1,6 @@
 //! Reading from the provider: pages and single records, and the commit of a page with what it must fetch first.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,14 +8,13 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, Findings, PROVIDER_SKEW_MAX, Read, Task, decode, passes,
-    unsure_span,
+    Driver, Ears, FETCH_ROUNDS_MAX, FETCHES_AT_ONCE, PROVIDER_SKEW_MAX, Read, Task, decode, passes, unsure_span,
 };
 use crate::call::{Call, Priority};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::RecordId;
-use crate::store::{Merge, MergeCounts, PageCommit, RunId, StreamKey};
+use crate::store::{FetchedRecord, Merge, MergeCounts, PageCommit, RunId, StreamKey};
 use crate::sync::{BadRecord, Change, Cursor, Span, State};
 
 /// How long a page may take to be read, all waits for its turn included. The pipeline's own deadlines are far shorter;
@@ -23,7 +23,7 @@ const READ_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// What fetching one record came to.
 enum Fetched {
-    Read(Merge),
+    Read(FetchedRecord),
     Unreadable(BadRecord),
 }
 
@@ -57,42 +57,22 @@ impl Driver<'_> {
     /// cannot be read is set aside with its page.
     pub(super) async fn commit(&self, task: &Task<'_>, ears: &Ears, mut page: PageCommit) -> Result<Committed> {
         let key = &task.key;
-        let mut fetched_missed = Findings::default();
         for _ in 0..=FETCH_ROUNDS_MAX {
             let mut with_missed = page.clone();
-            let mut missed = self.missed(ears, key, &page.changes).await?;
-            missed.join(fetched_missed.clone());
-            missed.into_page(task, &mut with_missed);
+            self.missed(ears, key, &page).await?.into_page(task, ears, &mut with_missed);
             let committed = self.store.commit_page(with_missed).await?;
             if committed.fetch.is_empty() {
-                let mut counts = committed.counts;
-                counts += page.fetched;
-                return Ok(Committed { counts, bad: page.bad.len() as u64 });
+                return Ok(Committed { counts: committed.counts, bad: page.bad.len() as u64 });
             }
-            let mut open: Vec<_> = committed.fetch.into_iter().map(|id| (key.clone(), id)).collect();
-            page.changes.retain(|change| !open.iter().any(|(_, id)| *id == change.id));
-            for round in 0..=FETCH_ROUNDS_MAX {
-                let mut merges = Vec::with_capacity(open.len());
-                for fetched in self.fetch_all(&open).await? {
-                    match fetched {
-                        Fetched::Read(merge) => {
-                            if round == 0 {
-                                fetched_missed.join(self.missed(ears, key, &merge.changes).await?);
-                            }
-                            merges.push(merge);
-                        }
-                        Fetched::Unreadable(bad) => page.bad.push(bad),
-                    }
+            let open: BTreeSet<_> = committed.fetch.into_iter().collect();
+            page.changes.retain(|change| !open.contains(&change.id));
+            page.fetched.retain(|one| !open.contains(&one.change.id));
+            let open: Vec<_> = open.into_iter().map(|id| (key.clone(), id)).collect();
+            for fetched in self.fetch_all(&open).await? {
+                match fetched {
+                    Fetched::Read(one) => page.fetched.push(one),
+                    Fetched::Unreadable(bad) => page.bad.push(bad),
                 }
-                let (counts, still) = self.store.merge(merges, self.clock.now()).await?;
-                page.fetched += counts;
-                open = still;
-                if open.is_empty() {
-                    break;
-                }
-            }
-            if !open.is_empty() {
-                break;
             }
             page.now = self.clock.now();
         }
@@ -109,7 +89,7 @@ impl Driver<'_> {
         for aside in self.store.bad_to_retry(task.key.clone(), run, RETRIED_MAX).await? {
             let Some(id) = aside.record.id.clone() else { continue };
             match self.fetch_one(&task.key, &id).await {
-                Ok(Fetched::Read(merge)) => merges.push(merge),
+                Ok(Fetched::Read(one)) => merges.push(one.into_merge(&task.key)),
                 Ok(Fetched::Unreadable(bad)) => still.push(bad),
                 Err(error) if passes(error.kind()) => break,
                 // What is known of it stays, but for why it cannot be read.
@@ -128,8 +108,8 @@ impl Driver<'_> {
     /// Fetches records, each as a merge that knows when its read started. What the provider no longer has is
     /// deleted.
     pub(crate) async fn fetch(&self, ids: &[(StreamKey, RecordId)]) -> Result<Vec<Merge>> {
-        let fetched = self.fetch_all(ids).await?.into_iter().map(|fetched| match fetched {
-            Fetched::Read(merge) => Ok(merge),
+        let fetched = self.fetch_all(ids).await?.into_iter().zip(ids).map(|(fetched, (key, _))| match fetched {
+            Fetched::Read(one) => Ok(one.into_merge(key)),
             Fetched::Unreadable(bad) => Err(decode(bad.why)),
         });
         fetched.collect()
@@ -146,7 +126,7 @@ impl Driver<'_> {
     }
 
     async fn fetch_one(&self, key: &StreamKey, id: &RecordId) -> Result<Fetched> {
-        let read_since = Some(self.store.stream(key.clone()).await?.commits);
+        let read_since = self.store.stream(key.clone()).await?.commits;
         let request = self.source.fetch(self.site, &key.stream, id)?;
         let change = match self.send(request).await {
             Ok((response, span)) => match self.source.fetched(&key.stream, id, &response, span) {
@@ -169,7 +149,7 @@ impl Driver<'_> {
         if change.id != *id || change.stream != key.stream || change.state == State::Unclear {
             return Err(decode("the fetched record is not the one asked for"));
         }
-        Ok(Fetched::Read(Merge { key: key.clone(), read_since, changes: vec![change] }))
+        Ok(Fetched::Read(FetchedRecord { read_since, change }))
     }
 
     pub(crate) async fn send(&self, mut request: http::Request<Bytes>) -> Result<(http::Response<Bytes>, Span)> {
@@ -186,6 +166,13 @@ impl Driver<'_> {
         }
         let span = read_span(&response, sent.elapsed(), self.clock.now());
         Ok((response, span))
+    }
+}
+
+impl FetchedRecord {
+    /// Makes a merge of it.
+    fn into_merge(self, key: &StreamKey) -> Merge {
+        Merge { key: key.clone(), read_since: Some(self.read_since), changes: vec![self.change] }
     }
 }
 

@@ -162,3 +162,22 @@ async fn an_incremental_run_waits_for_a_full_one_that_is_interrupted() {
     assert_eq!(modes[..2], [RunMode::Full, RunMode::Incremental], "{runs:?}");
     assert_eq!(runs[0].state, RunState::Review { deletions: 100 });
 }
+
+/// Fails when the review of a stream that is no longer copied stays for ever, when its records go with it, or when that of a
+/// stream that is copied ends by itself.
+#[tokio::test(start_paused = true)]
+async fn a_review_ends_with_its_stream() {
+    let (world, run) = in_review().await;
+    let look = async || {
+        world.worker.inner.look_over(None, 100).await.unwrap();
+        world.store.run(run.id).await.unwrap().unwrap()
+    };
+    assert_eq!(look().await.state, RunState::Review { deletions: 100 });
+    world.fake.truth().lists_no_things = true;
+    let ended = look().await;
+    let RunState::Failed { kind: ErrorKind::Cancelled, reason } = &ended.state else { panic!("{:?}", ended.state) };
+    assert!(reason.contains("no longer copied"), "{reason}");
+    assert_eq!(ended.finished_at, Some(world.clock.now()));
+    let status = world.store.stream(run.key.clone()).await.unwrap();
+    assert_eq!(status.records, 100 + MANY);
+}

@@ -10,9 +10,13 @@ use crate::worker::*;
 
 /// Delivers an event with the body a webhook has.
 async fn hear(world: &World, n: usize) {
+    hear_at(world, "conn", n).await;
+}
+
+async fn hear_at(world: &World, endpoint: &str, n: usize) {
     let event = world.fake.event(n);
     let delivery = NewDelivery {
-        endpoint: "conn".into(),
+        endpoint: endpoint.into(),
         connection: "conn".into(),
         provider: "fake".to_owned(),
         received_at: world.clock.now(),
@@ -190,13 +194,22 @@ fn seldom() -> WorkerSettings {
 
 /// A world whose provider lists records only, of which events can be made, and what a handler of theirs was given.
 async fn made(notices: bool) -> (World, Arc<Mutex<Vec<String>>>) {
+    made_at(notices, &["conn"]).await
+}
+
+/// The same of a connection with these endpoints, heard at the last of them.
+async fn made_at(notices: bool, endpoints: &'static [&str]) -> (World, Arc<Mutex<Vec<String>>>) {
     let seen: Arc<Mutex<Vec<String>>> = Arc::default();
     let sees = seen.clone();
     let sees = handler(move |event, _| {
         sees.lock().unwrap().push(event.event.ordering_key.clone().unwrap());
         Box::pin(async { Handled::Done })
     });
-    let world = World::with(seldom(), |builder| builder.on("fake", "thing.*", sees)).await;
+    let world = World::with(seldom(), |builder| {
+        let ids = |_: &Connection| endpoints.iter().map(|id| (*id).into()).collect();
+        builder.on("fake", "thing.*", sees).endpoints(ids)
+    })
+    .await;
     world.fake.truth().things_have_position = true;
     for n in 0..3 {
         world.fake.put(&format!("t{n:03}"), Some(n));
@@ -206,7 +219,7 @@ async fn made(notices: bool) -> (World, Arc<Mutex<Vec<String>>>) {
     world.connect().await;
     world.quiet().await;
     let told = world.fake.put("t000", Some(50));
-    hear(&world, told).await;
+    hear_at(&world, endpoints.last().unwrap(), told).await;
     world.quiet().await;
     assert_eq!(std::mem::take(&mut *seen.lock().unwrap()), ["t000"]);
     world.wait(Duration::from_secs(600)).await;
@@ -251,6 +264,53 @@ async fn what_was_missed_is_handled_once_whether_its_webhook_comes_late_or_not()
     assert_eq!(*seen.lock().unwrap(), ["t007", "t008"]);
 }
 
+/// Fails when a connection's second endpoint is not listened to, when what was missed goes to another than its webhook would
+/// have come to, so that both are handled, or when what came to the one is told again at the other.
+#[tokio::test(start_paused = true)]
+async fn what_is_heard_at_any_endpoint_counts_and_what_was_missed_goes_where_it_was_heard_last() {
+    let (world, seen) = made_at(false, &["first", "second"]).await;
+    let of = |id: &str| world.fake.truth().log.iter().position(|(_, of, _)| of == id).unwrap();
+    // This one came to the other endpoint, and is not handled yet.
+    hear_at(&world, "first", of("t007")).await;
+    world.wait(Duration::from_secs(120)).await;
+    hear_at(&world, "second", world.fake.put("t001", Some(60))).await;
+    world.wait(Duration::from_secs(600)).await;
+    world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Incremental).await.unwrap();
+    while world.worker.step(Queue::Background).await.unwrap() > 0 {}
+    assert_eq!(healed(&world).await, [(1, 0)]);
+    let made = world.store.events(None, None, 1).await.unwrap().remove(0);
+    assert_eq!((made.event.id, made.endpoint), (world.fake.event(of("t008")).id, "second".into()));
+    hear_at(&world, "second", of("t008")).await;
+    world.quiet().await;
+    assert_eq!(*seen.lock().unwrap(), ["t007", "t001", "t008"]);
+}
+
+/// Fails when a walk over events looks for what came at one endpoint of the connection only, and finds it missing.
+#[tokio::test(start_paused = true)]
+async fn an_event_of_the_list_is_not_told_again_at_another_endpoint() {
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let sees = seen.clone();
+    let sees = handler(move |event, _| {
+        sees.lock().unwrap().push(event.event.ordering_key.clone().unwrap());
+        Box::pin(async { Handled::Done })
+    });
+    let endpoints = |_: &Connection| vec!["first".into(), "second".into()];
+    let world = World::with(settings(), |builder| builder.on("fake", "thing.*", sees).endpoints(endpoints)).await;
+    world.connect().await;
+    world.quiet().await;
+    for (endpoint, id) in [("first", "t000"), ("second", "t001"), ("first", "t002"), ("second", "t003")] {
+        hear_at(&world, endpoint, world.fake.put(id, Some(1))).await;
+        world.wait(Duration::from_secs(120)).await;
+    }
+    world.fake.put("t004", Some(1));
+    world.wait(Duration::from_secs(600)).await;
+    world.worker.sync_now(&"conn".into(), &EVENTS.into(), RunMode::Incremental).await.unwrap();
+    world.quiet().await;
+    assert_eq!(*seen.lock().unwrap(), ["t000", "t001", "t002", "t003", "t004"]);
+    let found = world.store.events(None, None, 1).await.unwrap().remove(0);
+    assert_eq!((found.endpoint, healed(&world).await), ("second".into(), vec![(1, 0)]));
+}
+
 /// Fails when each record makes a notice of its own, when the notice counts as one more that was missed, or when the run it
 /// prompts makes another.
 #[tokio::test(start_paused = true)]
@@ -275,6 +335,31 @@ async fn what_a_run_brought_too_early_is_told_by_the_next() {
         world.check_equal(&world.held().await);
         assert_eq!(seen.lock().unwrap().len(), told);
     }
+    assert_eq!(healed(&world).await, [(2, 0)]);
+}
+
+/// Fails when records that are read one by one are committed without what they show was missed: after a crash, or an error as
+/// here, they would be here as if a webhook had told of them.
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_of_records_read_one_by_one_is_told_though_their_page_fails_at_first() {
+    let (world, seen) = made(false).await;
+    world.fake.truth().lists_names_only = true;
+    world.wait(Duration::from_secs(600)).await;
+    // Each page is refused with what must be read, and then fails once with what was.
+    let mut commits = 0;
+    world.store.layer.failing(move |call| {
+        commits += u32::from(call == "commit_page");
+        (call == "commit_page" && [2, 6].contains(&commits)).then_some(Fault::Before)
+    });
+    run_now(&world).await;
+    for _ in 0..3 {
+        world.wait(Duration::from_secs(600)).await;
+        world.quiet().await;
+    }
+    world.check_equal(&world.held().await);
+    let mut told = seen.lock().unwrap().clone();
+    told.sort();
+    assert_eq!(told, ["t007", "t008"]);
     assert_eq!(healed(&world).await, [(2, 0)]);
 }
 

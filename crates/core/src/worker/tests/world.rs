@@ -65,6 +65,8 @@ pub(super) struct Truth {
     pub(super) told: BTreeMap<String, (Timestamp, bool)>,
     /// Events can be made of things that a webhook should have told of.
     pub(super) makes_events: bool,
+    /// The list of things shows their names only.
+    pub(super) lists_names_only: bool,
     /// Things that are in no list, though they can be asked for.
     pub(super) unlisted: BTreeSet<String>,
     /// Things of which an answer of their own is too large.
@@ -77,6 +79,8 @@ pub(super) struct Truth {
     pub(super) lists_no_events: bool,
     /// The end of the list of things is a position to go on from: at its beginning.
     pub(super) things_have_position: bool,
+    /// The adapter has left the things out.
+    pub(super) lists_no_things: bool,
 }
 
 impl Truth {
@@ -316,7 +320,12 @@ impl Source for Fake {
             StreamSpec { name: THINGS, kind: StreamKind::Records },
             StreamSpec { name: EVENTS, kind: StreamKind::Events },
         ];
-        if self.truth().lists_no_events { &STREAMS[..1] } else { STREAMS }
+        let truth = self.truth();
+        match (truth.lists_no_things, truth.lists_no_events) {
+            (true, _) => &STREAMS[1..],
+            (false, true) => &STREAMS[..1],
+            (false, false) => STREAMS,
+        }
     }
 
     fn request(&self, site: &Site, stream: &StreamName, cursor: Option<&Cursor>) -> Result<http::Request<Bytes>> {
@@ -345,7 +354,9 @@ impl Source for Fake {
             } else if one["bad"] == true {
                 bad.push(BadRecord::of_json(one["id"].as_str(), one, "it is broken"));
             } else {
-                changes.push(change(one, span));
+                let listed = change(one, span);
+                let names_only = self.truth().lists_names_only;
+                changes.push(if names_only { Change { state: State::Unclear, ..listed } } else { listed });
             }
         }
         let resume = match stream.as_str() {
@@ -376,7 +387,7 @@ impl Source for Fake {
 
     fn told(&self, change: &Change, _place: Option<&Bytes>) -> Option<Told> {
         let (at, is_notice) = *self.truth().told.get(change.id.as_str())?;
-        Some(Told { at, by: &["thing.updated"], is_notice })
+        Some(Told { at, by: "thing.updated".into(), is_notice })
     }
 
     fn event_of(&self, _site: &Site, missing: &Missing<'_>) -> Option<Event> {
