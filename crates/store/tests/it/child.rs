@@ -1,5 +1,6 @@
 //! Child processes: the test binary runs itself with one test and a variable that says what to do.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,8 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, Claim, Effect, Inbox, JobEnd, Jobs, Lease, OutboxChange, Queue, Room, Settled, Settlement,
+    Appended, Claim, Claimed, Effect, Inbox, JobEnd, Jobs, Lease, MergeCounts, Missed, OutboxChange, PageCommit, Queue,
+    Records as _, Room, Run, Settled, Settlement, Work,
 };
+use palisade_core::sync::Cursor;
+use palisade_store::SqliteStore;
 
 use crate::subject::{delivery, open};
 use crate::suite::variable;
@@ -17,6 +21,10 @@ use crate::suite::variable;
 const VARIABLE: &str = "PALISADE_TEST_CHILD";
 /// Appends under way at once in a writing child.
 const WRITERS: u64 = 16;
+/// What a child that stood still says was taken of what it did afterwards.
+const EXTENDED: i64 = 1;
+const PAGE: i64 = 2;
+const SETTLED: i64 = 4;
 
 /// Starts a child on a database. `prefix` is a shell's preparation, such as a limit.
 pub(crate) fn start(what: &str, path: &Path, prefix: &str) -> Child {
@@ -104,25 +112,65 @@ async fn claim(path: &Path) {
     }
 }
 
-/// Claims some jobs and prints them, then -1; when it is told to go on, settles them with an effect each and prints 1 for
-/// what was committed and 0 for what was refused.
+/// Claims some jobs, commits a page of each run among them and prints the jobs, then -1. When it is told to go on, does
+/// with each what its lease allowed, with an effect each, and prints for each job what was taken of it: [`EXTENDED`],
+/// [`PAGE`] and [`SETTLED`], added up.
 async fn stall(path: &Path) {
     let store = open(path);
     let (hold, room) = (Duration::from_secs(1), Room::default());
     let claim = Claim { now: Timestamp(0), hold, max: 3, queue: Queue::Background, room };
-    let claimed = store.claim(claim).await.unwrap();
-    for one in &claimed {
+    let mut held = Vec::new();
+    for one in store.claim(claim).await.unwrap() {
+        let run = begin(&store, &one).await;
+        if let Some(run) = &run {
+            store.commit_page(page(one.lease, run, "child")).await.unwrap();
+        }
         tell(one.lease.job.0);
+        held.push((one.lease, run));
     }
     tell(-1);
     std::io::stdin().read_line(&mut String::new()).expect("the parent tells");
-    let leases: Vec<Lease> = claimed.iter().map(|one| one.lease).collect();
-    let extended = store.extend(leases.clone(), Timestamp(9_000)).await.unwrap();
-    for (lease, extended) in leases.into_iter().zip(extended) {
-        let settled = store.settle(vec![done(lease, "child")]).await.unwrap();
-        tell(i64::from(extended || !matches!(settled[..], [Settled::LeaseLost])));
+    let leases: Vec<Lease> = held.iter().map(|(lease, _)| *lease).collect();
+    let extended = store.extend(leases, Timestamp(9_000)).await.unwrap();
+    for ((lease, run), extended) in held.into_iter().zip(extended) {
+        let mut taken = if extended { EXTENDED } else { 0 };
+        if let Some(run) = run {
+            match store.commit_page(page(lease, &run, "late")).await {
+                Ok(_) => taken += PAGE,
+                Err(error) => assert_eq!(error.kind(), palisade_core::ErrorKind::LeaseLost, "{error}"),
+            }
+        }
+        if !matches!(store.settle(vec![done(lease, "child")]).await.unwrap()[..], [Settled::LeaseLost]) {
+            taken += SETTLED;
+        }
+        tell(taken);
     }
     store.close().await.unwrap();
+}
+
+/// Begins or takes up the run of a claimed job, if it is one of a run.
+pub(crate) async fn begin(store: &SqliteStore, claimed: &Claimed) -> Option<Run> {
+    let Work::Sync { key, mode } = &claimed.work else { return None };
+    Some(store.start_run(claimed.lease, key.clone(), *mode, Timestamp(1)).await.unwrap())
+}
+
+/// A page without changes that moves a run's cursor.
+pub(crate) fn page(lease: Lease, run: &Run, next: &str) -> PageCommit {
+    PageCommit {
+        lease,
+        run: run.id,
+        read_since: 0,
+        changes: Vec::new(),
+        deliveries: Vec::new(),
+        missed_before: Timestamp(0),
+        unheard: BTreeSet::new(),
+        missed: Missed::default(),
+        bad: Vec::new(),
+        fetched: MergeCounts::default(),
+        total: None,
+        next: Some(Cursor::new(next)),
+        now: Timestamp(1),
+    }
 }
 
 /// A settlement that notes who did a job.

@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_core::Timestamp;
-use palisade_core::store::{Appended, Claim, EventRow, Inbox, JobEnd, Jobs, Queue, Room, Settled, Settlement};
+use palisade_core::store::{
+    Appended, Claim, Claimed, EventRow, Inbox, JobEnd, Jobs, NewJob, Queue, Records as _, Room, RunMode, Settled,
+    Settlement, StreamKey, Work,
+};
+use palisade_core::sync::Cursor;
 use palisade_store::SqliteStore;
 
 use crate::child;
@@ -33,7 +37,7 @@ async fn two_processes_never_hold_the_same_job() {
     store.close().await.unwrap();
 }
 
-async fn claim(store: &SqliteStore, now: i64) -> Vec<palisade_core::store::Lease> {
+async fn claim(store: &SqliteStore, now: i64) -> Vec<Claimed> {
     let claim = Claim {
         now: Timestamp(now),
         hold: Duration::from_secs(1),
@@ -41,7 +45,7 @@ async fn claim(store: &SqliteStore, now: i64) -> Vec<palisade_core::store::Lease
         queue: Queue::Background,
         room: Room::default(),
     };
-    store.claim(claim).await.unwrap().iter().map(|one| one.lease).collect()
+    store.claim(claim).await.unwrap()
 }
 
 /// Reads a child's numbers up to one that ends them.
@@ -49,10 +53,11 @@ fn numbers(lines: &mut impl Iterator<Item = std::io::Result<String>>, count: usi
     lines.map_while(Result::ok).filter_map(|line| child::number(&line)).take(count).collect()
 }
 
-/// Workers that are stopped (SIGSTOP) while they hold jobs and wake after their leases: what they did is refused, and
-/// each job is done once.
+/// Workers that are stopped (SIGSTOP) while they hold jobs and wake after their leases, while somebody else holds the
+/// same jobs and is in the middle of their runs: whatever they do then is refused, and each job is done once.
 ///
-/// Fails when the fence is left out of a settlement's or an extension's condition.
+/// Fails when the fence is left out of the condition of an extension, of a page's commit, or of a settlement: nothing
+/// else tells the two holders apart, since the jobs are held and the runs go on.
 #[cfg(unix)]
 async fn stopped_workers_are_refused_when_they_wake(workers: usize) {
     use rustix::process::{Pid, Signal, kill_process};
@@ -63,7 +68,8 @@ async fn stopped_workers_are_refused_when_they_wake(workers: usize) {
     let effect = |sql: &str| palisade_core::store::Effect { sql: sql.to_owned(), values: Vec::new() };
     store.execute(effect("CREATE TABLE done (job INTEGER, by TEXT)")).await.unwrap();
     let stopped = workers - 1;
-    store.enqueue((0..3 * stopped).map(|_| job()).collect()).await.unwrap();
+    let jobs = 3 * stopped;
+    store.enqueue((0..jobs).map(|number| if number % 2 == 0 { sync(number) } else { job() }).collect()).await.unwrap();
     let mut children = Vec::new();
     for _ in 0..stopped {
         let mut child = child::start("stall", &path, "");
@@ -74,16 +80,20 @@ async fn stopped_workers_are_refused_when_they_wake(workers: usize) {
         kill_process(id, Signal::STOP).unwrap();
         children.push((child, lines, id));
     }
-    assert_eq!(claim(&store, 999).await, [], "all are held");
+    assert!(claim(&store, 999).await.is_empty(), "all are held");
     let mut taken = Vec::new();
-    while let leases = claim(&store, 1_000).await
-        && !leases.is_empty()
+    while let claimed = claim(&store, 1_000).await
+        && !claimed.is_empty()
     {
-        taken.extend(leases);
+        taken.extend(claimed);
     }
-    assert_eq!(taken.len(), 3 * stopped, "their leases have run out");
-    let settled = store.settle(taken.into_iter().map(|lease| child::done(lease, "parent")).collect()).await.unwrap();
-    assert!(settled.iter().all(|one| matches!(one, Settled::Committed(_))), "{settled:?}");
+    assert_eq!(taken.len(), jobs, "their leases have run out");
+    for one in &taken {
+        if let Some(run) = child::begin(&store, one).await {
+            assert_eq!((run.pages, run.resumed), (1, 1), "it goes on where the stopped one was");
+            store.commit_page(child::page(one.lease, &run, "parent")).await.unwrap();
+        }
+    }
     for (mut child, mut lines, id) in children {
         drop(child.stdin.take());
         kill_process(id, Signal::CONT).unwrap();
@@ -92,10 +102,26 @@ async fn stopped_workers_are_refused_when_they_wake(workers: usize) {
         lines.for_each(drop);
         assert!(child.wait().unwrap().success());
     }
+    let runs = store.runs(None, 100).await.unwrap();
+    assert_eq!(runs.len(), jobs.div_ceil(2));
+    for run in runs {
+        assert_eq!((run.pages, run.cursor), (2, Some(Cursor::new("parent"))), "nobody moved what another reads");
+    }
+    assert!(claim(&store, 1_999).await.is_empty(), "nobody let go of what another holds");
+    let settlements = taken.into_iter().map(|one| child::done(one.lease, "parent")).collect();
+    let settled = store.settle(settlements).await.unwrap();
+    assert!(settled.iter().all(|one| matches!(one, Settled::Committed(_))), "{settled:?}");
     let rows = store.query("SELECT count(*), count(DISTINCT job), min(by) FROM done", Vec::new()).await.unwrap();
-    let all = i64::try_from(3 * stopped).unwrap();
+    let all = i64::try_from(jobs).unwrap();
     assert_eq!(rows, [vec![all.into(), all.into(), "parent".into()]], "each effect happened once");
     store.close().await.unwrap();
+}
+
+/// A job of a run of a stream of its own.
+#[cfg(unix)]
+fn sync(number: usize) -> NewJob {
+    let key = StreamKey { connection: "acme".into(), stream: format!("stream-{number}").into() };
+    NewJob { work: Work::Sync { key, mode: RunMode::Full }, ..job() }
 }
 
 #[cfg(unix)]
@@ -163,7 +189,7 @@ async fn what_one_process_commits_the_other_sees_and_the_late_one_is_refused() {
     one.enqueue(vec![job()]).await.unwrap();
     let first = claim(&two, 0).await;
     assert_eq!(first.len(), 1, "a job of the other process");
-    assert_eq!(claim(&one, 999).await, [], "held by the other process");
+    assert!(claim(&one, 999).await.is_empty(), "held by the other process");
     let second = claim(&one, 1_000).await;
     let settle = |lease| Settlement {
         lease,
@@ -174,8 +200,8 @@ async fn what_one_process_commits_the_other_sees_and_the_late_one_is_refused() {
         follow: Vec::new(),
         outbox: Default::default(),
     };
-    assert_eq!(two.settle(vec![settle(first[0])]).await.unwrap(), [Settled::LeaseLost]);
-    assert!(matches!(one.settle(vec![settle(second[0])]).await.unwrap()[..], [Settled::Committed(_)]));
+    assert_eq!(two.settle(vec![settle(first[0].lease)]).await.unwrap(), [Settled::LeaseLost]);
+    assert!(matches!(one.settle(vec![settle(second[0].lease)]).await.unwrap()[..], [Settled::Committed(_)]));
 
     for number in 0..20 {
         let (new, other) = if number % 2 == 0 { (&one, &two) } else { (&two, &one) };
