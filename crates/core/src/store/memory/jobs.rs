@@ -387,12 +387,10 @@ impl JobsModel {
         self.jobs.retain(|_, job| !died(job));
     }
 
-    /// Counts a job that died as done.
+    /// Forgets a job that died.
     pub(super) fn seen(&mut self, id: JobId) {
-        if let Some(job) = self.jobs.get_mut(&id)
-            && let State::Dead { at } = job.state
-        {
-            job.state = State::Done { at };
+        if self.jobs.get(&id).is_some_and(|job| matches!(job.state, State::Dead { .. })) {
+            self.jobs.remove(&id);
         }
     }
 
@@ -435,7 +433,7 @@ impl JobsModel {
                 row.map(|row| Followed::Event { row, state: EventState::Done, reason: None })
             }
             JobEnd::Ignored => {
-                self.finish(lease.job, State::Done { at: now }, now);
+                self.finish(lease.job, false, now);
                 row.map(|row| Followed::Event { row, state: EventState::Ignored, reason: None })
             }
             JobEnd::Retry { at, reason } if job.attempts < job.new.attempts_max => {
