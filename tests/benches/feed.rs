@@ -117,7 +117,7 @@ async fn filled(path: &Path) -> Hub {
                 state: State::Present(data.into()),
             }
         });
-        let merge = Merge { key: key(), read_since: None, changes: changes.collect() };
+        let merge = Merge { key: key(), read_since: Some(0), changes: changes.collect() };
         store.merge(vec![merge], SystemClock.now()).await.expect("a commit");
     }
     Hub::builder()

@@ -47,7 +47,7 @@ async fn fill(store: &SqliteStore) -> Result<(), Failed> {
         let gone = all.filter(|number| number % 10 == 0).map(|number| change(number, State::Deleted, 2)).collect();
         for changes in [there, gone] {
             let now = Timestamp(1_767_225_600_123);
-            store.merge(vec![Merge { key: key(), read_since: None, changes }], now).await?;
+            store.merge(vec![Merge { key: key(), read_since: Some(0), changes }], now).await?;
         }
     }
     Ok(())

@@ -16,7 +16,7 @@ async fn merge(fixture: &Fixture, changes: &[(&str, Option<&str>, i64)]) {
             state: data.map_or(State::Deleted, |data| State::Present(data.to_owned().into())),
         })
         .collect();
-    fixture.store.merge(vec![Merge { key, read_since: None, changes }], NOW).await.unwrap();
+    fixture.store.merge(vec![Merge { key, read_since: Some(0), changes }], NOW).await.unwrap();
 }
 
 // Fails when a page of the feed skips or repeats a record, or when a deletion is not told.

@@ -115,7 +115,7 @@ pub(crate) async fn merge(store: &SqliteStore, changes: &[(&str, Option<&str>, i
             state: data.map_or(State::Deleted, |data| State::Present(data.to_owned().into())),
         })
         .collect();
-    store.merge(vec![Merge { key: key(), read_since: None, changes }], NOW).await.unwrap();
+    store.merge(vec![Merge { key: key(), read_since: Some(0), changes }], NOW).await.unwrap();
 }
 
 pub(crate) fn text(output: &Output) -> String {

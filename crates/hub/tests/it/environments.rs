@@ -378,7 +378,7 @@ async fn records_are_served_while_a_reconnect_is_needed() {
     let key = StreamKey { connection: id.clone(), stream: "customers".into() };
     let state = State::Present(r#"{"id":"cus_1","email":"ada@example.com"}"#.to_owned().into());
     let change = Change { stream: "customers".into(), id: "cus_1".into(), span: Span::exact(1), state };
-    let read = Merge { key, read_since: None, changes: vec![change] };
+    let read = Merge { key, read_since: Some(0), changes: vec![change] };
     world.store.merge(vec![read], connection.created_at).await.unwrap();
     let check = async |wanted: ConnectionState| {
         assert_eq!(world.store.connection(id.clone()).await.unwrap().unwrap().state, wanted);

@@ -24,12 +24,12 @@ fn key() -> StreamKey {
     StreamKey { connection: "acme-stripe".into(), stream: "customers".into() }
 }
 
-/// Merges one record as an event of a moment would.
+/// Merges one record as it was read at a moment.
 async fn put(store: &dyn Store, id: &str, data: Option<String>, at: i64, now: Timestamp) {
     let state = data.map_or(State::Deleted, |data| State::Present(data.into()));
     let change = Change { stream: "customers".into(), id: id.into(), span: Span::exact(at), state };
     let (_, fetch) =
-        store.merge(vec![Merge { key: key(), read_since: None, changes: vec![change] }], now).await.unwrap();
+        store.merge(vec![Merge { key: key(), read_since: Some(0), changes: vec![change] }], now).await.unwrap();
     assert!(fetch.is_empty(), "the moments of a test are in order");
 }
 

@@ -298,7 +298,7 @@ async fn a_preview_shows_what_a_newer_handler_would_do_and_does_nothing() {
 
     let state = State::Present(r#"{"id":"cus_1","email":"old@example.com"}"#.into());
     let change = Change { stream: key.stream.clone(), id: "cus_1".into(), span: Span::exact(1), state };
-    fixture.store.merge(vec![Merge { key, read_since: None, changes: vec![change] }], NOW).await.unwrap();
+    fixture.store.merge(vec![Merge { key, read_since: Some(0), changes: vec![change] }], NOW).await.unwrap();
     let record = fixture.post(path).await.json()["records"][0].clone();
     assert_eq!((&record["change"], &record["before"]["email"]), (&json!("updated"), &json!("old@example.com")));
     fixture.post("/api/v1/events/99/preview").await.is_error(404, "not_found");

@@ -85,7 +85,7 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
 /// Ends a full run of sixty records that saw none of them, met one it could not read, and was told of a total.
 async fn run_in_review(fixture: &Fixture) -> Run {
     let changes = (0..60).map(change).collect();
-    fixture.store.merge(vec![Merge { key: key(), read_since: None, changes }], NOW).await.unwrap();
+    fixture.store.merge(vec![Merge { key: key(), read_since: Some(0), changes }], NOW).await.unwrap();
     let broken = BadRecord::new(Some("cus_99"), br#"{"id":"cus_99"}"#, "it is broken");
     ended(fixture, RunMode::Full, |page| PageCommit { bad: vec![broken], total: Some(4), ..page }).await
 }
