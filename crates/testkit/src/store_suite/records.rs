@@ -591,7 +591,7 @@ pub async fn what_was_set_aside_long_ago_is_pruned(store: &dyn Store) {
     same((prune(99, 5_000).await, counts().await), (BAD_KEPT_MAX - 11, (2, 0)), "all but those of the run under way");
     same(ok(store.end_run(done(lease, &run)).await).state, RunState::Review { deletions: 1 }, "it asks");
     same((prune(99, 9).await, counts().await), (0, (2, 0)), "what is to be looked at stays as it is");
-    same(ok(store.dismiss_run(run.id, Timestamp(9)).await), true, "dismissed");
+    same(ok(store.dismiss_run(run.id, "they stay".to_owned(), Timestamp(9)).await), true, "dismissed");
     same((prune(99, 9).await, counts().await), (2, (0, 0)), "nobody needs it any more");
 }
 
