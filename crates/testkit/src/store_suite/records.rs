@@ -766,6 +766,24 @@ pub async fn a_disconnect_ends_the_runs_of_its_connection(store: &dyn Store) {
     same(late.err(), Some(ErrorKind::LeaseLost), "and is ended by nobody else");
 }
 
+/// An event of a record that is not stored, from before tombstones may be forgotten, is asked for; what is younger, and what a
+/// read shows, is taken as it is.
+pub async fn an_old_event_of_an_unknown_record_is_fetched(store: &dyn Store) {
+    const DAY: i64 = 86_400_000;
+    let now = 30 * DAY;
+    let young = MergeCounts { added: 1, ..MergeCounts::default() };
+    let old = merge(store, None, now, vec![present("old", 23 * DAY, "1")]).await;
+    same(old, (MergeCounts::default(), 1), "its tombstone may be gone");
+    same(
+        merge(store, None, now, vec![present("young", 25 * DAY, "1")]).await,
+        (young, 0),
+        "its tombstone would be there",
+    );
+    same(merge(store, Some(9), now, vec![present("old", 23 * DAY, "1")]).await, (young, 0), "a read tells what is");
+    let known = merge(store, None, now, vec![present("old", 22 * DAY, "2")]).await;
+    same(known, (MergeCounts { older: 1, ..MergeCounts::default() }, 0), "what is stored is newer");
+}
+
 /// A run that failed because its cursor is too old makes the stream forget it; other failures change nothing.
 pub async fn an_old_cursor_is_forgotten(store: &dyn Store) {
     let (lease, run) = begin(store, RunMode::Incremental).await;

@@ -90,7 +90,9 @@ async fn no_run_overtakes_an_approved_one() {
         assert_eq!((runs[0].id, &runs[0].state), (begun[0].id, &RunState::Done), "{mode:?}: it went on to its end");
         assert_eq!(runs[0].counts.deleted, 100, "{mode:?}");
         assert_eq!(world.stream(THINGS).await.records, MANY, "{mode:?}");
-        assert!(runs.iter().all(|run| run.state == RunState::Done), "{mode:?}: none was cut off: {runs:?}");
+        // The scheduled one that follows may be at work.
+        let goes_well = |run: &Run| matches!(run.state, RunState::Done | RunState::Running);
+        assert!(runs.iter().all(goes_well), "{mode:?}: none was cut off: {runs:?}");
         let asked = mode == RunMode::Incremental;
         assert!(
             !asked || runs.iter().skip(1).any(|run| run.mode == mode),
