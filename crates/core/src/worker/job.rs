@@ -295,7 +295,7 @@ impl Inner {
         let Some(ToHandle { event, connection }) = read else {
             return Err(Stop::Dead("the event was removed".to_owned()));
         };
-        if !self.is_wanted(&event).await? {
+        if !self.is_wanted(&event, connection.as_ref()).await? {
             return Ok(Finish::Unwanted);
         }
         let place = self.place_of(&event.connection, connection)?;
@@ -311,11 +311,13 @@ impl Inner {
     }
 
     /// Tells whether anybody wants an event by now: what was ignored and is replayed may still be nobody's.
-    async fn is_wanted(&self, event: &StoredEvent) -> Result<bool, Stop> {
+    async fn is_wanted(&self, event: &StoredEvent, connection: Option<&Connection>) -> Result<bool, Stop> {
         if let Some(forwarder) = self.forwarder.as_ref().filter(|forwarder| !forwarder.is_up_to_date()) {
             forwarder.look().await?;
         }
-        Ok(self.wants(&event.provider, &event.event.kind))
+        // Handlers are asked by the connection's provider.
+        let provider = connection.map_or(event.provider.as_str(), |connection| connection.provider.as_str());
+        Ok(self.wants(provider, &event.event.kind) || self.wants(&event.provider, &event.event.kind))
     }
 
     /// Fetches an event of which no more than a notice came, where anybody here wants it. One that the provider no longer

@@ -419,6 +419,7 @@ async fn dead_letters_are_dismissed_in_steps() {
     for round in 0..12 {
         let event = |n: usize| Event {
             id: format!("evt_{round}_{n}").into(),
+            ordering_key: None,
             kind: if n.is_multiple_of(10) { "rare" } else { "usual" }.to_owned(),
             ..world.fake.event(world.fake.put("t1", Some(1)))
         };
