@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
-    Appended, Claim, Claimed, Effect, Inbox, JobEnd, Jobs, Lease, MergeCounts, Missed, OutboxChange, PageCommit, Queue,
+    Appended, Claim, Claimed, Effect, Inbox, JobEnd, Jobs, Lease, Missed, OutboxChange, PageCommit, Queue,
     Records as _, Room, Run, Settled, Settlement, Work,
 };
 use palisade_core::sync::Cursor;
@@ -166,7 +166,8 @@ pub(crate) fn page(lease: Lease, run: &Run, next: &str) -> PageCommit {
         unheard: BTreeSet::new(),
         missed: Missed::default(),
         bad: Vec::new(),
-        fetched: MergeCounts::default(),
+        fetched: Vec::new(),
+        endpoints: Vec::new(),
         total: None,
         next: Some(Cursor::new(next)),
         now: Timestamp(1),

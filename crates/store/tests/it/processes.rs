@@ -166,8 +166,8 @@ async fn turns_are_taken_across_processes_and_restarts() {
     };
     let rows = async |store: &SqliteStore, max: u32| {
         let claimed = store.claim(claim(max)).await.unwrap();
-        let row = |work: &palisade_core::store::Work| {
-            let palisade_core::store::Work::Event { row } = work else { panic!("{work:?}") };
+        let row = |work: &Work| {
+            let Work::Event { row } = work else { panic!("{work:?}") };
             row.0
         };
         claimed.iter().map(|one| row(&one.work)).collect::<Vec<_>>()
