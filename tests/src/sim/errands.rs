@@ -160,7 +160,7 @@ pub(super) async fn close(world: &World, report: &mut Report) {
             // Nobody called one back, and patience and attempts outlast every outage here.
             CallState::Waiting | CallState::Running | CallState::Failed | CallState::Cancelled => false,
         };
-        assert!(lawful, "{} {name} is {state:?} ({:?}) and was done {times} times", actor.name(), call.error);
+        assert!(lawful, "{} {name} is {state:?} ({:?}) and was done {times} times: {call:?}", actor.name(), call.error);
         if let Some(left) = keys.get(&number) {
             assert!(left.contains(&call.call.idempotency_key), "{name} left under another key than it was kept with");
         }

@@ -111,7 +111,7 @@ async fn events_are_listed_shown_and_replayed() {
     assert_eq!(fixture.post(&format!("/api/v1/events/{row}/replay")).await.status, 202);
     let stored = fixture.store.event(EventRow(row)).await.unwrap().unwrap();
     assert_eq!(stored.state, EventState::Pending);
-    fixture.post(&format!("/api/v1/events/{row}/replay")).await.is_error(404, "not_found");
+    fixture.post(&format!("/api/v1/events/{row}/replay")).await.is_error(409, "not_replayed");
 }
 
 #[tokio::test]

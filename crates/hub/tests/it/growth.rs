@@ -100,6 +100,7 @@ fn fill(path: &Path, rows: u64) {
              headers, body, idempotency_key, unique_key, content, priority, created_at, run_at, finished_at, error)
              SELECT i % 6, 'acme-stripe', 'acme', 'stripe', 'customers.create', 'keyed', 'POST', '/v1/customers', '[]', \
                  x'7b7d', 'key-' || i, 'own-' || i, x'00', 0, {now}, {now}, CASE i % 6 WHEN 2 THEN {now} END, 'no' FROM n;
+         {numbers} INSERT INTO palisade_dead_forward SELECT 'destination-' || (i % 10), i, i, {now}, 'no' FROM n;
          INSERT INTO palisade_outbox_count SELECT state, count(*) FROM palisade_outbox GROUP BY 1;
          INSERT INTO palisade_outbox_review VALUES ('acme-stripe', {rows} / 6);
          UPDATE palisade_tally SET event_last = {rows}, job_last = 5000000, events_dead = {rows} / 3, \

@@ -415,7 +415,7 @@ async fn a_replay_by_filter_is_previewed_before_it_is_done() {
     assert_eq!((&record["changed"], &record["before"]["email"]), (&json!(["email"]), &json!("old@example.com")));
     let first = place.json(&["replay", "--preview", "--state", "dead", "--limit", "1"]);
     assert_eq!((&first["events"], &first["previewed"], &first["next"]), (&json!(4), &json!(1), &json!(2)));
-    ends(&place.run(&["replay", "--preview", "4", "1"]), 1, &["cus_1", "no dead or handled event with row 1"]);
+    ends(&place.run(&["replay", "--preview", "4", "99"]), 1, &["cus_1", "not replayed: 99"]);
     ends(&place.run(&["replay", "--preview", "--dry-run", "4"]), 2, &["cannot be used with"]);
     ends(&place.run(&["replay", "--preview", "--state", "dead", "--limit", "101"]), 2, &["100"]);
     let untouched = read(&place, async |store| {

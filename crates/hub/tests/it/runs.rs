@@ -258,7 +258,7 @@ async fn a_stream_is_paused_resumed_reset_and_run() {
     assert_eq!((&stream().await["unreadable"], &stream().await["unreadable_older"]), (&1_000.into(), &8.into()));
     let aside = fixture.get(&format!("{STREAM}/unreadable?limit=1")).await.json();
     assert_eq!((&aside["kept"], &aside["older"]), (&1_000.into(), &8.into()));
-    assert!(fixture.get("/").await.text().contains("1,000 unreadable and 8 older"));
+    assert!(fixture.get("/").await.text().contains("1\u{2009}000 unreadable and 8 older"));
     let reset = post(&fixture, &format!("{STREAM}/reset"), r#"{"records":true}"#).await;
     assert_eq!((reset.status.as_u16(), &reset.json()["records_deleted"]), (202, &60.into()));
     let after = stream().await;

@@ -198,6 +198,8 @@ async fn an_app_that_was_taken_off_is_disconnected() {
     story.deliver(json!({"type": "app_uninstalled"})).await;
     assert_eq!(story.state().await, ConnectionState::Disconnected);
     let calls = story.workspace.calls().len();
-    story.run(RunMode::Full).await;
+    let refused = story.worker.sync_now(&ConnectionId::new(CONNECTION), &"messages".into(), RunMode::Full).await;
+    assert_eq!(refused.unwrap_err().kind(), palisade_core::ErrorKind::Conflict);
+    story.settle().await;
     assert_eq!(story.workspace.calls().len(), calls, "nothing is asked for any more");
 }

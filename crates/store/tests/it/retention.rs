@@ -23,7 +23,7 @@ struct Steps(Arc<AtomicU32>);
 impl StoreLayer for Steps {
     async fn around<T: Send>(&self, name: &'static str, call: impl Future<Output = Result<T>> + Send) -> Result<T> {
         let done = call.await;
-        if name.starts_with("prune_") || name == "compact_feed" {
+        if name == "prune_events" {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
         done

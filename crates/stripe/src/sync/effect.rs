@@ -55,8 +55,7 @@ const THIN: &[Effect] = &[touches("", "")];
 pub(super) fn effects(kind: &str) -> &'static [Effect] {
     match kind {
         "customer.deleted" => const { &[deletes("customers")] },
-        // The caller chooses a product's id and may give it again within the same second: only a look tells which came last.
-        "product.deleted" => const { &[touches("products", "id")] },
+        "product.deleted" => const { &[deletes("products")] },
         "price.deleted" => const { &[deletes("prices")] },
         "invoice.deleted" => const { &[deletes("invoices")] },
         "customer.created" | "customer.updated" => CUSTOMER,

@@ -233,16 +233,6 @@ fn an_event_of_another_version_only_says_which_record_to_fetch() {
     assert_eq!(changes[0].state, State::Present(Bytes::from_static(record.as_bytes())));
 }
 
-/// Fails when the end of a product is believed: its id is the caller's own, and both within one second cannot be put in
-/// order by the event's time.
-#[test]
-fn a_product_that_went_is_looked_for_because_its_id_may_come_again() {
-    let product = snapshot(OURS, r#"{"id":"gold","object":"product"}"#);
-    applies("product.deleted", &product, &[("products", "gold", State::Unclear)]);
-    let price = snapshot(OURS, r#"{"id":"price_1","object":"price"}"#);
-    applies("price.deleted", &price, &[("prices", "price_1", State::Deleted)]);
-}
-
 #[test]
 fn what_touches_a_record_from_outside_has_it_fetched() {
     let of_charge = r#"{"id":"dp_1","object":"dispute","charge":"ch_1"}"#;

@@ -425,7 +425,7 @@ pub async fn a_run_tells_why_it_waits_or_ended(store: &dyn Store) {
     let state = RunState::Failed { kind: ErrorKind::Permission, reason: "no".to_owned() };
     let missing = Stop::ScopeMissing { scope: Some("s".to_owned()) };
     let ended = ok(store.end_run(RunEnd { state, stop: Some(missing.clone()), ..done(lease, &run) }).await);
-    same((ended.stop, ended.total, ended.feed_to), (Some(missing), Some(12), Some(1)), "why it failed, and its feed");
+    same((ended.stop, ended.total, ended.feed_to), (Some(missing), Some(12), Some(2)), "why it failed, and its feed");
     let lease = hold(store, sync(RunMode::Full), 8).await;
     let run = ok(store.start_run(lease, key(), RunMode::Full, Timestamp(8)).await);
     same((run.began, run.feed_from), (1, Some(1)), "where it began");

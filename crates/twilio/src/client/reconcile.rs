@@ -30,6 +30,8 @@ pub const RECONCILE_AFTER: Duration = Duration::from_secs(120);
 
 /// How far our clock may be from Twilio's.
 const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+/// How exactly Twilio tells when a message was made.
+const SECOND: Duration = Duration::from_secs(1);
 /// How long after it was begun a call may have reached Twilio: its overall timeout.
 const CALL_MAX: Duration = Duration::from_secs(60);
 /// A page holds all that one recipient is sent within minutes.
@@ -55,7 +57,8 @@ impl Twilio {
     /// # Errors
     /// The pipeline's.
     pub async fn reconcile(&self, message: &NewMessage, begun: Timestamp) -> Result<Reconciled> {
-        let from = begun.minus(CLOCK_SKEW_MAX);
+        // Twilio tells the second in which a message was made, which may have begun before we did.
+        let from = begun.minus(CLOCK_SKEW_MAX + SECOND);
         let until = begun.plus(CALL_MAX + CLOCK_SKEW_MAX);
         let mut filter = ListMessages::new().to(plain(message.recipient())).page_size(PAGE_SIZE);
         if let Some(sender) = message.sender().filter(|_| message.service().is_none()) {
