@@ -208,7 +208,7 @@ impl Source for Memory {
         let version = digits.iter().fold(0, |version, digit| version * 10 + u64::from(digit - b'0'));
         let is_new = version > 0 && version == self.version.load(Ordering::Relaxed);
         let at = Timestamp(if is_new { self.raised.load(Ordering::Relaxed) } else { 0 });
-        Some(Told { at, by: &[TOLD], is_notice: false })
+        Some(Told { at, by: TOLD.into(), is_notice: false })
     }
 
     fn concerns(&self, _: &str) -> bool {

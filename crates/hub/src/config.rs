@@ -308,12 +308,11 @@ impl Config {
     /// Every problem of the file, each with its line.
     pub fn load(path: &Path, known: Known<'_>) -> Result<Self, ConfigError> {
         let cannot = |e: std::io::Error| {
-            let text = match e.kind() {
-                std::io::ErrorKind::NotFound => {
-                    "there is no such file: name one with --config, or write one as docs/palisade.example.toml explains"
-                        .to_owned()
-                }
-                kind => format!("cannot be read ({kind}): check the path given with --config"),
+            let text = if e.kind() == std::io::ErrorKind::NotFound {
+                "there is no such file: name one with --config, or write one as docs/palisade.example.toml explains"
+                    .to_owned()
+            } else {
+                format!("cannot be read ({}): check the path given with --config", e.kind())
             };
             ConfigError::one(path, text)
         };

@@ -119,6 +119,7 @@ fn story_file(folder: &Path) -> PathBuf {
 }
 
 /// Names the configuration by which the other commands look into a story.
+#[must_use]
 pub fn config_file(folder: &Path) -> PathBuf {
     folder.join("palisade.toml")
 }

@@ -112,9 +112,10 @@ pub async fn what_was_given_up_for_a_destination_is_listed(store: &dyn Store) {
     };
     same(counts().await, vec![(5, 0), (1, 0), (0, 0)], "each by its own name");
     for job in claim(store, Queue::Forwards, 10).await {
-        let how = match &job.work {
-            Work::Forward { row: EventRow(4), .. } => JobEnd::Done,
-            Work::Forward { row: EventRow(3), .. } => JobEnd::Release,
+        let Work::Forward { row: EventRow(row), .. } = job.work else { panic!("a forward") };
+        let how = match row {
+            4 => JobEnd::Done,
+            3 => JobEnd::Release,
             _ => JobEnd::Dead { reason: "no".to_owned() },
         };
         end(store, job.lease, how, 20).await;

@@ -474,7 +474,7 @@ pub async fn a_name_outlives_its_event(store: &dyn Store) {
         assert!(ok(store.event(EventRow(row)).await).is_none(), "it is not read");
         same(ok(store.replay(EventRow(row), Timestamp(50)).await), false, "nor replayed");
     }
-    assert!(ok(store.events_to_handle(vec![EventRow(2)]).await)[0].is_none(), "nor handled");
+    assert!(ok(store.events_to_handle(vec![EventRow(2)]).await).iter().all(Option::is_none), "nor handled");
     assert!(ok(store.events(None, None, 9).await).is_empty(), "nor listed");
     same(ok(store.event_counts().await), BTreeMap::new(), "nor counted");
     same(ok(store.inbox_bytes().await), 0, "nor kept");
