@@ -177,7 +177,7 @@ pub trait Records: Send + Sync {
     /// Ends a run and, in the same commit, its job as [`JobEnd::Done`](super::JobEnd::Done), whatever the state: there
     /// is nothing left to settle. (Were they two commits, a worker lost between them would make the next one run it all
     /// again.) A full run with more to delete than one commit may ([`RunEnd::at_once`]) is not over yet: it is returned
-    /// as [`RunState::Running`] with what it has deleted so far, its job is still ours, nothing else has happened, and
+    /// as [`RunState::Running`](super::RunState::Running) with what it has deleted so far, its job is still ours, nothing else has happened, and
     /// the call is to be repeated.
     ///
     /// `Done` sets the stream's `fresh_at`, after a full run `full_at`, and the cursor if there is one to set;

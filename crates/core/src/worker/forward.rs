@@ -2,7 +2,7 @@
 //!
 //! Its waits are the attempts at the receiver that failed, as the published schedule counts them. Its attempts are claims
 //! that came to no end, because the worker died or the store did not take what became of it: they say nothing of the
-//! receiver, use up none of the schedule, and have a bound of their own ([`LOST_MAX`](crate::forward::LOST_MAX)).
+//! receiver, use up none of the schedule, and have a bound of their own ([`LOST_MAX`]).
 
 use crate::forward::{Forwarded, LOST_MAX};
 use crate::store::{EventRow, NewJob, StoredEvent};
