@@ -51,6 +51,7 @@ mod causes;
 mod connections;
 mod dead_forwards;
 mod destinations;
+mod entries;
 mod error;
 mod feed;
 mod grants;

@@ -14,6 +14,8 @@ mod child;
 mod confirmed;
 #[path = "it/crash.rs"]
 mod crash;
+#[path = "it/entries.rs"]
+mod entries;
 #[path = "it/faults.rs"]
 mod faults;
 #[path = "it/lanes.rs"]

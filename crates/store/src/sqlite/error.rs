@@ -35,7 +35,8 @@ impl Failure {
     /// The file was upgraded by a newer program while this one had it open.
     pub(super) fn upgraded(found: i64, known: i64) -> Self {
         let message = format!(
-            "the database was changed to version {found} while this program, of version {known}, had it open, and nothing              more is written by the old rules: stop this program and start the newer one"
+            "the database was changed to version {found} while this program, of version {known}, had it open, and nothing \
+             more is written by the old rules: stop this program and start the newer one"
         );
         Self { message, retryable: false }
     }

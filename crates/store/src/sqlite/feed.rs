@@ -1,6 +1,7 @@
 //! The change feed: pages with what judges a reader's position, whole readings in one snapshot, and the removal of old
 //! tombstones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
@@ -10,9 +11,10 @@ use palisade_core::{Result, Timestamp};
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::mpsc;
 
+use super::entries::{self, NewEntries};
 use super::error::Fault;
 use super::readers::Readers;
-use super::records::{RECORD, record_of};
+use super::records::record_of;
 use super::writer::Tx;
 use super::{names, seen};
 
@@ -22,22 +24,26 @@ const PAGES_WAITING: usize = 2;
 const PAGE_BYTES_MAX: usize = 4 << 20;
 
 /// A stream as its readers see it.
-#[derive(Clone, Copy)]
 struct Place {
     id: i64,
     head: u64,
     horizon: u64,
+    /// What stands behind the entries of the table.
+    new: NewEntries,
 }
 
 fn place(connection: &Connection, key: &StreamKey) -> std::result::Result<Option<Place>, Fault> {
     let found = connection
-        .prepare_cached("SELECT id, head, horizon FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+        .prepare_cached("SELECT id, head, horizon, feed_new FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
         .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| {
             let number = |column: usize| row.get::<_, i64>(column).map(i64::cast_unsigned);
-            Ok(Place { id: row.get(0)?, head: number(1)?, horizon: number(2)? })
+            Ok((row.get(0)?, number(1)?, number(2)?, row.get::<_, Option<Vec<u8>>>(3)?))
         })
         .optional()?;
-    Ok(found)
+    let place = |(id, head, horizon, new): (_, _, _, Option<Vec<u8>>)| {
+        Ok(Place { id, head, horizon, new: NewEntries::read(new.as_deref())? })
+    };
+    found.map(place).transpose()
 }
 
 pub(super) fn page(
@@ -47,33 +53,29 @@ pub(super) fn page(
     limit: u32,
 ) -> std::result::Result<FeedPage, Fault> {
     match place(connection, key)? {
-        Some(place) => page_of(connection, place, after, limit),
+        Some(place) => page_of(connection, &place, after, limit),
         None => Ok(FeedPage::default()),
     }
 }
 
-fn page_of(connection: &Connection, place: Place, after: u64, limit: u32) -> std::result::Result<FeedPage, Fault> {
-    let Place { id, head, horizon } = place;
+fn page_of(connection: &Connection, place: &Place, after: u64, limit: u32) -> std::result::Result<FeedPage, Fault> {
+    let &Place { id, head, horizon, ref new } = place;
     let Ok(after) = i64::try_from(after) else { return Ok(FeedPage { head, horizon, ..FeedPage::default() }) };
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {RECORD} FROM palisade_record r WHERE r.stream = ?1 AND r.seq > ?2 ORDER BY r.seq LIMIT ?3"
-    ))?;
-    // One more than asked for tells whether there is more.
-    let mut rows = statement.query(params![id, after, i64::from(limit) + 1])?;
     let (mut entries, mut bytes, mut more) = (Vec::new(), 0_usize, false);
-    while let Some(row) = rows.next()? {
+    entries::each_after(connection, id, new, after, |row| {
+        // One more than asked for tells whether there is more.
         more = entries.len() >= limit as usize || bytes >= PAGE_BYTES_MAX;
-        if more {
-            break;
+        if !more {
+            let entry = entry(row)?;
+            bytes = bytes.saturating_add(entry.record.data.as_ref().map_or(0, bytes::Bytes::len));
+            entries.push(entry);
         }
-        let entry = entry(row)?;
-        bytes = bytes.saturating_add(entry.record.data.as_ref().map_or(0, bytes::Bytes::len));
-        entries.push(entry);
-    }
+        Ok(!more)
+    })?;
     Ok(FeedPage { entries, head, horizon, more })
 }
 
-/// Reads an entry of the columns [`RECORD`].
+/// Reads an entry of the columns [`RECORD`](super::records::RECORD).
 pub(super) fn entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<FeedEntry> {
     let kind = match (row.get(5)?, row.get(6)?) {
         (true, _) => ChangeKind::Deleted,
@@ -115,7 +117,7 @@ fn read_all(
     };
     let mut after = 0;
     loop {
-        let page = page_of(connection, place, after, size)?;
+        let page = page_of(connection, &place, after, size)?;
         let more = page.more;
         after = page.entries.last().map_or(after, |entry| entry.record.seq);
         if pages.blocking_send(Ok(page)).is_err() || !more {
@@ -155,10 +157,18 @@ pub(super) fn compact(tx: &Tx<'_>, before: Timestamp, limit: u32) -> std::result
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, String>(3)?))
     })?;
     let found = found.collect::<rusqlite::Result<Vec<_>>>()?;
-    // First: it may refuse, and then nothing may have been written.
+    // First: these may refuse, and then nothing may have been written.
+    let places: Vec<_> = found.iter().map(|(_, stream, seq, _)| (*stream, *seq)).collect();
+    let mut new = BTreeMap::new();
+    for (stream, _) in &places {
+        if !new.contains_key(stream) {
+            new.insert(*stream, entries::new_of(tx, *stream)?);
+        }
+    }
     seen::forget(tx, found.iter().map(|(id, stream, ..)| (*stream, *id)))?;
+    entries::forget(tx, new, &places)?;
     let mut remove = tx.prepare("DELETE FROM palisade_record WHERE id = ?1")?;
-    let mut horizons = std::collections::BTreeMap::new();
+    let mut horizons = BTreeMap::new();
     for (id, stream, seq, name) in &found {
         remove.execute([id])?;
         names::forget_record(tx, *stream, name)?;

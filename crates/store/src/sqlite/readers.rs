@@ -64,7 +64,7 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&self.path, flags)?;
         schema::tune(&connection, self.busy)?;
-        schema::bound_cache(&connection)?;
+        schema::bound_cache(&connection, schema::READER_CACHE_KIB)?;
         let steps = Arc::clone(&self.steps);
         let count = move || {
             steps.fetch_add(1, Ordering::Relaxed);

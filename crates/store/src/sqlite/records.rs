@@ -16,6 +16,7 @@ use palisade_core::{ConnectionId, RecordId, StreamName, Timestamp};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::entries::{self, NewEntries};
 use super::error::Fault;
 use super::names::{self, record_row};
 use super::seen::{Note, Notes};
@@ -54,17 +55,26 @@ struct StagedStream<'m> {
     forgotten_before: i64,
     /// What was noted of the rows that were looked at.
     notes: Notes,
+    /// Its newest entries in the feed.
+    entries: NewEntries,
     rows: Vec<StagedRow<'m>>,
     /// Where a record stands in `rows`.
     places: HashMap<&'m str, usize>,
 }
 
 struct StagedRow<'m> {
-    id: Option<i64>,
+    at: Option<At>,
     record: &'m RecordId,
     /// What the rule sees of it for the next change of the same commit.
     stored: Stored,
     written: Option<Written<'m>>,
+}
+
+/// Where a record that is stored stands: its row, and its number in the feed.
+#[derive(Clone, Copy)]
+struct At {
+    id: i64,
+    seq: u64,
 }
 
 struct Written<'m> {
@@ -116,10 +126,10 @@ impl<'m> Staged<'m> {
         let found = stream.id.map(|of| find(tx.connection(), of, &asked)).transpose()?.unwrap_or_default();
         for (change, found) in changes.iter().zip(found.into_iter().chain(std::iter::repeat(None))) {
             let place = stream.places.get(change.id.as_str()).copied();
-            let (id, stored, same) = match (place.and_then(|place| stream.rows.get(place)), stream.id.zip(found)) {
-                (Some(row), _) => (row.id, Some(row.stored), false),
-                (None, Some((of, Found { id, row, same }))) => {
-                    (Some(id), Some(stream.notes.over(tx.connection(), of, id, row)?), same)
+            let (at, stored, same) = match (place.and_then(|place| stream.rows.get(place)), stream.id.zip(found)) {
+                (Some(row), _) => (row.at, Some(row.stored), false),
+                (None, Some((of, Found { at, row, same }))) => {
+                    (Some(at), Some(stream.notes.over(tx.connection(), of, at.id, row)?), same)
                 }
                 (None, None) => (None, None, false),
             };
@@ -127,7 +137,7 @@ impl<'m> Staged<'m> {
                 (Some(_), Some(stored)) if same => stored.hash,
                 (content, _) => content.map_or(0, content_hash),
             };
-            let verdict = stream.stage(change, hash, read_since, place, id, stored);
+            let verdict = stream.stage(change, hash, read_since, place, at, stored);
             match verdict {
                 Decided::Fetch => {
                     if !self.fetch.iter().any(|(of, record)| *of == key && **record == change.id) {
@@ -178,7 +188,7 @@ enum Decided {
 /// What the row of a record says.
 #[derive(Clone, Copy)]
 struct Found {
-    id: i64,
+    at: At,
     row: Stored,
     /// Its content is, byte for byte, what came, so that nothing has to be hashed.
     same: bool,
@@ -196,7 +206,7 @@ macro_rules! content {
 const FIND: &str = concat!(
     "SELECT id, observed, earliest, latest, hash, deleted, ",
     content!(),
-    " FROM palisade_record WHERE id = ",
+    ", seq FROM palisade_record WHERE id = ",
     record_row!("?1", "?2"),
     " AND stream = ?1 AND ext_id = ?2"
 );
@@ -205,14 +215,15 @@ const FIND: &str = concat!(
 const BESIDE: &str = concat!(
     "SELECT id, observed, earliest, latest, hash, deleted, ",
     content!(),
-    ", stream, ext_id FROM palisade_record WHERE id > ?1 ORDER BY id"
+    ", seq, stream, ext_id FROM palisade_record WHERE id > ?1 ORDER BY id"
 );
 
 impl Found {
     fn read(row: &Row<'_>, content: Option<&[u8]>) -> rusqlite::Result<Self> {
         let same = content.is_some_and(|content| row.get_ref(6).is_ok_and(|data| data == ValueRef::Blob(content)));
+        let seq = row.get::<_, i64>(7)?.cast_unsigned();
         let (id, row) = stored(row)?;
-        Ok(Self { id, row, same })
+        Ok(Self { at: At { id, seq }, row, same })
     }
 }
 
@@ -227,7 +238,7 @@ fn find(connection: &Connection, of: i64, asked: &[(&str, Option<&[u8]>)]) -> Re
     while let Some((id, content)) = asked.get(found.len()) {
         let one = named.query_one(params![of, id], |row| Found::read(row, *content)).optional()?;
         found.push(one);
-        let Some(Found { id: row, .. }) = one else { continue };
+        let Some(Found { at: At { id: row, .. }, .. }) = one else { continue };
         if before.replace(row) != Some(row - 1) {
             continue;
         }
@@ -235,11 +246,11 @@ fn find(connection: &Connection, of: i64, asked: &[(&str, Option<&[u8]>)]) -> Re
         while let Some((id, content)) = asked.get(found.len()) {
             let next = rows.next()?.filter(|row| {
                 let is = |column: usize, wanted: ValueRef<'_>| row.get_ref(column).is_ok_and(|value| value == wanted);
-                is(7, ValueRef::Integer(of)) && is(8, ValueRef::Text(id.as_bytes()))
+                is(8, ValueRef::Integer(of)) && is(9, ValueRef::Text(id.as_bytes()))
             });
             let Some(next) = next else { break };
             let one = Found::read(next, *content)?;
-            before = Some(one.id);
+            before = Some(one.at.id);
             found.push(Some(one));
         }
     }
@@ -260,12 +271,15 @@ pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<(i64, Stored)> {
 impl<'m> StagedStream<'m> {
     fn load(tx: &Tx<'_>, key: &'m StreamKey, changes: usize, now: Timestamp) -> Result<Self, Fault> {
         let found = tx
-            .prepare("SELECT id, commits, head, bad FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+            .prepare(
+                "SELECT id, commits, head, bad, feed_new FROM palisade_stream WHERE connection = ?1 AND name = ?2",
+            )?
             .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| {
-                Ok((Some(row.get::<_, i64>(0)?), row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
+                let new = NewEntries::read(blob(row, 4)?);
+                Ok((Some(row.get::<_, i64>(0)?), row.get::<_, i64>(1)?, row.get::<_, i64>(2)?, row.get(3)?, new))
             })
             .optional()?;
-        let (id, commits, head, bad) = found.unwrap_or_default();
+        let (id, commits, head, bad, entries) = found.unwrap_or((None, 0, 0, 0, Ok(NewEntries::default())));
         Ok(Self {
             key,
             id,
@@ -275,6 +289,7 @@ impl<'m> StagedStream<'m> {
             bad,
             forgotten_before: forgotten_before(now),
             notes: Notes::default(),
+            entries: entries?,
             rows: Vec::with_capacity(changes),
             places: HashMap::with_capacity(changes),
         })
@@ -286,7 +301,7 @@ impl<'m> StagedStream<'m> {
         hash: u64,
         read_since: Option<u64>,
         place: Option<usize>,
-        id: Option<i64>,
+        at: Option<At>,
         stored: Option<Stored>,
     ) -> Decided {
         let (seen, data) = match &change.state {
@@ -323,7 +338,7 @@ impl<'m> StagedStream<'m> {
             }
             None => {
                 self.places.insert(change.id.as_str(), self.rows.len());
-                self.rows.push(StagedRow { id, record: &change.id, stored: after, written });
+                self.rows.push(StagedRow { at, record: &change.id, stored: after, written });
             }
         }
         decided
@@ -342,12 +357,12 @@ impl<'m> StagedStream<'m> {
             "UPDATE palisade_record SET seq = ?2, observed = ?3, earliest = ?4, latest = ?5, hash = ?6, deleted = ?7, \
              revised = ?8, changed_at = ?9, data = ?10 WHERE id = ?1",
         )?;
-        let (mut confirmed, mut added) = (Vec::new(), Vec::new());
+        let (mut confirmed, mut written, mut added, mut moved) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for row in &self.rows {
             let Stored { span, observed, deleted, hash } = row.stored;
             let note = Note { observed, span };
             let (observed, hash) = (observed.cast_signed(), hash.cast_signed());
-            match (row.id, &row.written) {
+            match (row.at, &row.written) {
                 (None, Some(Written { seq, revised, data })) => {
                     insert.execute(params![
                         stream,
@@ -363,8 +378,9 @@ impl<'m> StagedStream<'m> {
                         data.map(|data| &data[..]),
                     ])?;
                     added.push((row.record.as_str(), tx.last_rowid()));
+                    moved.push((tx.last_rowid(), *seq, None));
                 }
-                (Some(id), Some(Written { seq, revised, data })) => {
+                (Some(At { id, seq: before }), Some(Written { seq, revised, data })) => {
                     update.execute(params![
                         id,
                         seq.cast_signed(),
@@ -377,8 +393,10 @@ impl<'m> StagedStream<'m> {
                         now.millis(),
                         data.map(|data| &data[..]),
                     ])?;
+                    moved.push((id, *seq, Some(before)));
+                    written.push((id, note));
                 }
-                (Some(id), None) => {
+                (Some(At { id, .. }), None) => {
                     confirmed.push((id, note));
                 }
                 // Only a record that is stored, or written here before, can be confirmed.
@@ -386,12 +404,27 @@ impl<'m> StagedStream<'m> {
             }
         }
         names::enter_records(tx, stream, added)?;
-        self.notes.write(tx, stream, confirmed)?;
+        self.notes.write(tx, stream, confirmed, &written)?;
         if self.bad > 0 {
             self.read_after_all(tx, stream)?;
         }
-        tx.prepare("UPDATE palisade_stream SET commits = ?2, head = ?3, records = records + ?4 WHERE id = ?1")?
-            .execute(params![stream, self.commits.cast_signed(), self.head.cast_signed(), self.live])?;
+        self.move_on(tx, stream, moved)
+    }
+
+    /// Enters what changed into the feed, and writes how far the stream is.
+    fn move_on(&self, tx: &Tx<'_>, stream: i64, moved: Vec<(i64, u64, Option<u64>)>) -> Result<(), Fault> {
+        let (commits, head) = (self.commits.cast_signed(), self.head.cast_signed());
+        if moved.is_empty() {
+            tx.prepare("UPDATE palisade_stream SET commits = ?2 WHERE id = ?1")?.execute([stream, commits])?;
+            return Ok(());
+        }
+        let mut entries = self.entries.clone();
+        entries.enter(moved);
+        entries.settle(tx, stream)?;
+        tx.prepare(
+            "UPDATE palisade_stream SET commits = ?2, head = ?3, records = records + ?4, feed_new = ?5 WHERE id = ?1",
+        )?
+        .execute(params![stream, commits, head, self.live, entries.bytes()])?;
         Ok(())
     }
 }
@@ -545,6 +578,11 @@ pub(super) fn pause(tx: &Tx<'_>, key: &StreamKey, since: Option<Timestamp>) -> R
     Ok(())
 }
 
+/// Returns a blob that may not be there.
+fn blob<'r>(row: &'r Row<'_>, column: usize) -> rusqlite::Result<Option<&'r [u8]>> {
+    Ok(row.get_ref(column)?.as_blob_or_null()?)
+}
+
 /// Reads what the merge rule needs of records.
 pub(super) fn stored_of(
     connection: &Connection,
@@ -558,7 +596,7 @@ pub(super) fn stored_of(
     let Some(of) = of else { return Ok(vec![None; ids.len()]) };
     let asked: Vec<_> = ids.iter().map(|id| (id.as_str(), None)).collect();
     let mut notes = Notes::default();
-    let one = |found: Option<Found>| found.map(|one| notes.over(connection, of, one.id, one.row)).transpose();
+    let one = |found: Option<Found>| found.map(|one| notes.over(connection, of, one.at.id, one.row)).transpose();
     find(connection, of, &asked)?.into_iter().map(one).collect()
 }
 
@@ -619,6 +657,24 @@ pub(super) fn streams(connection: &Connection, of: &ConnectionId) -> Result<Vec<
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }
 
+/// Reads a connection's streams as [`streams`] does, each with the moment of its newest change if its record is kept.
+pub(super) fn streams_changed(
+    connection: &Connection,
+    of: &ConnectionId,
+) -> Result<Vec<(StreamName, StreamStatus, Option<Timestamp>)>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {STATUS}, id, feed_new FROM palisade_stream WHERE connection = ?1 ORDER BY name"
+    ))?;
+    let (mut rows, mut found) = (statement.query([of.as_str()])?, Vec::new());
+    while let Some(row) = rows.next()? {
+        let status = status(row)?;
+        let new = NewEntries::read(blob(row, 11)?)?;
+        let changed = entries::changed_at(connection, row.get(10)?, &new, status.head)?;
+        found.push((row.get::<_, String>(6)?.into(), status, changed.map(Timestamp)));
+    }
+    Ok(found)
+}
+
 /// The columns of [`record_of`].
 pub(super) const RECORD: &str = "r.ext_id, r.data, r.seq, r.first_seen, r.changed_at, r.deleted, r.revised";
 
@@ -651,11 +707,20 @@ pub(super) fn changes(
     limit: u32,
 ) -> Result<Vec<FeedEntry>, Fault> {
     let Ok(after) = i64::try_from(after) else { return Ok(Vec::new()) };
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {RECORD} FROM palisade_stream s JOIN palisade_record r ON r.stream = s.id \
-         WHERE s.connection = ?1 AND s.name = ?2 AND r.seq > ?3 ORDER BY r.seq LIMIT ?4"
-    ))?;
-    let found =
-        statement.query_map(params![key.connection.as_str(), key.stream.as_str(), after, limit], feed::entry)?;
-    Ok(found.collect::<rusqlite::Result<_>>()?)
+    let of = connection
+        .prepare_cached("SELECT id, feed_new FROM palisade_stream WHERE connection = ?1 AND name = ?2")?
+        .query_one(params![key.connection.as_str(), key.stream.as_str()], |row| {
+            Ok((row.get::<_, i64>(0)?, NewEntries::read(blob(row, 1)?)))
+        })
+        .optional()?;
+    let Some((of, new)) = of else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    entries::each_after(connection, of, &new?, after, |row| {
+        let wanted = found.len() < limit as usize;
+        if wanted {
+            found.push(feed::entry(row)?);
+        }
+        Ok(wanted)
+    })?;
+    Ok(found)
 }

@@ -14,7 +14,7 @@ use super::error::{Fault, unreadable};
 use super::records::{self, RECORD, Staged, record_of, stored, stream_row};
 use super::seen::{Confirmed, Notes};
 use super::writer::Tx;
-use super::{inbox, jobs, names};
+use super::{entries, inbox, jobs, names};
 
 /// Deletions up to this number are always lawful.
 const GUARD_ROWS: u64 = 50;
@@ -301,16 +301,17 @@ pub(super) fn erase(tx: &Tx<'_>, key: &StreamKey, limit: u32, now: Timestamp) ->
     let live = {
         let mut names = tx.prepare(names::RECORDS)?;
         let mut look = tx.prepare(
-            "SELECT id, observed, earliest, latest, hash, deleted FROM palisade_record \
+            "SELECT id, observed, earliest, latest, hash, deleted, seq FROM palisade_record \
              WHERE id = ?1 AND stream = ?2 AND deleted = 0",
         )?;
+        let read = |row: &Row<'_>| Ok((stored(row)?, row.get::<_, i64>(6)?.cast_unsigned()));
         let mut notes = Notes::default();
         let mut rows = names.query(params![stream, ""])?;
         let mut live = Vec::new();
         while live.len() < limit as usize {
             let Some(row) = rows.next()? else { break };
-            if let Some((id, of_row)) = look.query_one([row.get::<_, i64>(0)?, stream], stored).optional()? {
-                live.push(Live { id, span: notes.over(tx.connection(), stream, id, of_row)?.span });
+            if let Some(((id, of_row), seq)) = look.query_one([row.get::<_, i64>(0)?, stream], read).optional()? {
+                live.push(Live { id, seq, span: notes.over(tx.connection(), stream, id, of_row)?.span });
             }
         }
         live
@@ -403,6 +404,8 @@ fn finish_run(tx: &Tx<'_>, end: &RunEnd, run: &Running, unseen: &Unseen) -> Resu
 /// A live record to make a tombstone of.
 struct Live {
     id: i64,
+    /// Where it stands in the feed.
+    seq: u64,
     /// When it was last known to live.
     span: Span,
 }
@@ -453,26 +456,24 @@ pub(super) fn unseen(connection: &Connection, id: RunId, at_once: u32) -> Result
     let confirmed = Confirmed::since(connection, stream, began.cast_unsigned())?;
     let aside = aside(connection, stream, id)?;
     let mut look = connection.prepare_cached(
-        "SELECT ext_id FROM palisade_record WHERE id = ?1 AND stream = ?2 AND deleted = 0 AND observed <= ?3",
+        "SELECT ext_id FROM palisade_record WHERE id = ?1 AND stream = ?2 AND deleted = 0 AND observed <= ?3 \
+         AND seq = coalesce(?4, seq)",
     )?;
-    let mut is_unseen = |row: i64| -> Result<bool, Fault> {
+    let mut is_unseen = |row: i64, seq: Option<i64>| -> Result<bool, Fault> {
         if confirmed.holds(row) {
             return Ok(false);
         }
-        let name: Option<String> = look.query_one(params![row, stream, began], |row| row.get(0)).optional()?;
+        let name: Option<String> = look.query_one(params![row, stream, began, seq], |row| row.get(0)).optional()?;
         Ok(name.is_some_and(|name| !aside.contains(&name)))
     };
     let mut found = Unseen { judged: swept.is_some(), ..Unseen::default() };
     if !found.judged {
-        // What was written since then has a greater number in the feed, and the index alone names the others. Of a run of
+        // What was written since then has a greater number in the feed, and its entries alone name the others. Of a run of
         // before this was noted any record may be old.
-        let mut old = connection.prepare_cached(
-            "SELECT id FROM palisade_record INDEXED BY palisade_record_seq WHERE stream = ?1 AND seq <= ?2 ORDER BY seq",
-        )?;
-        let mut rows = old.query(params![stream, fed.unwrap_or(i64::MAX)])?;
-        while let Some(row) = rows.next()? {
-            found.deletions += u64::from(is_unseen(row.get(0)?)?);
-        }
+        entries::rows_until(connection, stream, fed.unwrap_or(i64::MAX), |row, seq| {
+            found.deletions += u64::from(is_unseen(row, Some(seq))?);
+            Ok(())
+        })?;
         if found.deletions == 0 {
             return Ok(found);
         }
@@ -480,7 +481,7 @@ pub(super) fn unseen(connection: &Connection, id: RunId, at_once: u32) -> Result
     let mut names = connection.prepare_cached(names::RECORDS)?;
     let mut rows = names.query(params![stream, swept.unwrap_or_default()])?;
     while let Some(row) = rows.next()? {
-        if is_unseen(row.get(0)?)? {
+        if is_unseen(row.get(0)?, None)? {
             found.rows.push(row.get(0)?);
             if found.rows.len() >= at_once as usize {
                 found.more_behind = Some(row.get(1)?);
@@ -494,20 +495,20 @@ pub(super) fn unseen(connection: &Connection, id: RunId, at_once: u32) -> Result
 /// Returns those of the rows that are unseen still.
 fn still_unseen(tx: &Tx<'_>, id: RunId, run: &Running, rows: &[i64]) -> Result<Vec<Live>, Fault> {
     let mut look = tx.prepare(
-        "SELECT id, observed, earliest, latest, hash, deleted, ext_id FROM palisade_record \
+        "SELECT id, observed, earliest, latest, hash, deleted, ext_id, seq FROM palisade_record \
          WHERE id = ?1 AND stream = ?2 AND deleted = 0",
     )?;
     let mut aside =
         tx.prepare("SELECT 1 FROM palisade_bad_record WHERE stream = ?1 AND key = '=' || ?2 AND run = ?3")?;
     let (mut found, mut notes) = (Vec::with_capacity(rows.len()), Notes::default());
     for row in rows {
-        let read = |row: &Row<'_>| Ok((stored(row)?, row.get::<_, String>(6)?));
-        let Some(((id_of_row, of_row), name)) = look.query_one(params![row, run.stream], read).optional()? else {
+        let read = |row: &Row<'_>| Ok((stored(row)?, row.get::<_, String>(6)?, row.get::<_, i64>(7)?));
+        let Some(((id_of_row, of_row), name, seq)) = look.query_one(params![row, run.stream], read).optional()? else {
             continue;
         };
         let known = notes.over(tx.connection(), run.stream, id_of_row, of_row)?;
         if known.observed <= run.began && !aside.exists(params![run.stream, name, id.0])? {
-            found.push(Live { id: id_of_row, span: known.span });
+            found.push(Live { id: id_of_row, seq: seq.cast_unsigned(), span: known.span });
         }
     }
     Ok(found)
@@ -518,6 +519,8 @@ fn delete(tx: &Tx<'_>, stream: i64, gone: &[Live], read: Option<i64>, now: Times
     if gone.is_empty() {
         return Ok(());
     }
+    // First: it may refuse, and then nothing may have been written.
+    let mut entries = entries::new_of(tx, stream)?;
     let count = i64::try_from(gone.len()).unwrap_or(i64::MAX);
     let (observed, head): (i64, i64) = tx
         .prepare(
@@ -529,10 +532,13 @@ fn delete(tx: &Tx<'_>, stream: i64, gone: &[Live], read: Option<i64>, now: Times
         "UPDATE palisade_record SET deleted = 1, data = NULL, hash = 0, seq = ?2, observed = ?3, earliest = ?4, \
          latest = ?5, changed_at = ?6 WHERE id = ?1",
     )?;
-    for (seq, Live { id, span }) in (head - count + 1..).zip(gone) {
+    for (seq, Live { id, span, .. }) in (head - count + 1..).zip(gone) {
         let latest = read.map_or(span.latest, |read| read.max(span.latest));
         tombstone.execute(params![id, seq, observed, span.earliest, latest, now.millis()])?;
     }
+    let places = (head - count + 1..).zip(gone);
+    entries.enter(places.map(|(seq, live)| (live.id, seq.cast_unsigned(), Some(live.seq))));
+    entries::write(tx, stream, entries)?;
     Ok(())
 }
 

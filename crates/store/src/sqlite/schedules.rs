@@ -25,17 +25,10 @@ pub(super) fn after(reader: &Connection, after: Option<&ConnectionId>, limit: u3
 }
 
 fn scheduled(reader: &Connection, connection: Account) -> Result<Scheduled, Fault> {
-    let mut newest = reader.prepare_cached(
-        "SELECT changed_at FROM palisade_record WHERE seq = ?3 AND stream = \
-         (SELECT id FROM palisade_stream WHERE connection = ?1 AND name = ?2)",
-    )?;
-    let mut streams = Vec::new();
-    for (name, status) in records::streams(reader, &connection.id)? {
-        let found: Option<i64> = newest
-            .query_row(params![connection.id.as_str(), name.as_str(), status.head.cast_signed()], |row| row.get(0))
-            .optional()?;
-        streams.push(ScheduledStream { name, status, changed_at: found.map(Timestamp) });
-    }
+    let streams = records::streams_changed(reader, &connection.id)?
+        .into_iter()
+        .map(|(name, status, changed_at)| ScheduledStream { name, status, changed_at })
+        .collect();
     let mut set = reader.prepare_cached(
         "SELECT stream, mode, schedule FROM palisade_schedule WHERE connection = ?1 ORDER BY stream, mode",
     )?;

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::Examined;
 use super::error::{failure, store_error};
-use super::names;
+use super::{entries, names};
 
 /// Marks a database file as Palisade's in its header: "Pals" as a number.
 pub(super) const APPLICATION_ID: i32 = 0x5061_6c73;
@@ -18,8 +18,12 @@ const PAGE_BYTES: u32 = 16 * 1024;
 /// Size of the WAL at which a commit moves it into the database. It stays allocated between checkpoints, because
 /// overwriting is an order of magnitude cheaper to sync than appending.
 const CHECKPOINT_BYTES: i64 = 16 << 20;
-/// Pages kept in memory per connection: the key index of some 300,000 records, so that a large sync reads little twice.
-const CACHE_KIB: u32 = 16 * 1024;
+/// Pages kept in memory by the connection that writes: the key index of some 300,000 records, so that a large sync reads
+/// little twice.
+pub(super) const WRITER_CACHE_KIB: u32 = 16 * 1024;
+/// Pages kept in memory by one that reads: the inner pages of its indices. What it reads at length, the feed or the end of
+/// a full run, it reads once.
+pub(super) const READER_CACHE_KIB: u32 = 2 * 1024;
 /// Statements kept prepared per connection: more than this crate has.
 const STATEMENTS_MAX: usize = 256;
 
@@ -62,6 +66,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0021_dead_forward", sql: include_str!("migrations/0021_dead_forward.sql"), then: None },
     Migration { name: "0022_run_end", sql: include_str!("migrations/0022_run_end.sql"), then: None },
     Migration { name: "0023_moved", sql: include_str!("migrations/0023_moved.sql"), then: None },
+    Migration { name: "0024_feed", sql: include_str!("migrations/0024_feed.sql"), then: None },
 ];
 
 /// Returns the version of the tables this program knows.
@@ -84,9 +89,9 @@ pub(super) fn tune(connection: &Connection, busy: std::time::Duration) -> rusqli
 
 /// Bounds the page cache. SQLite turns the bound into a number of pages once, by the page size it believes in at that
 /// moment: set before the file is read, it would let four times as much be kept.
-pub(super) fn bound_cache(connection: &Connection) -> rusqlite::Result<()> {
+pub(super) fn bound_cache(connection: &Connection, kib: u32) -> rusqlite::Result<()> {
     connection.query_row("PRAGMA schema_version", [], |_| Ok(()))?;
-    connection.execute_batch(&format!("PRAGMA cache_size = -{CACHE_KIB};"))
+    connection.execute_batch(&format!("PRAGMA cache_size = -{kib};"))
 }
 
 /// Says what is wrong with the file at `path`.
@@ -110,7 +115,7 @@ pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<()> {
         .execute_batch(&format!("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = {pages};"))
         .map_err(named)?;
     migrate(connection, path, &named)?;
-    bound_cache(connection).map_err(named)?;
+    bound_cache(connection, WRITER_CACHE_KIB).map_err(named)?;
     probe(connection).map_err(named)
 }
 
@@ -293,7 +298,8 @@ fn probe(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Runs SQLite's own full check, and looks whether each record and event is found by its name; empty when all is well.
+/// Runs SQLite's own full check, and looks whether each record and event is found by its name and each record stands in
+/// its feed; empty when all is well.
 pub(super) fn integrity(connection: &Connection) -> Result<Vec<String>> {
     let mut check = connection.prepare("PRAGMA integrity_check").map_err(store_error)?;
     let lines = check
@@ -301,9 +307,16 @@ pub(super) fn integrity(connection: &Connection) -> Result<Vec<String>> {
         .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
         .map_err(store_error)?;
     let mut wrong: Vec<String> = lines.into_iter().filter(|line| line != "ok").collect();
-    // What is broken has pages no statement should read; a file of an older version has no names yet.
-    if wrong.is_empty() && connection.table_exists(None, "palisade_event_new").map_err(store_error)? {
-        wrong = names::check(connection).map_err(store_error)?;
+    if !wrong.is_empty() {
+        // What is broken has pages no statement should read.
+        return Ok(wrong);
+    }
+    // A file of an older version has no names yet, or no entries.
+    if connection.table_exists(None, "palisade_event_new").map_err(store_error)? {
+        wrong.extend(names::check(connection).map_err(store_error)?);
+    }
+    if connection.table_exists(None, "palisade_feed").map_err(store_error)? {
+        wrong.extend(entries::check(connection).map_err(store_error)?);
     }
     Ok(wrong)
 }
@@ -527,6 +540,30 @@ mod tests {
         assert_eq!(texts("SELECT name || ' ' || id FROM palisade_event_name ORDER BY name"), events);
         let records = texts("SELECT stream || ' ' || ext_id || ' ' || id FROM palisade_record_name");
         assert_eq!(records, ["1 b 2", "2 a 4", "2 b 1"]);
+    }
+
+    /// Fails when a record of before the upgrade has no place in the feed.
+    #[test]
+    fn feeds_of_before_are_taken_over_by_the_migration() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("old.db");
+        let record = |id: u32, stream: u32, seq: u32| {
+            format!(
+                "INSERT INTO palisade_record (id, stream, seq, observed, earliest, latest, hash, deleted, revised, \
+                 first_seen, changed_at, ext_id) VALUES ({id}, {stream}, {seq}, 1, 1, 1, 0, 0, 0, 1, 1, 'r{id}');
+                 INSERT INTO palisade_record_name VALUES ({stream}, 'r{id}', {id});"
+            )
+        };
+        let streams = "INSERT INTO palisade_stream (connection, name, head) VALUES ('c', 'a', 7), ('c', 'b', 5);";
+        let before = MIGRATIONS.iter().position(|one| one.name == "0024_feed").unwrap();
+        file_of(&path, before, &[streams.to_owned(), record(1, 1, 7), record(2, 2, 5), record(3, 1, 4)].concat());
+        let mut connection = Connection::open(&path).unwrap();
+        prepare(&mut connection, &path).unwrap();
+        let mut statement = connection.prepare("SELECT stream, seq, id FROM palisade_feed").unwrap();
+        let entries = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+        let entries: Vec<(i64, i64, i64)> = entries.collect::<rusqlite::Result<_>>().unwrap();
+        assert_eq!(entries, [(1, 4, 3), (1, 7, 1), (2, 5, 2)]);
+        assert_eq!(integrity(&connection).unwrap(), Vec::<String>::new());
     }
 
     /// Fails when a run of before the upgrade cannot be read, or one under way cannot go on.

@@ -66,8 +66,15 @@ impl Notes {
         })
     }
 
-    /// Writes confirmations, by row id.
-    pub(super) fn write(&self, tx: &Tx<'_>, stream: i64, mut confirmed: Vec<(i64, Note)>) -> Result<(), Fault> {
+    /// Writes confirmations, by row id. Of rows that the same commit writes, what they say is noted too where their
+    /// neighbours are confirmed: a note breaks no stretch then, and a row of the table keeps its size.
+    pub(super) fn write(
+        &self,
+        tx: &Tx<'_>,
+        stream: i64,
+        mut confirmed: Vec<(i64, Note)>,
+        written: &[(i64, Note)],
+    ) -> Result<(), Fault> {
         if confirmed.is_empty() {
             return Ok(());
         }
@@ -78,7 +85,8 @@ impl Notes {
                 Some(stretches) => spread(stretches),
                 None => spread(&load(tx.connection(), stream, block)?),
             };
-            for (id, note) in of_one {
+            let beside = written.iter().filter(|(id, _)| place_of(*id).0 == block);
+            for (id, note) in of_one.iter().chain(beside) {
                 if let Some(place) = places.get_mut(usize::from(place_of(*id).1)) {
                     *place = Some(*note);
                 }

