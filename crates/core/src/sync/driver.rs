@@ -807,6 +807,19 @@ impl Cycle {
 mod tests {
     use super::*;
 
+    /// Fails when an event goes where another kind was heard last though its own is heard elsewhere, or one of a kind that was
+    /// never heard goes nowhere.
+    #[test]
+    fn an_event_goes_where_its_kind_was_heard() {
+        let heard = |at: i64, endpoint: &str| LastHeard { at: Timestamp(at), endpoint: endpoint.into() };
+        let heard = [("made".to_owned(), heard(1, "first")), ("paid".to_owned(), heard(2, "second"))];
+        let ears = Ears { heard: heard.into(), ..Ears::default() };
+        for (kind, endpoint) in [("made", "first"), ("paid", "second"), ("lost", "second")] {
+            assert_eq!(ears.place_of(kind).map(EndpointId::as_str), Some(endpoint), "{kind}");
+        }
+        assert!(Ears::default().place_of("made").is_none());
+    }
+
     /// Fails when a stream that has as many pages as records, as one of conversations' threads has, is taken for one that
     /// never ends; or when one that repeats itself goes on for ever.
     #[test]
