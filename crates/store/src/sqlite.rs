@@ -23,13 +23,14 @@ use futures_util::stream::BoxStream;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, ChoreReport,
     Claim, Claimed, Connection as Account, Connections, DeadForward, DeadLetters, Decided, Decision, Destinations,
-    Disabled, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts, GrantClaim,
-    GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob,
-    MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox,
-    OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records,
-    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
-    Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination,
-    StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
+    Disabled, Effect, EndReason, EventPage, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts,
+    GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys,
+    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens,
+    Noted, Outbox, OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue,
+    Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId,
+    RunMode, RunState, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad,
+    StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value,
+    WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -319,13 +320,12 @@ impl Inbox for SqliteStore {
         self.inner.readers.read(move |connection| inbox::to_handle(connection, &rows)).await
     }
 
-    async fn events(
-        &self,
-        state: Option<EventState>,
-        before: Option<EventRow>,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>> {
+    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Result<EventPage> {
         self.inner.readers.read(move |connection| inbox::events(connection, state, before, limit)).await
+    }
+
+    async fn event_heads(&self, rows: Vec<EventRow>) -> Result<Vec<Option<StoredEvent>>> {
+        self.inner.readers.read(move |connection| inbox::heads(connection, &rows)).await
     }
 
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
-    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventPage, EventRow, EventState,
     HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED,
     PrunePlace, PruneStep, ReplayFilter, ReplayStep, StoredEvent, Work,
 };
@@ -185,14 +185,21 @@ impl InboxModel {
         })
     }
 
-    pub(super) fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent> {
-        let newest_first = self.events.iter().rev();
-        newest_first
-            .filter(|(row, _)| before.is_none_or(|before| **row < before))
-            .filter(|(_, stored)| state.is_none_or(|state| stored.state == state))
-            .take(limit as usize)
-            .filter_map(|(row, _)| self.event(*row))
-            .collect()
+    /// Returns an event without its payload.
+    pub(super) fn head(&self, row: EventRow) -> Option<StoredEvent> {
+        let mut event = self.event(row)?;
+        event.event.payload = Bytes::new();
+        Some(event)
+    }
+
+    pub(super) fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> EventPage {
+        let end = EventRow(self.events_stored + 1);
+        let before = before.map_or(end, |before| before.min(end));
+        let lowest = EventPage::lowest(state, before, self.counts.get(&EventState::Pending).copied().unwrap_or(0));
+        let walked = self.events.range(lowest.min(before)..before).rev();
+        let found = walked.filter(|(_, stored)| state.is_none_or(|state| stored.state == state));
+        let found = found.take(limit as usize).filter_map(|(row, _)| self.head(*row)).collect();
+        EventPage::of(found, limit, lowest, self.events.keys().next().copied())
     }
 
     pub(super) fn replay(&mut self, row: EventRow, now: Timestamp) -> Option<NewJob> {
