@@ -300,9 +300,22 @@ impl SqliteStore {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| Ok(schema::limit(tx.connection(), bytes)?)).await
     }
 
-    /// Finds the events that meet a filter among the next rows.
-    async fn find(&self, filter: ReplayFilter, after: EventRow, looked: u32) -> Result<ReplayStep> {
-        self.inner.readers.read(move |reader| inbox::replayable(reader, &filter, after, looked)).await
+    /// Finds the events that meet a filter among the next rows, and does what is to be done with each.
+    async fn step(
+        &self,
+        filter: ReplayFilter,
+        (after, looked): (EventRow, u32),
+        act: Option<inbox::Act>,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        // Looked for where nobody waits for it; the writer is asked for what was found, and looks at that once more.
+        let asked = filter.clone();
+        let step = self.inner.readers.read(move |reader| inbox::replayable(reader, &asked, after, looked)).await?;
+        let Some(act) = act.filter(|_| !step.met.is_empty()) else { return Ok(step) };
+        let ReplayStep { met, next } = step;
+        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| act(tx, row, now));
+        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        Ok(ReplayStep { met, next })
     }
 }
 
@@ -340,15 +353,8 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        // Looked for where nobody waits for it; the writer is asked for what was found, and looks at that once more.
-        let step = self.find(filter.clone(), after, looked).await?;
-        if dry_run || step.met.is_empty() {
-            return Ok(step);
-        }
-        let ReplayStep { met, next } = step;
-        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| inbox::replay(tx, row, now));
-        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
-        Ok(ReplayStep { met, next })
+        let act = (!dry_run).then_some(inbox::replay as inbox::Act);
+        self.step(filter, (after, looked), act, now).await
     }
 
     async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
@@ -364,14 +370,8 @@ impl Inbox for SqliteStore {
         now: Timestamp,
     ) -> Result<ReplayStep> {
         let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: Vec::new(), next: None }) };
-        let step = self.find(filter.clone(), after, looked).await?;
-        if dry_run || step.met.is_empty() {
-            return Ok(step);
-        }
-        let ReplayStep { met, next } = step;
-        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| inbox::dismiss(tx, row, now));
-        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
-        Ok(ReplayStep { met, next })
+        let act = (!dry_run).then_some(inbox::dismiss as inbox::Act);
+        self.step(filter, (after, looked), act, now).await
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {

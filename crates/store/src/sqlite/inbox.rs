@@ -368,6 +368,9 @@ pub(super) fn replayable(
     Ok(ReplayStep { met, next: rows.next(&found, looked) })
 }
 
+/// What is done with an event that was found: [`replay`] or [`dismiss`]. Tells whether it was.
+pub(super) type Act = fn(&mut Tx<'_>, i64, Timestamp) -> Result<bool, Fault>;
+
 /// Does something with those of the rows that meet the filter still; gives those it was done with.
 pub(super) fn each(
     tx: &mut Tx<'_>,
