@@ -97,8 +97,8 @@ pub use records::{
     StreamStatus,
 };
 pub use runs::{
-    FetchedRecord, Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName,
-    StoredBad,
+    ACCOUNT_DISCONNECTED, FetchedRecord, Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode,
+    RunState, RunStateName, StoredBad,
 };
 #[cfg(feature = "mock")]
 pub use schedules::MockSchedules;

@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record,
-    Run, RunEnd, RunFilter, RunId, RunMode, RunState, StoredBad, StreamKey, StreamStatus,
+    ACCOUNT_DISCONNECTED, BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts,
+    Missed, PageCommit, Record, Run, RunEnd, RunFilter, RunId, RunMode, RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use crate::sync::{BadRecord, Cursor, Span, State, Stop};
@@ -333,7 +333,7 @@ impl RecordsModel {
             let Some(row) = self.runs.get_mut(id) else { continue };
             if matches!(row.run.state, RunState::Review { .. } | RunState::Running) {
                 let head = self.streams.get(&row.run.key).map_or(0, |stream| stream.status.head);
-                fail(&mut row.run, "its account was disconnected", head, now);
+                fail(&mut row.run, ACCOUNT_DISCONNECTED, head, now);
                 self.running.remove(&row.run.key);
             }
         }
