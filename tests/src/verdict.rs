@@ -127,9 +127,11 @@ pub async fn all_events(store: &dyn Store) -> Vec<StoredEvent> {
     let mut before = None;
     loop {
         let page = store.events(None, before, 500).await.expect("events can be read");
-        let Some(last) = page.last() else { break };
-        before = Some(last.row);
-        events.extend(page);
+        events.extend(page.events);
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
     }
     events.reverse();
     events

@@ -68,10 +68,10 @@ pub use grants::{
 #[cfg(feature = "mock")]
 pub use inbox::MockInbox;
 pub use inbox::{
-    Appended, CAUSES_MAX, CLOCK_MARGIN, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
-    HEARD_EVERY_MS, HEARD_KINDS_MAX, Halt, Heard, Inbox, NewDelivery, NewEvent, OTHER_CAUSES, PRUNE_BYTES,
-    PRUNE_LOOKED, PrunePlace, PruneStep, REPLAY_WALKED, ReplayFilter, ReplayRows, ReplayStep, StoredEvent, ToHandle,
-    is_of_kind,
+    Appended, CAUSES_MAX, CLOCK_MARGIN, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventPage, EventRow,
+    EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, Halt, Heard, Inbox, LIST_WALKED, NewDelivery, NewEvent, OTHER_CAUSES,
+    PENDING_FOUND, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, REPLAY_WALKED, ReplayFilter, ReplayRows,
+    ReplayStep, StoredEvent, ToHandle, is_of_kind,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
@@ -97,8 +97,8 @@ pub use records::{
     StreamStatus,
 };
 pub use runs::{
-    FetchedRecord, Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName,
-    StoredBad,
+    ACCOUNT_DISCONNECTED, FetchedRecord, Missed, PageCommit, PageCommitted, Run, RunEnd, RunFilter, RunId, RunMode,
+    RunState, RunStateName, StoredBad,
 };
 #[cfg(feature = "mock")]
 pub use schedules::MockSchedules;

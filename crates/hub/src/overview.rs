@@ -167,7 +167,7 @@ pub(crate) async fn overview(shared: &Shared) -> Result<Overview> {
         more_connections,
         events,
         jobs: store.job_counts().await?,
-        dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?,
+        dead: store.events(Some(EventState::Dead), None, ROWS_SHOWN).await?.events,
         causes: store.dead_letters(ROWS_SHOWN).await?,
         halts: store.halts(ROWS_SHOWN).await?,
         runs,

@@ -23,13 +23,14 @@ use futures_util::stream::BoxStream;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, ChoreReport,
     Claim, Claimed, Connection as Account, Connections, DeadForward, DeadLetters, Decided, Decision, Destinations,
-    Disabled, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts, GrantClaim,
-    GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob,
-    MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox,
-    OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records,
-    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
-    Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination,
-    StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
+    Disabled, Effect, EndReason, EventPage, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts,
+    GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys,
+    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens,
+    Noted, Outbox, OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue,
+    Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId,
+    RunMode, RunState, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad,
+    StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value,
+    WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -299,9 +300,22 @@ impl SqliteStore {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| Ok(schema::limit(tx.connection(), bytes)?)).await
     }
 
-    /// Finds the events that meet a filter among the next rows.
-    async fn find(&self, filter: ReplayFilter, after: EventRow, looked: u32) -> Result<ReplayStep> {
-        self.inner.readers.read(move |reader| inbox::replayable(reader, &filter, after, looked)).await
+    /// Finds the events that meet a filter among the next rows, and does what is to be done with each.
+    async fn step(
+        &self,
+        filter: ReplayFilter,
+        (after, looked): (EventRow, u32),
+        act: Option<inbox::Act>,
+        now: Timestamp,
+    ) -> Result<ReplayStep> {
+        // Looked for where nobody waits for it; the writer is asked for what was found, and looks at that once more.
+        let asked = filter.clone();
+        let step = self.inner.readers.read(move |reader| inbox::replayable(reader, &asked, after, looked)).await?;
+        let Some(act) = act.filter(|_| !step.met.is_empty()) else { return Ok(step) };
+        let ReplayStep { met, next } = step;
+        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| act(tx, row, now));
+        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        Ok(ReplayStep { met, next })
     }
 }
 
@@ -319,13 +333,12 @@ impl Inbox for SqliteStore {
         self.inner.readers.read(move |connection| inbox::to_handle(connection, &rows)).await
     }
 
-    async fn events(
-        &self,
-        state: Option<EventState>,
-        before: Option<EventRow>,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>> {
+    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Result<EventPage> {
         self.inner.readers.read(move |connection| inbox::events(connection, state, before, limit)).await
+    }
+
+    async fn event_heads(&self, rows: Vec<EventRow>) -> Result<Vec<Option<StoredEvent>>> {
+        self.inner.readers.read(move |connection| inbox::heads(connection, &rows)).await
     }
 
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {
@@ -340,15 +353,8 @@ impl Inbox for SqliteStore {
         dry_run: bool,
         now: Timestamp,
     ) -> Result<ReplayStep> {
-        // Looked for where nobody waits for it; the writer is asked for what was found, and looks at that once more.
-        let step = self.find(filter.clone(), after, looked).await?;
-        if dry_run || step.met.is_empty() {
-            return Ok(step);
-        }
-        let ReplayStep { met, next } = step;
-        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| inbox::replay(tx, row, now));
-        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
-        Ok(ReplayStep { met, next })
+        let act = (!dry_run).then_some(inbox::replay as inbox::Act);
+        self.step(filter, (after, looked), act, now).await
     }
 
     async fn dismiss(&self, row: EventRow, now: Timestamp) -> Result<bool> {
@@ -364,14 +370,8 @@ impl Inbox for SqliteStore {
         now: Timestamp,
     ) -> Result<ReplayStep> {
         let Some(filter) = filter.of_dead() else { return Ok(ReplayStep { met: Vec::new(), next: None }) };
-        let step = self.find(filter.clone(), after, looked).await?;
-        if dry_run || step.met.is_empty() {
-            return Ok(step);
-        }
-        let ReplayStep { met, next } = step;
-        let run = move |tx: &mut writer::Tx<'_>| inbox::each(tx, &filter, &met, |tx, row| inbox::dismiss(tx, row, now));
-        let met = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
-        Ok(ReplayStep { met, next })
+        let act = (!dry_run).then_some(inbox::dismiss as inbox::Act);
+        self.step(filter, (after, looked), act, now).await
     }
 
     async fn halt(&self, halt: Halt, now: Timestamp) -> Result<bool> {

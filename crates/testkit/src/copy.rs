@@ -179,9 +179,10 @@ impl AccountCopy {
 
     /// Returns the events it has been given, oldest first: those that were delivered and those that runs found missing.
     pub async fn events(&self) -> Vec<StoredEvent> {
-        let mut events = must("the inbox is read", self.store.events(None, None, CHANGES_MAX).await);
-        events.reverse();
-        events
+        let page = must("the inbox is read", self.store.events(None, None, CHANGES_MAX).await);
+        let rows = page.events.iter().rev().map(|event| event.row).collect();
+        let whole = must("the events are read", self.store.events_to_handle(rows).await);
+        whole.into_iter().flatten().map(|one| one.event).collect()
     }
 
     /// Returns what runs found that should have been delivered, newest run first.

@@ -39,9 +39,9 @@ pub use grants::{
     an_end_names_its_generation_and_marks_the_connection, grants_are_due_in_order, what_is_taken_is_taken_once,
 };
 pub use inbox::{
-    a_body_is_kept_for_every_event, a_dead_event_is_dismissed, a_name_outlives_its_event,
-    a_repeated_event_is_stored_once, a_replay_goes_past_a_bounded_number_of_rows, a_replayed_event_gets_a_fresh_job,
-    a_step_of_pruning_is_bounded_in_bytes, an_event_stays_until_it_is_forwarded,
+    a_body_is_kept_for_every_event, a_dead_event_is_dismissed, a_list_goes_past_a_bounded_number_of_rows,
+    a_name_outlives_its_event, a_repeated_event_is_stored_once, a_replay_goes_past_a_bounded_number_of_rows,
+    a_replayed_event_gets_a_fresh_job, a_step_of_pruning_is_bounded_in_bytes, an_event_stays_until_it_is_forwarded,
     an_events_priority_goes_before_its_turn, an_ignored_event_is_replayed_when_asked_for,
     an_unwanted_event_is_kept_without_a_job, dead_events_are_counted_by_cause, dead_events_are_counted_by_connection,
     events_are_listed_newest_first, events_are_replayed_by_filter, only_finished_events_are_pruned,
@@ -129,6 +129,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         an_ignored_event_is_replayed_when_asked_for,
         a_dead_event_is_dismissed,
         events_are_listed_newest_first,
+        a_list_goes_past_a_bounded_number_of_rows,
         a_replayed_event_gets_a_fresh_job,
         dead_events_are_counted_by_connection,
         dead_events_are_counted_by_cause,

@@ -164,9 +164,11 @@ pub(super) async fn all_events(world: &World) -> Vec<StoredEvent> {
     let (mut all, mut before) = (Vec::new(), None);
     loop {
         let page = world.store().events(None, before, 500).await.expect("events");
-        let Some(last) = page.last() else { return all };
-        before = Some(last.row);
-        all.extend(page);
+        all.extend(page.events);
+        before = page.next;
+        if before.is_none() {
+            return all;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -288,7 +289,7 @@ impl Sky {
         self.all_read_once().await;
         let began = Instant::now();
         let mut deliveries = JoinSet::new();
-        self.flood(&hub, &mut deliveries);
+        self.flood(&hub.router(), &mut deliveries);
         self.rage(began).await;
         while let Some(ended) = deliveries.join_next().await {
             report.doubled += ended.expect("a delivery does not panic");
@@ -331,7 +332,7 @@ impl Sky {
 
     /// Sends what happens to the shops: the big one's at once, half of the small ones' meanwhile, the others' in the
     /// hour after it.
-    fn flood(&self, hub: &Hub, deliveries: &mut JoinSet<usize>) {
+    fn flood(&self, router: &Router, deliveries: &mut JoinSet<usize>) {
         for name in Self::shops() {
             let many = if is_big(&name) { EVENTS_EACH * 100 } else { EVENTS_EACH };
             for number in 0..many {
@@ -349,13 +350,13 @@ impl Sky {
                 let when = if later { "later" } else { "flood" };
                 let mail =
                     Mail { id: format!("evt_{when}_{name}_{number}"), endpoint: name.clone(), clock: self.clock };
-                let (hub, acked) = (hub.clone(), Arc::clone(&self.acked));
+                let (router, acked) = (router.clone(), Arc::clone(&self.acked));
                 deliveries.spawn(async move {
                     sleep_until(at).await;
-                    mail.deliver(&hub, &acked).await;
+                    mail.deliver(&router, &acked).await;
                     let Some(again) = again else { return 0 };
                     sleep_until(again).await;
-                    mail.deliver(&hub, &acked).await;
+                    mail.deliver(&router, &acked).await;
                     1
                 });
             }
@@ -486,7 +487,7 @@ struct Mail {
 
 impl Mail {
     /// Delivers until it is acknowledged, as a provider does.
-    async fn deliver(&self, hub: &Hub, acked: &Times) {
+    async fn deliver(&self, router: &Router, acked: &Times) {
         let Self { id, endpoint, clock } = self;
         let created = clock.now().seconds();
         let object = json!({ "id": format!("obj_{id}"), "object": "storm" });
@@ -499,7 +500,7 @@ impl Mail {
                 .header("stripe-signature", format!("t={at},v1={}", signature(SECRET, at, &body)))
                 .body(Body::from(body.clone()))
                 .expect("a request");
-            let answer = hub.router().oneshot(request).await.expect("the router never fails");
+            let answer = router.clone().oneshot(request).await.expect("the router never fails");
             if answer.status().is_success() {
                 return note(acked, id);
             }

@@ -16,8 +16,8 @@ use crate::id::{ConnectionId, TenantId};
 use crate::random::{Random, SystemRandom};
 use crate::secret::Secret;
 use crate::store::{
-    DESTINATIONS_MAX, DestinationSpec, Disabled, DisabledBy, EventRow, NO_CONNECTION, NewDestination, Order, SealedKey,
-    StoredDestination,
+    DESTINATIONS_MAX, DestinationSpec, Disabled, DisabledBy, EventPage, EventRow, NO_CONNECTION, NewDestination, Order,
+    SealedKey, StoredDestination,
 };
 use crate::webhook::standard;
 
@@ -262,14 +262,14 @@ impl Forwarder {
                 break;
             }
             let page = inner.store.events(None, before, step).await?;
-            let full = page.len() >= step as usize;
+            let EventPage { events, next } = page;
             // Rows are numbered as they arrive: a page wholly before the time ends it, a single event that a clock set
             // back has put there does not.
-            let over = page.iter().all(|event| event.received_at < replay.since);
-            before = page.last().map(|event| event.row).or(before);
-            done.looked_at += page.len() as u64;
+            let over = !events.is_empty() && events.iter().all(|event| event.received_at < replay.since);
+            before = next.or(before);
+            done.looked_at += events.len() as u64;
             let mut jobs = Vec::new();
-            for event in &page {
+            for event in &events {
                 let in_time = (replay.since..replay.until).contains(&event.received_at);
                 if !in_time || event.connection.as_str() == NO_CONNECTION {
                     continue;
@@ -292,7 +292,7 @@ impl Forwarder {
             } else if !jobs.is_empty() {
                 inner.store.enqueue(jobs).await?;
             }
-            if over || !full {
+            if over || next.is_none() {
                 break;
             }
         }

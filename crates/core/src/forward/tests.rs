@@ -219,7 +219,7 @@ impl World {
     }
 
     async fn states(&self) -> Vec<EventState> {
-        self.store.events(None, None, 1_000).await.unwrap().into_iter().rev().map(|event| event.state).collect()
+        self.store.events(None, None, 1_000).await.unwrap().events.into_iter().rev().map(|event| event.state).collect()
     }
 
     async fn dead(&self) -> u64 {

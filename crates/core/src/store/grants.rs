@@ -270,8 +270,8 @@ pub trait Grants: Send + Sync {
     /// Erases every secret of a connection in one commit and marks it disconnected: each grant's tokens, with what the
     /// provider said (those not named: [`Revocation::NotOffered`]), and its stored key. Generations grow by one and
     /// stay, so that a late writer is refused. Runs of its that wait for a review or are under way end as by
-    /// [`Records::dismiss_run`](super::Records::dismiss_run): nobody follows their streams any more, and none of them is
-    /// [fresh](super::StreamStatus::fresh_at). `false` when there is no such connection.
+    /// [`Records::dismiss_run`](super::Records::dismiss_run) with [`ACCOUNT_DISCONNECTED`](super::ACCOUNT_DISCONNECTED):
+    /// nobody follows their streams any more, and none of them is [fresh](super::StreamStatus::fresh_at). `false` when there is no such connection.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Store`], [`crate::ErrorKind::Overloaded`].

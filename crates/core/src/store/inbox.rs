@@ -148,6 +148,50 @@ impl StoredEvent {
     }
 }
 
+/// One page of a list of events.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
+pub struct EventPage {
+    /// The events, newest first, with empty payloads.
+    pub events: Vec<StoredEvent>,
+    /// Where the list goes on, older than this row; `None` at its end. There may be more behind a page that holds less than
+    /// was asked for, or nothing.
+    pub next: Option<EventRow>,
+}
+
+/// How many numbers of rows a page of a list goes past at most, looking for a state that is not found by itself: some
+/// milliseconds of reading, whatever stands there.
+pub const LIST_WALKED: i64 = 10_000;
+
+/// How many pending events there may be for them to be listed by their jobs, without going past others.
+pub const PENDING_FOUND: u64 = 10_000;
+
+impl EventPage {
+    /// Returns the lowest row a page looks at that begins before one: those of a state that is found by itself go past none
+    /// of others. The rule of all stores.
+    #[must_use]
+    pub fn lowest(state: Option<EventState>, before: EventRow, pending: u64) -> EventRow {
+        let by_itself = match state {
+            Some(EventState::Dead | EventState::Ignored) => true,
+            Some(EventState::Pending) => pending <= PENDING_FOUND,
+            Some(EventState::Done) | None => false,
+        };
+        if by_itself { EventRow(i64::MIN) } else { EventRow(before.0.saturating_sub(LIST_WALKED)) }
+    }
+
+    /// Makes a page of up to `limit` events from those found down to its lowest row; `oldest` is the lowest there is.
+    #[must_use]
+    pub fn of(events: Vec<StoredEvent>, limit: u32, lowest: EventRow, oldest: Option<EventRow>) -> Self {
+        let full = events.len() as u64 >= u64::from(limit);
+        let next = if full {
+            events.last().map(|event| event.row)
+        } else {
+            oldest.filter(|oldest| *oldest < lowest).map(|_| lowest)
+        };
+        Self { events, next }
+    }
+}
+
 /// An event with the connection it came for, as both were at one moment.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "a plain message; any value is valid")]
@@ -420,12 +464,19 @@ pub trait Inbox: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
     async fn events_to_handle(&self, rows: Vec<EventRow>) -> Result<Vec<Option<ToHandle>>>;
 
-    /// Lists events, newest first, of a state if given, older than `before` if given.
+    /// Lists up to `limit` events, newest first, of a state if given, older than `before` if given. No payload is read:
+    /// [`Inbox::event`] reads one. A page has a bound ([`EventPage::lowest`]), so that a state that is rare costs no walk
+    /// over all events: called again with [`EventPage::next`] until that is `None`, it goes through all there are.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store).
-    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32)
-    -> Result<Vec<StoredEvent>>;
+    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Result<EventPage>;
+
+    /// Reads events as [`Inbox::events`] lists them, with empty payloads: one entry per row, in order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store).
+    async fn event_heads(&self, rows: Vec<EventRow>) -> Result<Vec<Option<StoredEvent>>>;
 
     /// Puts an event that may be replayed ([`StoredEvent::may_be_replayed`]) back to pending with a fresh job, due `now`, of
     /// priority 0, and otherwise as by [`Inbox::append`]. `false` when there is none such. Its reason stays until the job

@@ -64,7 +64,8 @@ delegate!(Inbox {
     fn append(deliveries: Vec<NewDelivery>) -> Vec<Vec<Appended>>;
     fn event(row: EventRow) -> Option<StoredEvent>;
     fn events_to_handle(rows: Vec<EventRow>) -> Vec<Option<ToHandle>>;
-    fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent>;
+    fn events(state: Option<EventState>, before: Option<EventRow>, limit: u32) -> EventPage;
+    fn event_heads(rows: Vec<EventRow>) -> Vec<Option<StoredEvent>>;
     fn replay(row: EventRow, now: Timestamp) -> bool;
     fn replay_some(filter: ReplayFilter, after: EventRow, looked: u32, dry_run: bool, now: Timestamp) -> ReplayStep;
     fn dismiss(row: EventRow, now: Timestamp) -> bool;

@@ -15,10 +15,10 @@ use tokio::sync::Notify;
 use super::outbox::{CALL_WAITS, clash as outbox_clash};
 use super::{
     Appended, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, Claim, Claimed, Connection, ConnectionState,
-    Connections, DeadForward, DeadLetters, Decided, Decision, Effect, EventRow, EventState, FeedBells, FeedEntry,
-    FeedPage, FetchedRecord, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob, Merge,
-    MergeCounts, NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace, PruneStep,
-    Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
+    Connections, DeadForward, DeadLetters, Decided, Decision, Effect, EventPage, EventRow, EventState, FeedBells,
+    FeedEntry, FeedPage, FetchedRecord, Halt, Heard, Inbox, JobCounts, JobEnd, JobId, Jobs, KeptCall, Lease, LiveJob,
+    Merge, MergeCounts, NewDelivery, NewEvent, NewJob, Outbox, OutboxCall, PageCommit, PageCommitted, PrunePlace,
+    PruneStep, Queue, Record, Records, ReplayFilter, ReplayStep, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
     SealedCredential, Settled, Settlement, Store, StoredBad, StoredEvent, StreamKey, StreamStatus, ToHandle,
     Transacted, Work, counts_as_error, forward_key,
 };
@@ -317,13 +317,13 @@ impl Inbox for MemoryStore {
         Ok(found.collect())
     }
 
-    async fn events(
-        &self,
-        state: Option<EventState>,
-        before: Option<EventRow>,
-        limit: u32,
-    ) -> Result<Vec<StoredEvent>> {
+    async fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Result<EventPage> {
         Ok(self.lock().inbox.events(state, before, limit))
+    }
+
+    async fn event_heads(&self, rows: Vec<EventRow>) -> Result<Vec<Option<StoredEvent>>> {
+        let model = self.lock();
+        Ok(rows.into_iter().map(|row| model.inbox.head(row)).collect())
     }
 
     async fn replay(&self, row: EventRow, now: Timestamp) -> Result<bool> {

@@ -17,6 +17,9 @@ use crate::error::ErrorKind;
 use crate::id::{ConnectionId, EndpointId, RecordId, StreamName};
 use crate::sync::{BadRecord, Change, Cursor, Span, Stop};
 
+/// Why a run ended whose connection was disconnected.
+pub const ACCOUNT_DISCONNECTED: &str = "its account was disconnected";
+
 /// Identifies a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -7,16 +7,14 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::ConnectionId;
 use crate::store::{
-    Connection, ConnectionState, Lease, NewJob, Run, RunEnd, RunMode, RunState, StreamKey, StreamStatus,
+    ACCOUNT_DISCONNECTED, Connection, ConnectionState, Lease, NewJob, Run, RunEnd, RunMode, RunState, StreamKey,
+    StreamStatus,
 };
 use crate::sync::{Source, Stop as Cause, StreamKind, StreamSpec};
 
 use super::Inner;
 use super::job::{Finish, Stop};
 use super::schedule::{When, owned};
-
-/// Why the runs of a disconnected connection ended; stores say the same.
-const DISCONNECTED: &str = "its account was disconnected";
 
 /// What an incremental run of a stream comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +139,7 @@ impl Inner {
         let end = RunEnd {
             lease,
             run: left.id,
-            state: RunState::Failed { kind: ErrorKind::Cancelled, reason: DISCONNECTED.to_owned() },
+            state: RunState::Failed { kind: ErrorKind::Cancelled, reason: ACCOUNT_DISCONNECTED.to_owned() },
             stop: Some(Cause::Superseded),
             span: None,
             follow: Vec::new(),

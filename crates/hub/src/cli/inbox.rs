@@ -179,17 +179,15 @@ async fn find(
     let (mut events, mut looked) = (Vec::new(), 0);
     loop {
         let page = store.events(filter.state, before, PAGE).await?;
-        looked += page.len();
-        let last = page.len() < PAGE as usize;
-        before = page.last().map(|last| last.row);
-        events.extend(page.into_iter().filter(|event| takes(filter, event)));
+        looked += page.events.len();
+        before = page.next;
+        events.extend(page.events.into_iter().filter(|event| takes(filter, event)));
         if events.len() > limit as usize {
             let next = cut(&mut events, limit, |event| event.row);
             return Ok(Found { events, next, tired: false });
         }
-        if last || looked >= enough {
-            let next = before.filter(|_| !last);
-            return Ok(Found { events, next, tired: next.is_some() });
+        if before.is_none() || looked >= enough {
+            return Ok(Found { events, next: before, tired: before.is_some() });
         }
     }
 }

@@ -91,7 +91,7 @@ async fn by_filter(opened: &Opened, arguments: &Arguments) -> Result<(), Failure
     let limit = arguments.limit.map_or(u64::MAX, u64::from);
     // What comes in meanwhile is none of this replay's: without an end it would follow a busy inbox for ever.
     let newest = opened.store.events(None, None, 1).await?;
-    let last = newest.first().map_or(EventRow(0), |event| event.row);
+    let last = newest.events.first().map_or(EventRow(0), |event| event.row);
     let bar = bar(None, "{spinner} {elapsed} {msg}");
     while after < last && replayed < limit {
         // No more can be met than are looked at.

@@ -349,9 +349,7 @@ async fn inboxes(stage: &Stage) -> Result<BTreeMap<String, Inbox>> {
     let mut before = None;
     loop {
         let page = stage.hub.store().events(None, before, 1_000).await?;
-        let Some(last) = page.last() else { break };
-        before = Some(last.row);
-        for event in page {
+        for event in page.events {
             let inbox = all.entry(event.provider).or_default();
             match event.state {
                 EventState::Pending => inbox.pending += 1,
@@ -361,6 +359,10 @@ async fn inboxes(stage: &Stage) -> Result<BTreeMap<String, Inbox>> {
             }
             *inbox.kinds.entry(event.event.kind).or_default() += 1;
             inbox.arrived.push(event.event.id.as_str().to_owned());
+        }
+        before = page.next;
+        if before.is_none() {
+            break;
         }
     }
     // The newest come first.

@@ -262,10 +262,9 @@ pub(crate) fn raw(bytes: &Bytes) -> Option<&RawValue> {
 pub(crate) async fn events(Of(shared): Of<Arc<Shared>>, asked: Asked<EventsQuery>) -> Answer {
     let asked = query(asked)?;
     let limit = limit(asked.limit, LIMIT_MAX)?;
-    let list = shared.store.events(asked.state, asked.before.map(EventRow), limit).await?;
-    let next = if list.len() == limit as usize { list.last().map(|event| event.row.0) } else { None };
-    let list: Vec<_> = list.iter().map(EventOut::of).collect();
-    Ok(json(&json!({ "events": list, "next_before": next })))
+    let page = shared.store.events(asked.state, asked.before.map(EventRow), limit).await?;
+    let list: Vec<_> = page.events.iter().map(EventOut::of).collect();
+    Ok(json(&json!({ "events": list, "next_before": page.next })))
 }
 
 /// Shows one event with its payload.

@@ -414,12 +414,8 @@ pub(crate) async fn with_events(
     store: &dyn Store,
     dead: Vec<DeadForward>,
 ) -> palisade_core::Result<Vec<(DeadForward, Option<StoredEvent>)>> {
-    let mut list = Vec::with_capacity(dead.len());
-    for one in dead {
-        let event = store.event(one.row).await?;
-        list.push((one, event));
-    }
-    Ok(list)
+    let events = store.event_heads(dead.iter().map(|one| one.row).collect()).await?;
+    Ok(dead.into_iter().zip(events).collect())
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -254,7 +254,7 @@ async fn an_event_is_forwarded_and_the_page_shows_how_destinations_stand() {
     assert_eq!(world.ask("POST", "/api/v1/destinations", new).await.0, 201);
     assert_eq!(ask(&world.hub.router(), delivery("stripe", event("evt_1", "radar.made_up"))).await.status, 200);
     run_for(&world.hub, 5).await;
-    assert_eq!(world.store.events(Some(EventState::Done), None, 9).await.unwrap().len(), 1);
+    assert_eq!(world.store.events(Some(EventState::Done), None, 9).await.unwrap().events.len(), 1);
     let came = world.receiver.came.lock().unwrap().clone();
     assert_eq!(came.len(), 1);
     assert!(signed(&came[0], KEY));
@@ -317,7 +317,7 @@ async fn a_destination_of_the_configuration_is_known_before_the_first_delivery_i
     };
     let hub = made(vec![configured(&[KEY], "app")]).unwrap();
     assert_eq!(ask(&hub.router(), delivery("stripe", event("evt_1", "radar.made_up"))).await.status, 200);
-    assert_eq!(store.events(Some(EventState::Pending), None, 9).await.unwrap().len(), 1, "wanted, not ignored");
+    assert_eq!(store.events(Some(EventState::Pending), None, 9).await.unwrap().events.len(), 1, "wanted, not ignored");
     for wrong in [
         vec![configured(&[], "app")],
         vec![configured(&["whsec_short"], "app")],

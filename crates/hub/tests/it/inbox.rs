@@ -3,7 +3,8 @@
 use axum::body::Body;
 use http::Request;
 use palisade_core::store::{
-    Connections, EventState, Halt, Inbox, Merge, NO_CONNECTION, NewDelivery, NewEvent, Queue, Records, StreamKey,
+    Connections, EventState, Halt, Inbox, LIST_WALKED, Merge, NO_CONNECTION, NewDelivery, NewEvent, Queue, Records,
+    StreamKey,
 };
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::worker::{Handled, handler};
@@ -339,7 +340,7 @@ async fn a_typed_handler_is_given_its_event_or_the_event_is_a_dead_letter() {
     let effects = fixture.store.effects();
     assert_eq!(effects.len(), 1);
     assert_eq!(effects[0].values, vec!["evt_1".into(), "cus_1".into()]);
-    let dead = fixture.store.events(Some(EventState::Dead), None, 9).await.unwrap();
+    let dead = fixture.store.events(Some(EventState::Dead), None, 9).await.unwrap().events;
     assert_eq!(dead[0].event.id.as_str(), "evt_2");
     assert!(dead[0].reason.as_deref().unwrap().contains("cannot be read"), "{:?}", dead[0].reason);
 }
@@ -392,4 +393,38 @@ async fn a_replay_by_filter_is_previewed_by_its_first_events() {
 
     let of_hub = fixture.hub.preview(&Default::default(), 1_000).await.unwrap();
     assert_eq!((of_hub.events, of_hub.list.len(), of_hub.totals().added), (3, 3, 3));
+}
+
+// Fails when a list of a rare state ends at a page that found nothing, or is answered by a walk past everything.
+#[tokio::test]
+async fn a_list_of_a_rare_state_goes_on_behind_an_empty_page() {
+    let fixture = broken(true).await;
+    assert_eq!(fixture.deliver(event("evt_done", "customer.created")).await.status, 200);
+    assert_eq!(work(&fixture.hub).await, 1);
+    let unwanted = |n: i64| NewEvent {
+        id: format!("evt_{n}").into(),
+        kind: "customer.created".to_owned(),
+        subscription: None,
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: None,
+        wanted: false,
+        priority: 0,
+    };
+    let crowd = NewDelivery {
+        endpoint: "stripe".into(),
+        connection: "acme-stripe".into(),
+        provider: "stripe".to_owned(),
+        received_at: NOW,
+        headers: Vec::new(),
+        body: "{}".into(),
+        events: (0..LIST_WALKED).map(unwanted).collect(),
+    };
+    fixture.store.append(vec![crowd]).await.unwrap();
+    let first = fixture.get("/api/v1/events?state=done").await.json();
+    assert_eq!(first, json!({ "events": [], "next_before": 2 }));
+    let second = fixture.get("/api/v1/events?state=done&before=2").await.json();
+    assert_eq!((&second["events"][0]["id"], &second["next_before"]), (&json!("evt_done"), &Value::Null));
+    assert_eq!(second["events"][0].get("payload"), None);
 }

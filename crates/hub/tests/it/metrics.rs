@@ -51,7 +51,7 @@ async fn every_metric_is_documented_under_its_exact_name() {
     let _ = ask(&hub.router(), delivery("stripe", event("evt_3", "customer.created"))).await;
     // Both are of one object, and so handled one after the other.
     while hub.worker().step(Queue::Events).await.unwrap() > 0 {}
-    let states = store.events(None, None, 9).await.unwrap();
+    let states = store.events(None, None, 9).await.unwrap().events;
     let states: Vec<_> = states.into_iter().map(|event| (event.event.kind, event.state, event.reason)).collect();
     assert!(hub.worker().step(Queue::Forwards).await.unwrap() > 0, "an event is forwarded: {states:?}");
     let call = NewCall::new("acme-stripe", http::Method::POST, "/v1/customers");

@@ -175,7 +175,7 @@ async fn a_delivery_reaches_its_handler_and_its_effect_happens_once() {
     }
     run_for(&hub, 5).await;
     assert_eq!(store.effects().len(), 1);
-    assert_eq!(store.events(Some(EventState::Done), None, 10).await.unwrap().len(), 1);
+    assert_eq!(store.events(Some(EventState::Done), None, 10).await.unwrap().events.len(), 1);
 }
 
 // Fails when calls are not logged, or when those of the last moment are lost at a stop.

@@ -17,16 +17,17 @@ async fn a_signed_delivery_is_stored_then_acknowledged_and_a_repeat_is_a_duplica
     let fixture = fixture();
     let answer = fixture.deliver(event("evt_1", "customer.updated")).await;
     assert_eq!((answer.status.as_u16(), answer.body.len()), (200, 0));
-    let stored = fixture.store.events(None, None, 10).await.unwrap();
+    let stored = fixture.store.events(None, None, 10).await.unwrap().events;
     assert_eq!(stored.len(), 1);
     assert_eq!(stored[0].event.id.as_str(), "evt_1");
     assert_eq!(stored[0].endpoint.as_str(), "stripe");
     assert_eq!(stored[0].connection.as_str(), "acme-stripe");
     assert_eq!(stored[0].state, EventState::Pending);
-    assert_eq!(stored[0].event.payload, event("evt_1", "customer.updated"));
+    let whole = fixture.store.event(stored[0].row).await.unwrap().unwrap();
+    assert_eq!(whole.event.payload, event("evt_1", "customer.updated"));
 
     assert_eq!(fixture.deliver(event("evt_1", "customer.updated")).await.status, 200);
-    assert_eq!(fixture.store.events(None, None, 10).await.unwrap().len(), 1);
+    assert_eq!(fixture.store.events(None, None, 10).await.unwrap().events.len(), 1);
     let metrics = fixture.get("/metrics").await.text();
     for line in [
         r#"palisade_webhook_deliveries_total{endpoint="stripe",result="accepted"} 1"#,
@@ -42,7 +43,7 @@ async fn a_signed_delivery_is_stored_then_acknowledged_and_a_repeat_is_a_duplica
 async fn an_event_nobody_wants_is_stored_as_ignored_and_acknowledged() {
     let fixture = fixture();
     assert_eq!(fixture.deliver(event("evt_1", "something.unheard_of")).await.status, 200);
-    assert_eq!(fixture.store.events(None, None, 10).await.unwrap()[0].state, EventState::Ignored);
+    assert_eq!(fixture.store.events(None, None, 10).await.unwrap().events[0].state, EventState::Ignored);
 }
 
 // Fails when large bodies of senders that have proven nothing fill the memory: all of these are one byte short of the cap
@@ -94,7 +95,7 @@ async fn every_bad_signature_gets_the_same_flat_refusal_and_reaches_nothing() {
     }
     answers.dedup();
     assert_eq!(answers.len(), 1, "a forger must not be able to tell the refusals apart");
-    assert!(fixture.store.events(None, None, 10).await.unwrap().is_empty());
+    assert!(fixture.store.events(None, None, 10).await.unwrap().events.is_empty());
     let metrics = fixture.get("/metrics").await.text();
     for (reason, count) in [("missing_header", 1), ("mismatch", 1), ("too_old", 1)] {
         let line = format!(r#"palisade_webhook_refusals_total{{endpoint="stripe",reason="{reason}"}} {count}"#);
@@ -114,7 +115,7 @@ async fn an_endpoint_that_is_unknown_without_secret_or_asked_wrongly_says_so() {
     assert!(bare.header("retry-after").is_some());
     fixture.get("/webhooks/stripe").await.is_error(405, "method_not_allowed");
     fixture.get("/webhooks").await.is_error(404, "not_found");
-    assert!(fixture.store.events(None, None, 10).await.unwrap().is_empty());
+    assert!(fixture.store.events(None, None, 10).await.unwrap().events.is_empty());
 }
 
 // Fails when an unreadable delivery is answered 4xx (the provider gives up), dropped, or retried blindly.
@@ -130,14 +131,15 @@ async fn a_signed_delivery_that_cannot_be_read_is_kept_as_a_dead_letter() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         assert_eq!(fixture.deliver(body).await.status, 200, "a repeat is a duplicate");
     }
-    let stored = fixture.store.events(None, None, 100).await.unwrap();
+    let stored = fixture.store.events(None, None, 100).await.unwrap().events;
     assert_eq!(stored.len(), count);
     for (event, body) in stored.iter().rev().zip(&bodies) {
         assert_eq!(event.event.kind, UNREADABLE);
-        assert_eq!(event.event.payload, body.as_slice(), "the raw bytes are kept");
+        let whole = fixture.store.event(event.row).await.unwrap().unwrap();
+        assert_eq!(whole.event.payload, body.as_slice(), "the raw bytes are kept");
     }
     while fixture.hub.worker().step(Queue::Events).await.unwrap() > 0 {}
-    let dead = fixture.store.events(Some(EventState::Dead), None, 100).await.unwrap();
+    let dead = fixture.store.events(Some(EventState::Dead), None, 100).await.unwrap().events;
     assert_eq!(dead.len(), count, "one attempt is enough");
     // The API shows it whatever it is.
     for event in dead {
@@ -185,9 +187,10 @@ async fn a_delivery_in_parts_and_to_an_escaped_path_is_the_same_delivery() {
         let request = Request::from_parts(parts, Body::from_stream(futures_util::stream::iter(chunks)));
         assert_eq!(fixture.ask(request).await.status, 200, "{path} in parts of {size}");
     }
-    let stored = fixture.store.events(None, None, 10).await.unwrap();
+    let stored = fixture.store.events(None, None, 10).await.unwrap().events;
     assert_eq!(stored.len(), 1);
-    assert_eq!(stored[0].event.payload, body);
+    let whole = fixture.store.event(stored[0].row).await.unwrap().unwrap();
+    assert_eq!(whole.event.payload, body);
 }
 
 // Fails when a body that never ends holds a request open.

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 use palisade_core::store::{
-    Appended, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState, NO_CONNECTION, NewDelivery, NewEvent,
-    PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, ReplayFilter, ReplayStep, StoredEvent, ToHandle,
+    Appended, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventPage, EventRow, EventState, NO_CONNECTION, NewDelivery,
+    NewEvent, PENDING_FOUND, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, ReplayFilter, ReplayStep,
+    StoredEvent, ToHandle,
 };
 use palisade_core::webhook::Event;
 use palisade_core::{ConnectionId, EndpointId, Error, ErrorKind, Timestamp};
@@ -19,9 +20,6 @@ use super::{causes, connections, dead_forwards, heard, jobs, names, turns};
 
 /// Fixed bytes counted per queued command beside its payload.
 pub(super) const COMMAND_BYTES: usize = 256;
-
-/// Most unfinished jobs walked to list pending events.
-const JOBS_WALKED_MAX: i64 = 10_000;
 
 const STATES: [EventState; 4] = [EventState::Pending, EventState::Done, EventState::Ignored, EventState::Dead];
 
@@ -328,7 +326,7 @@ pub(super) fn dismiss(tx: &mut Tx<'_>, row: i64, now: Timestamp) -> Result<bool,
     Ok(true)
 }
 
-/// What a filter looks at of an event: no payload, which nothing asks of, and no other table.
+/// What a filter or a list looks at of an event: no payload, which nothing asks of, and no other table.
 const HEADS: &str = "SELECT id, endpoint, connection, provider, event_id, kind, account, created, ordering_key, x'', \
      received_at, state, reason FROM palisade_event";
 
@@ -369,6 +367,9 @@ pub(super) fn replayable(
     }
     Ok(ReplayStep { met, next: rows.next(&found, looked) })
 }
+
+/// What is done with an event that was found: [`replay`] or [`dismiss`]. Tells whether it was.
+pub(super) type Act = fn(&mut Tx<'_>, i64, Timestamp) -> Result<bool, Fault>;
 
 /// Does something with those of the rows that meet the filter still; gives those it was done with.
 pub(super) fn each(
@@ -603,31 +604,59 @@ pub(super) fn to_handle(connection: &Connection, rows: &[EventRow]) -> Result<Ve
     Ok(found)
 }
 
+/// Reads an event without its payload.
+fn head(connection: &Connection, row: i64) -> Result<Option<StoredEvent>, Fault> {
+    let mut statement = connection.prepare_cached(&format!("{HEADS} WHERE id = ?1 AND state <> 4"))?;
+    let mut rows = statement.query([row])?;
+    rows.next()?.map(stored).transpose()
+}
+
+pub(super) fn heads(connection: &Connection, rows: &[EventRow]) -> Result<Vec<Option<StoredEvent>>, Fault> {
+    rows.iter().map(|row| head(connection, row.0)).collect()
+}
+
+/// Reads the heads of the events of a state before a row and down to another, newest first; rare ones by their index.
+pub(super) fn listed(state: Option<EventState>) -> String {
+    let only = match state {
+        Some(EventState::Dead) => "INDEXED BY palisade_event_dead WHERE state = 3",
+        Some(EventState::Ignored) => "INDEXED BY palisade_event_ignored WHERE state = 2",
+        Some(EventState::Done) => "NOT INDEXED WHERE state = 1",
+        Some(EventState::Pending) => "NOT INDEXED WHERE state = 0",
+        None => "NOT INDEXED WHERE state <> 4",
+    };
+    format!("{HEADS} {only} AND id < ?1 AND id >= ?2 ORDER BY id DESC LIMIT ?3")
+}
+
 pub(super) fn events(
     connection: &Connection,
     wanted: Option<EventState>,
     before: Option<EventRow>,
     limit: u32,
-) -> Result<Vec<StoredEvent>, Fault> {
-    let before = before.map_or(i64::MAX, |row| row.0);
-    if wanted == Some(EventState::Pending) && Tally::read(connection)?.jobs_live() <= JOBS_WALKED_MAX {
-        return pending(connection, before, limit);
-    }
-    // The state stands in the text, not as a value, so that the partial index of a rare state is used.
-    let only =
-        wanted.map_or_else(|| " AND e.state <> 4".to_owned(), |state| format!(" AND e.state = {}", number(state)));
-    let sql = format!("{SELECT} WHERE e.id < ?1{only} ORDER BY e.id DESC LIMIT ?2");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let mut rows = statement.query(params![before, limit])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(stored(row)?);
-    }
-    Ok(found)
+) -> Result<EventPage, Fault> {
+    let tally = Tally::read(connection)?;
+    let end = EventRow(tally.event_last + 1);
+    let before = before.map_or(end, |before| before.min(end));
+    let [pending, ..] = tally.events;
+    let pending = pending.unsigned_abs();
+    let lowest = EventPage::lowest(wanted, before, pending);
+    let found = if wanted == Some(EventState::Pending) && pending <= PENDING_FOUND {
+        self::pending(connection, before.0, limit)?
+    } else {
+        let mut statement = connection.prepare_cached(&listed(wanted))?;
+        let mut rows = statement.query(params![before.0, lowest.0, limit])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            found.push(stored(row)?);
+        }
+        found
+    };
+    let mut oldest = connection.prepare_cached("SELECT min(id) FROM palisade_event")?;
+    let oldest = oldest.query_one([], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(EventPage::of(found, limit, lowest, oldest.map(EventRow)))
 }
 
 /// Finds pending events by their jobs: each has an unfinished one. So a few old ones are found without walking all
-/// the handled ones that came after them. With many jobs the newest events are pending, and the table is walked.
+/// the handled ones that came after them.
 fn pending(connection: &Connection, before: i64, limit: u32) -> Result<Vec<StoredEvent>, Fault> {
     let mut waiting = jobs::events_at_work(connection)?;
     waiting.retain(|row| *row < before);
@@ -638,7 +667,7 @@ fn pending(connection: &Connection, before: i64, limit: u32) -> Result<Vec<Store
         if found.len() as u64 >= u64::from(limit) {
             break;
         }
-        found.extend(event(connection, EventRow(row))?.filter(|event| event.state == EventState::Pending));
+        found.extend(head(connection, row)?.filter(|event| event.state == EventState::Pending));
     }
     Ok(found)
 }

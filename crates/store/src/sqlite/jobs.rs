@@ -560,16 +560,18 @@ pub(super) fn prune(tx: &mut Tx<'_>, before: Timestamp, limit: u32) -> Result<u6
     Ok(rows.len() as u64)
 }
 
-/// Returns the events of unfinished jobs, in no order, an event perhaps more than once. Each term is one of the
-/// partial indexes.
+/// Finds the jobs of events that are not finished: each term is a range of a partial index that holds few others. Only the
+/// lanes of events begin with `event/` ([`Inbox::append`](palisade_core::store::Inbox::append)).
+pub(super) const AT_WORK: &str = "SELECT event FROM palisade_job WHERE queue = 0 AND state = 0 AND event IS NOT NULL \
+     UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 1 AND event IS NOT NULL \
+     UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 5 AND event IS NOT NULL \
+     UNION ALL SELECT event FROM palisade_job WHERE state = 6 AND event IS NOT NULL \
+     UNION ALL SELECT event FROM palisade_job WHERE lane >= 'event/' AND lane < 'event0' AND state = 4 \
+     AND event IS NOT NULL";
+
+/// Returns the events of unfinished jobs, in no order, an event perhaps more than once.
 pub(super) fn events_at_work(connection: &Connection) -> Result<Vec<i64>, Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT event FROM palisade_job WHERE queue = 0 AND state = 0 AND event IS NOT NULL \
-         UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 1 AND event IS NOT NULL \
-         UNION ALL SELECT event FROM palisade_job WHERE queue = 0 AND state = 5 AND event IS NOT NULL \
-         UNION ALL SELECT event FROM palisade_job WHERE state = 6 AND event IS NOT NULL \
-         UNION ALL SELECT event FROM palisade_job WHERE state = 4 AND event IS NOT NULL",
-    )?;
+    let mut statement = connection.prepare_cached(AT_WORK)?;
     let found = statement.query_map([], |row| row.get(0))?;
     Ok(found.collect::<rusqlite::Result<_>>()?)
 }

@@ -7,7 +7,7 @@ use palisade_core::random::{Random, SeededRandom};
 use palisade_core::store::{EventState, RunStateName};
 use rusqlite::Connection;
 
-use super::{dead_forwards, inbox, records, runs, schema};
+use super::{dead_forwards, inbox, jobs, records, runs, schema};
 
 /// Fails when SQLite would answer a statement otherwise than by the steps given, or sorts or walks for it.
 #[track_caller]
@@ -119,6 +119,42 @@ fn runs_under_way_are_read_as_if_all_were_sorted() {
             assert_eq!(found, plain[..plain.len().min(limit as usize)], "seed {seed}, limit {limit}");
         }
     }
+}
+
+/// Fails when a list looks at other rows than those of its page, or goes past others to find dead or ignored events.
+#[test]
+fn a_list_goes_past_its_rows_only() {
+    let all = "SEARCH palisade_event USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)";
+    for (state, way) in [
+        (Some(EventState::Dead), "SEARCH palisade_event USING INDEX palisade_event_dead (id>? AND id<?)"),
+        (Some(EventState::Ignored), "SEARCH palisade_event USING INDEX palisade_event_ignored (id>? AND id<?)"),
+        (Some(EventState::Pending), all),
+        (Some(EventState::Done), all),
+        (None, all),
+    ] {
+        goes(&inbox::listed(state), &[way]);
+    }
+}
+
+/// Fails when pending events are looked for among jobs of other work.
+#[test]
+fn pending_events_are_found_by_their_jobs() {
+    let of = |index: &str| format!("SEARCH palisade_job USING INDEX {index}");
+    let terms = [
+        of("palisade_job_turn (queue=?)"),
+        of("palisade_job_leased (queue=?)"),
+        of("palisade_job_later (queue=?)"),
+        "SCAN palisade_job USING INDEX palisade_job_parked".to_owned(),
+        of("palisade_job_behind (lane>? AND lane<?)"),
+    ];
+    let mut steps = vec!["COMPOUND QUERY".to_owned(), "LEFT-MOST SUBQUERY".to_owned()];
+    for (number, term) in terms.into_iter().enumerate() {
+        if number > 0 {
+            steps.push("UNION ALL".to_owned());
+        }
+        steps.push(term);
+    }
+    goes(jobs::AT_WORK, &steps.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 /// Fails when runs that wait for a review, or a connection's, are looked for among all there are; or when rows are sorted

@@ -3,8 +3,8 @@
 use std::collections::{BinaryHeap, HashSet};
 
 use palisade_core::store::{
-    Appended, Lease, MergeCounts, Missed, NewEvent, PageCommit, PageCommitted, Record, Run, RunEnd, RunFilter, RunId,
-    RunMode, RunState, RunStateName, StreamKey,
+    ACCOUNT_DISCONNECTED, Appended, Lease, MergeCounts, Missed, NewEvent, PageCommit, PageCommitted, Record, Run,
+    RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, StreamKey,
 };
 use palisade_core::sync::{BadRecord, Cursor, Span, Stop};
 use palisade_core::{ConnectionId, Error, ErrorKind, RecordId, StreamName, Timestamp};
@@ -266,7 +266,7 @@ pub(super) fn end_all(tx: &Tx<'_>, of: &ConnectionId, now: Timestamp) -> Result<
         }
     }
     for run in found {
-        cancel(tx, run, "its account was disconnected", Some(&Stop::Superseded), now)?;
+        cancel(tx, run, ACCOUNT_DISCONNECTED, Some(&Stop::Superseded), now)?;
     }
     Ok(())
 }

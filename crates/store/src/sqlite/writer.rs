@@ -248,11 +248,6 @@ impl Tally {
         })
     }
 
-    /// How many jobs have not ended.
-    pub(super) fn jobs_live(&self) -> i64 {
-        self.jobs_waiting + self.jobs_running
-    }
-
     fn write(&self, connection: &Connection) -> rusqlite::Result<()> {
         let [pending, done, ignored, dead] = self.events;
         connection.prepare_cached(TALLY_WRITE)?.execute(params![

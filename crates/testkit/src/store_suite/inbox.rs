@@ -7,9 +7,9 @@ use bytes::Bytes;
 use palisade_core::Timestamp;
 use palisade_core::store::{
     Appended, CAUSES_MAX, CLOCK_MARGIN, Claim, DISMISSED, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
-    HEARD_EVERY_MS, HEARD_KINDS_MAX, JobCounts, JobEnd, NO_CONNECTION, NewDelivery, NewEvent, NewJob, OTHER_CAUSES,
-    PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, REPLAY_WALKED, ReplayFilter, Room, Settled, Settlement,
-    Store, Work, forward_key,
+    HEARD_EVERY_MS, HEARD_KINDS_MAX, JobCounts, JobEnd, LIST_WALKED, NO_CONNECTION, NewDelivery, NewEvent, NewJob,
+    OTHER_CAUSES, PENDING_FOUND, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, Queue, REPLAY_WALKED, ReplayFilter,
+    Room, Settled, Settlement, Store, Work, forward_key,
 };
 
 use super::jobs::{claim, end, settlement};
@@ -254,10 +254,13 @@ pub async fn a_dead_event_is_dismissed(store: &dyn Store) {
     );
 }
 
-/// Events are listed newest first, by state, from a row on.
+/// Events are listed newest first, by state, from a row on, without payloads.
+///
+/// Fails when a list gives a payload, or says that it goes on where it does not.
 pub async fn events_are_listed_newest_first(store: &dyn Store) {
-    let events = (0..6).map(|n| NewEvent { wanted: n % 2 == 0, ..event(&n.to_string()) }).collect();
-    ok(store.append(vec![delivery(10, events)]).await);
+    let own = |n: u32| n.is_multiple_of(3).then(|| Bytes::from_static(b"own"));
+    let events = (0..6).map(|n| NewEvent { wanted: n % 2 == 0, payload: own(n), ..event(&n.to_string()) });
+    ok(store.append(vec![delivery(10, events.collect())]).await);
     for (state, before, limit, wanted) in [
         (None, None, 3, vec![6, 5, 4]),
         (None, Some(3), 9, vec![2, 1]),
@@ -267,9 +270,55 @@ pub async fn events_are_listed_newest_first(store: &dyn Store) {
         (None, None, 0, vec![]),
     ] {
         let found = ok(store.events(state, before.map(EventRow), limit).await);
-        let rows: Vec<i64> = found.iter().map(|one| one.row.0).collect();
+        let rows: Vec<i64> = found.events.iter().map(|one| one.row.0).collect();
+        let full = !rows.is_empty() && rows.len() == limit as usize;
+        same(found.next.map(|row| row.0), rows.last().copied().filter(|_| full), "where a full page goes on");
         same(rows, wanted, &format!("events {state:?} {before:?} {limit}"));
+        assert!(found.events.iter().all(|one| one.event.payload.is_empty()), "no payload is listed");
     }
+    let heads = ok(store.event_heads(vec![EventRow(4), EventRow(9), EventRow(1)]).await);
+    let heads = heads.into_iter().map(|one| one.map(|one| (one.row.0, one.event.id, one.event.payload.len())));
+    same(heads.collect(), vec![Some((4, "3".into(), 0)), None, Some((1, "0".into(), 0))], "heads by their rows");
+}
+
+/// A page goes past no more than [`LIST_WALKED`] rows looking for a state that is rare, and says where the list goes on; up to
+/// [`PENDING_FOUND`] pending events, dead and ignored ones are found by themselves, whatever came after them.
+///
+/// Fails when a list walks on for a rare state, ends where there is more behind, or leaves an event out.
+pub async fn a_list_goes_past_a_bounded_number_of_rows(store: &dyn Store) {
+    let some = |name: &str, count: i64, wanted: bool| {
+        let events = (0..count).map(|n| NewEvent { wanted, ..event(&format!("{name}{n}")) });
+        NewDelivery { body: Bytes::new(), headers: Vec::new(), ..delivery(0, events.collect()) }
+    };
+    let waiting = i64::try_from(PENDING_FOUND).unwrap_or(i64::MAX) + 1;
+    ok(store.append(vec![some("done", 1, true)]).await);
+    for job in claim(store, Queue::Events, 0).await {
+        end(store, job.lease, JobEnd::Done, 0).await;
+    }
+    ok(store.append(vec![some("waits", waiting, true), some("ignored", LIST_WALKED, false)]).await);
+    let newest = 1 + waiting + LIST_WALKED;
+    let page = async |state: EventState, before: Option<i64>, limit: u32| {
+        let page = ok(store.events(Some(state), before.map(EventRow), limit).await);
+        (page.events.into_iter().map(|one| one.row.0).collect::<Vec<_>>(), page.next.map(|row| row.0))
+    };
+    let (second, third) = (newest + 1 - LIST_WALKED, newest + 1 - 2 * LIST_WALKED);
+    same(page(EventState::Done, None, 9).await, (vec![], Some(second)), "as far as a page goes");
+    same(page(EventState::Done, Some(second), 9).await, (vec![], Some(third)), "and on");
+    same(page(EventState::Done, Some(third), 9).await, (vec![1], None), "to the end");
+    same(page(EventState::Ignored, Some(second + 2), 9).await, (vec![second + 1, second], None), "found by itself");
+    same(page(EventState::Pending, None, 9).await, (vec![], Some(second)), "too many wait");
+    same(
+        page(EventState::Pending, Some(second), 2).await,
+        (vec![second - 1, second - 2], Some(second - 2)),
+        "a full page",
+    );
+    for (number, job) in claim(store, Queue::Events, 0).await.into_iter().enumerate() {
+        let how = if number == 0 { JobEnd::Dead { reason: "no".to_owned() } } else { JobEnd::Release };
+        end(store, job.lease, how, 0).await;
+    }
+    same(page(EventState::Dead, None, 9).await, (vec![2], None), "found by itself");
+    same(page(EventState::Pending, None, 2).await, (vec![second - 1, second - 2], Some(second - 2)), "no longer");
+    same(page(EventState::Pending, Some(5), 9).await, (vec![4, 3], None), "to the end");
 }
 
 /// A dead or handled event is put back to pending with a job that is due now; one that waits is left alone.
@@ -475,7 +524,7 @@ pub async fn a_name_outlives_its_event(store: &dyn Store) {
         same(ok(store.replay(EventRow(row), Timestamp(50)).await), false, "nor replayed");
     }
     assert!(ok(store.events_to_handle(vec![EventRow(2)]).await).iter().all(Option::is_none), "nor handled");
-    assert!(ok(store.events(None, None, 9).await).is_empty(), "nor listed");
+    assert!(ok(store.events(None, None, 9).await).events.is_empty(), "nor listed");
     same(ok(store.event_counts().await), BTreeMap::new(), "nor counted");
     same(ok(store.inbox_bytes().await), 0, "nor kept");
     same(ok(store.prune_events(Timestamp(99), FORGET_ALL, None, 9).await).gone, 0, "nor removed again");

@@ -695,7 +695,11 @@ impl Model {
         for endpoint in ["e1", "e2"] {
             put("heard", told(&store.heard(endpoint.into()).await));
         }
-        put("events", told(&store.events(None, None, all).await));
+        let listed = store.events(None, None, all).await;
+        let rows = listed.as_ref().map(|page| page.events.iter().map(|event| event.row).collect());
+        put("events", told(&listed));
+        put("whole events", told(&store.events_to_handle(rows.unwrap_or_default()).await));
+        put("heads", told(&store.event_heads((turn as i64..turn as i64 + 3).map(EventRow).collect()).await));
         put("runs", told(&store.runs(None, all).await));
         put("live runs", told(&store.live_runs(all).await));
         put("outbox counts", told(&store.outbox_counts().await));

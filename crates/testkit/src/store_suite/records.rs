@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_core::store::{
-    Appended, BAD_KEPT_MAX, ChangeKind, FeedPage, FetchedRecord, JobEnd, Lease, Merge, MergeCounts, Missed, NewJob,
-    PageCommit, PageCommitted, Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState, RunStateName, Settled,
-    Settlement, Store, StreamKey, StreamStatus, Work,
+    ACCOUNT_DISCONNECTED, Appended, BAD_KEPT_MAX, ChangeKind, FeedPage, FetchedRecord, JobEnd, Lease, Merge,
+    MergeCounts, Missed, NewJob, PageCommit, PageCommitted, Queue, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
+    RunStateName, Settled, Settlement, Store, StreamKey, StreamStatus, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Cursor, Span, State, Stop};
 use palisade_core::{ErrorKind, Timestamp};
@@ -758,9 +758,10 @@ pub async fn a_disconnect_ends_the_runs_of_its_connection(store: &dyn Store) {
     let others = ok(store.live_runs(9).await).into_iter().map(|run| run.key.connection).collect::<Vec<_>>();
     same(others, vec!["beta".into()], "the other's is under way");
     let (Some(review), Some((lease, run))) = (reviews.first(), live.first()) else { panic!("they were noted") };
+    let why = RunState::Failed { kind: ErrorKind::Cancelled, reason: ACCOUNT_DISCONNECTED.to_owned() };
     for over in [*review, run.id] {
-        let over = ok(store.run(over).await).map(|run| (kind(&run.state), run.stop, run.finished_at));
-        same(over, Some(("cancelled", Some(Stop::Superseded), Some(Timestamp(9)))), "this one is over");
+        let over = ok(store.run(over).await).map(|run| (run.state, run.stop, run.finished_at));
+        same(over, Some((why.clone(), Some(Stop::Superseded), Some(Timestamp(9)))), "this one is over");
     }
     let late = store.end_run(done(*lease, run)).await.map_err(|error| error.kind());
     same(late.err(), Some(ErrorKind::LeaseLost), "and is ended by nobody else");

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::id::{ConnectionId, EndpointId, EventId};
 use crate::store::{
-    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventRow, EventState,
+    Appended, CAUSES_MAX, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventPage, EventRow, EventState,
     HEARD_EVERY_MS, HEARD_KINDS_MAX, Heard, NewDelivery, NewEvent, NewJob, OTHER_CAUSES, PRUNE_BYTES, PRUNE_LOOKED,
     PrunePlace, PruneStep, ReplayFilter, ReplayStep, StoredEvent, Work,
 };
@@ -26,6 +26,9 @@ pub(super) struct InboxModel {
     named: BTreeMap<(Timestamp, EventRow), (EndpointId, EventId)>,
     heard: BTreeMap<EndpointId, BTreeMap<String, Heard>>,
     causes: BTreeMap<(String, String, String), DeadLetters>,
+    /// How many events there are of each state that any has, and how many bytes all of them keep.
+    counts: BTreeMap<EventState, u64>,
+    bytes: u64,
 }
 
 struct Kept {
@@ -43,6 +46,17 @@ struct Row {
     event: NewEvent,
     state: EventState,
     reason: Option<String>,
+}
+
+impl Kept {
+    fn bytes(&self) -> u64 {
+        self.body.len() as u64 + self.headers_bytes
+    }
+}
+
+/// What an event keeps besides its delivery.
+fn event_bytes(event: &NewEvent) -> u64 {
+    EVENT_BYTES + event.payload.as_ref().map_or(0, Bytes::len) as u64
 }
 
 impl InboxModel {
@@ -73,6 +87,8 @@ impl InboxModel {
                 jobs.push(NewJob { priority: event.priority, ..job });
             }
             self.keys.insert(key, row);
+            self.count(state, 1);
+            self.bytes += event_bytes(&event);
             self.events.insert(row, Row { delivery: number, event, state, reason: None });
             new += 1;
             appended.push(Appended::New(row));
@@ -84,9 +100,18 @@ impl InboxModel {
                 if headers.is_empty() { String::new() } else { serde_json::to_string(&headers).unwrap_or_default() };
             let headers_bytes = json.len() as u64;
             let kept = Kept { endpoint, connection, provider, received_at, body, headers_bytes, events: new };
+            self.bytes += kept.bytes();
             self.deliveries.insert(number, kept);
         }
         (appended, jobs)
+    }
+
+    fn count(&mut self, state: EventState, by: i64) {
+        let counted = self.counts.entry(state).or_default();
+        *counted = counted.saturating_add_signed(by);
+        if *counted == 0 {
+            self.counts.remove(&state);
+        }
     }
 
     /// Takes out of deliveries what is here under another of their connection's endpoints; returns how many those were.
@@ -160,14 +185,21 @@ impl InboxModel {
         })
     }
 
-    pub(super) fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> Vec<StoredEvent> {
-        let newest_first = self.events.iter().rev();
-        newest_first
-            .filter(|(row, _)| before.is_none_or(|before| **row < before))
-            .filter(|(_, stored)| state.is_none_or(|state| stored.state == state))
-            .take(limit as usize)
-            .filter_map(|(row, _)| self.event(*row))
-            .collect()
+    /// Returns an event without its payload.
+    pub(super) fn head(&self, row: EventRow) -> Option<StoredEvent> {
+        let mut event = self.event(row)?;
+        event.event.payload = Bytes::new();
+        Some(event)
+    }
+
+    pub(super) fn events(&self, state: Option<EventState>, before: Option<EventRow>, limit: u32) -> EventPage {
+        let end = EventRow(self.events_stored + 1);
+        let before = before.map_or(end, |before| before.min(end));
+        let lowest = EventPage::lowest(state, before, self.counts.get(&EventState::Pending).copied().unwrap_or(0));
+        let walked = self.events.range(lowest.min(before)..before).rev();
+        let found = walked.filter(|(_, stored)| state.is_none_or(|state| stored.state == state));
+        let found = found.take(limit as usize).filter_map(|(row, _)| self.head(*row)).collect();
+        EventPage::of(found, limit, lowest, self.events.keys().next().copied())
     }
 
     pub(super) fn replay(&mut self, row: EventRow, now: Timestamp) -> Option<NewJob> {
@@ -183,6 +215,8 @@ impl InboxModel {
                 (delivery.provider.clone(), stored.event.kind.clone(), stored.reason.clone().unwrap_or_default());
             self.count_cause(cause, -1, now);
         }
+        self.count(was, -1);
+        self.count(EventState::Pending, 1);
         Some(job)
     }
 
@@ -236,6 +270,8 @@ impl InboxModel {
         if state == EventState::Dead {
             self.count_cause(new, 1, now);
         }
+        self.count(was, -1);
+        self.count(state, 1);
     }
 
     /// Counts a dead event under its cause, or no more; without room for the cause under that of all others.
@@ -264,9 +300,7 @@ impl InboxModel {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        let deliveries: u64 = self.deliveries.values().map(|kept| kept.body.len() as u64 + kept.headers_bytes).sum();
-        let own = |stored: &Row| EVENT_BYTES + stored.event.payload.as_ref().map_or(0, Bytes::len) as u64;
-        deliveries + self.events.values().map(own).sum::<u64>()
+        self.bytes
     }
 
     /// Removes finished events but those that are `needed` still, as long as there is more than there may be.
@@ -285,15 +319,14 @@ impl InboxModel {
     }
 
     pub(super) fn counts(&self) -> BTreeMap<EventState, u64> {
-        let mut counts = BTreeMap::new();
-        for stored in self.events.values() {
-            *counts.entry(stored.state).or_default() += 1;
-        }
-        counts
+        self.counts.clone()
     }
 
     pub(super) fn dead_counts(&self, connections: &[ConnectionId]) -> BTreeMap<ConnectionId, u64> {
         let mut counts = BTreeMap::new();
+        if !self.counts.contains_key(&EventState::Dead) {
+            return counts;
+        }
         for stored in self.events.values().filter(|stored| stored.state == EventState::Dead) {
             let Some(Kept { connection, .. }) = self.deliveries.get(&stored.delivery) else { continue };
             if connections.contains(connection) {
@@ -378,6 +411,8 @@ impl InboxModel {
 
     fn remove(&mut self, place: PrunePlace, forget: Timestamp) {
         let Some(stored) = self.events.remove(&place.row) else { return };
+        self.count(stored.state, -1);
+        self.bytes -= event_bytes(&stored.event);
         let Some(delivery) = self.deliveries.get_mut(&stored.delivery) else { return };
         let key = (delivery.endpoint.clone(), stored.event.id);
         if place.received_at < forget {
@@ -387,6 +422,7 @@ impl InboxModel {
         }
         delivery.events -= 1;
         if delivery.events == 0 {
+            self.bytes -= delivery.bytes();
             self.deliveries.remove(&stored.delivery);
         }
     }

@@ -1,7 +1,7 @@
 //! The jobs of the model: turns, claims with lease and fence, lanes, unique keys, ends.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use crate::clock::Timestamp;
 use crate::id::ConnectionId;
@@ -11,14 +11,17 @@ use crate::store::{
     Moved, NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work,
 };
 
-/// All jobs, with the live ones found quickly: a model that is slow in tests is not used.
+mod places;
+
+use places::Places;
+
+/// All jobs, found by where they stand: a model that is slow in tests is not used.
 #[derive(Default)]
 pub(super) struct JobsModel {
     jobs: BTreeMap<JobId, Job>,
+    places: Places,
     stored: i64,
-    live: BTreeSet<JobId>,
-    unique: HashMap<String, JobId>,
-    lanes: HashMap<String, BTreeSet<JobId>>,
+    unique: BTreeMap<String, JobId>,
     /// The highest turn claimed, by queue and priority.
     passed: HashMap<(Queue, i32), i64>,
     /// The turn given last, by queue, priority, group and tenant.
@@ -29,15 +32,6 @@ pub(super) struct JobsModel {
 
 /// Least number of turns kept in mind before those that are passed are forgotten.
 const FORGET_FROM: usize = 1_024;
-
-/// What stands in a lane.
-#[derive(Default)]
-struct Lane {
-    /// A job is held, and its lease has not run out.
-    held: bool,
-    /// The lowest number that stands in line, is due or was claimed before.
-    head: Option<JobId>,
-}
 
 struct Job {
     new: NewJob,
@@ -124,12 +118,9 @@ impl JobsModel {
         }
         let lowest = new.lane.as_ref().and_then(|lane| self.lowest(lane));
         let behind = lowest.is_some_and(|lowest| lowest.is_tried() || lowest.new.run_at <= new.run_at);
-        if let Some(lane) = &new.lane {
-            self.lanes.entry(lane.clone()).or_default().insert(id);
-        }
-        self.live.insert(id);
         let state = if behind { State::Behind } else { State::Later };
         let job = Job { new, state, attempts: 0, waits: 0, waits_from: None, fence: 0, turn: 0, reason: None };
+        self.places.enter(id, &job);
         self.jobs.insert(id, job);
         if !behind {
             self.line_up(id, now);
@@ -138,32 +129,47 @@ impl JobsModel {
     }
 
     fn pull_forward(&mut self, id: JobId, run_at: Timestamp, now: Option<Timestamp>) {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.is_waiting() && run_at < job.new.run_at) else {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.is_waiting() && run_at < job.new.run_at) else {
             return;
         };
-        job.new.run_at = run_at;
-        if matches!(job.state, State::Later | State::Behind) {
+        let lines_up = matches!(job.state, State::Later | State::Behind);
+        self.change(id, |job| job.new.run_at = run_at);
+        if lines_up {
             self.line_up(id, now);
         }
     }
 
+    /// Changes a job, and where it stands with it.
+    fn change(&mut self, id: JobId, change: impl FnOnce(&mut Job)) {
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        self.places.leave(id, job);
+        change(job);
+        self.places.enter(id, job);
+    }
+
+    fn remove(&mut self, id: JobId) {
+        if let Some(job) = self.jobs.remove(&id) {
+            self.places.leave(id, &job);
+        }
+    }
+
     fn lowest(&self, lane: &str) -> Option<&Job> {
-        self.jobs.get(self.lanes.get(lane)?.first()?)
+        self.jobs.get(self.places.lane(lane)?.all.first()?)
     }
 
     /// Lets a job into line if it is due at `now`; else it waits for its moment.
     fn line_up(&mut self, id: JobId, now: Option<Timestamp>) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let Some(job) = self.jobs.get(&id) else { return };
         if now.is_none_or(|now| job.new.run_at > now) {
-            job.state = State::Later;
-            return;
+            return self.change(id, |job| job.state = State::Later);
         }
         let (queue, priority, group) = (job.queue(), job.new.priority, job.group().to_owned());
         let tenant = job.new.tenant.as_ref().map_or_else(String::new, |tenant| tenant.as_str().to_owned());
         let passed = self.passed.get(&(queue, priority)).copied().unwrap_or(0);
         let last = self.last.entry((queue, priority, group, tenant)).or_insert(0);
         *last = passed.max(*last) + 1;
-        (job.state, job.turn) = (State::Ready, *last);
+        let turn = *last;
+        self.change(id, |job| (job.state, job.turn) = (State::Ready, turn));
     }
 
     /// Forgets who has been passed, now and then: their next turn is the same without.
@@ -208,10 +214,12 @@ impl JobsModel {
         let claimed: Vec<Claimed> = chosen
             .into_iter()
             .filter_map(|id| {
-                let job = self.jobs.get_mut(&id)?;
-                job.state = State::Held { until };
-                job.attempts += 1;
-                job.fence += 1;
+                self.change(id, |job| {
+                    job.state = State::Held { until };
+                    job.attempts += 1;
+                    job.fence += 1;
+                });
+                let job = self.jobs.get(&id)?;
                 let passed = self.passed.entry((queue, job.new.priority)).or_insert(0);
                 *passed = job.turn.max(*passed);
                 Some(Claimed {
@@ -231,15 +239,8 @@ impl JobsModel {
     }
 
     fn unpark(&mut self, halts: &BTreeSet<Halt>, now: Timestamp) {
-        let mut resumed: Vec<_> = self
-            .live()
-            .filter_map(|(id, job)| {
-                let State::Parked(one) = &job.state else { return None };
-                (!halts.contains(&Halt::Connection(one.clone()))).then(|| (one.clone(), id))
-            })
-            .collect();
-        resumed.sort_unstable();
-        for (_, id) in resumed.into_iter().take(LINED_UP_MAX as usize) {
+        let resumed = |connection: &ConnectionId| !halts.contains(&Halt::Connection(connection.clone()));
+        for id in self.places.parked(resumed, LINED_UP_MAX) {
             // It stood in line before, whatever the clock says by now.
             let run_at = self.jobs.get(&id).map_or(now, |job| job.new.run_at);
             self.line_up(id, Some(run_at));
@@ -247,17 +248,9 @@ impl JobsModel {
     }
 
     fn line_up_due(&mut self, queue: Queue, now: Timestamp) {
-        let later = self.live().filter(|(_, job)| job.state == State::Later && job.queue() == queue);
-        let mut due: Vec<_> =
-            later.filter(|(_, job)| job.new.run_at <= now).map(|(id, job)| (job.new.run_at, id)).collect();
-        due.sort_unstable();
-        for (_, id) in due.into_iter().take(LINED_UP_MAX as usize) {
+        for id in self.places.due(queue, now, LINED_UP_MAX) {
             self.line_up(id, Some(now));
         }
-    }
-
-    fn live(&self) -> impl Iterator<Item = (JobId, &Job)> {
-        self.live.iter().filter_map(|id| Some((*id, self.jobs.get(id)?)))
     }
 
     /// Walks the line, parks what is halted on the way, and returns what is free.
@@ -268,98 +261,71 @@ impl JobsModel {
         halted_group: impl Fn(&str) -> bool,
     ) -> Vec<JobId> {
         let Claim { now, max, queue, .. } = *claim;
-        let lanes = self.lane_heads(now);
-        let takes = |job: &Job| job.queue() == queue && (job.state == State::Ready || job.is_expired(now));
-        let mut line: Vec<_> = self
-            .live()
-            .filter(|(_, job)| takes(job))
-            .map(|(id, job)| (Reverse(job.new.priority), job.turn, id))
-            .collect();
-        line.sort_unstable();
+        let expired = self.places.expired(queue, now);
+        let expired = expired.iter().filter_map(|id| Some((*id, self.jobs.get(id)?)));
+        let mut line = self.places.walk(queue, expired);
         let (mut chosen, mut park) = (Vec::new(), Vec::new());
         let mut taken: HashMap<&str, u32> = HashMap::new();
-        for (_, _, id) in line {
-            if chosen.len() >= max as usize || park.len() >= LINED_UP_MAX as usize {
-                break;
-            }
+        while chosen.len() < max as usize && park.len() < LINED_UP_MAX as usize {
+            let has_room = |group: &str| taken.get(group).copied().unwrap_or(0) < claim.room.of(group);
+            let Some(id) = line.next(|group| !halted_group(group) && has_room(group)) else { break };
             let Some(job) = self.jobs.get(&id) else { continue };
-            let group = job.group();
-            if halted_group(group) || taken.get(group).copied().unwrap_or(0) >= claim.room.of(group) {
-                continue;
-            }
             if let Some(connection) = halted(job) {
                 park.push((id, connection));
-                continue;
-            }
-            let lane = job.new.lane.as_ref().and_then(|lane| lanes.get(lane.as_str()));
-            if lane.is_none_or(|lane| !lane.held && lane.head == Some(id)) {
+            } else if self.may_go(id, job, now) {
                 chosen.push(id);
-                *taken.entry(group).or_default() += 1;
+                *taken.entry(job.group()).or_default() += 1;
             }
         }
         for (id, connection) in park {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.state = State::Parked(connection);
-            }
+            self.change(id, |job| job.state = State::Parked(connection));
         }
         chosen
     }
 
-    /// Returns the jobs whose lease ran out in their last attempt.
-    fn used_up(&self, queue: Queue, now: Timestamp) -> Vec<JobId> {
-        self.live()
-            .filter(|(_, job)| job.queue() == queue && job.is_expired(now))
-            .filter(|(_, job)| job.attempts >= job.new.attempts_max)
-            .map(|(id, _)| id)
-            .collect()
+    /// Tells whether no other job of its lane is held or goes before it.
+    fn may_go(&self, id: JobId, job: &Job, now: Timestamp) -> bool {
+        let Some(lane) = job.new.lane.as_ref().and_then(|lane| self.places.lane(lane)) else { return true };
+        let is = |id: &JobId, what: &dyn Fn(&Job) -> bool| self.jobs.get(id).is_some_and(what);
+        let held = lane.held.iter().any(|id| is(id, &|job| !job.is_expired(now)));
+        !held && lane.all.iter().find(|id| is(id, &|job| job.is_first(now))) == Some(&id)
     }
 
-    fn lane_heads(&self, now: Timestamp) -> HashMap<String, Lane> {
-        let mut lanes: HashMap<String, Lane> = HashMap::new();
-        for (id, job) in self.live() {
-            let Some(name) = &job.new.lane else { continue };
-            let lane = lanes.entry(name.clone()).or_default();
-            if job.is_first(now) {
-                lane.head.get_or_insert(id);
-            } else if matches!(job.state, State::Held { .. }) {
-                lane.held = true;
-            }
-        }
-        lanes
+    /// Returns the jobs whose lease ran out in their last attempt.
+    fn used_up(&self, queue: Queue, now: Timestamp) -> Vec<JobId> {
+        let used_up = |id: &JobId| self.jobs.get(id).is_some_and(|job| job.attempts >= job.new.attempts_max);
+        self.places.expired(queue, now).into_iter().filter(used_up).collect()
     }
 
     /// Takes a job out of the live ones. Of one that is done nothing is kept.
     fn finish(&mut self, id: JobId, is_dead: bool, now: Timestamp) {
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        job.state = State::Dead { at: now };
-        self.live.remove(&id);
+        let Some(job) = self.jobs.get(&id) else { return };
         if let Some(key) = &job.new.unique {
             self.unique.remove(key);
         }
         let lane = job.new.lane.clone();
-        if !is_dead {
-            self.jobs.remove(&id);
+        if is_dead {
+            self.change(id, |job| job.state = State::Dead { at: now });
+        } else {
+            self.remove(id);
         }
-        let Some(lane) = lane else { return };
-        let Some(left) = self.lanes.get_mut(&lane) else { return };
-        left.remove(&id);
-        if left.is_empty() {
-            self.lanes.remove(&lane);
-            return;
+        if let Some(lane) = lane {
+            self.promote(&lane, now);
         }
-        self.promote(&lane, now);
     }
 
     /// Lets jobs of a lane go on: the lowest, and those due before it.
-    fn promote(&mut self, lane: &str, now: Timestamp) {
-        let left: Vec<JobId> = self.lanes.get(lane).into_iter().flatten().copied().collect();
-        let Some(lowest) = left.first().copied() else { return };
-        let due = self.jobs.get(&lowest).map_or(Timestamp(i64::MIN), |job| job.new.run_at);
-        for id in left {
-            let moves = |job: &Job| job.state == State::Behind && (id == lowest || job.new.run_at < due);
-            if self.jobs.get(&id).is_some_and(moves) {
-                self.line_up(id, Some(now));
-            }
+    fn promote(&mut self, name: &str, now: Timestamp) {
+        let Some(lane) = self.places.lane(name) else { return };
+        let lowest = lane.all.first().and_then(|id| Some((*id, self.jobs.get(id)?)));
+        let Some((lowest, job)) = lowest else { return };
+        let before = lane.behind.range(..(job.new.run_at, JobId(i64::MIN))).map(|(_, id)| *id);
+        let mut go: BTreeSet<JobId> = before.collect();
+        if job.state == State::Behind {
+            go.insert(lowest);
+        }
+        for id in go {
+            self.line_up(id, Some(now));
         }
     }
 
@@ -383,20 +349,22 @@ impl JobsModel {
 
     /// Forgets the job an event died with.
     pub(super) fn seen_to(&mut self, event: EventRow) {
-        let died = |job: &Job| job.new.work == Work::Event { row: event } && matches!(job.state, State::Dead { .. });
-        self.jobs.retain(|_, job| !died(job));
+        for id in self.places.dead_of(event) {
+            self.remove(id);
+        }
     }
 
     /// Forgets a job that died.
     pub(super) fn seen(&mut self, id: JobId) {
         if self.jobs.get(&id).is_some_and(|job| matches!(job.state, State::Dead { .. })) {
-            self.jobs.remove(&id);
+            self.remove(id);
         }
     }
 
     /// Counts the unfinished jobs whose unique key begins so.
     pub(super) fn count_keys(&self, prefix: &str) -> u64 {
-        self.unique.keys().filter(|key| key.starts_with(prefix)).count() as u64
+        let behind = self.unique.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        behind.take_while(|(key, _)| key.starts_with(prefix)).count() as u64
     }
 
     pub(super) fn holds(&self, lease: Lease) -> bool {
@@ -417,9 +385,7 @@ impl JobsModel {
         if !self.holds(lease) {
             return false;
         }
-        if let Some(job) = self.jobs.get_mut(&lease.job) {
-            job.state = State::Held { until };
-        }
+        self.change(lease.job, |job| job.state = State::Held { until });
         true
     }
 
@@ -451,8 +417,10 @@ impl JobsModel {
                 row.map(|row| Followed::Event { row, state: EventState::Pending, reason: Some(reason) })
             }
             JobEnd::Release => {
-                job.state = State::Ready;
-                job.attempts -= 1;
+                self.change(lease.job, |job| {
+                    job.state = State::Ready;
+                    job.attempts -= 1;
+                });
                 None
             }
             JobEnd::Retry { reason, .. } | JobEnd::Dead { reason } => self.kill(lease.job, reason, now),
@@ -461,36 +429,25 @@ impl JobsModel {
 
     /// Lets a held job come again.
     fn again(&mut self, id: JobId, at: Timestamp, reason: &str, now: Timestamp) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            (job.new.run_at, job.reason) = (at, Some(reason.to_owned()));
-        }
+        self.change(id, |job| (job.new.run_at, job.reason) = (at, Some(reason.to_owned())));
         self.line_up(id, Some(now));
     }
 
     pub(super) fn oldest_due(&self, queue: Queue, now: Timestamp) -> Option<Timestamp> {
-        let mut first: BTreeMap<(i32, &str), (i64, JobId, Timestamp)> = BTreeMap::new();
-        let mut oldest: Option<Timestamp> = None;
-        for (id, job) in self.live().filter(|(_, job)| job.queue() == queue) {
-            let run_at = job.new.run_at;
-            if job.state == State::Ready {
-                let of = first.entry((job.new.priority, job.group())).or_insert((job.turn, id, run_at));
-                *of = (*of).min((job.turn, id, run_at));
-            } else if job.state == State::Later {
-                oldest = Some(oldest.map_or(run_at, |oldest| oldest.min(run_at)));
-            }
-        }
-        let in_line = first.into_values().map(|(_, _, run_at)| run_at);
-        in_line.chain(oldest).min().filter(|run_at| *run_at <= now)
+        let due = self.places.firsts(queue).filter_map(|id| Some(self.jobs.get(&id)?.new.run_at));
+        due.min().filter(|run_at| *run_at <= now)
     }
 
     /// Moves a job that was never claimed and is not due.
     pub(super) fn move_to(&mut self, unique: &str, to: Timestamp, now: Timestamp) -> Moved {
-        let Some(job) = self.unique.get(unique).and_then(|id| self.jobs.get_mut(id)) else { return Moved::Missing };
+        let found = self.unique.get(unique).and_then(|id| Some((*id, self.jobs.get(id)?)));
+        let Some((id, job)) = found else { return Moved::Missing };
         if !matches!(job.state, State::Later | State::Behind) || job.fence > 0 || job.new.run_at <= now {
             return Moved::Busy;
         }
-        (job.new.run_at, job.state) = (to, State::Later);
-        if let Some(lane) = job.new.lane.clone() {
+        let lane = job.new.lane.clone();
+        self.change(id, |job| (job.new.run_at, job.state) = (to, State::Later));
+        if let Some(lane) = lane {
             self.promote(&lane, now);
         }
         Moved::Moved
@@ -512,27 +469,14 @@ impl JobsModel {
     }
 
     pub(super) fn counts(&self) -> JobCounts {
-        let mut counts = JobCounts::default();
-        for job in self.jobs.values() {
-            match job.state {
-                State::Ready | State::Later | State::Behind | State::Parked(_) => counts.waiting += 1,
-                State::Held { .. } => counts.running += 1,
-                State::Dead { .. } => counts.dead += 1,
-            }
-        }
-        counts
+        let (running, dead) = (self.places.held() as u64, self.places.dead() as u64);
+        JobCounts { waiting: self.jobs.len() as u64 - running - dead, running, dead }
     }
 
     pub(super) fn prune(&mut self, before: Timestamp, limit: u32) -> u64 {
-        let ended = |job: &Job| match job.state {
-            State::Dead { at } => Some(at).filter(|at| *at < before),
-            State::Ready | State::Later | State::Behind | State::Parked(_) | State::Held { .. } => None,
-        };
-        let mut gone: Vec<_> = self.jobs.iter().filter_map(|(id, job)| Some((ended(job)?, *id))).collect();
-        gone.sort_unstable();
-        gone.truncate(limit as usize);
-        for (_, id) in &gone {
-            self.jobs.remove(id);
+        let gone = self.places.dead_before(before, limit);
+        for id in &gone {
+            self.remove(*id);
         }
         gone.len() as u64
     }

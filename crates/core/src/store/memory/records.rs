@@ -1,6 +1,6 @@
 //! The records of the model: streams, the merge of changes, the feed, runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -8,8 +8,8 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ConnectionId, RecordId, StreamName};
 use crate::store::{
-    BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts, Missed, PageCommit, Record,
-    Run, RunEnd, RunFilter, RunId, RunMode, RunState, StoredBad, StreamKey, StreamStatus,
+    ACCOUNT_DISCONNECTED, BAD_DROPPED_AT_ONCE, BAD_KEPT_MAX, ChangeKind, FeedEntry, FeedPage, Merge, MergeCounts,
+    Missed, PageCommit, Record, Run, RunEnd, RunFilter, RunId, RunMode, RunState, StoredBad, StreamKey, StreamStatus,
 };
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge, span_after};
 use crate::sync::{BadRecord, Cursor, Span, State, Stop};
@@ -20,6 +20,9 @@ pub(super) struct RecordsModel {
     streams: BTreeMap<StreamKey, Stream>,
     runs: BTreeMap<RunId, RunRow>,
     runs_stored: i64,
+    /// The run under way of each stream that has one.
+    running: BTreeMap<StreamKey, RunId>,
+    runs_of: BTreeMap<ConnectionId, BTreeSet<RunId>>,
 }
 
 #[derive(Default)]
@@ -97,7 +100,8 @@ impl RecordsModel {
     }
 
     pub(super) fn streams(&self, connection: &ConnectionId) -> Vec<(StreamName, StreamStatus)> {
-        let own = self.streams.iter().filter(|(key, _)| key.connection == *connection);
+        let first = StreamKey { connection: connection.clone(), stream: StreamName::new("") };
+        let own = self.streams.range(first..).take_while(|(key, _)| key.connection == *connection);
         own.map(|(key, stream)| (key.stream.clone(), stream.status.clone())).collect()
     }
 
@@ -185,8 +189,7 @@ impl RecordsModel {
     }
 
     pub(super) fn start_run(&mut self, key: StreamKey, mode: RunMode, now: Timestamp) -> Run {
-        let running = |row: &&mut RunRow| row.run.key == key && row.run.state == RunState::Running;
-        if let Some(row) = self.runs.values_mut().find(running) {
+        if let Some(row) = self.running.get(&key).and_then(|id| self.runs.get_mut(id)) {
             if row.run.mode == mode {
                 row.run.resumed += 1;
                 return row.run.clone();
@@ -219,6 +222,8 @@ impl RecordsModel {
             feed_to: None,
             missed: Missed::default(),
         };
+        self.running.insert(run.key.clone(), run.id);
+        self.runs_of.entry(run.key.connection.clone()).or_default().insert(run.id);
         self.runs.insert(run.id, RunRow { run: run.clone(), swept: None });
         run
     }
@@ -324,10 +329,12 @@ impl RecordsModel {
 
     /// Ends all runs of a connection that is disconnected: those that wait for a review and those under way.
     pub(super) fn end_all(&mut self, of: &ConnectionId, now: Timestamp) {
-        for row in self.runs.values_mut().filter(|row| row.run.key.connection == *of) {
+        for id in self.runs_of.get(of).into_iter().flatten() {
+            let Some(row) = self.runs.get_mut(id) else { continue };
             if matches!(row.run.state, RunState::Review { .. } | RunState::Running) {
                 let head = self.streams.get(&row.run.key).map_or(0, |stream| stream.status.head);
-                fail(&mut row.run, "its account was disconnected", head, now);
+                fail(&mut row.run, ACCOUNT_DISCONNECTED, head, now);
+                self.running.remove(&row.run.key);
             }
         }
     }
@@ -357,11 +364,9 @@ impl RecordsModel {
     }
 
     pub(super) fn reset(&mut self, key: &StreamKey, now: Timestamp) -> bool {
-        for RunRow { run, .. } in self.runs.values_mut() {
-            if run.key == *key && run.state == RunState::Running {
-                let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
-                fail(run, "the stream was reset", head, now);
-            }
+        if let Some(RunRow { run, .. }) = self.running.remove(key).and_then(|id| self.runs.get_mut(&id)) {
+            let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
+            fail(run, "the stream was reset", head, now);
         }
         let Some(stream) = self.streams.get_mut(key) else { return false };
         stream.bad.clear();
@@ -386,14 +391,13 @@ impl RecordsModel {
 
     /// Fails the unfinished run of a stream whose job is dead.
     pub(super) fn fail_run(&mut self, key: &StreamKey, mode: RunMode, reason: String, now: Timestamp) {
-        for RunRow { run, .. } in self.runs.values_mut() {
-            if run.key == *key && run.mode == mode && run.state == RunState::Running {
-                let stop = run.stop.take();
-                let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
-                fail(run, reason.clone(), head, now);
-                run.stop = stop;
-            }
-        }
+        let running = self.running.get(key).and_then(|id| self.runs.get_mut(id));
+        let Some(RunRow { run, .. }) = running.filter(|row| row.run.mode == mode) else { return };
+        let stop = run.stop.take();
+        let head = self.streams.get(key).map_or(0, |stream| stream.status.head);
+        fail(run, reason, head, now);
+        run.stop = stop;
+        self.running.remove(key);
     }
 
     pub(super) fn end_run(&mut self, end: RunEnd) -> Result<Run> {
@@ -447,6 +451,7 @@ impl RecordsModel {
                 };
             }
         }
+        self.running.remove(&row.run.key);
         row.run.finished_at = Some(end.now);
         row.run.stop = end.stop.filter(|_| matches!(row.run.state, RunState::Failed { .. }));
         row.run.feed_to = Some(stream.status.head);
@@ -458,20 +463,30 @@ impl RecordsModel {
     }
 
     pub(super) fn find_runs(&self, filter: &RunFilter, limit: u32) -> Vec<Run> {
-        let newest_first = self.runs.values().rev().map(|row| &row.run);
-        newest_first.filter(|run| filter.meets(run)).take(limit as usize).cloned().collect()
+        let newest_first: Box<dyn Iterator<Item = &RunRow>> = match &filter.connection {
+            Some(connection) => Box::new(self.of(connection).rev()),
+            None => Box::new(self.runs.values().rev()),
+        };
+        let found = newest_first.map(|row| &row.run).filter(|run| filter.meets(run));
+        found.take(limit as usize).cloned().collect()
+    }
+
+    /// Returns the runs of a connection, oldest first.
+    fn of(&self, connection: &ConnectionId) -> impl DoubleEndedIterator<Item = &RunRow> {
+        let ids = self.runs_of.get(connection).into_iter().flatten();
+        ids.filter_map(|id| self.runs.get(id))
     }
 
     pub(super) fn live_runs(&self, limit: u32) -> Vec<Run> {
-        let live = self.runs.values().map(|row| &row.run).filter(|run| run.state == RunState::Running);
-        let mut live: Vec<Run> = live.cloned().collect();
+        let live = self.running.values().filter_map(|id| Some(self.runs.get(id)?.run.clone()));
+        let mut live: Vec<Run> = live.collect();
         live.sort_by_key(|run| (run.progressed_at, run.id));
         live.truncate(limit as usize);
         live
     }
 
     pub(super) fn newest_runs(&self, connection: &ConnectionId) -> Vec<Run> {
-        let own = self.runs.values().map(|row| &row.run).filter(|run| run.key.connection == *connection);
+        let own = self.of(connection).map(|row| &row.run);
         // The last one inserted is the newest.
         let newest: BTreeMap<_, _> = own.map(|run| ((run.key.stream.clone(), run.mode as u8), run)).collect();
         newest.into_values().cloned().collect()
@@ -492,7 +507,10 @@ impl RecordsModel {
         old.sort_unstable();
         old.truncate(limit as usize);
         for (_, id) in &old {
-            self.runs.remove(id);
+            let Some(gone) = self.runs.remove(id) else { continue };
+            if let Some(left) = self.runs_of.get_mut(&gone.run.key.connection) {
+                left.remove(id);
+            }
         }
         old.len() as u64
     }

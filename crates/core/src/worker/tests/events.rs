@@ -95,7 +95,7 @@ async fn an_event_of_which_a_notice_came_is_fetched_before_anybody_sees_it() {
         assert_eq!(written(&world), [Value::from(seen)], "{failure:?}");
         assert_eq!(world.fake.truth().requests, requests, "{failure:?}");
         world.check_equal(&world.held().await);
-        let kept = world.store.inner.events(None, None, 9).await.unwrap().remove(0);
+        let kept = world.store.inner.events(None, None, 9).await.unwrap().events.remove(0);
         let kept = world.store.inner.event(kept.row).await.unwrap().unwrap();
         assert_eq!(kept.event.payload, notice, "the inbox keeps what came");
     }

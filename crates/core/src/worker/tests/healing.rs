@@ -278,7 +278,7 @@ async fn what_is_heard_at_any_endpoint_counts_and_what_was_missed_goes_where_it_
     world.worker.sync_now(&"conn".into(), &THINGS.into(), RunMode::Incremental).await.unwrap();
     while world.worker.step(Queue::Background).await.unwrap() > 0 {}
     assert_eq!(healed(&world).await, [(1, 0)]);
-    let made = world.store.events(None, None, 1).await.unwrap().remove(0);
+    let made = world.store.events(None, None, 1).await.unwrap().events.remove(0);
     assert_eq!((made.event.id, made.endpoint), (world.fake.event(of("t008")).id, "second".into()));
     hear_at(&world, "second", of("t008")).await;
     world.quiet().await;
@@ -307,7 +307,7 @@ async fn an_event_of_the_list_is_not_told_again_at_another_endpoint() {
     world.worker.sync_now(&"conn".into(), &EVENTS.into(), RunMode::Incremental).await.unwrap();
     world.quiet().await;
     assert_eq!(*seen.lock().unwrap(), ["t000", "t001", "t002", "t003", "t004"]);
-    let found = world.store.events(None, None, 1).await.unwrap().remove(0);
+    let found = world.store.events(None, None, 1).await.unwrap().events.remove(0);
     assert_eq!((found.endpoint, healed(&world).await), ("second".into(), vec![(1, 0)]));
 }
 

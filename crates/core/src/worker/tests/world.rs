@@ -553,7 +553,7 @@ impl World {
     }
 
     pub(super) async fn event_states(&self) -> Vec<(EventState, Option<String>)> {
-        let events = self.store.inner.events(None, None, u32::MAX).await.unwrap();
+        let events = self.store.inner.events(None, None, u32::MAX).await.unwrap().events;
         events.into_iter().rev().map(|event| (event.state, event.reason)).collect()
     }
 
