@@ -17,6 +17,7 @@ pub mod consumer;
 pub mod ear;
 pub mod entry;
 pub mod fuse;
+pub mod hold;
 pub mod lockstep;
 pub mod recorder;
 pub mod refusals;

@@ -1,6 +1,7 @@
-//! A hub to be killed: `victim <folder> <base URL of the emulator> <address to listen on> [--no-read-ahead] [--fuse=…]`.
-//! It prints its address as JSON on its first line, writes one effect per event, and stops in order when its standard
-//! input closes. With a fuse it ends or stops itself at a moment of its own work ([`palisade_tests::fuse`]).
+//! A hub to be killed: `victim <folder> <base URL of the emulator> <address to listen on> [--no-read-ahead] [--fuse=…]
+//! [--hold=FILE]`. It prints its address as JSON on its first line, writes one effect per event, and stops in order when
+//! its standard input closes. With a fuse it ends or stops itself at a moment of its own work
+//! ([`palisade_tests::fuse`]); with a file to be held by it waits in the midst of it ([`palisade_tests::hold`]).
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use palisade_core::transport::HttpTransport;
 use palisade_core::worker::{Handled, Handler, handler};
 use palisade_hub::{ServeSettings, serve};
 use palisade_tests::fuse::{self, Fuse, Fused, HANDLER};
+use palisade_tests::hold::{Hold, Holding};
 use palisade_tests::stage::{self, EFFECT};
 use palisade_tests::victims::NO_READ_AHEAD;
 use tokio::net::TcpListener;
@@ -34,11 +36,12 @@ async fn main() -> Result<(), Failed> {
         return Ok(());
     }
     let fuse = Fuse::take(&mut arguments)?;
+    let hold = Hold::take(&mut arguments);
     let all = arguments.len();
     arguments.retain(|argument| argument != NO_READ_AHEAD);
     let read_ahead = arguments.len() == all;
     let [folder, base_url, listen] = <[String; 3]>::try_from(arguments)
-        .map_err(|_| "usage: victim <folder> <base URL> <listen> [--no-read-ahead] [--fuse=…]")?;
+        .map_err(|_| "usage: victim <folder> <base URL> <listen> [--no-read-ahead] [--fuse=…] [--hold=FILE]")?;
     let listener = bind(&listen).await?;
     let database = PathBuf::from(folder).join("palisade.db");
     let fuse = fuse.leaving(&database);
@@ -49,8 +52,10 @@ async fn main() -> Result<(), Failed> {
     settings.worker.read_ahead = read_ahead;
     let api_key = palisade_emulator::stripe::StripeConfig::default().api_key;
     let fused = Arc::new(LayeredStore { inner: store.clone(), layer: fuse.clone() });
-    let transport = Arc::new(Fused { inner: HttpTransport::builder().build()?, fuse: fuse.clone() });
-    let hub = stage::hub(fused, transport, &base_url, &api_key).on("*", one_effect(fuse)).settings(settings).build()?;
+    let fused_transport = Fused { inner: HttpTransport::builder().build()?, fuse: fuse.clone() };
+    let transport = Arc::new(Holding { inner: fused_transport, hold: hold.clone() });
+    let hub =
+        stage::hub(fused, transport, &base_url, &api_key).on("*", one_effect(fuse, hold)).settings(settings).build()?;
     let (stop, stopped) = watch::channel(false);
     let address = listener.local_addr()?;
     let server = tokio::spawn(serve(listener, hub.router(), ServeSettings::default(), stopped.clone()));
@@ -66,11 +71,12 @@ async fn main() -> Result<(), Failed> {
     Ok(())
 }
 
-/// As [`stage::one_effect`], with a fuse around its waiting.
-fn one_effect(fuse: Fuse) -> impl Handler {
+/// As [`stage::one_effect`], with a fuse around its waiting, and held before it.
+fn one_effect(fuse: Fuse, hold: Hold) -> impl Handler {
     handler(move |event, context| {
-        let fuse = fuse.clone();
+        let (fuse, hold) = (fuse.clone(), hold.clone());
         Box::pin(async move {
+            hold.pass(event.event.id.as_str()).await;
             context.effect(EFFECT, vec![event.event.id.as_str().into()]);
             fuse.around(HANDLER, sleep(HANDLING)).await;
             Handled::Done
