@@ -102,8 +102,10 @@ async fn story(workers: u16, moment: &Moment, they: Others) {
     let folder = tempfile::tempdir().unwrap();
     let database = folder.path().join("palisade.db");
     let hold = Hold::at(&folder.path().join("held"));
+    // Ports of its own: the stories are told at the same time.
+    let ports = 10_000 * u64::from(workers) + 1_000 * moment.nth + 100 * u64::from(they == Others::HoldIt);
     let start = async |number: u16, more: Option<String>| {
-        let (never, port) = (std::future::pending(), quiet_port(number.into()));
+        let (never, port) = (std::future::pending(), quiet_port(ports + u64::from(number)));
         let more: Vec<String> = more.into_iter().chain([hold.argument()]).collect();
         let binary = env!("CARGO_BIN_EXE_victim");
         Victim::start_with(binary, folder.path(), emulator.base_url(), port, &more, never).await.unwrap()
