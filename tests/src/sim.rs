@@ -91,6 +91,10 @@ pub struct Report {
     pub entries: u64,
     /// Records compared with the providers' at the end.
     pub records: u64,
+    /// Times the providers' limits, pauses included, were compared with what one process sent that is never killed.
+    pub limits: u64,
+    /// Times they were with what several processes sent, each of which has a budget of its own.
+    pub limits_in_sum: u64,
 }
 
 impl fmt::Display for Report {
@@ -103,8 +107,9 @@ impl fmt::Display for Report {
              times full, {jumps} clocks jumped, {outages} outages; {writes} writes, {unknown} of unknown fate; {calls} calls \
              of the outbox, {reviews} in review; {forwarded} messages forwarded, {again} of them again, {gone} times gone; \
              {renewals} tokens renewed, {reconnects} reconnects; {} entries read by consumers that died {} times; at rest \
-             after {rested} s, {} records equal",
-            self.entries, self.consumers_killed, self.records
+             after {rested} s, {} records equal; \
+             limits compared {} times with what one process sent, {} times with what several did",
+            self.entries, self.consumers_killed, self.records, self.limits, self.limits_in_sum
         )
     }
 }
@@ -139,11 +144,21 @@ fn runtime() -> tokio::runtime::Runtime {
     runtime.expect("a runtime")
 }
 
+/// Tells whether a seed's world has one process that is never killed: what such a one knows of limits holds all along.
+#[must_use]
+pub fn has_one_process(seed: u64) -> bool {
+    draws_one_process(&mut StdRng::seed_from_u64(seed))
+}
+
+fn draws_one_process(dice: &mut StdRng) -> bool {
+    dice.random_bool(0.25)
+}
+
 /// Runs the world of a seed for so many minutes of its own time, lets it come to rest, and checks what was promised.
 /// Has to run under a paused clock.
 async fn run(seed: u64, minutes: u32, log: Log) -> Report {
     let mut dice = StdRng::seed_from_u64(seed);
-    let steady = dice.random_bool(0.25);
+    let steady = draws_one_process(&mut dice);
     let processes = if steady { 1 } else { dice.random_range(1..=2) };
     let mut world = World::set(seed, processes, (steady, minutes >= LONG)).await;
     let (mut judge, mut product) = (Judge::new(&world), Product::new(&world));
@@ -177,6 +192,7 @@ async fn run(seed: u64, minutes: u32, log: Log) -> Report {
     judge.close(&world, &mut report).await;
     product.check(&world, &mut report);
     errands::close(&world, &mut report).await;
+    (report.limits, report.limits_in_sum) = judge.limits;
     report.acknowledged = world.actors.iter().map(|actor| actor.ledger().webhooks.acked).sum();
     report
 }

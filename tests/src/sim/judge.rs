@@ -31,6 +31,8 @@ struct Consumer {
 /// Watches over the promises.
 pub(super) struct Judge {
     consumers: Vec<Consumer>,
+    /// How often the limits of all providers were compared with what came: what one process keeps to, and several in sum.
+    pub(super) limits: (u64, u64),
 }
 
 impl Judge {
@@ -44,7 +46,7 @@ impl Judge {
         });
         let consumer =
             |key| Consumer { key, at: 0, copy: Records::new(), kept: (0, Records::new()), newest: BTreeMap::new() };
-        Self { consumers: keys.map(consumer).collect() }
+        Self { consumers: keys.map(consumer).collect(), limits: (0, 0) }
     }
 
     /// Lets the consumers read on, keep what they have, or die.
@@ -67,7 +69,7 @@ impl Judge {
     ///
     /// # Panics
     /// When it does not.
-    pub(super) async fn check(&self, world: &World) {
+    pub(super) async fn check(&mut self, world: &World) {
         let acked: Vec<(&str, BTreeSet<String>)> =
             world.actors.iter().map(|actor| (actor.name(), actor.acked())).collect();
         let events = all_events(world).await;
@@ -89,11 +91,15 @@ impl Judge {
             // A short pause is known to the process that was asked for it, and forgotten with it.
             if world.started == 1 {
                 assert_eq!(ledger.early_after_retry_after, 0, "{name}: attempts before the end of a Retry-After");
-                for (what, peak, most) in actor.peaks() {
-                    assert!(peak <= most, "{name}: {peak} of {what} came at once, where {most} are allowed");
-                }
+            }
+            // Each process has a budget of its own.
+            for (what, peak, most) in actor.peaks() {
+                let most = most * world.started;
+                assert!(peak <= most, "{name}: {peak} of {what} came at once, where {most} are allowed");
             }
         }
+        let compared = if world.started == 1 { &mut self.limits.0 } else { &mut self.limits.1 };
+        *compared += 1;
         tokens::check(world);
         errands::check(world).await;
         let dead: Vec<_> = events.iter().filter(|event| event.state == EventState::Dead).collect();
