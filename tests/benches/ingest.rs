@@ -133,8 +133,8 @@ impl Server {
     }
 }
 
-/// A server in a process of its own: `name file`. Prints its address, then answers `stats`, `count`, `handled` and `clear` until
-/// its input ends.
+/// A server in a process of its own: `name file`. Prints its address, then answers `stats`, `settled`, `handled` and
+/// `clear DELIVERIES` until its input ends.
 pub(crate) fn server(args: &[String]) {
     let [name, file] = args else { panic!("two arguments") };
     let runtime =
@@ -150,10 +150,10 @@ pub(crate) fn server(args: &[String]) {
     };
     println!("{address}");
     crate::harness::serve_lines(|line| {
-        match line {
-            "count" => return seen.count(),
-            "handled" => return seen.figures(),
-            "clear" => seen.clear(),
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["settled"] => return seen.settled(),
+            ["handled"] => return seen.figures(),
+            ["clear", wanted] => seen.clear(wanted.parse().expect("a number")),
             _ => {}
         }
         let (now, peak) = crate::harness::resident().unwrap_or_default();
