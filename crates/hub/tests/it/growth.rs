@@ -169,6 +169,7 @@ fn fill(path: &Path, rows: u64, how: Spread) {
              first_seen, changed_at, ext_id, data)
              SELECT {own_stream}, i, 1, 1, 1, 1, i % 2, 0, {now}, {now}, 'cus_' || i, x'7b7d' FROM n;
          INSERT INTO palisade_record_name SELECT stream, ext_id, id FROM palisade_record;
+         INSERT INTO palisade_feed SELECT stream, seq, id FROM palisade_record;
          {numbers} INSERT INTO palisade_record_new SELECT 1000, 'cus_new_' || i, {rows} + i FROM n;
          {numbers} INSERT INTO palisade_bad_record (stream, run, times, first_seen, last_seen, bytes, key, why, raw)
              SELECT {own_stream}, i, 1, {now}, {now} - {rows} + i, 2, '=' || i, 'no date', x'7b7d' FROM n;
