@@ -15,6 +15,7 @@ mod dismiss;
 mod doctor;
 mod emulate;
 mod export;
+mod found;
 mod given_up;
 mod halts;
 mod inbox;
@@ -83,7 +84,7 @@ enum Command {
     /// Shows how often runs and chores come, and when next.
     #[command(subcommand, after_help = schedules::EXAMPLES)]
     Schedules(schedules::Command),
-    /// Shows executions of syncs.
+    /// Shows executions of syncs, what they met on their way, and decides about their deletions.
     #[command(subcommand, after_help = runs::EXAMPLES)]
     Runs(runs::Command),
     /// Shows what is stored of a stream, or one record of it.
