@@ -34,6 +34,8 @@ mod export;
 mod feed;
 #[path = "it/flows.rs"]
 mod flows;
+#[path = "it/found.rs"]
+mod found;
 #[path = "it/growth.rs"]
 mod growth;
 #[path = "it/inbox.rs"]
