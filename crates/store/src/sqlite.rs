@@ -915,6 +915,10 @@ impl Destinations for SqliteStore {
         self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref(), of)).await
     }
 
+    async fn pause_destination(&self, name: String, paused_at: Option<Timestamp>) -> Result<bool> {
+        self.write(move |tx| destinations::pause(tx, &name, paused_at)).await
+    }
+
     async fn forward_counts(&self, destinations: Vec<String>) -> Result<BTreeMap<String, ForwardCounts>> {
         self.inner.readers.read(move |reader| dead_forwards::counts(reader, destinations)).await
     }

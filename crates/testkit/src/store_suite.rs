@@ -29,8 +29,8 @@ mod schedules;
 mod secrets;
 
 pub use destinations::{
-    a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted,
-    what_is_noted_of_a_destination_is_of_its_revision, what_was_given_up_for_a_destination_is_listed,
+    a_destination_is_paused_until_somebody_resumes_it, a_destination_is_written_over_what_was_seen,
+    how_a_destination_fares_is_noted, what_is_noted_of_a_destination_is_of_its_revision, what_was_given_up_for_a_destination_is_listed,
 };
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
@@ -202,6 +202,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         the_last_end_of_a_chore_is_kept,
         a_destination_is_written_over_what_was_seen,
         how_a_destination_fares_is_noted,
+        a_destination_is_paused_until_somebody_resumes_it,
         what_is_noted_of_a_destination_is_of_its_revision,
         what_was_given_up_for_a_destination_is_listed,
         a_kept_call_has_its_job,

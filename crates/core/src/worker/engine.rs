@@ -250,29 +250,16 @@ impl<'a> Engine<'a> {
         self.claiming = true;
         let (worker, queue) = (self.worker, self.queue);
         let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
-        let room = self.room();
-        let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: room.clone() };
-        self.steps.push(async move { Step::Claimed(max, room, worker.claim(claim).await) }.boxed());
-    }
-
-    /// Returns how many more of each group may be under way.
-    fn room(&self) -> Room {
-        let settings = &self.worker.settings;
-        let mut of = settings.group_overrides.clone();
-        if self.queue == Queue::Forwards
-            && let Some(forwarder) = &self.worker.forwarder
-        {
-            of.extend(forwarder.room());
-        }
-        for group in self.held.values().filter(|held| !held.ended).filter_map(|held| held.group.as_ref()) {
-            let room = of.entry(group.clone()).or_insert_with(|| settings.concurrency_of(group));
-            *room = room.saturating_sub(1);
-        }
-        Room {
-            each: settings.group_concurrency.unwrap_or_else(|| settings.concurrency.div_ceil(2)),
-            of,
-            others: u32::MAX,
-        }
+        let under_way = self.held.values().filter(|held| !held.ended).filter_map(|held| held.group.clone()).collect();
+        let claim = async move {
+            let room = match worker.room(queue, under_way).await {
+                Ok(room) => room,
+                Err(error) => return Step::Claimed(max, Room::default(), Err(error)),
+            };
+            let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: room.clone() };
+            Step::Claimed(max, room, worker.claim(claim).await)
+        };
+        self.steps.push(claim.boxed());
     }
 
     fn begin_settle(&mut self) {
@@ -545,6 +532,28 @@ impl<'a> Engine<'a> {
         let wait = Duration::from_millis(100).saturating_mul(1 << self.store_failures.min(12)).min(STORE_WAIT_MAX);
         self.store_failures += 1;
         self.store_again_at = Instant::now() + wait;
+    }
+}
+
+impl Inner {
+    /// Returns how many more of each group may be begun beside those that are under way. What is forwarded goes by the
+    /// destinations as they stand by now: none may be begun of one that is paused, also right after a start.
+    async fn room(&self, queue: Queue, under_way: Vec<String>) -> Result<Room> {
+        let settings = &self.settings;
+        let mut of = settings.group_overrides.clone();
+        if queue == Queue::Forwards
+            && let Some(forwarder) = &self.forwarder
+        {
+            forwarder.look().await?;
+            of.extend(forwarder.room());
+        }
+        for group in under_way {
+            let each = settings.concurrency_of(&group);
+            let room = of.entry(group).or_insert(each);
+            *room = room.saturating_sub(1);
+        }
+        let each = settings.group_concurrency.unwrap_or_else(|| settings.concurrency.div_ceil(2));
+        Ok(Room { each, of, others: u32::MAX })
     }
 }
 

@@ -1,7 +1,7 @@
 //! `palisade destinations`: the URLs events are forwarded to, and what people do with them.
 //!
-//! To list, show, enable, disable and remove them takes no secret; to make, change keys, try and replay takes the master
-//! key. A hub that serves learns of it within five seconds.
+//! To list, show, enable, disable, pause, resume and remove them takes no secret; to make, change keys, try and replay
+//! takes the master key. A hub that serves learns of it within five seconds.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,6 +33,7 @@ Examples:
   palisade destinations add billing https://app.example.com/hooks --type 'invoice.*' --provider stripe
   palisade destinations test billing
   palisade destinations replay billing --since 2h --dry-run
+  palisade destinations pause billing
   palisade destinations rotate billing --overlap 24h";
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +50,10 @@ pub(super) enum Command {
     Enable(Named),
     /// Disables one: what comes due meanwhile is dead until it is replayed.
     Disable(Named),
+    /// Pauses one: what is to be sent to it waits, and goes out when it is resumed.
+    Pause(Named),
+    /// Lets a paused one go on.
+    Resume(Named),
     /// Gives one a new signing key, and shows it, once. The old one signs beside it for a while.
     Rotate {
         #[command(flatten)]
@@ -170,6 +175,8 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         Command::Remove(named) => with_store(&named.ask.place, async |opened| remove(opened, named).await),
         Command::Enable(named) => with_store(&named.ask.place, async |opened| enable(opened, named, true).await),
         Command::Disable(named) => with_store(&named.ask.place, async |opened| enable(opened, named, false).await),
+        Command::Pause(named) => with_store(&named.ask.place, async |opened| pause(opened, named, true).await),
+        Command::Resume(named) => with_store(&named.ask.place, async |opened| pause(opened, named, false).await),
         Command::Rotate { named, overlap, secret_file } => {
             let secret = secret(secret_file.as_deref())?;
             with_store(&named.ask.place, async |opened| {
@@ -290,6 +297,7 @@ fn told_of(opened: &Opened, row: &StoredDestination) {
         ("failing since", at(health.failing_since)),
         ("delivered", at(health.delivered_at)),
         ("disabled", at(health.disabled.as_ref().map(|disabled| disabled.at))),
+        ("paused", at(row.paused_at)),
     ]);
 }
 
@@ -340,6 +348,22 @@ async fn enable(opened: &Opened, named: &Named, enabled: bool) -> Result<(), Fai
         (true, false) => format!("{name} was enabled already"),
         (false, true) => format!("disabled {name}"),
         (false, false) => format!("{name} was disabled already"),
+    });
+    Ok(())
+}
+
+async fn pause(opened: &Opened, named: &Named, paused: bool) -> Result<(), Failure> {
+    find(opened, &named.name).await?;
+    let changed = opened.store.pause_destination(named.name.clone(), paused.then(now)).await?;
+    if named.ask.json {
+        return document(&out(opened, &find(opened, &named.name).await?));
+    }
+    let name = &named.name;
+    say(match (paused, changed) {
+        (true, true) => format!("paused {name}: what is to be sent to it waits"),
+        (true, false) => format!("{name} was paused already"),
+        (false, true) => format!("resumed {name}: what waits is sent when a hub serves"),
+        (false, false) => format!("{name} was not paused"),
     });
     Ok(())
 }
