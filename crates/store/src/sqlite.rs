@@ -22,14 +22,15 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, ChoreReport,
-    Claim, Claimed, Connection as Account, Connections, DeadForward, DeadLetters, Decided, Decision, Destinations,
-    Disabled, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts, GrantClaim,
-    GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys, Lease, LiveJob,
-    MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens, Noted, Outbox,
-    OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue, Record, Records,
-    ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId, RunMode, RunState,
-    Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad, StoredDestination,
-    StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value, WrappedKey,
+    Claim, Claimed, Connection as Account, ConnectionState, Connections, DeadForward, DeadLetters, Decided, Decision,
+    Destinations, Disabled, Effect, EndReason, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts,
+    GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys,
+    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens,
+    Noted, Outbox, OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue,
+    Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId,
+    RunMode, RunState, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad,
+    StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value,
+    WrappedKey,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -646,6 +647,10 @@ impl Records for SqliteStore {
 impl Connections for SqliteStore {
     async fn put_connection(&self, connection: Account) -> Result<()> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put_anew(tx, &connection)).await
+    }
+
+    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool> {
+        self.write(move |tx| connections::turn(tx, &id, &seen, to.clone())).await
     }
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {

@@ -126,6 +126,7 @@ delegate!(Records {
 });
 delegate!(Connections {
     fn put_connection(connection: Connection) -> ();
+    fn turn_connection(id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> bool;
     fn connection(id: ConnectionId) -> Option<Connection>;
     fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
     fn connections_of(account: AccountKey, after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
