@@ -54,6 +54,8 @@ mod outbox;
 mod page;
 #[path = "it/readiness.rs"]
 mod readiness;
+#[path = "it/renamed.rs"]
+mod renamed;
 #[path = "it/running.rs"]
 mod running;
 #[path = "it/runs.rs"]
