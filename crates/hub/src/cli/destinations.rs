@@ -12,7 +12,7 @@ use palisade_core::net::{Network, Reach};
 use palisade_core::store::{
     DESTINATIONS_MAX, DestinationSpec, Destinations, Disabled, DisabledBy, EventRow, Filter, Order, StoredDestination,
 };
-use palisade_core::{Secret, Timestamp};
+use palisade_core::{Error, ErrorKind, Secret, Timestamp};
 use serde_json::json;
 
 use super::asked::{Ask, Moment, Named, age, check_span, kind, moment, more};
@@ -168,7 +168,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                 if there.len() >= DESTINATIONS_MAX as usize {
                     return Err(Failure::no("there are as many destinations as there can be: remove one"));
                 }
-                let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await?;
+                let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await.map_err(as_flags)?;
                 shown(opened, &made, add.named.ask.json)
             })
         }
@@ -217,6 +217,17 @@ impl Add {
             reach: Reach { private: self.allow_private, networks: self.allow_networks.clone(), plain: self.allow_http },
         }
     }
+}
+
+/// Says what is wrong with a destination by the arguments that let it be.
+fn as_flags(error: Error) -> Failure {
+    if error.kind() != ErrorKind::Invalid {
+        return error.into();
+    }
+    let words =
+        [("allow_http", "--allow-http"), ("allow_private", "--allow-private"), ("allow_networks", "--allow-network")];
+    let told = words.iter().fold(error.message().to_owned(), |text, (key, flag)| text.replace(key, flag));
+    Failure::usage(told)
 }
 
 /// How a destination is told.

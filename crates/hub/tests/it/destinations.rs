@@ -147,6 +147,50 @@ async fn what_was_given_up_is_found_and_decided_on() {
     assert_eq!((&shown["waiting"], &shown["dead"]), (&json!(0), &json!(0)), "{shown}");
 }
 
+/// Fails when what was given up is sent again or dismissed by a request that names nothing, everything by accident, a
+/// destination that is not there or one that takes nothing, or when an answer counts what it did not do.
+#[tokio::test]
+async fn a_resend_or_dismissal_that_cannot_be_says_why_and_counts_nothing() {
+    let world = world();
+    run_for(&world.hub, 0).await;
+    let new = json!({ "name": "app", "url": "https://app.example.com/hooks" });
+    assert_eq!(world.ask("POST", "/api/v1/destinations", new).await.0, 201);
+    let path = "/api/v1/destinations/app";
+    let many: Vec<u32> = (0..1_001).collect();
+    for word in ["resend", "dismiss"] {
+        for (name, body, status, kind) in [
+            ("app", Value::Null, 400, "invalid"),
+            ("app", json!({}), 400, "invalid"),
+            ("app", json!({ "all": false }), 400, "invalid"),
+            ("app", json!({ "rows": [1], "all": true }), 400, "invalid"),
+            ("app", json!({ "rows": "all" }), 400, "invalid"),
+            ("app", json!({ "rows": many }), 400, "invalid"),
+            ("app", json!({ "all": true, "filter": {} }), 400, "invalid"),
+            ("nobody", json!({ "all": true }), 404, "not_found"),
+            ("nobody", json!({ "rows": [1] }), 404, "not_found"),
+        ] {
+            let (found, answer) = world.ask("POST", &format!("/api/v1/destinations/{name}/{word}"), body.clone()).await;
+            let error = &answer["error"];
+            assert_eq!((found.as_u16(), &error["kind"]), (status, &json!(kind)), "{word} {name} {body}: {answer}");
+            assert!(error["message"].is_string() && error["next"].is_string(), "{answer}");
+        }
+    }
+    for (word, done, status) in [("resend", "resent", 202), ("dismiss", "dismissed", 200)] {
+        for body in [json!({ "all": true }), json!({ "rows": [1, 99] }), json!({ "rows": [] })] {
+            let (found, answer) = world.ask("POST", &format!("{path}/{word}"), body.clone()).await;
+            assert_eq!((found.as_u16(), answer), (status, json!({ done: 0, "dead": 0 })), "{word} {body}");
+        }
+    }
+    assert_eq!(world.ask("POST", &format!("{path}/disable"), Value::Null).await.0, 200);
+    let (status, answer) = world.ask("POST", &format!("{path}/resend"), json!({ "rows": [1] })).await;
+    assert_eq!((status.as_u16(), &answer["error"]["kind"]), (409, &json!("conflict")), "{answer}");
+    assert_eq!(world.ask("POST", &format!("{path}/dismiss"), json!({ "all": true })).await.0, 200, "that can be");
+    // It is asked for again when it takes events, and paused it waits.
+    assert_eq!(world.ask("POST", &format!("{path}/enable"), Value::Null).await.0, 200);
+    assert_eq!(world.ask("POST", &format!("{path}/pause"), Value::Null).await.0, 200);
+    assert_eq!(world.ask("POST", &format!("{path}/resend"), json!({ "all": true })).await.0, 202);
+}
+
 fn signed(request: &Request<Bytes>, secret: &str) -> bool {
     let raw = RawDelivery {
         method: request.method().clone(),

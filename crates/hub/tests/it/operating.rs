@@ -173,7 +173,9 @@ async fn destinations_are_made_tried_rotated_and_taken_out_of_service() {
     place.open().close().await.unwrap();
     ends(&place.run(&["destinations", "list"]), 0, &["destination", "state"]);
     let refused = place.run(&["destinations", "add", "app", "http://127.0.0.1:9/hook"]);
-    ends(&refused, 2, &["url is not https", "allow_http"]);
+    ends(&refused, 2, &["url is not https: --allow-http lets it be"]);
+    let refused = place.run(&["destinations", "add", "app", "https://127.0.0.1:9/hook"]);
+    ends(&refused, 2, &["--allow-private or --allow-network lets it be"]);
     ends(&place.run(&["destinations", "add", "app", "https://a.example", "--header", "x"]), 2, &["NAME=VALUE"]);
     ends(&place.run(&["destinations", "test", "app"]), 1, &["there is no destination app"]);
 
