@@ -93,7 +93,7 @@ enum Command {
     /// Brings a connection up to date now; pauses, resumes or resets a stream.
     #[command(after_help = sync::EXAMPLES)]
     Sync(sync::Arguments),
-    /// Has events handled again, or shows what that would do.
+    /// Has events that are here by now handled again, or shows what that would do.
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Arguments),
     /// Writes a stream to a file: JSON Lines, CSV or Parquet.

@@ -20,6 +20,8 @@ mod api;
 mod app_endpoint;
 #[path = "it/binary.rs"]
 mod binary;
+#[path = "it/burials.rs"]
+mod burials;
 #[path = "it/commands.rs"]
 mod commands;
 #[path = "it/connecting.rs"]

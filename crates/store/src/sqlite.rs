@@ -30,7 +30,7 @@ use palisade_core::store::{
     Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId,
     RunMode, RunState, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad,
     StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value,
-    WrappedKey,
+    WrappedKey, tell_buried,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -444,7 +444,14 @@ impl Jobs for SqliteStore {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| jobs::claim(tx, &claim)).await
+        let queue = claim.queue;
+        let run = move |tx: &mut writer::Tx<'_>| Ok((jobs::claim(tx, &claim)?, std::mem::take(&mut tx.buried)));
+        let (claimed, buried) = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        // Once it is so: a claim may be made again when its commit fails.
+        for (job, reason) in buried {
+            tell_buried(job, queue, reason);
+        }
+        Ok(claimed)
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {

@@ -20,7 +20,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::RecordId;
-use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey, ToHandle};
+use crate::store::{
+    CallState, Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey, ToHandle, tell_buried,
+};
 use crate::sync::driver::FETCH_ROUNDS_MAX;
 
 use super::Inner;
@@ -435,7 +437,7 @@ impl<'a> Engine<'a> {
                         self.worker.calls_settled.notify_waiters();
                     }
                     self.worker.metrics.settled(self.queue, &settlement.end);
-                    tell(&settlement);
+                    tell(&settlement, self.queue);
                 }
                 Settled::LeaseLost => self.lost(lease),
                 Settled::Fetch(ids) => self.resolve(settlement, ids),
@@ -572,11 +574,18 @@ async fn asked(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Logs a settlement that is not simply done.
-fn tell(settlement: &Settlement) {
+fn tell(settlement: &Settlement, queue: Queue) {
     let job = settlement.lease.job.0;
     match &settlement.end {
         JobEnd::Done | JobEnd::Ignored | JobEnd::Release => tracing::debug!(job, "settled"),
         JobEnd::Retry { reason, .. } | JobEnd::Wait { reason, .. } => tracing::info!(job, reason, "comes again"),
-        JobEnd::Dead { reason } => tracing::warn!(job, reason, "dead"),
+        JobEnd::Dead { reason } => tell_buried(settlement.lease.job, queue, reason),
+    }
+    let Some(result) = &settlement.outbox.result else { return };
+    let (call, reason) = (result.call.0, result.error.as_deref().unwrap_or_default());
+    match result.state {
+        CallState::Failed => tracing::warn!(call, reason, "a call of the outbox is given up: retry it or let it be"),
+        CallState::Review => tracing::warn!(call, reason, "a call of the outbox waits for review"),
+        CallState::Waiting | CallState::Running | CallState::Done | CallState::Cancelled => {}
     }
 }
