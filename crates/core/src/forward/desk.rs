@@ -241,8 +241,8 @@ impl Forwarder {
         Ok(changed)
     }
 
-    /// Sends a message of the type [`message::TEST_TYPE`] to a destination now, also to one that is disabled or paused. It changes
-    /// nothing of how it fares.
+    /// Sends a message of the type [`message::TEST_TYPE`] to a destination now, also to one that is disabled or paused. It
+    /// changes nothing of how it fares.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Store`].
