@@ -152,7 +152,9 @@ pub enum Standing {
     Retrying,
     /// They failed so often or for so long that somebody must know.
     Failing,
-    /// Nothing is sent.
+    /// Somebody has paused it: what is to be sent to it waits.
+    Paused,
+    /// Nothing is sent, whether or not it is paused: what comes due is given up.
     Disabled,
 }
 
@@ -164,6 +166,7 @@ impl Standing {
             Self::Active => "active",
             Self::Retrying => "retrying",
             Self::Failing => "failing",
+            Self::Paused => "paused",
             Self::Disabled => "disabled",
         }
     }
@@ -187,6 +190,7 @@ impl ForwardSettings {
         let health = &row.health;
         match (health.disabled.is_some(), health.failing_since) {
             (true, _) => Standing::Disabled,
+            (false, _) if row.paused_at.is_some() => Standing::Paused,
             (false, None) => Standing::Active,
             (false, Some(since)) if self.is_told(health.failures, since, now) => Standing::Failing,
             (false, Some(_)) => Standing::Retrying,
@@ -248,12 +252,14 @@ impl Forwarder {
     }
 
     /// Returns how many attempts may be under way at once, by the group of a destination's jobs: none while the
-    /// destination has asked to be left alone.
+    /// destination is paused or has asked to be left alone. It is by what was read last: [`Forwarder::look`] comes before
+    /// it.
     #[must_use]
     pub fn room(&self) -> BTreeMap<String, u32> {
         let known = self.inner.known.load();
         let list = known.as_ref().map(|known| Arc::clone(&known.list));
-        let room = |one: &Live| if self.inner.rests(one) { 0 } else { one.row.spec.concurrency };
+        let held = |one: &Live| one.row.paused_at.is_some() || self.inner.rests(one);
+        let room = |one: &Live| if held(one) { 0 } else { one.row.spec.concurrency };
         list.iter().flat_map(|list| list.iter()).map(|one| (group(&one.row.name), room(one))).collect()
     }
 

@@ -71,13 +71,13 @@ pub use inbox::{
     Appended, CAUSES_MAX, CLOCK_MARGIN, DISMISSED, DeadLetters, EVENT_ATTEMPTS_MAX, EVENT_BYTES, EventPage, EventRow,
     EventState, HEARD_EVERY_MS, HEARD_KINDS_MAX, Halt, Heard, Inbox, LIST_WALKED, NewDelivery, NewEvent, OTHER_CAUSES,
     PENDING_FOUND, PRUNE_BYTES, PRUNE_LOOKED, PrunePlace, PruneStep, REPLAY_WALKED, ReplayFilter, ReplayRows,
-    ReplayStep, StoredEvent, ToHandle, is_of_kind,
+    ReplayStep, StoredEvent, ToHandle, is_of_kind, received_so_far,
 };
 #[cfg(feature = "mock")]
 pub use jobs::MockJobs;
 pub use jobs::{
     Claim, Claimed, Died, JobCounts, JobEnd, JobId, Jobs, LINED_UP_MAX, Lease, LiveJob, NewJob, Queue, Room, Settled,
-    Settlement, WORKER_LOST, Work,
+    Settlement, WORKER_LOST, Work, tell_buried,
 };
 pub use keys::{Keys, MasterState, MasterStatus, Retirement, Rewrapped, WrappedKey};
 pub use layered::{LayeredStore, StoreLayer};

@@ -15,6 +15,7 @@ mod dismiss;
 mod doctor;
 mod emulate;
 mod export;
+mod found;
 mod given_up;
 mod halts;
 mod inbox;
@@ -83,7 +84,7 @@ enum Command {
     /// Shows how often runs and chores come, and when next.
     #[command(subcommand, after_help = schedules::EXAMPLES)]
     Schedules(schedules::Command),
-    /// Shows executions of syncs.
+    /// Shows executions of syncs, what they met on their way, and decides about their deletions.
     #[command(subcommand, after_help = runs::EXAMPLES)]
     Runs(runs::Command),
     /// Shows what is stored of a stream, or one record of it.
@@ -92,7 +93,7 @@ enum Command {
     /// Brings a connection up to date now; pauses, resumes or resets a stream.
     #[command(after_help = sync::EXAMPLES)]
     Sync(sync::Arguments),
-    /// Has events handled again, or shows what that would do.
+    /// Has events that are here by now handled again, or shows what that would do.
     #[command(after_help = replay::EXAMPLES)]
     Replay(replay::Arguments),
     /// Writes a stream to a file: JSON Lines, CSV or Parquet.

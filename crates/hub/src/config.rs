@@ -215,6 +215,8 @@ pub struct Endpoint {
     pub secrets: Vec<SecretRef>,
     /// From where its deliveries may come; from anywhere if nothing is said.
     pub allow_from: Option<AllowFrom>,
+    /// The name it had before it was renamed: its events are kept under that still.
+    pub formerly: Option<String>,
 }
 
 /// One tenant's account at a provider.

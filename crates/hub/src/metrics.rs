@@ -145,13 +145,17 @@ impl HubMetrics {
             );
         }
         for (row, standing) in overview::destinations(shared).await? {
-            let since = row.health.failing_since.filter(|_| standing != Standing::Disabled);
+            let is_tried = !matches!(standing, Standing::Disabled | Standing::Paused);
+            let since = row.health.failing_since.filter(|_| is_tried);
             let failing = since.map_or(0, |since| now.since(since).as_secs());
             let help = "How long a destination has been failing";
             set("palisade_destination_failing_seconds", help, "destination", &row.name, failing);
             let help = "Whether a destination was disabled";
             let disabled = u64::from(standing == Standing::Disabled);
             set("palisade_destination_disabled", help, "destination", &row.name, disabled);
+            let help = "Whether a destination is paused";
+            let paused = u64::from(row.paused_at.is_some());
+            set("palisade_destination_paused", help, "destination", &row.name, paused);
         }
         let live = shared.store.live_runs(LIVE_RUNS_MAX).await?;
         let patience = crate::routes::runs::patience(shared);

@@ -127,7 +127,7 @@ impl Overview {
 /// Tells whether somebody must look at a destination: it fails, or was disabled by somebody else than a person.
 fn is_worth_a_look(row: &StoredDestination, standing: Standing) -> bool {
     match standing {
-        Standing::Active | Standing::Retrying => false,
+        Standing::Active | Standing::Retrying | Standing::Paused => false,
         Standing::Failing => true,
         Standing::Disabled => row.health.disabled.as_ref().is_some_and(|disabled| disabled.by != DisabledBy::Person),
     }

@@ -68,6 +68,8 @@ pub(crate) fn router(shared: Arc<Shared>) -> Router {
         )
         .route("/api/v1/destinations/{name}/enable", post(destinations::enable))
         .route("/api/v1/destinations/{name}/disable", post(destinations::disable))
+        .route("/api/v1/destinations/{name}/pause", post(destinations::pause))
+        .route("/api/v1/destinations/{name}/resume", post(destinations::resume))
         .route("/api/v1/destinations/{name}/test", post(destinations::test))
         .route("/api/v1/destinations/{name}/rotate", post(destinations::rotate))
         .route("/api/v1/destinations/{name}/replay", post(destinations::replay))

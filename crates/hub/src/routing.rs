@@ -47,6 +47,8 @@ pub(crate) struct Endpoint {
     pub(crate) to: To,
     /// From where its deliveries may come, if not from anywhere.
     pub(crate) allow_from: Option<Vec<Network>>,
+    /// The name it had before it was renamed.
+    pub(crate) formerly: Option<String>,
 }
 
 /// Whom an endpoint's events belong to.
@@ -70,17 +72,23 @@ impl Endpoint {
         }
     }
 
+    /// Returns the name its events are kept under: the one it had, if it was renamed, so that what came before the rename
+    /// and comes again after it is a repeat, and is heard as one.
+    fn kept_as(&self) -> &str {
+        self.formerly.as_deref().unwrap_or(&self.name)
+    }
+
     /// Returns the id a connection's events are kept under: with the event's own id it says what is a repeat.
     pub(crate) fn id_for(&self, connection: &ConnectionId) -> EndpointId {
         match &self.to {
-            To::Connection(_) => EndpointId::new(self.name.as_str()),
-            To::Account(_) => EndpointId::new(format!("{}/{connection}", self.name)),
+            To::Connection(_) => EndpointId::new(self.kept_as()),
+            To::Account(_) => EndpointId::new(format!("{}/{connection}", self.kept_as())),
         }
     }
 
     /// Returns the id under which events are kept that belong to no connection.
     fn id_for_none(&self) -> EndpointId {
-        EndpointId::new(self.name.as_str())
+        EndpointId::new(self.kept_as())
     }
 }
 
@@ -94,6 +102,7 @@ pub(crate) fn endpoints(
     fixed: Vec<EndpointConfig>,
     of_apps: Vec<AppEndpointConfig>,
     senders: &BTreeMap<String, AllowFrom>,
+    formerly: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, Endpoint>> {
     let fixed = fixed.into_iter().map(|EndpointConfig { name, provider, connection, secrets }| Endpoint {
         name,
@@ -101,6 +110,7 @@ pub(crate) fn endpoints(
         secrets,
         to: To::Connection(connection),
         allow_from: None,
+        formerly: None,
     });
     let of_apps = of_apps.into_iter().map(|AppEndpointConfig { name, provider, environment, secrets }| Endpoint {
         name,
@@ -108,6 +118,7 @@ pub(crate) fn endpoints(
         secrets,
         to: To::Account(environment),
         allow_from: None,
+        formerly: None,
     });
     let mut endpoints: BTreeMap<String, Endpoint> = BTreeMap::new();
     for mut endpoint in fixed.chain(of_apps) {
@@ -118,6 +129,7 @@ pub(crate) fn endpoints(
                 "endpoint {name} names a provider that is not part of the hub or has no webhooks"
             )));
         };
+        endpoint.formerly = formerly.get(&name).cloned();
         endpoint.allow_from = senders.get(&name).map(|from| from.networks(&name, webhook)).transpose()?;
         for secret in &endpoint.secrets {
             webhook
@@ -154,15 +166,38 @@ pub(crate) fn endpoints(
     if let Some(name) = senders.keys().find(|name| !endpoints.contains_key(*name)) {
         return Err(wrong(format!("there is no endpoint {name} whose senders could be named")));
     }
+    check_formerly(&endpoints, formerly)?;
     // Events of an app's endpoint are kept under its name, a slash and the connection.
     let of_apps = endpoints.values().filter(|endpoint| matches!(endpoint.to, To::Account(_)));
     for app in of_apps {
-        let within = |name: &&String| name.strip_prefix(app.name.as_str()).is_some_and(|rest| rest.starts_with('/'));
-        if let Some(inner) = endpoints.keys().find(within) {
-            return Err(wrong(format!("the endpoints {} and {inner} cannot be told apart", app.name)));
+        let within = |name: &&str| name.strip_prefix(app.kept_as()).is_some_and(|rest| rest.starts_with('/'));
+        if let Some(inner) = endpoints.values().map(Endpoint::kept_as).find(within) {
+            return Err(wrong(format!("the endpoints {} and {inner} cannot be told apart", app.kept_as())));
         }
     }
     Ok(endpoints)
+}
+
+/// Checks the names that endpoints had: each is one endpoint's own.
+fn check_formerly(endpoints: &BTreeMap<String, Endpoint>, formerly: &BTreeMap<String, String>) -> Result<()> {
+    for (name, before) in formerly {
+        if !endpoints.contains_key(name) {
+            return Err(wrong(format!("there is no endpoint {name} that could have had another name")));
+        }
+        if before.is_empty() || endpoints.contains_key(before) {
+            return Err(wrong(format!("endpoint {name} cannot have been called {before}: an endpoint is called so")));
+        }
+        if formerly.iter().any(|(other, its)| other != name && its == before) {
+            return Err(wrong(format!("two endpoints cannot both have been called {before}")));
+        }
+    }
+    Ok(())
+}
+
+/// Finds an endpoint by its name, or the one it had: a provider that was not told yet posts there.
+pub(crate) fn find<'e>(endpoints: &'e BTreeMap<String, Endpoint>, name: &str) -> Option<&'e Endpoint> {
+    let had = |endpoint: &&Endpoint| endpoint.formerly.as_deref() == Some(name);
+    endpoints.get(name).or_else(|| endpoints.values().find(had))
 }
 
 /// Says whether a connection's events come to one of the endpoints.
@@ -332,7 +367,8 @@ mod tests {
     use super::*;
 
     fn endpoint(name: &str, to: To) -> Endpoint {
-        Endpoint { name: name.to_owned(), provider: "slack".to_owned(), secrets: Vec::new(), to, allow_from: None }
+        let (name, provider) = (name.to_owned(), "slack".to_owned());
+        Endpoint { name, provider, secrets: Vec::new(), to, allow_from: None, formerly: None }
     }
 
     fn connection(id: &str, provider: &str, account: Option<&str>) -> Connection {

@@ -20,6 +20,8 @@ mod api;
 mod app_endpoint;
 #[path = "it/binary.rs"]
 mod binary;
+#[path = "it/burials.rs"]
+mod burials;
 #[path = "it/commands.rs"]
 mod commands;
 #[path = "it/connecting.rs"]
@@ -34,6 +36,8 @@ mod export;
 mod feed;
 #[path = "it/flows.rs"]
 mod flows;
+#[path = "it/found.rs"]
+mod found;
 #[path = "it/growth.rs"]
 mod growth;
 #[path = "it/inbox.rs"]
@@ -52,6 +56,8 @@ mod outbox;
 mod page;
 #[path = "it/readiness.rs"]
 mod readiness;
+#[path = "it/renamed.rs"]
+mod renamed;
 #[path = "it/running.rs"]
 mod running;
 #[path = "it/runs.rs"]

@@ -22,15 +22,15 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use palisade_core::store::{
     AccountKey, Appended, Authorizations, CallCounts, CallDay, CallId, CallLog, CallRecord, CallState, ChoreReport,
-    Claim, Claimed, Connection as Account, Connections, DeadForward, DeadLetters, Decided, Decision, Destinations,
-    Disabled, Effect, EndReason, EventPage, EventRow, EventState, FeedBells, FeedEntry, FeedPage, ForwardCounts,
-    GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs, KeptCall, Keys,
-    Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant, NewJob, NewTokens,
-    Noted, Outbox, OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace, PruneStep, Queue,
-    Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd, RunFilter, RunId,
-    RunMode, RunState, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement, Store, StoredBad,
-    StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash, Transacted, Value,
-    WrappedKey,
+    Claim, Claimed, Connection as Account, ConnectionState, Connections, DeadForward, DeadLetters, Decided, Decision,
+    Destinations, Disabled, Effect, EndReason, EventPage, EventRow, EventState, FeedBells, FeedEntry, FeedPage,
+    ForwardCounts, GrantClaim, GrantKey, GrantLease, Grants, Halt, Heard, HeldJob, Inbox, JobCounts, JobId, Jobs,
+    KeptCall, Keys, Lease, LiveJob, MasterStatus, Merge, MergeCounts, Moved, NewDelivery, NewDestination, NewGrant,
+    NewJob, NewTokens, Noted, Outbox, OutboxCall, PageCommit, PageCommitted, Pause, Pauses, PendingRow, PrunePlace,
+    PruneStep, Queue, Record, Records, ReplayFilter, ReplayStep, Retirement, Revocation, Rewrapped, Run, RunEnd,
+    RunFilter, RunId, RunMode, RunState, Scheduled, Schedules, SealedCredential, SessionRow, Settled, Settlement,
+    Store, StoredBad, StoredDestination, StoredEvent, StoredGrant, StreamKey, StreamStatus, ToHandle, TokenHash,
+    Transacted, Value, WrappedKey, tell_buried,
 };
 use palisade_core::sync::merge::Stored;
 use palisade_core::sync::{BadRecord, Stop};
@@ -443,7 +443,14 @@ impl Jobs for SqliteStore {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Vec<Claimed>> {
-        self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| jobs::claim(tx, &claim)).await
+        let queue = claim.queue;
+        let run = move |tx: &mut writer::Tx<'_>| Ok((jobs::claim(tx, &claim)?, std::mem::take(&mut tx.buried)));
+        let (claimed, buried) = self.inner.inlet.write(inbox::COMMAND_BYTES, run).await?;
+        // Once it is so: a claim may be made again when its commit fails.
+        for (job, reason) in buried {
+            tell_buried(job, queue, reason);
+        }
+        Ok(claimed)
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
@@ -646,6 +653,10 @@ impl Records for SqliteStore {
 impl Connections for SqliteStore {
     async fn put_connection(&self, connection: Account) -> Result<()> {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put_anew(tx, &connection)).await
+    }
+
+    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool> {
+        self.write(move |tx| connections::turn(tx, &id, &seen, to.clone())).await
     }
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {
@@ -913,6 +924,10 @@ impl Destinations for SqliteStore {
 
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool> {
         self.write(move |tx| destinations::disable(tx, &name, disabled.as_ref(), of)).await
+    }
+
+    async fn pause_destination(&self, name: String, paused_at: Option<Timestamp>) -> Result<bool> {
+        self.write(move |tx| destinations::pause(tx, &name, paused_at)).await
     }
 
     async fn forward_counts(&self, destinations: Vec<String>) -> Result<BTreeMap<String, ForwardCounts>> {

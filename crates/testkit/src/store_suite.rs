@@ -29,8 +29,9 @@ mod schedules;
 mod secrets;
 
 pub use destinations::{
-    a_destination_is_written_over_what_was_seen, how_a_destination_fares_is_noted,
-    what_is_noted_of_a_destination_is_of_its_revision, what_was_given_up_for_a_destination_is_listed,
+    a_destination_is_paused_until_somebody_resumes_it, a_destination_is_written_over_what_was_seen,
+    how_a_destination_fares_is_noted, what_is_noted_of_a_destination_is_of_its_revision,
+    what_was_given_up_for_a_destination_is_listed,
 };
 pub use grants::{
     a_connect_is_whole_or_nothing, a_disconnect_erases_and_refuses_late_writers, a_grant_is_held_by_one,
@@ -82,9 +83,9 @@ pub use records::{
     what_was_set_aside_long_ago_is_pruned, whoever_waits_for_a_change_is_woken,
 };
 pub use rest::{
-    a_credential_is_written_by_one_of_many, calls_are_counted_by_the_hour, connections_are_kept_and_listed_by_id,
-    counts_of_calls_are_rolled_up_into_days, pauses_are_kept_to_their_latest_end_in_bounded_number,
-    the_connections_of_an_account_are_found,
+    a_credential_is_written_by_one_of_many, a_state_is_changed_where_it_was_seen, calls_are_counted_by_the_hour,
+    connections_are_kept_and_listed_by_id, counts_of_calls_are_rolled_up_into_days,
+    pauses_are_kept_to_their_latest_end_in_bounded_number, the_connections_of_an_account_are_found,
 };
 pub use schedules::{
     only_a_job_that_waits_for_its_moment_is_moved, the_last_end_of_a_chore_is_kept, what_schedules_need_is_read_at_once,
@@ -181,6 +182,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         old_runs_are_removed_but_for_the_newest,
         a_disconnect_ends_the_runs_of_its_connection,
         connections_are_kept_and_listed_by_id,
+        a_state_is_changed_where_it_was_seen,
         the_connections_of_an_account_are_found,
         two_processes_agree_on_a_data_key,
         the_first_master_key_is_the_one_in_use,
@@ -203,6 +205,7 @@ pub async fn run_all(subject: &dyn StoreUnderTest) {
         the_last_end_of_a_chore_is_kept,
         a_destination_is_written_over_what_was_seen,
         how_a_destination_fares_is_noted,
+        a_destination_is_paused_until_somebody_resumes_it,
         what_is_noted_of_a_destination_is_of_its_revision,
         what_was_given_up_for_a_destination_is_listed,
         a_kept_call_has_its_job,

@@ -1,5 +1,5 @@
-//! What people do with destinations: make, change, remove, enable and disable them, give them new keys, try them, and
-//! forward again what they missed.
+//! What people do with destinations: make, change, remove, enable and disable, pause and resume them, give them new keys,
+//! try them, and forward again what they missed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -222,8 +222,27 @@ impl Forwarder {
         Ok(changed)
     }
 
-    /// Sends a message of the type [`message::TEST_TYPE`] to a destination now, also to one that is disabled. It changes
-    /// nothing of how it fares.
+    /// Pauses a destination, or lets it go on. While it is paused what is to be sent to it waits, is not given up and uses
+    /// up no attempt, also in processes that start meanwhile; others learn of it within [`KNOWN_FOR`](super::KNOWN_FOR),
+    /// and what is under way ends. Whether it is disabled is another matter: of one that is, nothing new waits. Returns
+    /// whether that changed anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`], [`ErrorKind::Store`].
+    pub async fn pause(&self, name: &str, paused: bool) -> Result<bool> {
+        let inner = &self.inner;
+        inner.row(name).await?;
+        let at = paused.then(|| inner.clock.now());
+        let changed = inner.store.pause_destination(name.to_owned(), at).await?;
+        if changed {
+            tracing::info!(destination = name, paused, "a destination was paused or resumed");
+            inner.anew().await?;
+        }
+        Ok(changed)
+    }
+
+    /// Sends a message of the type [`message::TEST_TYPE`] to a destination now, also to one that is disabled or paused. It
+    /// changes nothing of how it fares.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Store`].

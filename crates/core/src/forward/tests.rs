@@ -426,6 +426,89 @@ async fn what_was_given_up_is_listed_and_sent_again_or_dismissed() {
     assert_eq!(missing.kind(), ErrorKind::NotFound);
 }
 
+/// Fails when something is sent to a destination that is paused, also by a hub that starts meanwhile or was not told; when
+/// what waits is given up, or uses up an attempt; when it goes out in another order; or when the others wait too.
+#[tokio::test(start_paused = true)]
+async fn what_is_for_a_paused_destination_waits_and_goes_out_in_order() {
+    let world = World::new().await;
+    let one_by_one = |host: &str| DestinationSpec { concurrency: 1, ..spec(&format!("https://{host}.example/")) };
+    world.add("app", one_by_one("app")).await;
+    world.add("other", one_by_one("other")).await;
+    let events = |host: &str| {
+        let event = |(_, request): &(_, Request<Bytes>)| {
+            let body: Json = serde_json::from_slice(request.body()).unwrap();
+            body["palisade"]["event"].as_str().map(str::to_owned)
+        };
+        world.net.came(host).iter().filter_map(event).collect::<Vec<_>>()
+    };
+    world.net.plan("app.example", [Does::Answers(500)]);
+    world.deliver("acme", "e0", "a", None).await;
+    world.quiet().await;
+    assert_eq!(events("app.example"), ["e0"], "it failed, and waits for its next attempt");
+
+    let second = world.other();
+    second.forwarder.look().await.unwrap();
+    let asked_at = world.clock.now();
+    assert!(world.forwarder.pause("app", true).await.unwrap());
+    assert!(!world.forwarder.pause("app", true).await.unwrap(), "it is paused already");
+    for n in 1..=5 {
+        world.deliver("acme", &format!("e{n}"), "a", None).await;
+    }
+    world.quiet().await;
+    let standing = |row: &StoredDestination| ForwardSettings::default().standing(row, world.clock.now());
+    let row = world.row("app").await;
+    assert_eq!((row.paused_at, standing(&row)), (Some(asked_at), Standing::Paused));
+    // For longer than the whole schedule; one hub knew the destination before, one is started anew.
+    for _ in 0..10 {
+        tokio::time::sleep(Duration::from_secs(86_400)).await;
+        world.quiet().await;
+        second.quiet().await;
+        world.other().quiet().await;
+    }
+    let counts = world.forwarder.counts(vec!["app".to_owned()]).await.unwrap()["app"];
+    assert_eq!((events("app.example").len(), counts), (1, ForwardCounts { waiting: 6, dead: 0 }));
+    assert_eq!(events("other.example"), ["e0", "e1", "e2", "e3", "e4", "e5"]);
+    let tried = world.forwarder.test("app").await.unwrap();
+    assert_eq!(tried.answer, Answer::Delivered { status: 204 }, "somebody who asks is answered");
+
+    assert!(world.forwarder.pause("app", false).await.unwrap());
+    assert_eq!(standing(&world.row("app").await), Standing::Retrying, "as it stood before");
+    world.quiet().await;
+    let (again, sent): (Vec<_>, Vec<_>) = events("app.example").into_iter().partition(|event| event == "e0");
+    assert_eq!((again.len(), sent), (2, ["e1", "e2", "e3", "e4", "e5"].map(str::to_owned).to_vec()));
+    assert_eq!(world.forwarder.counts(vec!["app".to_owned()]).await.unwrap()["app"], ForwardCounts::default());
+    assert_eq!(world.forwarder.pause("nobody", true).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// Fails when a pause and a disabling are one thing: when enabling resumes, resuming enables, or what waited for a paused
+/// destination is given up because it was disabled for a while.
+#[tokio::test(start_paused = true)]
+async fn a_paused_destination_that_is_disabled_is_both() {
+    let world = World::new().await;
+    world.add("app", spec("https://app.example/")).await;
+    world.deliver("acme", "e1", "a", None).await;
+    world.forwarder.pause("app", true).await.unwrap();
+    // Put in line while it is paused.
+    world.quiet().await;
+    world.forwarder.enable("app", false).await.unwrap();
+    world.deliver("acme", "e2", "a", None).await;
+    world.quiet().await;
+    let row = world.row("app").await;
+    assert_eq!(ForwardSettings::default().standing(&row, world.clock.now()), Standing::Disabled);
+    assert!(row.paused_at.is_some() && row.health.disabled.is_some());
+    assert_eq!((world.net.came("app.example").len(), world.dead().await), (0, 0));
+    world.forwarder.enable("app", true).await.unwrap();
+    world.quiet().await;
+    assert_eq!((world.net.came("app.example").len(), world.dead().await), (0, 0), "it is paused still");
+    world.forwarder.pause("app", false).await.unwrap();
+    world.quiet().await;
+    assert_eq!((world.net.came("app.example").len(), world.dead().await), (1, 0), "the one that waited");
+    world.forwarder.enable("app", false).await.unwrap();
+    world.forwarder.pause("app", true).await.unwrap();
+    world.forwarder.pause("app", false).await.unwrap();
+    assert!(world.row("app").await.health.disabled.is_some(), "nobody has enabled it");
+}
+
 /// Fails when a replay of a time leaves an event listed as given up that waits to be sent by it.
 #[tokio::test(start_paused = true)]
 async fn a_replay_takes_up_what_was_given_up() {

@@ -117,6 +117,13 @@ pub trait Connections: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn put_connection(&self, connection: Connection) -> Result<()>;
 
+    /// Changes the state of a connection and nothing else of it, if it is still in the state that was seen: what somebody
+    /// else has written meanwhile stays. Its halt ends as [`Connections::put_connection`] says. Returns whether it was.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool>;
+
     /// Reads one connection.
     ///
     /// # Errors
@@ -186,10 +193,6 @@ pub async fn mark_needs_reconnect<S: Connections + ?Sized>(
     if let Some(seen) = seen {
         return store.refuse_credential(id.clone(), seen, reason.to_owned()).await.map(drop);
     }
-    let Some(mut connection) = store.connection(id.clone()).await? else { return Ok(()) };
-    if connection.state != ConnectionState::Active {
-        return Ok(());
-    }
-    connection.state = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
-    store.put_connection(connection).await
+    let lost = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
+    store.turn_connection(id.clone(), ConnectionState::Active, lost).await.map(drop)
 }

@@ -119,6 +119,9 @@ pub struct StoredDestination {
     pub keys: Vec<SealedKey>,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Since when somebody has paused it, if somebody has: what is to be sent to it waits. That says nothing of how it
+    /// fares, and stays when it is changed, disabled or enabled.
+    pub paused_at: Option<Timestamp>,
     /// How it fares.
     pub health: DestinationHealth,
 }
@@ -221,8 +224,8 @@ impl DestinationHealth {
 #[async_trait]
 pub trait Destinations: Send + Sync {
     /// Keeps a destination with all its keys in the place of what is there, if that has the revision `expected` (0: there
-    /// is none of the name). Its revision is then one more; when it was made (`now` for a new one) and how it fares stay
-    /// as they are. Returns whether it was kept.
+    /// is none of the name). Its revision is then one more; when it was made (`now` for a new one), how it fares and
+    /// whether it is paused stay as they are. Returns whether it was kept.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
@@ -261,6 +264,13 @@ pub trait Destinations: Send + Sync {
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool>;
+
+    /// Pauses a destination from a moment on (one that is paused already keeps its own), or lets it go on. Returns whether
+    /// that changed anything.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
+    async fn pause_destination(&self, name: String, paused_at: Option<Timestamp>) -> Result<bool>;
 
     /// Counts what waits for each of the destinations, by the [`forward_key`] of its jobs, and what was given up.
     ///

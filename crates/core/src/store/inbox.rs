@@ -280,6 +280,12 @@ impl ReplayFilter {
         (self.state.is_none() || self.state == dead).then_some(Self { state: dead, ..self })
     }
 
+    /// Returns it for what was received before a moment, if it does not end sooner.
+    #[must_use]
+    pub fn ending(self, ends: Timestamp) -> Self {
+        Self { to: Some(self.to.map_or(ends, |to| to.min(ends))), ..self }
+    }
+
     /// Tells whether an event may be replayed and meets the filter.
     #[must_use]
     pub fn meets(&self, event: &StoredEvent) -> bool {
@@ -297,6 +303,17 @@ impl ReplayFilter {
             && self.from.is_none_or(|from| event.received_at >= from)
             && self.to.is_none_or(|to| event.received_at < to)
     }
+}
+
+/// Returns a moment before which everything was received that is here by now: a replay that ends there follows nothing
+/// that comes in while it runs. It is after `now`, and after the newest event where a clock was set back since.
+///
+/// # Errors
+/// [`ErrorKind::Store`](crate::ErrorKind::Store).
+pub async fn received_so_far<S: Inbox + ?Sized>(store: &S, now: Timestamp) -> Result<Timestamp> {
+    let newest = store.events(None, None, 1).await?;
+    let last = newest.events.first().map_or(now, |newest| newest.received_at.max(now));
+    Ok(last.plus(Duration::from_millis(1)))
 }
 
 /// Tells whether a type is the wanted one, or begins as a wanted one that ends in `*`.

@@ -92,6 +92,10 @@ pub enum Work {
         after: EventRow,
         /// How many were replayed so far.
         replayed: u64,
+        /// It ends before what was received at this moment or later, whatever its filter says: when it was asked for. `None`
+        /// in jobs of before this was kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ends: Option<Timestamp>,
         /// Why it ended before its end. It waits then, to be forgotten, or to go on when somebody asks for it again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         died: Option<Died>,
@@ -268,6 +272,12 @@ impl Work {
             | Self::Reschedule { .. } => Queue::Background,
         }
     }
+}
+
+/// Tells the log that a job is given up for good, once, whoever gave it up: a worker that settled it, or a store at a claim.
+/// `reason` is a phrase of ours, without payload.
+pub fn tell_buried(job: JobId, queue: Queue, reason: &str) {
+    tracing::warn!(job = job.0, queue = queue.as_str(), reason, "a job is given up");
 }
 
 /// How a job ended.

@@ -127,6 +127,7 @@ delegate!(Records {
 });
 delegate!(Connections {
     fn put_connection(connection: Connection) -> ();
+    fn turn_connection(id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> bool;
     fn connection(id: ConnectionId) -> Option<Connection>;
     fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
     fn connections_of(account: AccountKey, after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
@@ -180,6 +181,7 @@ delegate!(Destinations {
     fn remove_destination(name: String) -> bool;
     fn note_forward(name: String, failed: Option<String>, of: u64, now: Timestamp) -> Option<Noted>;
     fn disable_destination(name: String, disabled: Option<Disabled>, of: Option<u64>) -> bool;
+    fn pause_destination(name: String, paused_at: Option<Timestamp>) -> bool;
     fn forward_counts(destinations: Vec<String>) -> BTreeMap<String, ForwardCounts>;
     fn dead_forwards(destination: String, after: Option<EventRow>, limit: u32) -> Vec<DeadForward>;
     fn dismiss_forwards(destination: String, rows: Vec<EventRow>) -> u64;

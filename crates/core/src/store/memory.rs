@@ -693,6 +693,12 @@ impl Connections for MemoryStore {
         Ok(())
     }
 
+    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool> {
+        let mut model = self.lock();
+        let found = model.connections.get(&id).filter(|found| found.state == seen).cloned();
+        Ok(found.map(|found| model.put_connection(Connection { state: to, ..found })).is_some())
+    }
+
     async fn connection(&self, id: ConnectionId) -> Result<Option<Connection>> {
         Ok(self.lock().connections.get(&id).cloned())
     }

@@ -20,7 +20,9 @@ use tokio::time::{Instant, sleep_until};
 use crate::clock::Timestamp;
 use crate::error::{Error, Result};
 use crate::id::RecordId;
-use crate::store::{Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey, ToHandle};
+use crate::store::{
+    CallState, Claim, Claimed, JobEnd, JobId, Lease, Queue, Room, Settled, Settlement, StreamKey, ToHandle, tell_buried,
+};
 use crate::sync::driver::FETCH_ROUNDS_MAX;
 
 use super::Inner;
@@ -250,29 +252,16 @@ impl<'a> Engine<'a> {
         self.claiming = true;
         let (worker, queue) = (self.worker, self.queue);
         let max = worker.settings.batch.min(u32::try_from(free).unwrap_or(u32::MAX));
-        let room = self.room();
-        let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: room.clone() };
-        self.steps.push(async move { Step::Claimed(max, room, worker.claim(claim).await) }.boxed());
-    }
-
-    /// Returns how many more of each group may be under way.
-    fn room(&self) -> Room {
-        let settings = &self.worker.settings;
-        let mut of = settings.group_overrides.clone();
-        if self.queue == Queue::Forwards
-            && let Some(forwarder) = &self.worker.forwarder
-        {
-            of.extend(forwarder.room());
-        }
-        for group in self.held.values().filter(|held| !held.ended).filter_map(|held| held.group.as_ref()) {
-            let room = of.entry(group.clone()).or_insert_with(|| settings.concurrency_of(group));
-            *room = room.saturating_sub(1);
-        }
-        Room {
-            each: settings.group_concurrency.unwrap_or_else(|| settings.concurrency.div_ceil(2)),
-            of,
-            others: u32::MAX,
-        }
+        let under_way = self.held.values().filter(|held| !held.ended).filter_map(|held| held.group.clone()).collect();
+        let claim = async move {
+            let room = match worker.room(queue, under_way).await {
+                Ok(room) => room,
+                Err(error) => return Step::Claimed(max, Room::default(), Err(error)),
+            };
+            let claim = Claim { now: wall, hold: worker.settings.hold, max, queue, room: room.clone() };
+            Step::Claimed(max, room, worker.claim(claim).await)
+        };
+        self.steps.push(claim.boxed());
     }
 
     fn begin_settle(&mut self) {
@@ -448,7 +437,7 @@ impl<'a> Engine<'a> {
                         self.worker.calls_settled.notify_waiters();
                     }
                     self.worker.metrics.settled(self.queue, &settlement.end);
-                    tell(&settlement);
+                    tell(&settlement, self.queue);
                 }
                 Settled::LeaseLost => self.lost(lease),
                 Settled::Fetch(ids) => self.resolve(settlement, ids),
@@ -548,6 +537,28 @@ impl<'a> Engine<'a> {
     }
 }
 
+impl Inner {
+    /// Returns how many more of each group may be begun beside those that are under way. What is forwarded goes by the
+    /// destinations as they stand by now: none may be begun of one that is paused, also right after a start.
+    async fn room(&self, queue: Queue, under_way: Vec<String>) -> Result<Room> {
+        let settings = &self.settings;
+        let mut of = settings.group_overrides.clone();
+        if queue == Queue::Forwards
+            && let Some(forwarder) = &self.forwarder
+        {
+            forwarder.look().await?;
+            of.extend(forwarder.room());
+        }
+        for group in under_way {
+            let each = settings.concurrency_of(&group);
+            let room = of.entry(group).or_insert(each);
+            *room = room.saturating_sub(1);
+        }
+        let each = settings.group_concurrency.unwrap_or_else(|| settings.concurrency.div_ceil(2));
+        Ok(Room { each, of, others: u32::MAX })
+    }
+}
+
 /// Tells whether a claim took all that there was room for of some group.
 fn is_full<'c>(room: &Room, claimed: impl Iterator<Item = &'c Claimed>) -> bool {
     let mut taken: BTreeMap<&str, u32> = BTreeMap::new();
@@ -563,11 +574,18 @@ async fn asked(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Logs a settlement that is not simply done.
-fn tell(settlement: &Settlement) {
+fn tell(settlement: &Settlement, queue: Queue) {
     let job = settlement.lease.job.0;
     match &settlement.end {
         JobEnd::Done | JobEnd::Ignored | JobEnd::Release => tracing::debug!(job, "settled"),
         JobEnd::Retry { reason, .. } | JobEnd::Wait { reason, .. } => tracing::info!(job, reason, "comes again"),
-        JobEnd::Dead { reason } => tracing::warn!(job, reason, "dead"),
+        JobEnd::Dead { reason } => tell_buried(settlement.lease.job, queue, reason),
+    }
+    let Some(result) = &settlement.outbox.result else { return };
+    let (call, reason) = (result.call.0, result.error.as_deref().unwrap_or_default());
+    match result.state {
+        CallState::Failed => tracing::warn!(call, reason, "a call of the outbox is given up: retry it or let it be"),
+        CallState::Review => tracing::warn!(call, reason, "a call of the outbox waits for review"),
+        CallState::Waiting | CallState::Running | CallState::Done | CallState::Cancelled => {}
     }
 }

@@ -158,8 +158,9 @@ impl Inner {
             Work::Watch { key, open } => self.watch(key, open).await,
             Work::Call { call } => self.call(lease, call, attempt).await,
             Work::Retention => self.reported(RETENTION, self.retention(&stop)).await,
-            Work::Replay { filter, after, replayed, died } => {
-                self.replay(filter, ReplayProgress { after, replayed }, died, attempt, &stop).await
+            Work::Replay { filter, after, replayed, ends, died } => {
+                let progress = ReplayProgress { after, replayed };
+                self.replay(Replaying { filter, progress, ends }, died, attempt, &stop).await
             }
             Work::Chore { name, at } => self.chore(&name, at, &stop).await,
             Work::Reschedule { key } => self.reschedule(&key).await,

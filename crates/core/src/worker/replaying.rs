@@ -9,9 +9,10 @@ use tokio::sync::watch;
 
 use super::job::{Attempt, Finish, Stop, by_stream};
 use super::{Inner, Worker};
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{RecordId, StreamName};
-use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, StoredEvent, WORKER_LOST, Work};
+use crate::store::{Died, EventRow, Merge, NewJob, ReplayFilter, StoredEvent, WORKER_LOST, Work, received_so_far};
 use crate::sync::merge::{Incoming, Seen, Stored, Verdict, content_hash, forgotten_before, merge};
 use crate::sync::{Change, State};
 use crate::transport::Transport;
@@ -53,16 +54,18 @@ pub struct ReplayStatus {
 
 /// A replay at work.
 pub(super) struct Replaying {
-    filter: ReplayFilter,
-    progress: ReplayProgress,
+    pub(super) filter: ReplayFilter,
+    pub(super) progress: ReplayProgress,
+    /// When it was asked for: what was received since is not its own.
+    pub(super) ends: Option<Timestamp>,
 }
 
 impl Replaying {
     /// Takes it of a job that is one's.
     pub(super) fn of(work: &Work) -> Option<Self> {
-        let Work::Replay { filter, after, replayed, .. } = work else { return None };
+        let Work::Replay { filter, after, replayed, ends, .. } = work else { return None };
         let progress = ReplayProgress { after: *after, replayed: *replayed };
-        Some(Self { filter: filter.clone(), progress })
+        Some(Self { filter: filter.clone(), progress, ends: *ends })
     }
 }
 
@@ -136,14 +139,17 @@ impl Transport for NoCalls {
 }
 
 impl Worker {
-    /// Begins a replay by filter, or finds the one that is under way; one that was given up goes on where it was. Gives its
-    /// key.
+    /// Begins a replay by filter, or finds the one that is under way; one that was given up goes on where it was. It ends
+    /// with what is here by now, or before where the filter says so: it follows nothing that comes in while it runs. Gives
+    /// its key.
     ///
     /// # Errors
     /// [`ErrorKind::Store`], [`ErrorKind::Overloaded`].
     pub async fn replay(&self, filter: ReplayFilter) -> Result<String> {
         let key = key_of(&filter);
-        let job = self.inner.replay_job(filter, ReplayProgress { after: EventRow(0), replayed: 0 });
+        let ends = received_so_far(self.inner.store.as_ref(), self.inner.clock.now()).await?;
+        let progress = ReplayProgress { after: EventRow(0), replayed: 0 };
+        let job = self.inner.replay_job(Replaying { filter, progress, ends: Some(ends) });
         self.inner.store.enqueue(vec![job]).await?;
         Ok(key)
     }
@@ -235,11 +241,11 @@ impl Worker {
 }
 
 impl Inner {
-    fn replay_job(&self, filter: ReplayFilter, progress: ReplayProgress) -> NewJob {
-        let ReplayProgress { after, replayed } = progress;
+    fn replay_job(&self, replay: Replaying) -> NewJob {
+        let Replaying { filter, progress: ReplayProgress { after, replayed }, ends } = replay;
         NewJob {
             unique: Some(unique(&key_of(&filter))),
-            work: Work::Replay { filter, after, replayed, died: None },
+            work: Work::Replay { filter, after, replayed, ends, died: None },
             lane: None,
             group: None,
             tenant: None,
@@ -251,19 +257,19 @@ impl Inner {
 
     /// Makes the job by which a replay that was given up is told and can go on; it does nothing when it is due.
     pub(super) fn died(&self, replay: Replaying, reason: &str) -> NewJob {
-        let Replaying { filter, progress: ReplayProgress { after, replayed } } = replay;
+        let Replaying { filter, progress: ReplayProgress { after, replayed }, ends } = replay;
         tracing::error!(events = replayed, reason, "a replay was given up: it goes on when it is asked for again");
         let until = self.clock.now().plus(self.settings.retention);
-        let job = self.replay_job(filter.clone(), ReplayProgress { after, replayed });
+        let progress = ReplayProgress { after, replayed };
+        let job = self.replay_job(Replaying { filter: filter.clone(), progress, ends });
         let died = Some(Died { error: reason.to_owned(), until });
-        NewJob { work: Work::Replay { filter, after, replayed, died }, run_at: until, ..job }
+        NewJob { work: Work::Replay { filter, after, replayed, ends, died }, run_at: until, ..job }
     }
 
     /// Replays some events, and leaves the job of the others.
     pub(super) async fn replay(
         &self,
-        filter: ReplayFilter,
-        progress: ReplayProgress,
+        replay: Replaying,
         died: Option<Died>,
         attempt: Attempt,
         stop: &watch::Receiver<bool>,
@@ -274,10 +280,12 @@ impl Inner {
         if attempt.number > attempt.max {
             return Err(Stop::Dead(WORKER_LOST.to_owned()));
         }
-        let (mut progress, mut steps) = (progress, 0);
+        let Replaying { filter, mut progress, ends } = replay;
+        let own = ends.map_or_else(|| filter.clone(), |ends| filter.clone().ending(ends));
+        let mut steps = 0;
         for _ in 0..LOOKS_AT_ONCE {
             let now = self.clock.now();
-            let step = self.store.replay_some(filter.clone(), progress.after, LOOKED_AT_ONCE, false, now).await?;
+            let step = self.store.replay_some(own.clone(), progress.after, LOOKED_AT_ONCE, false, now).await?;
             progress.replayed += step.met.len() as u64;
             steps += u32::from(!step.met.is_empty());
             let Some(next) = step.next else {
@@ -289,7 +297,7 @@ impl Inner {
                 break;
             }
         }
-        Ok(Finish::followed_by(vec![self.replay_job(filter, progress)]))
+        Ok(Finish::followed_by(vec![self.replay_job(Replaying { filter, progress, ends })]))
     }
 
     async fn preview_into(&self, event: &StoredEvent, preview: &mut Preview) -> Result<(), Stop> {

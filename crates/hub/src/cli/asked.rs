@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::RangedI64ValueParser;
 use palisade_core::Timestamp;
 use palisade_core::schedule::read_duration;
+use palisade_core::store::{EventState, ReplayFilter};
 
 use super::Failure;
 use super::place::Place;
@@ -82,6 +83,54 @@ pub(super) struct OfStream {
     pub(super) stream: String,
     #[command(flatten)]
     pub(super) ask: Ask,
+}
+
+/// Which events, by what they are and when they came.
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Of this provider.
+    #[arg(long)]
+    provider: Option<String>,
+    /// Of this connection.
+    #[arg(long, value_name = "ID")]
+    connection: Option<String>,
+    /// Of this type, or of those that begin so: `invoice.*`.
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
+    kind: Option<String>,
+    /// Dead, or tried again, for this reason, word by word, as `palisade inbox dead --json` tells it.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Received within this time (2h, 7d), or since a moment (2026-01-31T12:00:00Z).
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    since: Option<Moment>,
+    /// Received longer ago than this, or before a moment.
+    #[arg(long, value_name = "WHEN", value_parser = moment)]
+    until: Option<Moment>,
+}
+
+impl Events {
+    /// Tells whether nothing is said, so that all events are meant.
+    pub(super) fn is_empty(&self) -> bool {
+        let Self { provider, connection, kind, reason, since, until } = self;
+        [provider, connection, kind, reason].iter().all(|text| text.is_none()) && since.is_none() && until.is_none()
+    }
+
+    /// Returns it as the store reads it.
+    ///
+    /// # Errors
+    /// [`Failure`] where nothing lies in the time.
+    pub(super) fn stored(&self, state: Option<EventState>, now: Timestamp) -> Result<ReplayFilter, Failure> {
+        check_span(self.since, self.until, now)?;
+        Ok(ReplayFilter {
+            state,
+            provider: self.provider.clone(),
+            connection: self.connection.clone().map(Into::into),
+            kind: self.kind.clone(),
+            reason: self.reason.clone(),
+            from: self.since.map(|since| since.at(now)),
+            to: self.until.map(|until| until.at(now)),
+        })
+    }
 }
 
 /// Reads the limit of a list.

@@ -1,7 +1,7 @@
 //! `palisade destinations`: the URLs events are forwarded to, and what people do with them.
 //!
-//! To list, show, enable, disable and remove them takes no secret; to make, change keys, try and replay takes the master
-//! key. A hub that serves learns of it within five seconds.
+//! To list, show, enable, disable, pause, resume and remove them takes no secret; to make, change keys, try and replay
+//! takes the master key. A hub that serves learns of it within five seconds.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use palisade_core::net::{Network, Reach};
 use palisade_core::store::{
     DESTINATIONS_MAX, DestinationSpec, Destinations, Disabled, DisabledBy, EventRow, Filter, Order, StoredDestination,
 };
-use palisade_core::{Secret, Timestamp};
+use palisade_core::{Error, ErrorKind, Secret, Timestamp};
 use serde_json::json;
 
 use super::asked::{Ask, Moment, Named, age, check_span, kind, moment, more};
@@ -33,6 +33,7 @@ Examples:
   palisade destinations add billing https://app.example.com/hooks --type 'invoice.*' --provider stripe
   palisade destinations test billing
   palisade destinations replay billing --since 2h --dry-run
+  palisade destinations pause billing
   palisade destinations rotate billing --overlap 24h";
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +50,10 @@ pub(super) enum Command {
     Enable(Named),
     /// Disables one: what comes due meanwhile is dead until it is replayed.
     Disable(Named),
+    /// Pauses one: what is to be sent to it waits, and goes out when it is resumed.
+    Pause(Named),
+    /// Lets a paused one go on.
+    Resume(Named),
     /// Gives one a new signing key, and shows it, once. The old one signs beside it for a while.
     Rotate {
         #[command(flatten)]
@@ -163,13 +168,15 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                 if there.len() >= DESTINATIONS_MAX as usize {
                     return Err(Failure::no("there are as many destinations as there can be: remove one"));
                 }
-                let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await?;
+                let made = opened.forwarder()?.create(&add.named.name, add.spec(), secret).await.map_err(as_flags)?;
                 shown(opened, &made, add.named.ask.json)
             })
         }
         Command::Remove(named) => with_store(&named.ask.place, async |opened| remove(opened, named).await),
         Command::Enable(named) => with_store(&named.ask.place, async |opened| enable(opened, named, true).await),
         Command::Disable(named) => with_store(&named.ask.place, async |opened| enable(opened, named, false).await),
+        Command::Pause(named) => with_store(&named.ask.place, async |opened| pause(opened, named, true).await),
+        Command::Resume(named) => with_store(&named.ask.place, async |opened| pause(opened, named, false).await),
         Command::Rotate { named, overlap, secret_file } => {
             let secret = secret(secret_file.as_deref())?;
             with_store(&named.ask.place, async |opened| {
@@ -210,6 +217,17 @@ impl Add {
             reach: Reach { private: self.allow_private, networks: self.allow_networks.clone(), plain: self.allow_http },
         }
     }
+}
+
+/// Says what is wrong with a destination by the arguments that let it be.
+fn as_flags(error: Error) -> Failure {
+    if error.kind() != ErrorKind::Invalid {
+        return error.into();
+    }
+    let words =
+        [("allow_http", "--allow-http"), ("allow_private", "--allow-private"), ("allow_networks", "--allow-network")];
+    let told = words.iter().fold(error.message().to_owned(), |text, (key, flag)| text.replace(key, flag));
+    Failure::usage(told)
 }
 
 /// How a destination is told.
@@ -290,6 +308,7 @@ fn told_of(opened: &Opened, row: &StoredDestination) {
         ("failing since", at(health.failing_since)),
         ("delivered", at(health.delivered_at)),
         ("disabled", at(health.disabled.as_ref().map(|disabled| disabled.at))),
+        ("paused", at(row.paused_at)),
     ]);
 }
 
@@ -340,6 +359,22 @@ async fn enable(opened: &Opened, named: &Named, enabled: bool) -> Result<(), Fai
         (true, false) => format!("{name} was enabled already"),
         (false, true) => format!("disabled {name}"),
         (false, false) => format!("{name} was disabled already"),
+    });
+    Ok(())
+}
+
+async fn pause(opened: &Opened, named: &Named, paused: bool) -> Result<(), Failure> {
+    find(opened, &named.name).await?;
+    let changed = opened.store.pause_destination(named.name.clone(), paused.then(now)).await?;
+    if named.ask.json {
+        return document(&out(opened, &find(opened, &named.name).await?));
+    }
+    let name = &named.name;
+    say(match (paused, changed) {
+        (true, true) => format!("paused {name}: what is to be sent to it waits"),
+        (true, false) => format!("{name} was paused already"),
+        (false, true) => format!("resumed {name}: what waits is sent when a hub serves"),
+        (false, false) => format!("{name} was not paused"),
     });
     Ok(())
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use palisade_core::store::{EventRow, Inbox, ReplayFilter};
 use serde_json::json;
 
-use super::asked::{Ask, kind};
+use super::asked::{Ask, Events};
 use super::out::{bar, count, document};
 use super::place::{Opened, now, with_store};
 use super::{Failure, say};
@@ -15,20 +15,10 @@ const LOOKED_AT_ONCE: u32 = 500;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// The rows of the events, as `palisade inbox list --state dead` shows them.
-    #[arg(conflicts_with_all = ["provider", "connection", "kind", "reason", "all", "dry_run"])]
+    #[arg(conflicts_with_all = ["provider", "connection", "kind", "reason", "since", "until", "all", "dry_run"])]
     rows: Vec<i64>,
-    /// Of this provider.
-    #[arg(long)]
-    provider: Option<String>,
-    /// Of this connection.
-    #[arg(long, value_name = "ID")]
-    connection: Option<String>,
-    /// Of this type, or of those that begin so: `invoice.*`.
-    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
-    kind: Option<String>,
-    /// That died of this, word by word, as `palisade inbox dead --json` tells it.
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
+    #[command(flatten)]
+    events: Events,
     /// All dead letters.
     #[arg(long)]
     all: bool,
@@ -40,14 +30,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let filter = ReplayFilter {
-        provider: arguments.provider.clone(),
-        connection: arguments.connection.clone().map(Into::into),
-        kind: arguments.kind.clone(),
-        reason: arguments.reason.clone(),
-        ..ReplayFilter::default()
-    };
-    if arguments.rows.is_empty() && !arguments.all && filter == ReplayFilter::default() {
+    let filter = arguments.events.stored(None, now())?;
+    if arguments.rows.is_empty() && !arguments.all && arguments.events.is_empty() {
         return Err(Failure::usage("say which: rows, a filter such as --type 'invoice.*', or --all"));
     }
     with_store(&arguments.ask.place, async |opened| {

@@ -9,7 +9,7 @@ use palisade_core::store::{
 };
 use serde_json::json;
 
-use super::asked::{Ask, Moment, Numbered, Page, check_span, cut, kind, limit, moment, more};
+use super::asked::{Ask, Events, Numbered, Page, cut, limit, more};
 use super::out::{at, document, facts, short, table, word};
 use super::place::{Opened, now, with_store};
 use super::records::pretty;
@@ -100,45 +100,18 @@ pub(super) struct Filter {
     /// In this state.
     #[arg(long)]
     state: Option<State>,
-    /// Of this provider.
-    #[arg(long)]
-    provider: Option<String>,
-    /// Of this connection.
-    #[arg(long, value_name = "ID")]
-    connection: Option<String>,
-    /// Of this type, or of those that begin so: `invoice.*`.
-    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
-    kind: Option<String>,
-    /// Dead, or tried again, for this reason, as `palisade inbox dead --json` tells it.
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-    /// Received within this time (2h, 7d), or since a moment (2026-01-31T12:00:00Z).
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
-    since: Option<Moment>,
-    /// Received longer ago than this, or before a moment.
-    #[arg(long, value_name = "WHEN", value_parser = moment)]
-    until: Option<Moment>,
+    #[command(flatten)]
+    events: Events,
 }
 
 impl Filter {
     pub(super) fn is_empty(&self) -> bool {
-        let Self { state, provider, connection, kind, reason, since, until } = self;
-        let texts = [provider, connection, kind, reason];
-        state.is_none() && texts.iter().all(|text| text.is_none()) && since.is_none() && until.is_none()
+        self.state.is_none() && self.events.is_empty()
     }
 
     /// Returns it as the store reads it, for events that can be replayed.
     pub(super) fn stored(&self, now: Timestamp) -> Result<ReplayFilter, Failure> {
-        check_span(self.since, self.until, now)?;
-        Ok(ReplayFilter {
-            state: self.state.map(State::stored),
-            provider: self.provider.clone(),
-            connection: self.connection.clone().map(Into::into),
-            kind: self.kind.clone(),
-            reason: self.reason.clone(),
-            from: self.since.map(|since| since.at(now)),
-            to: self.until.map(|until| until.at(now)),
-        })
+        self.events.stored(self.state.map(State::stored), now)
     }
 
     /// Returns the state it names.

@@ -168,6 +168,7 @@ impl Opened {
                 None => To::Account(one.environment.clone()),
             },
             allow_from: None,
+            formerly: one.formerly.clone(),
         };
         self.config.endpoints.iter().map(|one| (one.name.clone(), endpoint(one))).collect()
     }

@@ -78,7 +78,7 @@ async fn list(opened: &Opened, arguments: &Arguments, cursor: Option<FeedCursor>
 }
 
 /// Writes text on one line with single spaces.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

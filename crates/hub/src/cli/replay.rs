@@ -1,7 +1,7 @@
 //! `palisade replay`: has events handled again, or shows before what that would do.
 
 use clap::Args;
-use palisade_core::store::{EventRow, Inbox};
+use palisade_core::store::{EventRow, Inbox, received_so_far};
 use palisade_core::worker::RecordPreview;
 use serde_json::json;
 
@@ -86,14 +86,12 @@ fn no_such(rows: &[i64]) -> Result<(), Failure> {
 /// Replays what meets the filter, the oldest first, in steps that hold up nobody for long.
 async fn by_filter(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
     let now = now();
-    let filter = arguments.filter.stored(now)?;
+    // What comes in meanwhile is none of this replay's: without an end it would follow a busy inbox for ever.
+    let filter = arguments.filter.stored(now)?.ending(received_so_far(&opened.store, now).await?);
     let (mut replayed, mut after) = (0, EventRow(0));
     let limit = arguments.limit.map_or(u64::MAX, u64::from);
-    // What comes in meanwhile is none of this replay's: without an end it would follow a busy inbox for ever.
-    let newest = opened.store.events(None, None, 1).await?;
-    let last = newest.events.first().map_or(EventRow(0), |event| event.row);
     let bar = bar(None, "{spinner} {elapsed} {msg}");
-    while after < last && replayed < limit {
+    while replayed < limit {
         // No more can be met than are looked at.
         let looked = u32::try_from(limit - replayed).unwrap_or(u32::MAX).min(LOOKED_AT_ONCE);
         let step = opened.store.replay_some(filter.clone(), after, looked, arguments.dry_run, now).await?;

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::asked::{Numbered, Page, and_one, cut, more};
 use super::out::{document, facts, table, word};
 use super::place::{Opened, with_store};
-use super::{Failure, say};
+use super::{Failure, found, say};
 use crate::routes::runs::{RunOut, healed};
 use crate::time::rfc3339;
 
@@ -18,7 +18,10 @@ Examples:
   palisade runs list --connection acme-stripe --state failed
   palisade runs show 17
   palisade runs list --state review
-  palisade runs approve 17";
+  palisade runs review 17             # the records that it would delete
+  palisade runs approve 17
+  palisade runs unreadable acme-stripe customers
+  palisade runs healed acme-stripe";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum State {
@@ -50,10 +53,16 @@ pub(super) enum Command {
     },
     /// Shows one run.
     Show(Numbered),
+    /// Lists the records that a run in review would delete.
+    Review(found::Review),
     /// Approves the deletions of a run that waits for review: a full run begins that may delete as many, and a tenth more.
     Approve(Numbered),
     /// Dismisses the deletions of a run that waits for review: its records stay.
     Dismiss(Numbered),
+    /// Lists what is set aside of a stream because it cannot be read, and what is wrong with it.
+    Unreadable(found::Unreadable),
+    /// Lists what webhooks should have brought and runs had to.
+    Healed(found::Healed),
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
@@ -72,6 +81,9 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
             })
         }
         Command::Show(one) => with_store(&one.ask.place, async |opened| show(opened, one).await),
+        Command::Review(asked) => found::review(asked),
+        Command::Unreadable(asked) => found::unreadable(asked),
+        Command::Healed(asked) => found::healed(asked),
         Command::Approve(one) => with_store(&one.ask.place, async |opened| review(opened, one, true).await),
         Command::Dismiss(one) => with_store(&one.ask.place, async |opened| review(opened, one, false).await),
     }

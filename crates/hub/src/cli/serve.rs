@@ -371,6 +371,9 @@ pub(super) fn assemble(config: &Config, secrets: Secrets, store: &SqliteStore) -
         if let Some(from) = &endpoint.allow_from {
             builder = builder.allow_from(name.as_str(), from.clone());
         }
+        if let Some(before) = &endpoint.formerly {
+            builder = builder.formerly(name.as_str(), before.as_str());
+        }
         builder = match &endpoint.connection {
             Some(connection) => {
                 let connection = ConnectionId::new(connection.as_str());

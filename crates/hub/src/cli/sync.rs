@@ -1,9 +1,11 @@
 //! `palisade sync`: brings a connection up to date now, and waits for it if asked to; tells what that would do; pauses,
 //! resumes and resets single streams.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use indicatif::HumanDuration;
 use palisade_core::store::{Connection, ConnectionState, Records, Run, RunId, RunMode, RunState, StreamKey};
 use palisade_core::sync::dry_run::{DRY_RUN_PAGES_MAX, DryRun};
 use palisade_core::sync::{Stop, StreamKind, StreamSpec};
@@ -20,6 +22,8 @@ use crate::routes::runs::{DRY_RUN_PAGES, RunOut};
 
 /// How often the runs are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The least time between two lines of progress where there is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Runs looked at.
 const RUNS: u32 = 500;
 /// After this long without anybody at work it is said what may be missing.
@@ -55,7 +59,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", requires = "dry_run", default_value_t = DRY_RUN_PAGES,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(DRY_RUN_PAGES_MAX)))]
     pages: u32,
-    /// Waits until the runs have ended.
+    /// Waits until the runs have ended, and shows how far they are, how fast, and how long the rest takes where the
+    /// provider tells how much there is.
     #[arg(long)]
     wait: bool,
     /// How long to wait at most: 10m, 2h.
@@ -174,7 +179,7 @@ async fn sync(opened: &Opened, arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         };
     }
-    let ended = wait(opened, &connection.id, &asked, newest, arguments.timeout).await?;
+    let ended = wait(opened, &connection.id, &asked, newest, arguments).await?;
     if arguments.ask.json {
         let runs: Vec<_> = ended.iter().map(RunOut::of).collect();
         document(&json!({ "mode": mode, "streams": streams, "runs": runs }))?;
@@ -285,10 +290,12 @@ async fn wait(
     connection: &ConnectionId,
     asked: &[(&'static str, RunMode)],
     newest: RunId,
-    timeout: Option<Duration>,
+    arguments: &Arguments,
 ) -> Result<Vec<Run>, Failure> {
     let began = Instant::now();
     let bar = bar(None, "{spinner} {elapsed} {msg}");
+    let plain = !arguments.ask.json && !std::io::stderr().is_terminal();
+    let mut lines = Lines::default();
     let mut warned = false;
     loop {
         let runs = opened.store.runs(Some(connection.clone()), RUNS).await?;
@@ -301,21 +308,60 @@ async fn wait(
             bar.finish_and_clear();
             return Ok(found);
         }
-        let told: Vec<String> = found
-            .iter()
-            .map(|run| format!("{}: {}, {} pages, {}", run.key.stream, state(&run.state), run.pages, did(&run.counts)))
-            .collect();
-        bar.set_message(if told.is_empty() { "nobody has taken it up yet".to_owned() } else { told.join("; ") });
+        let told = found.iter().map(progress).collect::<Vec<_>>().join("; ");
+        if plain && lines.is_due(&told, Instant::now()) {
+            tell(&told, &bar);
+        }
+        bar.set_message(if told.is_empty() { "nobody has taken it up yet".to_owned() } else { told });
         bar.tick();
         if found.is_empty() && !warned && began.elapsed() >= PATIENCE {
             warned = true;
             tell("nobody has taken it up yet: is `palisade serve` running on this database?", &bar);
         }
-        if timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
+        if arguments.timeout.is_some_and(|timeout| began.elapsed() >= timeout) {
             bar.abandon();
             return Err(Failure::no("it has not ended in that time: it goes on, `palisade runs list` shows it"));
         }
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Says how far a run is: how many records, how fast, and how long the rest takes where the provider tells how many
+/// there are.
+fn progress(run: &Run) -> String {
+    let (stream, seen) = (&run.key.stream, run.seen());
+    let mut told = format!("{stream}: {}, ", state(&run.state));
+    told.push_str(&match run.total {
+        Some(total) => format!("{seen} of {}", count(total, "record", "records")),
+        None => count(seen, "record", "records").to_string(),
+    });
+    if run.state != RunState::Running {
+        return told;
+    }
+    if let Some(pace) = run.per_second() {
+        told.push_str(&if pace < 10.0 { format!(", {pace:.1} records/s") } else { format!(", {pace:.0} records/s") });
+    }
+    if let Some(left) = run.remaining() {
+        told.push_str(&format!(", {} left", HumanDuration(left)));
+    }
+    told
+}
+
+/// The progress where there is no terminal: a line when there is something new to tell, and not many of them.
+#[derive(Debug, Default)]
+struct Lines {
+    last: Option<(Instant, String)>,
+}
+
+impl Lines {
+    /// Tells whether a line is to be written, and takes it for written.
+    fn is_due(&mut self, line: &str, now: Instant) -> bool {
+        let is_due = !line.is_empty()
+            && self.last.as_ref().is_none_or(|(at, last)| last != line && now.duration_since(*at) >= LINE_EVERY);
+        if is_due {
+            self.last = Some((now, line.to_owned()));
+        }
+        is_due
     }
 }
 
@@ -327,7 +373,63 @@ fn tell(line: &str, bar: &indicatif::ProgressBar) {
 
 #[cfg(test)]
 mod tests {
+    use palisade_core::Timestamp;
+    use palisade_core::store::{MergeCounts, Missed};
+
     use super::*;
+
+    /// Fails when the progress leaves out the pace, tells a rest that nobody can know, or goes on about a run that ended.
+    #[test]
+    fn progress_says_how_many_how_fast_and_how_long_still() {
+        let run = |seen: u64, total: Option<u64>, seconds: i64, state: RunState| Run {
+            id: RunId(1),
+            key: StreamKey { connection: "c".into(), stream: "customers".into() },
+            mode: RunMode::Full,
+            state,
+            cursor: None,
+            pages: 1,
+            counts: MergeCounts { added: seen, ..MergeCounts::default() },
+            resumed: 0,
+            started_at: Timestamp(0),
+            progressed_at: Timestamp::from_seconds(seconds),
+            finished_at: None,
+            stop: None,
+            began: 0,
+            bad: 0,
+            total,
+            feed_from: None,
+            feed_to: None,
+            missed: Missed::default(),
+        };
+        for (run, expected) in [
+            (run(0, None, 0, RunState::Running), "customers: running, 0 records"),
+            (run(1, None, 2, RunState::Running), "customers: running, 1 record, 0.5 records/s"),
+            (run(3_000, None, 12, RunState::Running), "customers: running, 3000 records, 250 records/s"),
+            (
+                run(3_000, Some(48_000), 12, RunState::Running),
+                "customers: running, 3000 of 48000 records, 250 records/s, 3 minutes left",
+            ),
+            (run(0, Some(9), 60, RunState::Running), "customers: running, 0 of 9 records, 0.0 records/s"),
+            (run(48_000, Some(48_000), 192, RunState::Done), "customers: done, 48000 of 48000 records"),
+        ] {
+            assert_eq!(progress(&run), expected);
+        }
+    }
+
+    /// Fails when a log is filled with lines of progress, or what is new is told never.
+    #[tokio::test(start_paused = true)]
+    async fn lines_of_progress_come_seldom_and_say_something_new() {
+        let mut lines = Lines::default();
+        let mut told = Vec::new();
+        for look in 0_u32..30 {
+            let line = ["", "a", "b", "c", "c", "c"][look as usize / 5];
+            if lines.is_due(line, Instant::now()) {
+                told.push((look, line));
+            }
+            tokio::time::advance(LOOK_EVERY).await;
+        }
+        assert_eq!(told, [(5, "a"), (15, "c")]);
+    }
 
     // Fails when a stream is asked for in a way that its provider does not have: the run would do nothing for ever.
     #[test]

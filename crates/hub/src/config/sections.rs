@@ -467,11 +467,18 @@ fn read_endpoint(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named]
     }
     let secrets = section.secrets("secrets");
     let allow_from = read_allow_from(&mut section);
+    let formerly = section.text("formerly");
     if let Some((offset, name)) = &name
         && into.iter().any(|other| other.name == *name)
     {
         section.problem(*offset, "this endpoint name stands twice: give each endpoint its own");
     }
+    let formerly = formerly.map(|(offset, before)| {
+        if before.is_empty() || name.as_ref().is_some_and(|(_, name)| *name == before) {
+            section.problem(offset, "formerly is the name that the endpoint had before: leave it out if it had none");
+        }
+        before
+    });
     if let Some((offset, id)) = &connection {
         match named.iter().find(|(other, _)| other == id) {
             // One that was connected in a browser: the file cannot know it.
@@ -490,7 +497,7 @@ fn read_endpoint(mut section: Section<'_, '_>, known: Known<'_>, named: &[Named]
     section.finish();
     if let (Some((_, name)), Some(provider), Some(environment)) = (name, provider, environment) {
         let connection = connection.map(|(_, id)| id);
-        into.push(Endpoint { name, provider, connection, environment, secrets, allow_from });
+        into.push(Endpoint { name, provider, connection, environment, secrets, allow_from, formerly });
     }
 }
 

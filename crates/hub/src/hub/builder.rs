@@ -59,6 +59,7 @@ pub struct HubBuilder {
     metrics: Metrics,
     settings: Settings,
     senders: BTreeMap<String, AllowFrom>,
+    formerly: BTreeMap<String, String>,
     destinations: Vec<Configured>,
     forwarding: ForwardSettings,
     forward_transport: Option<Arc<dyn Transport>>,
@@ -82,6 +83,7 @@ impl Default for HubBuilder {
             metrics: Metrics::default(),
             settings: Settings::default(),
             senders: BTreeMap::new(),
+            formerly: BTreeMap::new(),
             destinations: Vec::new(),
             forwarding: ForwardSettings::default(),
             forward_transport: None,
@@ -184,6 +186,15 @@ impl HubBuilder {
         self
     }
 
+    /// Says which name an endpoint had before it was renamed: the first, if it was renamed more than once. Its events are
+    /// kept under that still, so that what came before the rename and comes again is a repeat, and deliveries to the old
+    /// address are taken as well.
+    #[must_use]
+    pub fn formerly(mut self, endpoint: impl Into<String>, name: impl Into<String>) -> Self {
+        self.formerly.insert(endpoint.into(), name.into());
+        self
+    }
+
     /// Adds a destination that events are forwarded to. It is put in place when the hub runs, and removed when a later hub
     /// on the same store does not name it.
     #[must_use]
@@ -257,8 +268,15 @@ impl HubBuilder {
         let master_key = self.master_key.ok_or_else(|| wrong("a hub needs a master key to seal credentials with"))?;
         let providers = plug(self.providers)?;
         check_connections(&providers, &self.connections)?;
-        let endpoints =
-            routing::endpoints(&providers, &self.connections, self.endpoints, self.app_endpoints, &self.senders)?;
+        let of_one = self.endpoints;
+        let endpoints = routing::endpoints(
+            &providers,
+            &self.connections,
+            of_one,
+            self.app_endpoints,
+            &self.senders,
+            &self.formerly,
+        )?;
         for (i, one) in self.destinations.iter().enumerate() {
             one.check()?;
             if self.destinations.iter().take(i).any(|other| other.name == one.name) {

@@ -156,6 +156,7 @@ pub(crate) struct DestinationOut<'a> {
     reason: Option<&'a str>,
     delivered_at: Option<String>,
     disabled: Option<DisabledOut<'a>>,
+    paused_at: Option<String>,
     /// Events that wait for it, as far as they are counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<u64>,
@@ -214,6 +215,7 @@ impl<'a> DestinationOut<'a> {
                 by: disabled.by,
                 reason: &disabled.reason,
             }),
+            paused_at: row.paused_at.map(rfc3339),
             waiting: None,
             dead: None,
         }
@@ -293,6 +295,22 @@ pub(crate) async fn enable(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
 /// Disables one.
 pub(crate) async fn disable(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
     set(&shared, &named(name)?, false).await
+}
+
+async fn hold(shared: &Shared, name: &str, paused: bool) -> Done {
+    shared.forwarder.pause(name, paused).await.map_err(|error| problem(&error))?;
+    let row = shared.forwarder.destination(name).await.map_err(|error| problem(&error))?;
+    shown(shared, &row).await
+}
+
+/// Pauses one: what is to be sent to it waits.
+pub(crate) async fn pause(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
+    hold(&shared, &named(name)?, true).await
+}
+
+/// Lets a paused one go on.
+pub(crate) async fn resume(Of(shared): Of<Arc<Shared>>, name: Name) -> Done {
+    hold(&shared, &named(name)?, false).await
 }
 
 /// Sends one a message that says it is a trial.
@@ -485,7 +503,7 @@ pub(crate) async fn dismiss(Of(shared): Of<Arc<Shared>>, name: Name, body: Bytes
     Ok(json(&json!({ "dismissed": dismissed, "dead": left })))
 }
 
-/// Enables or disables one, tries it, or decides on what was given up for it, from the page.
+/// Enables, disables, pauses or resumes one, tries it, or decides on what was given up for it, from the page.
 pub(crate) async fn act(
     Of(shared): Of<Arc<Shared>>,
     OriginalUri(original): OriginalUri,
@@ -497,6 +515,10 @@ pub(crate) async fn act(
     match action.as_str() {
         "enable" | "disable" => {
             set(&shared, &name, action == "enable").await?;
+            Ok(admin::redirect(&format!("{base}/")))
+        }
+        "pause" | "resume" => {
+            hold(&shared, &name, action == "pause").await?;
             Ok(admin::redirect(&format!("{base}/")))
         }
         "resend" => {

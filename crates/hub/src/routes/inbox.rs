@@ -11,7 +11,7 @@ use palisade_core::store::{
     Connection, ConnectionState, DeadLetters, EventRow, EventState, Halt, ReplayFilter, Store, StoredEvent,
 };
 use palisade_core::worker::Worker;
-use palisade_core::{ConnectionId, Timestamp};
+use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -22,6 +22,8 @@ use crate::hub::Shared;
 use crate::previews::{self, COUNTED_MAX, PREVIEWED_MAX, PreviewOut, PreviewsOut, Reach};
 use crate::time::{self, rfc3339};
 
+/// How often a connection is looked at anew that was changed by somebody else between the look and the word.
+const TURNS_MAX: u32 = 5;
 /// Causes and halts of an answer.
 pub(crate) const CAUSES_SHOWN: u32 = 100;
 
@@ -120,16 +122,17 @@ pub(crate) enum Unturned {
     /// It is not connected.
     NotConnected,
     /// The store did not do it.
-    Failed(palisade_core::Error),
+    Failed(Error),
 }
 
-impl From<palisade_core::Error> for Unturned {
-    fn from(error: palisade_core::Error) -> Self {
+impl From<Error> for Unturned {
+    fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-/// Pauses or resumes a connection: its syncs and calls of its own, and the handling of its events.
+/// Pauses or resumes a connection: its syncs and calls of its own, and the handling of its events. Nothing else of it is
+/// written: what somebody else does to it at the same time stays.
 ///
 /// # Errors
 /// [`Unturned`]; what broke off is ended by asking again.
@@ -141,29 +144,45 @@ pub(crate) async fn turn_connection(
     now: Timestamp,
 ) -> Result<Connection, Unturned> {
     let id = ConnectionId::from(id);
-    let mut connection = store.connection(id.clone()).await?.ok_or(Unturned::Missing)?;
-    let halt = Halt::Connection(id);
-    match (&connection.state, pause) {
-        (ConnectionState::Active, true) => {
-            // Events first: what is under way when it is paused has begun before.
-            store.halt(halt, now).await?;
-            connection.state = ConnectionState::Paused;
-            store.put_connection(connection.clone()).await?;
+    let halt = Halt::Connection(id.clone());
+    let mut halted = false;
+    for _ in 0..TURNS_MAX {
+        let connection = store.connection(id.clone()).await?.ok_or(Unturned::Missing)?;
+        let to = match (&connection.state, pause) {
+            (ConnectionState::Active, true) => {
+                // Events first: what is under way when it is paused has begun before.
+                halted |= store.halt(halt.clone(), now).await?;
+                ConnectionState::Paused
+            }
+            (ConnectionState::Paused, false) => ConnectionState::Active,
+            // Its events may have been paused by themselves; and what was begun and broke off is ended.
+            (ConnectionState::Active, false) => {
+                store.resume(halt).await?;
+                return Ok(connection);
+            }
+            (ConnectionState::Paused, true) => {
+                store.halt(halt, now).await?;
+                return Ok(connection);
+            }
+            (ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected, _) => {
+                if halted {
+                    store.resume(halt).await?;
+                }
+                return Err(Unturned::NotConnected);
+            }
+        };
+        if !store.turn_connection(id.clone(), connection.state, to).await? {
+            continue;
         }
-        (ConnectionState::Paused, false) => {
-            connection.state = ConnectionState::Active;
-            store.put_connection(connection.clone()).await?;
+        // What else somebody has written of it meanwhile stays.
+        let connection = store.connection(id).await?.ok_or(Unturned::Missing)?;
+        if !pause {
             store.resume(halt).await?;
             worker.connect(&connection).await?;
         }
-        // Its events may have been paused by themselves; and what was begun and broke off is ended.
-        (ConnectionState::Active, false) => drop(store.resume(halt).await?),
-        (ConnectionState::Paused, true) => drop(store.halt(halt, now).await?),
-        (ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected, _) => {
-            return Err(Unturned::NotConnected);
-        }
+        return Ok(connection);
     }
-    Ok(connection)
+    Err(Error::new(ErrorKind::Conflict, "the connection is being changed by others: look at it and ask again").into())
 }
 
 async fn turn(shared: &Shared, id: &str, pause: bool) -> Result<Connection, Problem> {
@@ -172,6 +191,9 @@ async fn turn(shared: &Shared, id: &str, pause: bool) -> Result<Connection, Prob
         Unturned::Missing => Problem::missing("there is no such connection"),
         Unturned::NotConnected => {
             Problem::new(StatusCode::CONFLICT, "not_connected", "the connection is not connected", "reconnect it first")
+        }
+        Unturned::Failed(error) if error.kind() == ErrorKind::Conflict => {
+            Problem::new(StatusCode::CONFLICT, "changed", error.message().to_owned(), "look at it and ask again")
         }
         Unturned::Failed(error) => Problem::store(&error),
     })?;

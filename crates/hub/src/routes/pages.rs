@@ -390,7 +390,7 @@ fn destination(base: &str, row: &StoredDestination, standing: Standing, overview
     let counts = overview.forwards.get(&row.name).copied().unwrap_or_default();
     let tone = match standing {
         Standing::Active => "good",
-        Standing::Retrying => "warn",
+        Standing::Retrying | Standing::Paused => "warn",
         Standing::Failing | Standing::Disabled => "bad",
     };
     let health = &row.health;
@@ -399,7 +399,8 @@ fn destination(base: &str, row: &StoredDestination, standing: Standing, overview
         td.first { (row.name) }
         td.reason {
             span.state.(tone) { (standing.as_str()) }
-            @if let Some(disabled) = &health.disabled { " since " (ago(disabled.at, now)) ": " (disabled.reason) }
+            @if let Some(disabled) = &health.disabled { " since " (ago(disabled.at, now)) ": " (disabled.reason) @if row.paused_at.is_some() { "; paused as well" } }
+            @else if let Some(at) = row.paused_at { " since " (ago(at, now)) }
             @else if let Some(since) = health.failing_since { " since " (ago(since, now)) ": " (health.reason.as_deref().unwrap_or("–")) }
         }
         td.id title=(row.spec.url) { (row.spec.url) }
@@ -418,6 +419,8 @@ fn destination(base: &str, row: &StoredDestination, standing: Standing, overview
                 form method="post" action=(action("dismiss")) { button.quiet type="submit" { "Dismiss" } }
             }
             form method="post" action=(action("test")) { button.quiet type="submit" { "Send a test event" } }
+            @if row.paused_at.is_some() { form method="post" action=(action("resume")) { button.quiet type="submit" { "Resume" } } }
+            @else { form method="post" action=(action("pause")) { button.quiet type="submit" { "Pause" } } }
             @if standing == Standing::Disabled { form method="post" action=(action("enable")) { button.quiet type="submit" { "Enable" } } }
             @else { form method="post" action=(action("disable")) { button.quiet type="submit" { "Disable" } } }
         }

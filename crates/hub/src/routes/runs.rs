@@ -12,7 +12,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use palisade_core::health::Actor;
-use palisade_core::store::{MergeCounts, Run, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad, StreamKey};
+use palisade_core::store::{
+    MergeCounts, Record, Run, RunFilter, RunId, RunMode, RunState, RunStateName, StoredBad, StreamKey, StreamStatus,
+};
 use palisade_core::sync::Stop;
 use palisade_core::{ConnectionId, ErrorKind, RecordId, StreamName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -97,8 +99,9 @@ pub(crate) struct RunOut<'a> {
     missed: Option<MissedOut>,
 }
 
+/// What webhooks should have brought and a run did, as it is told outside.
 #[derive(Serialize)]
-struct MissedOut {
+pub(crate) struct MissedOut {
     run: i64,
     stream: String,
     /// Events, which handlers see, and records of which the provider's list shows no more; those of which there are any.
@@ -113,7 +116,7 @@ struct MissedOut {
 }
 
 impl MissedOut {
-    fn of(run: &Run) -> Option<Self> {
+    pub(crate) fn of(run: &Run) -> Option<Self> {
         (run.missed.count > 0).then(|| Self {
             run: run.id.0,
             stream: run.key.stream.to_string(),
@@ -238,10 +241,22 @@ struct DeletionOut<'a> {
 
 /// A run with what it would delete. Its records are written as they are, never by way of a [`serde_json::Value`].
 #[derive(Serialize)]
-struct ReviewOut<'a> {
+pub(crate) struct ReviewOut<'a> {
     run: RunOut<'a>,
     deletions: Vec<DeletionOut<'a>>,
     next_after: Option<String>,
+}
+
+impl<'a> ReviewOut<'a> {
+    pub(crate) fn of(run: RunOut<'a>, records: &'a [Record], next_after: Option<String>) -> Self {
+        let deletion = |record: &'a Record| DeletionOut {
+            id: record.id.as_str(),
+            first_seen: rfc3339(record.first_seen),
+            changed_at: rfc3339(record.changed_at),
+            data: record.data.as_ref().and_then(|data| serde_json::from_slice(data).ok()),
+        };
+        Self { run, deletions: records.iter().map(deletion).collect(), next_after }
+    }
 }
 
 async fn known(shared: &Shared, id: Result<Path<i64>, PathRejection>) -> Result<Run, Problem> {
@@ -263,17 +278,8 @@ pub(crate) async fn run(
         RunState::Running | RunState::Done | RunState::Failed { .. } => Vec::new(),
     };
     let next = if records.len() == limit as usize { records.last().map(|record| record.id.to_string()) } else { None };
-    let deletions: Vec<_> = records
-        .iter()
-        .map(|record| DeletionOut {
-            id: record.id.as_str(),
-            first_seen: rfc3339(record.first_seen),
-            changed_at: rfc3339(record.changed_at),
-            data: record.data.as_ref().and_then(|data| serde_json::from_slice(data).ok()),
-        })
-        .collect();
     let run = RunOut::judged(&run, shared.clock.now(), patience(&shared));
-    Ok(json(&ReviewOut { run, deletions, next_after: next }))
+    Ok(json(&ReviewOut::of(run, &records, next)))
 }
 
 /// Approves the deletions of a run that waits for review.
@@ -416,12 +422,18 @@ pub(crate) async fn reset(Of(shared): Of<Arc<Shared>>, path: OfStream, asked: By
 
 /// Written as they came: what stands here is what a map of values may not be able to hold.
 #[derive(Serialize)]
-struct UnreadableOut<'a> {
+pub(crate) struct UnreadableOut<'a> {
     unreadable: Vec<BadOut<'a>>,
     /// How many are kept.
     kept: u64,
     /// How many more there were before them, which are not kept.
     older: u64,
+}
+
+impl<'a> UnreadableOut<'a> {
+    pub(crate) fn of(list: &'a [StoredBad], status: &StreamStatus) -> Self {
+        Self { unreadable: list.iter().map(BadOut::of).collect(), kept: status.bad, older: status.bad_older }
+    }
 }
 
 #[derive(Serialize)]
@@ -462,8 +474,7 @@ pub(crate) async fn unreadable(Of(shared): Of<Arc<Shared>>, path: OfStream, aske
     let limit = limit(query(asked)?.limit)?;
     let list = shared.store.bad_records(key.clone(), limit).await?;
     let status = shared.store.stream(key).await?;
-    let unreadable = list.iter().map(BadOut::of).collect();
-    Ok(json(&UnreadableOut { unreadable, kept: status.bad, older: status.bad_older }))
+    Ok(json(&UnreadableOut::of(&list, &status)))
 }
 
 /// Lists what runs found that webhooks should have brought, and brought.

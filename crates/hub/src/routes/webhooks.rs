@@ -94,7 +94,7 @@ pub(crate) async fn wrong_method(State(shared): State<Arc<Shared>>) -> Response 
 fn endpoint_of<'s>(shared: &'s Shared, uri: &Uri) -> Option<&'s Endpoint> {
     let (_, name) = uri.path().rsplit_once('/')?;
     let name = percent_encoding::percent_decode_str(name).decode_utf8().ok()?;
-    shared.endpoints.get(&*name)
+    routing::find(&shared.endpoints, &name)
 }
 
 async fn answer_to(shared: &Shared, endpoint: &Endpoint, request: &mut Request) -> Response {

@@ -306,6 +306,10 @@ async fn dead_letters_are_dismissed_by_row_and_by_filter() {
     assert_eq!((&told["dismissed"], &told["dry_run"], dead()), (&2.into(), &true.into(), 2.into()));
     ends(&place.run(&["inbox", "dismiss", "2", "1"]), 1, &["dismissed 1 dead letter", "no dead letter with row 1"]);
     ends(&place.run(&["inbox", "dismiss", "--reason", "another"]), 0, &["dismissed 0 dead letters"]);
+    ends(&place.run(&["inbox", "dismiss", "--since", "1h"]), 0, &["dismissed 0 dead letters"]);
+    ends(&place.run(&["inbox", "dismiss", "--until", "2026-01-01T00:00:00Z"]), 0, &["dismissed 0 dead letters"]);
+    ends(&place.run(&["inbox", "dismiss", "--since", "1h", "--until", "2h"]), 2, &["nothing lies in that time"]);
+    ends(&place.run(&["inbox", "dismiss", "2", "--since", "1h"]), 2, &["cannot be used with"]);
     assert_eq!(dead(), 1);
     ends(&place.run(&["inbox", "dismiss", "--all"]), 0, &["dismissed 1 dead letter"]);
     assert_eq!(dead(), 0);

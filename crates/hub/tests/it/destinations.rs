@@ -50,7 +50,11 @@ struct World {
 }
 
 fn world() -> World {
-    let store = Arc::new(MemoryStore::new());
+    world_on(Arc::new(MemoryStore::new()))
+}
+
+/// A hub as it starts on what another one has left.
+fn world_on(store: Arc<MemoryStore>) -> World {
     let clock = Arc::new(ManualClock::starting_at(NOW));
     let receiver = Arc::new(Receiver::default());
     let hub = builder(store.clone(), clock)
@@ -141,6 +145,50 @@ async fn what_was_given_up_is_found_and_decided_on() {
     assert_eq!(world.ask("POST", "/actions/destinations/app/dismiss", Value::Null).await.0, 303);
     let (_, shown) = world.ask("GET", path, Value::Null).await;
     assert_eq!((&shown["waiting"], &shown["dead"]), (&json!(0), &json!(0)), "{shown}");
+}
+
+/// Fails when what was given up is sent again or dismissed by a request that names nothing, everything by accident, a
+/// destination that is not there or one that takes nothing, or when an answer counts what it did not do.
+#[tokio::test]
+async fn a_resend_or_dismissal_that_cannot_be_says_why_and_counts_nothing() {
+    let world = world();
+    run_for(&world.hub, 0).await;
+    let new = json!({ "name": "app", "url": "https://app.example.com/hooks" });
+    assert_eq!(world.ask("POST", "/api/v1/destinations", new).await.0, 201);
+    let path = "/api/v1/destinations/app";
+    let many: Vec<u32> = (0..1_001).collect();
+    for word in ["resend", "dismiss"] {
+        for (name, body, status, kind) in [
+            ("app", Value::Null, 400, "invalid"),
+            ("app", json!({}), 400, "invalid"),
+            ("app", json!({ "all": false }), 400, "invalid"),
+            ("app", json!({ "rows": [1], "all": true }), 400, "invalid"),
+            ("app", json!({ "rows": "all" }), 400, "invalid"),
+            ("app", json!({ "rows": many }), 400, "invalid"),
+            ("app", json!({ "all": true, "filter": {} }), 400, "invalid"),
+            ("nobody", json!({ "all": true }), 404, "not_found"),
+            ("nobody", json!({ "rows": [1] }), 404, "not_found"),
+        ] {
+            let (found, answer) = world.ask("POST", &format!("/api/v1/destinations/{name}/{word}"), body.clone()).await;
+            let error = &answer["error"];
+            assert_eq!((found.as_u16(), &error["kind"]), (status, &json!(kind)), "{word} {name} {body}: {answer}");
+            assert!(error["message"].is_string() && error["next"].is_string(), "{answer}");
+        }
+    }
+    for (word, done, status) in [("resend", "resent", 202), ("dismiss", "dismissed", 200)] {
+        for body in [json!({ "all": true }), json!({ "rows": [1, 99] }), json!({ "rows": [] })] {
+            let (found, answer) = world.ask("POST", &format!("{path}/{word}"), body.clone()).await;
+            assert_eq!((found.as_u16(), answer), (status, json!({ done: 0, "dead": 0 })), "{word} {body}");
+        }
+    }
+    assert_eq!(world.ask("POST", &format!("{path}/disable"), Value::Null).await.0, 200);
+    let (status, answer) = world.ask("POST", &format!("{path}/resend"), json!({ "rows": [1] })).await;
+    assert_eq!((status.as_u16(), &answer["error"]["kind"]), (409, &json!("conflict")), "{answer}");
+    assert_eq!(world.ask("POST", &format!("{path}/dismiss"), json!({ "all": true })).await.0, 200, "that can be");
+    // It is asked for again when it takes events, and paused it waits.
+    assert_eq!(world.ask("POST", &format!("{path}/enable"), Value::Null).await.0, 200);
+    assert_eq!(world.ask("POST", &format!("{path}/pause"), Value::Null).await.0, 200);
+    assert_eq!(world.ask("POST", &format!("{path}/resend"), json!({ "all": true })).await.0, 202);
 }
 
 fn signed(request: &Request<Bytes>, secret: &str) -> bool {
@@ -290,6 +338,59 @@ async fn an_event_is_forwarded_and_the_page_shows_how_destinations_stand() {
     assert_eq!(post("/actions/destinations/app/disable").await.status, 303);
     assert!(world.store.destinations().await.unwrap()[0].health.disabled.is_some());
     assert_eq!(post("/actions/destinations/app/explode").await.status, 404);
+}
+
+/// Fails when a paused destination is sent something, also by the next start of the hub, when nobody is told that it is
+/// paused, or somebody is called for it.
+#[tokio::test(start_paused = true)]
+async fn a_destination_is_paused_by_api_and_page_and_over_a_start() {
+    let world = world();
+    let new = json!({ "name": "app", "url": "https://app.example.com/", "secret": KEY });
+    assert_eq!(world.ask("POST", "/api/v1/destinations", new).await.0, 201);
+    // Connects the account of the configuration.
+    run_for(&world.hub, 5).await;
+    let attention = world.ask("GET", "/api/v1/health", Value::Null).await.1["needs_attention"].clone();
+    let path = "/api/v1/destinations/app";
+    let (status, shown) = world.ask("POST", &format!("{path}/pause"), Value::Null).await;
+    assert_eq!((status.as_u16(), &shown["state"], shown["paused_at"].is_string()), (200, &json!("paused"), true));
+    assert_eq!(shown["disabled"], Value::Null);
+    for n in 1..=3 {
+        let id = format!("evt_{n}");
+        assert_eq!(ask(&world.hub.router(), delivery("stripe", event(&id, "radar.made_up"))).await.status, 200);
+    }
+    run_for(&world.hub, 60).await;
+    let next = world_on(Arc::clone(&world.store));
+    run_for(&next.hub, 60).await;
+    let came = |world: &World| {
+        let event = |request: &Request<Bytes>| {
+            let body: Value = serde_json::from_slice(request.body()).unwrap();
+            body["palisade"]["event"].as_str().unwrap().to_owned()
+        };
+        world.receiver.came.lock().unwrap().iter().map(event).collect::<Vec<_>>()
+    };
+    assert_eq!((came(&world), came(&next)), (Vec::new(), Vec::new()));
+    let (_, health) = next.ask("GET", "/api/v1/health", Value::Null).await;
+    let told = &health["destinations"][0];
+    assert_eq!((&told["state"], &told["waiting"], &told["dead"]), (&json!("paused"), &json!(3), &json!(0)));
+    assert_eq!(health["needs_attention"], attention, "somebody wanted it so");
+    let page = ask(&next.hub.router(), Request::get("/").body(Body::empty()).unwrap()).await.text();
+    assert!(page.contains("/actions/destinations/app/resume") && !page.contains("destinations/app/pause"), "{page}");
+    let metrics = ask(&next.hub.router(), Request::get("/metrics").body(Body::empty()).unwrap()).await.text();
+    assert!(metrics.contains(r#"palisade_destination_paused{destination="app"} 1"#), "{metrics}");
+
+    let post = async |path: &str| ask(&next.hub.router(), Request::post(path).body(Body::empty()).unwrap()).await;
+    assert_eq!(post("/actions/destinations/app/resume").await.status, 303);
+    run_for(&next.hub, 60).await;
+    let mut sent = came(&next);
+    sent.sort();
+    assert_eq!(sent, ["evt_1", "evt_2", "evt_3"]);
+    assert_eq!(post("/actions/destinations/app/pause").await.status, 303);
+    assert!(world.store.destinations().await.unwrap()[0].paused_at.is_some());
+    let (status, shown) = next.ask("POST", &format!("{path}/resume"), Value::Null).await;
+    assert_eq!((status.as_u16(), &shown["state"], &shown["paused_at"]), (200, &json!("active"), &Value::Null));
+    for word in ["pause", "resume"] {
+        assert_eq!(next.ask("POST", &format!("/api/v1/destinations/nobody/{word}"), Value::Null).await.0, 404);
+    }
 }
 
 // Fails when the first delivery after a start meets a hub that does not know its own destinations yet.

@@ -1,18 +1,24 @@
 //! What an operator does to the inbox: pausing, dead letters by cause, replays by filter, previews.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use http::Request;
+use palisade_core::clock::ManualClock;
+use palisade_core::store::memory::MemoryStore;
 use palisade_core::store::{
-    Connections, EventState, Halt, Inbox, LIST_WALKED, Merge, NO_CONNECTION, NewDelivery, NewEvent, Queue, Records,
-    StreamKey,
+    Connection, ConnectionState, Connections, EventState, Halt, Inbox, LIST_WALKED, LayeredStore, Merge, NO_CONNECTION,
+    NewDelivery, NewEvent, Queue, Records, Store, StoreLayer, StreamKey,
 };
 use palisade_core::sync::{Change, Span, State};
 use palisade_core::worker::{Handled, handler};
 use palisade_hub::{Access, Hub};
+use palisade_store::{SqliteConfig, SqliteStore};
 use palisade_stripe::event::{CustomerCreated, InvoicePaid};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
-use crate::fixtures::{Answer, Fixture, NOW, builder, event, fixture, settings};
+use crate::fixtures::{Answer, Fixture, NOW, ask, builder, connection, event, fixture, settings};
 
 async fn post(fixture: &Fixture, path: &str, body: &Value) -> Answer {
     fixture.ask(Request::post(path).body(Body::from(body.to_string())).unwrap()).await
@@ -103,10 +109,102 @@ async fn a_connection_is_paused_and_resumed_with_its_events() {
     assert_eq!(work(&fixture.hub).await, 1);
     assert_eq!(fixture.store.halts(9).await.unwrap(), [], "nothing is left of it");
     let mut connection = fixture.store.connection("acme-stripe".into()).await.unwrap().unwrap();
-    connection.state = palisade_core::store::ConnectionState::Disconnected;
+    connection.state = ConnectionState::Disconnected;
     fixture.store.put_connection(connection).await.unwrap();
     fixture.post(&format!("{path}/pause")).await.is_error(409, "not_connected");
     assert_eq!(fixture.store.halts(9).await.unwrap(), Vec::<(Halt, _)>::new());
+}
+
+/// Lets somebody else do something right before a connection's state is written.
+#[derive(Debug, Default)]
+struct Meanwhile {
+    reached: Notify,
+    go_on: Notify,
+}
+
+impl StoreLayer for Meanwhile {
+    async fn around<T: Send>(
+        &self,
+        name: &'static str,
+        call: impl Future<Output = palisade_core::Result<T>> + Send,
+    ) -> palisade_core::Result<T> {
+        if name == "turn_connection" {
+            self.reached.notify_one();
+            self.go_on.notified().await;
+        }
+        call.await
+    }
+}
+
+/// Pauses or resumes a connection of a store in a state while somebody else writes its row.
+async fn turned_while<S: Store>(
+    inner: S,
+    word: &str,
+    before: ConnectionState,
+    meanwhile: impl Fn(Connection) -> Connection,
+) -> (u16, Connection, Vec<Halt>) {
+    let store = Arc::new(LayeredStore { inner, layer: Meanwhile::default() });
+    let clock = Arc::new(ManualClock::starting_at(NOW));
+    let hub = builder(store.clone(), clock).settings(settings(Access::Trusted)).build().unwrap();
+    let config = connection();
+    let row = Connection {
+        id: config.id.clone(),
+        tenant: config.tenant,
+        provider: config.provider,
+        environment: Default::default(),
+        account: Some("acct_before".to_owned()),
+        base_url: None,
+        state: before,
+        created_at: NOW,
+    };
+    store.inner.put_connection(row.clone()).await.unwrap();
+    let request = Request::post(format!("/api/v1/connections/acme-stripe/{word}")).body(Body::empty()).unwrap();
+    let others = async {
+        store.layer.reached.notified().await;
+        store.inner.put_connection(meanwhile(row)).await.unwrap();
+        store.layer.go_on.notify_one();
+    };
+    let router = hub.router();
+    let (answer, ()) = tokio::join!(ask(&router, request), others);
+    let row = store.inner.connection(config.id).await.unwrap().unwrap();
+    let halts = store.inner.halts(9).await.unwrap();
+    (answer.status.as_u16(), row, halts.into_iter().map(|(halt, _)| halt).collect())
+}
+
+/// Fails when of two who change a connection at once the later writes over what the earlier wrote: an account that was
+/// given meanwhile is lost, or what was disconnected meanwhile is paused or active again.
+#[tokio::test]
+async fn a_pause_leaves_what_others_write_of_the_connection_meanwhile() {
+    let account = |row: Connection| Connection { account: Some("acct_after".to_owned()), ..row };
+    let gone = |row: Connection| Connection { state: ConnectionState::Disconnected, ..row };
+    let folder = tempfile::tempdir().unwrap();
+    let (active, paused) = (ConnectionState::Active, ConnectionState::Paused);
+    for (n, (word, before)) in [("pause", &active), ("resume", &paused)].into_iter().enumerate() {
+        for durable in [false, true] {
+            let open = |name: &str| {
+                let path = folder.path().join(format!("{n}{name}.db"));
+                SqliteStore::open(SqliteConfig::at(path)).unwrap()
+            };
+            let (status, row, halts) = if durable {
+                turned_while(open("account"), word, before.clone(), account).await
+            } else {
+                turned_while(MemoryStore::new(), word, before.clone(), account).await
+            };
+            let to = if word == "pause" { &paused } else { &active };
+            assert_eq!((status, &row.state, row.account.as_deref()), (200, to, Some("acct_after")), "{word} {durable}");
+            assert_eq!(halts.len(), usize::from(word == "pause"), "{word} {durable}");
+            let (status, row, halts) = if durable {
+                turned_while(open("gone"), word, before.clone(), gone).await
+            } else {
+                turned_while(MemoryStore::new(), word, before.clone(), gone).await
+            };
+            assert_eq!(
+                (status, row.state, halts),
+                (409, ConnectionState::Disconnected, Vec::new()),
+                "{word} {durable}"
+            );
+        }
+    }
 }
 
 // Fails when dead letters are not counted by cause, a dry run replays, or a replay takes what the filter leaves out.
@@ -248,9 +346,16 @@ async fn dead_letters_are_dismissed_by_row_by_filter_and_on_the_page() {
         json!({ "filter": {} }),
         json!({ "filter": { "state": "done" } }),
         json!({ "filter": { "type": "*.created" } }),
+        json!({ "filter": { "state": "pending" } }),
+        json!({ "filter": { "from": "yesterday" } }),
+        json!({ "filter": { "tenant": "acme" } }),
+        json!({ "rows": (0..1_001).collect::<Vec<_>>() }),
+        json!({ "rows": "all" }),
     ] {
         post(&fixture, path, &wrong).await.is_error(400, "invalid");
     }
+    let none = post(&fixture, path, &json!({ "rows": [] })).await.json();
+    assert_eq!(none, json!({ "dismissed": 0, "refused": [] }));
     let health = async || fixture.get("/api/v1/connections/acme-stripe").await.json()["health"].clone();
     let dead = async || fixture.get("/api/v1/dead-letters").await.json()["events"].clone();
     assert_eq!((&health().await["state"], dead().await), (&json!("needs_attention"), json!(4)));

@@ -173,7 +173,9 @@ async fn destinations_are_made_tried_rotated_and_taken_out_of_service() {
     place.open().close().await.unwrap();
     ends(&place.run(&["destinations", "list"]), 0, &["destination", "state"]);
     let refused = place.run(&["destinations", "add", "app", "http://127.0.0.1:9/hook"]);
-    ends(&refused, 2, &["url is not https", "allow_http"]);
+    ends(&refused, 2, &["url is not https: --allow-http lets it be"]);
+    let refused = place.run(&["destinations", "add", "app", "https://127.0.0.1:9/hook"]);
+    ends(&refused, 2, &["--allow-private or --allow-network lets it be"]);
     ends(&place.run(&["destinations", "add", "app", "https://a.example", "--header", "x"]), 2, &["NAME=VALUE"]);
     ends(&place.run(&["destinations", "test", "app"]), 1, &["there is no destination app"]);
 
@@ -209,6 +211,15 @@ async fn destinations_are_made_tried_rotated_and_taken_out_of_service() {
     ends(&place.run(&["destinations", "show", "app"]), 0, &["disabled", "somebody disabled it"]);
     ends(&place.run(&["destinations", "replay", "app", "--since", "3650d"]), 1, &["disabled: enable it first"]);
     assert_eq!(place.json(&["destinations", "enable", "app"])["state"], "active");
+    ends(&place.run(&["destinations", "pause", "app"]), 0, &["paused app"]);
+    ends(&place.run(&["destinations", "pause", "app"]), 0, &["was paused already"]);
+    let paused = place.json(&["destinations", "show", "app"]);
+    assert_eq!((&paused["state"], paused["paused_at"].is_string()), (&json!("paused"), true));
+    ends(&place.run(&["destinations", "list"]), 0, &["paused"]);
+    ends(&place.run(&["destinations", "resume", "app"]), 0, &["resumed app"]);
+    ends(&place.run(&["destinations", "resume", "app"]), 0, &["was not paused"]);
+    assert_eq!(place.json(&["destinations", "show", "app"])["paused_at"], Value::Null);
+    ends(&place.run(&["destinations", "pause", "nobody"]), 1, &["there is no destination nobody"]);
     let counted = place.json(&["destinations", "replay", "app", "--since", "3650d", "--dry-run"]);
     let span = ["destinations", "replay", "app", "--since", "2026-01-01T00:00:00Z", "--until", "2025-01-01T00:00:00Z"];
     ends(&place.run(&span), 2, &["nothing lies in that time"]);

@@ -7,7 +7,7 @@ use axum::http::Request;
 use palisade_core::Timestamp;
 use palisade_core::store::{
     BAD_KEPT_MAX, Claim, ConnectionState, Connections, Jobs, Lease, Merge, Missed, NewJob, PageCommit, Queue, Records,
-    Run, RunEnd, RunMode, RunState, StreamKey, Work,
+    Run, RunEnd, RunMode, RunState, Store, StreamKey, Work,
 };
 use palisade_core::sync::{BadRecord, Change, Span, State, Stop};
 use serde_json::Value;
@@ -26,8 +26,7 @@ fn change(n: usize) -> Change {
 }
 
 /// Begins a run of a stream.
-async fn begun(fixture: &Fixture, key: StreamKey, mode: RunMode) -> (Lease, Run) {
-    let store = &fixture.store;
+async fn begun(store: &dyn Store, key: StreamKey, mode: RunMode) -> (Lease, Run) {
     let job = NewJob {
         work: Work::Sync { key: key.clone(), mode },
         lane: None,
@@ -46,9 +45,8 @@ async fn begun(fixture: &Fixture, key: StreamKey, mode: RunMode) -> (Lease, Run)
 }
 
 /// Ends a run of one page.
-async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -> PageCommit) -> Run {
-    let store = &fixture.store;
-    let (lease, run) = begun(fixture, key(), mode).await;
+pub(crate) async fn ended(store: &dyn Store, mode: RunMode, fill: impl FnOnce(PageCommit) -> PageCommit) -> Run {
+    let (lease, run) = begun(store, key(), mode).await;
     let now = NOW.plus(Duration::from_secs(10));
     let page = PageCommit {
         lease,
@@ -83,11 +81,11 @@ async fn ended(fixture: &Fixture, mode: RunMode, fill: impl FnOnce(PageCommit) -
 }
 
 /// Ends a full run of sixty records that saw none of them, met one it could not read, and was told of a total.
-async fn run_in_review(fixture: &Fixture) -> Run {
+pub(crate) async fn run_in_review(store: &dyn Store) -> Run {
     let changes = (0..60).map(change).collect();
-    fixture.store.merge(vec![Merge { key: key(), read_since: Some(0), changes }], NOW).await.unwrap();
+    store.merge(vec![Merge { key: key(), read_since: Some(0), changes }], NOW).await.unwrap();
     let broken = BadRecord::new(Some("cus_99"), br#"{"id":"cus_99"}"#, "it is broken");
-    ended(fixture, RunMode::Full, |page| PageCommit { bad: vec![broken], total: Some(4), ..page }).await
+    ended(store, RunMode::Full, |page| PageCommit { bad: vec![broken], total: Some(4), ..page }).await
 }
 
 // Fails when what webhooks should have brought is told by nobody, or records are called events.
@@ -96,8 +94,8 @@ async fn what_a_run_healed_is_told_as_what_it_is() {
     let fixture = fixture().with_connection().await;
     let at = |minutes: u64| Some(NOW.minus(Duration::from_secs(60 * minutes)));
     let missed = |count, records| Missed { count, records, from: at(31), to: at(2) };
-    ended(&fixture, RunMode::Incremental, |page| PageCommit { missed: missed(12, 0), ..page }).await;
-    let run = ended(&fixture, RunMode::Incremental, |page| PageCommit { missed: missed(2, 2), ..page }).await;
+    ended(&*fixture.store, RunMode::Incremental, |page| PageCommit { missed: missed(12, 0), ..page }).await;
+    let run = ended(&*fixture.store, RunMode::Incremental, |page| PageCommit { missed: missed(2, 2), ..page }).await;
     assert_eq!((run.missed.events(), run.missed.records), (0, 2));
 
     let told = fixture.get("/api/v1/connections/acme-stripe/healings").await.json();
@@ -126,7 +124,7 @@ async fn post(fixture: &Fixture, path: &str, body: &str) -> Answer {
 #[tokio::test]
 async fn what_a_run_would_delete_is_listed_and_dismissed() {
     let fixture = fixture().with_connection().await;
-    let run = run_in_review(&fixture).await;
+    let run = run_in_review(&*fixture.store).await;
     assert_eq!(run.state, RunState::Review { deletions: 60 });
     let path = format!("/api/v1/runs/{}", run.id.0);
     let shown = fixture.get(&format!("{path}?limit=50")).await.json();
@@ -163,9 +161,9 @@ async fn what_a_run_would_delete_is_listed_and_dismissed() {
 #[tokio::test]
 async fn runs_are_found_by_state_and_stream() {
     let fixture = fixture().with_connection().await;
-    let review = run_in_review(&fixture).await;
+    let review = run_in_review(&*fixture.store).await;
     for _ in 0..3 {
-        ended(&fixture, RunMode::Incremental, |page| page).await;
+        ended(&*fixture.store, RunMode::Incremental, |page| page).await;
     }
     let found = async |query: &str| {
         let told = fixture.get(&format!("/api/v1/runs?{query}")).await.json();
@@ -183,7 +181,7 @@ async fn runs_are_found_by_state_and_stream() {
 #[tokio::test]
 async fn an_approved_run_is_a_job() {
     let fixture = fixture().with_connection().await;
-    let run = run_in_review(&fixture).await;
+    let run = run_in_review(&*fixture.store).await;
     let before = fixture.store.job_counts().await.unwrap().waiting;
     assert_eq!(fixture.post(&format!("/api/v1/runs/{}/approve", run.id.0)).await.status, 202);
     assert_eq!(fixture.store.job_counts().await.unwrap().waiting, before + 1);
@@ -192,7 +190,7 @@ async fn an_approved_run_is_a_job() {
 /// Begins a run of a stream and ends it at once.
 async fn another_run(fixture: &Fixture, key: StreamKey, mode: RunMode) -> Run {
     let store = &fixture.store;
-    let (lease, run) = begun(fixture, key, mode).await;
+    let (lease, run) = begun(&**store, key, mode).await;
     let end = RunEnd {
         lease,
         run: run.id,
@@ -212,7 +210,7 @@ async fn another_run(fixture: &Fixture, key: StreamKey, mode: RunMode) -> Run {
 #[tokio::test]
 async fn a_review_is_seen_however_many_runs_came_after() {
     let fixture = fixture().with_connection().await;
-    let run = run_in_review(&fixture).await;
+    let run = run_in_review(&*fixture.store).await;
     for _ in 0..120 {
         another_run(&fixture, StreamKey { stream: "events".into(), ..key() }, RunMode::Incremental).await;
     }
@@ -236,7 +234,7 @@ async fn a_review_is_seen_however_many_runs_came_after() {
 #[tokio::test]
 async fn a_stream_is_paused_resumed_reset_and_run() {
     let fixture = fixture().with_connection().await;
-    run_in_review(&fixture).await;
+    run_in_review(&*fixture.store).await;
     let stream = async || {
         let connection = fixture.get("/api/v1/connections/acme-stripe").await.json();
         let streams = connection["streams"].as_array().unwrap().clone();
@@ -253,7 +251,7 @@ async fn a_stream_is_paused_resumed_reset_and_run() {
     let broken = |n: u64| BadRecord::new(None, n.to_string().as_bytes(), "no id");
     for bad in [(0..BAD_KEPT_MAX + 6).map(broken).collect(), vec![broken(5_000)]] {
         let commits = fixture.store.stream(key()).await.unwrap().commits;
-        ended(&fixture, RunMode::Incremental, |page| PageCommit { bad, read_since: commits, ..page }).await;
+        ended(&*fixture.store, RunMode::Incremental, |page| PageCommit { bad, read_since: commits, ..page }).await;
     }
     assert_eq!((&stream().await["unreadable"], &stream().await["unreadable_older"]), (&1_000.into(), &8.into()));
     let aside = fixture.get(&format!("{STREAM}/unreadable?limit=1")).await.json();

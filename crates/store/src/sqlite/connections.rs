@@ -126,6 +126,16 @@ pub(super) fn put_credential(
     Ok(true)
 }
 
+/// Changes the state of a connection that is still in the one that was seen.
+pub(super) fn turn(tx: &Tx<'_>, id: &ConnectionId, seen: &ConnectionState, to: ConnectionState) -> Result<bool, Fault> {
+    let mut turned = false;
+    change(tx, id, |state| {
+        turned = state == seen;
+        turned.then_some(to)
+    })?;
+    Ok(turned)
+}
+
 /// Marks an active connection if one of its credentials still has the generation that was refused.
 pub(super) fn refuse(tx: &Tx<'_>, id: &ConnectionId, seen: u64, reason: &str) -> Result<bool, Fault> {
     let current = tx

@@ -71,7 +71,7 @@ fn keys(connection: &Connection, name: &str) -> Result<Vec<SealedKey>, Fault> {
 
 pub(super) fn list(connection: &Connection) -> Result<Vec<StoredDestination>, Fault> {
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT name, configured, revision, spec, created_at, {HEALTH} FROM palisade_destination ORDER BY name LIMIT ?1"
+        "SELECT name, configured, revision, spec, created_at, paused_at, {HEALTH} FROM palisade_destination ORDER BY name LIMIT ?1"
     ))?;
     let mut rows = statement.query([DESTINATIONS_MAX])?;
     let mut found = Vec::new();
@@ -85,7 +85,8 @@ pub(super) fn list(connection: &Connection) -> Result<Vec<StoredDestination>, Fa
             revision: row.get::<_, i64>(2)?.cast_unsigned(),
             spec: serde_json::from_str(&spec).map_err(|_| unreadable("destination"))?,
             created_at: Timestamp(row.get(4)?),
-            health: health(row, 5)?,
+            paused_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
+            health: health(row, 6)?,
         });
     }
     Ok(found)
@@ -135,6 +136,11 @@ pub(super) fn note(
     after.note(failed, now);
     put_health(tx, name, &after)?;
     Ok(Some(Noted { before, after }))
+}
+
+pub(super) fn pause(tx: &Tx<'_>, name: &str, paused_at: Option<Timestamp>) -> Result<bool, Fault> {
+    let sql = "UPDATE palisade_destination SET paused_at = ?2 WHERE name = ?1 AND (paused_at IS NULL) <> (?2 IS NULL)";
+    Ok(tx.prepare(sql)?.execute(params![name, paused_at.map(Timestamp::millis)])? > 0)
 }
 
 pub(super) fn disable(tx: &Tx<'_>, name: &str, disabled: Option<&Disabled>, of: Option<u64>) -> Result<bool, Fault> {

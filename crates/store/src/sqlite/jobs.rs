@@ -257,10 +257,16 @@ fn expired(tx: &mut Tx<'_>, queue: i64, now: Timestamp) -> Result<Vec<(Due, Stri
     }
     spent.sort_unstable_by_key(|job| job.id);
     for job in spent {
-        finish(tx, &job, Some(WORKER_LOST), now)?;
+        bury(tx, &job, WORKER_LOST, now)?;
     }
     lost.sort_unstable_by_key(|(due, _)| (due.turn, due.id));
     Ok(lost)
+}
+
+/// Gives up a job at a claim; whoever claims tells of it once that is committed.
+fn bury(tx: &mut Tx<'_>, job: &Held, reason: &'static str, now: Timestamp) -> Result<(), Fault> {
+    tx.buried.push((JobId(job.id), reason));
+    finish(tx, job, Some(reason), now)
 }
 
 /// Tells whether a job's lane lets it run.
@@ -287,7 +293,7 @@ fn take(tx: &mut Tx<'_>, job: Due, group: String, claim: &Claim) -> Result<Optio
     let lease = Lease { job: JobId(job.id), fence: job.fence + 1 };
     let Some(work) = job.work else {
         if let Some(held) = held(tx, lease)? {
-            finish(tx, &held, Some(UNREADABLE), claim.now)?;
+            bury(tx, &held, UNREADABLE, claim.now)?;
         }
         // A worker that was given fewer than it asked for takes it that no more are due.
         tx.wake(claim.queue);

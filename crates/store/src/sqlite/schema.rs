@@ -67,6 +67,7 @@ const MIGRATIONS: &[Migration] = &[
     Migration { name: "0022_run_end", sql: include_str!("migrations/0022_run_end.sql"), then: None },
     Migration { name: "0023_moved", sql: include_str!("migrations/0023_moved.sql"), then: None },
     Migration { name: "0024_feed", sql: include_str!("migrations/0024_feed.sql"), then: None },
+    Migration { name: "0025_paused", sql: include_str!("migrations/0025_paused.sql"), then: None },
 ];
 
 /// Returns the version of the tables this program knows.

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use palisade_core::store::{HEARD_EVERY_MS, Queue};
+use palisade_core::store::{HEARD_EVERY_MS, JobId, Queue};
 use palisade_core::{Error, ErrorKind, Result};
 use rusqlite::{CachedStatement, Connection, params};
 use tokio::sync::{Notify, oneshot};
@@ -280,6 +280,8 @@ pub(super) struct Tx<'c> {
     pub(super) passed: Vec<(i64, i64, i64)>,
     /// Jobs that became ready, per queue: workers to wake after the commit.
     ready: [u32; Queue::ALL.len()],
+    /// Jobs that the claim under way gave up, and why.
+    pub(super) buried: Vec<(JobId, &'static str)>,
     /// Which types of events were heard at which endpoints in this transaction, and when.
     heard: Vec<(String, String, i64)>,
     /// Statements every delivery runs, kept at hand.
@@ -603,6 +605,7 @@ impl Writer {
             turns: &mut self.turns,
             passed: Vec::new(),
             ready: [0; Queue::ALL.len()],
+            buried: Vec::new(),
             heard: Vec::new(),
             hot: Vec::new(),
             short: self.disk.is_short(),

@@ -201,6 +201,34 @@ pub async fn what_is_noted_of_a_destination_is_of_its_revision(store: &dyn Store
     same(ok(store.disable_destination(name(), None, None).await), true, "enabled by a person");
 }
 
+/// A pause is kept whatever becomes of the destination, until somebody ends it or it is removed; it says nothing of how
+/// the destination fares.
+pub async fn a_destination_is_paused_until_somebody_resumes_it(store: &dyn Store) {
+    let name = || "app".to_owned();
+    let pause = async |at: Option<i64>| ok(store.pause_destination(name(), at.map(Timestamp)).await);
+    let paused_at = async || ok(store.destinations().await).first().and_then(|row| row.paused_at);
+    same((pause(Some(1)).await, pause(None).await), (false, false), "there is none");
+    ok(store.put_destination(new("app", "https://a.example/", &[]), 0, Timestamp(0)).await);
+    ok(store.put_destination(new("other", "https://o.example/", &[]), 0, Timestamp(0)).await);
+    same((pause(None).await, paused_at().await), (false, None), "it is not paused");
+    same((pause(Some(10)).await, pause(Some(20)).await), (true, false), "once");
+    same(paused_at().await, Some(Timestamp(10)), "since the first word");
+    ok(store.put_destination(new("app", "https://b.example/", &[]), 1, Timestamp(30)).await);
+    ok(store.disable_destination(name(), Some(disabled(40, DisabledBy::Person)), None).await);
+    ok(store.disable_destination(name(), None, None).await);
+    ok(store.note_forward(name(), None, 2, Timestamp(50)).await);
+    same(paused_at().await, Some(Timestamp(10)), "changed, disabled, enabled and heard of");
+    let rows = ok(store.destinations().await);
+    let fares = DestinationHealth { delivered_at: Some(Timestamp(50)), ..DestinationHealth::default() };
+    same(rows.first().map(|row| (row.revision, row.health.clone())), Some((2, fares)), "a pause changes neither");
+    same(rows.get(1).map(|row| row.paused_at), Some(None), "the other one goes on");
+    same((pause(None).await, paused_at().await), (true, None), "resumed");
+    pause(Some(60)).await;
+    ok(store.remove_destination(name()).await);
+    ok(store.put_destination(new("app", "https://a.example/", &[]), 0, Timestamp(70)).await);
+    same(paused_at().await, None, "one that is made anew is another one");
+}
+
 /// The revision a destination has, more often than not.
 async fn revision(model: &Model, name: &str) -> u64 {
     if model.one_in(5) {
@@ -215,7 +243,7 @@ async fn revision(model: &Model, name: &str) -> u64 {
 pub(super) async fn step(model: &mut Model) -> Option<(String, String)> {
     let name = model.pick(&["app", "conf"]).unwrap_or_default().to_owned();
     let now = model.near();
-    let (what, answers) = match model.below(6) {
+    let (what, answers) = match model.below(7) {
         0..=1 => {
             let expected = revision(model, &name).await;
             let until = model.one_in(2).then(|| model.near().millis());
@@ -235,6 +263,11 @@ pub(super) async fn step(model: &mut Model) -> Option<(String, String)> {
             let of = if model.one_in(2) { Some(revision(model, &name).await) } else { None };
             let answers = both!(model, store => told(&store.disable_destination(name.clone(), with.clone(), of).await));
             (format!("disable_destination {name} {with:?} of {of:?}"), answers)
+        }
+        5 => {
+            let at = model.one_in(2).then_some(now);
+            let answers = both!(model, store => told(&store.pause_destination(name.clone(), at).await));
+            (format!("pause_destination {name} {at:?}"), answers)
         }
         _ => {
             let answers = both!(model, store => told(&store.remove_destination(name.clone()).await));

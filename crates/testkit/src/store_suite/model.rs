@@ -554,14 +554,14 @@ impl Model {
 
     async fn accounts(&mut self) -> Option<(String, String)> {
         let id: palisade_core::ConnectionId = self.pick(&CONNECTIONS).unwrap_or_default().into();
-        match self.below(2) {
+        let states = [
+            ConnectionState::Active,
+            ConnectionState::Paused,
+            ConnectionState::Disconnected,
+            ConnectionState::NeedsReconnect { reason: "revoked".to_owned() },
+        ];
+        match self.below(3) {
             0 => {
-                let states = [
-                    ConnectionState::Active,
-                    ConnectionState::Paused,
-                    ConnectionState::Disconnected,
-                    ConnectionState::NeedsReconnect { reason: "revoked".to_owned() },
-                ];
                 let account = Connection {
                     id,
                     tenant: if self.one_in(3) { "t1".into() } else { "t".into() },
@@ -574,6 +574,16 @@ impl Model {
                 };
                 let answers = both!(self, store => told(&store.put_connection(account.clone()).await));
                 self.note(format!("put {account:?}"), answers)
+            }
+            1 => {
+                let state = |model: &Self| model.pick(&states).unwrap_or(ConnectionState::Active);
+                let (seen, to) = (state(self), state(self));
+                let turn = (id.clone(), seen.clone(), to.clone());
+                let answers = both!(self, store => {
+                    let (id, seen, to) = turn.clone();
+                    told(&store.turn_connection(id, seen, to).await)
+                });
+                self.note(format!("turn_connection {id} {seen:?} {to:?}"), answers)
             }
             _ => {
                 let expected = self.below(3);

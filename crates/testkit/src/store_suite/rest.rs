@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use palisade_core::store::{
-    AccountKey, CallCounts, CallDay, CallRecord, Connection, ConnectionState, PAUSES_MAX, Pause, SealedCredential,
-    Store,
+    AccountKey, CallCounts, CallDay, CallRecord, Connection, ConnectionState, Halt, PAUSES_MAX, Pause,
+    SealedCredential, Store,
 };
 use palisade_core::{ErrorKind, Outcome, Timestamp};
 
@@ -36,6 +36,36 @@ pub async fn connections_are_kept_and_listed_by_id(store: &dyn Store) {
         let ids: Vec<&str> = found.iter().map(|one| one.id.as_str()).collect();
         same(ids, wanted, &format!("after {after:?}"));
     }
+}
+
+/// A connection's state changes only where it is the one that was seen, and nothing else of the connection does.
+///
+/// Fails when of two who change a connection at once the later overwrites what the earlier wrote.
+pub async fn a_state_is_changed_where_it_was_seen(store: &dyn Store) {
+    let lost = |reason: &str| ConnectionState::NeedsReconnect { reason: reason.to_owned() };
+    let (active, paused, gone) = (ConnectionState::Active, ConnectionState::Paused, ConnectionState::Disconnected);
+    let turn = async |seen: &ConnectionState, to: &ConnectionState| {
+        ok(store.turn_connection("acme".into(), seen.clone(), to.clone()).await)
+    };
+    same(turn(&active, &paused).await, false, "there is none");
+    let seen = super::grants::connection("acme");
+    ok(store.put_connection(super::grants::connection("other")).await);
+    ok(store.put_connection(seen.clone()).await);
+    let written = Connection { account: Some("written meanwhile".to_owned()), ..seen };
+    ok(store.put_connection(written.clone()).await);
+    same(turn(&paused, &active).await, false, "it is active");
+    same(turn(&active, &paused).await, true, "it was active");
+    same(turn(&active, &gone).await, false, "it is paused by now");
+    let state = async || ok(store.connection("acme".into()).await);
+    same(state().await, Some(Connection { state: paused.clone(), ..written.clone() }), "the rest stays");
+    ok(store.halt(Halt::Connection("acme".into()), Timestamp(1)).await);
+    same(turn(&paused, &active).await, true, "it was paused");
+    same(ok(store.halts(9).await), Vec::new(), "and is in use again");
+    same(turn(&active, &lost("one")).await, true, "it was active");
+    same(turn(&lost("another"), &active).await, false, "for another reason");
+    same(state().await, Some(Connection { state: lost("one"), ..written }), "as it was");
+    let other = ok(store.connection("other".into()).await).map(|other| other.state);
+    same(other, Some(active), "and the other one too");
 }
 
 /// The connections of one account are found in any state, by id and in pages: those of no other provider, environment or

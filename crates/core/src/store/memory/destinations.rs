@@ -52,11 +52,17 @@ impl DestinationsModel {
         let NewDestination { name, configured, spec, mut keys } = new;
         keys.sort_by_key(|key| std::cmp::Reverse(key.version));
         let created_at = known.map_or(now, |known| known.created_at);
+        let paused_at = known.and_then(|known| known.paused_at);
         let health = known.map(|known| known.health.clone()).unwrap_or_default();
         let revision = expected.saturating_add(1);
-        let row = StoredDestination { name, configured, revision, spec, keys, created_at, health };
+        let row = StoredDestination { name, configured, revision, spec, keys, created_at, paused_at, health };
         self.0.insert(row.name.clone(), row);
         true
+    }
+
+    fn pause(&mut self, name: &str, paused_at: Option<Timestamp>) -> bool {
+        let row = self.0.get_mut(name).filter(|row| row.paused_at.is_some() != paused_at.is_some());
+        row.map(|row| row.paused_at = paused_at).is_some()
     }
 
     fn disable(&mut self, name: &str, disabled: Option<Disabled>, of: Option<u64>) -> bool {
@@ -108,6 +114,10 @@ impl Destinations for MemoryStore {
 
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool> {
         Ok(self.lock().destinations.disable(&name, disabled, of))
+    }
+
+    async fn pause_destination(&self, name: String, paused_at: Option<Timestamp>) -> Result<bool> {
+        Ok(self.lock().destinations.pause(&name, paused_at))
     }
 
     async fn forward_counts(&self, destinations: Vec<String>) -> Result<BTreeMap<String, ForwardCounts>> {

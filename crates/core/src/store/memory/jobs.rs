@@ -8,7 +8,7 @@ use crate::id::ConnectionId;
 use crate::store::inbox::Halt;
 use crate::store::{
     CallId, Claim, Claimed, EventRow, EventState, HeldJob, JobCounts, JobEnd, JobId, LINED_UP_MAX, Lease, LiveJob,
-    Moved, NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work,
+    Moved, NewJob, Queue, RunMode, StreamKey, WORKER_LOST, Work, tell_buried,
 };
 
 mod places;
@@ -192,6 +192,7 @@ impl JobsModel {
         let Claim { now, max, queue, .. } = *claim;
         let mut followed = Vec::new();
         for id in self.used_up(queue, now) {
+            tell_buried(id, queue, WORKER_LOST);
             followed.extend(self.kill(id, WORKER_LOST.to_owned(), now));
         }
         let events = queue == Queue::Events;

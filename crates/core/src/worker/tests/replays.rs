@@ -83,6 +83,59 @@ async fn what_was_given_up_is_told_as_long_as_ended_jobs_are_kept() {
     assert_eq!(given.load(Ordering::SeqCst), 0, "nothing was replayed");
 }
 
+/// Fails when a replay that names no end follows what comes in while it runs, leaves out what was here when it was asked
+/// for, also where the clock was set back since, or is another one when it is asked for twice.
+#[tokio::test(start_paused = true)]
+async fn a_replay_ends_with_what_was_here_when_it_was_asked_for() {
+    let (world, given) = handled().await;
+    let delivery = |received_at, names: std::ops::Range<u32>| NewDelivery {
+        endpoint: "conn".into(),
+        connection: "conn".into(),
+        provider: "fake".to_owned(),
+        received_at,
+        headers: Vec::new(),
+        body: Default::default(),
+        events: names
+            .map(|n| NewEvent {
+                id: format!("evt-{n}").into(),
+                kind: "nobody.asked".to_owned(),
+                subscription: None,
+                account: None,
+                created: None,
+                ordering_key: None,
+                payload: None,
+                wanted: false,
+                priority: 0,
+            })
+            .collect(),
+    };
+    let ignored = ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
+    let now = world.clock.now();
+    // More than one job of a replay takes; the newest came while the clock was ahead.
+    world.store.inner.append(vec![delivery(now, 0..2_400)]).await.unwrap();
+    world.store.inner.append(vec![delivery(now.plus(Duration::from_secs(60)), 2_400..2_500)]).await.unwrap();
+    let key = world.worker.replay(ignored.clone()).await.unwrap();
+    world.worker.step(Queue::Background).await.unwrap();
+    let status = world.worker.replay_progress(&key).await.unwrap().expect("it is not at its end");
+    assert_eq!(status.progress.replayed, 2_000);
+    world.wait(Duration::from_secs(61)).await;
+    world.store.inner.append(vec![delivery(world.clock.now(), 2_500..2_700)]).await.unwrap();
+    assert_eq!(world.worker.replay(ignored.clone()).await.unwrap(), key, "it is under way");
+    world.quiet().await;
+    assert_eq!(world.worker.replay_progress(&key).await.unwrap(), None, "it has come to its end");
+    assert_eq!(given.swap(0, Ordering::SeqCst), 2_500);
+    let left = world.worker.count_replay(&ignored, EventRow(0), u64::MAX).await.unwrap();
+    assert_eq!(left.events, 200, "they came later");
+    // What is asked for by then has them; a sooner end stays.
+    let sooner = ReplayFilter { to: Some(now), ..ignored.clone() };
+    world.worker.replay(sooner).await.unwrap();
+    world.quiet().await;
+    assert_eq!(given.load(Ordering::SeqCst), 0);
+    world.worker.replay(ignored).await.unwrap();
+    world.quiet().await;
+    assert_eq!(given.load(Ordering::SeqCst), 200);
+}
+
 /// Fails when a replay ends where there is nothing to replay for longer than a step, or a job of it reads without end.
 #[tokio::test(start_paused = true)]
 async fn a_replay_goes_on_behind_what_it_passes_over() {
