@@ -417,6 +417,11 @@ impl Inner {
 
     /// Opens the keys of a destination, unless they were opened before.
     async fn live(&self, row: StoredDestination, before: &[Arc<Live>]) -> Arc<Live> {
+        let resumed = |one: &Arc<Live>| one.row.name == row.name && one.row.paused_at.is_some();
+        if row.paused_at.is_none() && before.iter().any(resumed) {
+            // Somebody says that it may be asked again, here or in another process.
+            self.wake(&row.name);
+        }
         let same = |one: &&Arc<Live>| one.row.name == row.name && one.row.keys == row.keys && !one.closed;
         let (keys, closed) = match before.iter().find(same) {
             Some(one) if one.row == row => return Arc::clone(one),

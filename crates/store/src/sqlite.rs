@@ -655,8 +655,17 @@ impl Connections for SqliteStore {
         self.inner.inlet.write(inbox::COMMAND_BYTES, move |tx| connections::put_anew(tx, &connection)).await
     }
 
-    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool> {
-        self.write(move |tx| connections::turn(tx, &id, &seen, to.clone())).await
+    async fn turn_connection(
+        &self,
+        id: ConnectionId,
+        seen: ConnectionState,
+        to: ConnectionState,
+        halted: Option<Timestamp>,
+    ) -> Result<bool> {
+        self.inner
+            .inlet
+            .write(inbox::COMMAND_BYTES, move |tx| connections::turn(tx, &id, &seen, to.clone(), halted))
+            .await
     }
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Account>> {

@@ -472,12 +472,44 @@ async fn what_is_for_a_paused_destination_waits_and_goes_out_in_order() {
     assert_eq!(tried.answer, Answer::Delivered { status: 204 }, "somebody who asks is answered");
 
     assert!(world.forwarder.pause("app", false).await.unwrap());
-    assert_eq!(standing(&world.row("app").await), Standing::Retrying, "as it stood before");
+    assert_eq!(standing(&world.row("app").await), Standing::Active, "what failed before counts no more");
     world.quiet().await;
     let (again, sent): (Vec<_>, Vec<_>) = events("app.example").into_iter().partition(|event| event == "e0");
     assert_eq!((again.len(), sent), (2, ["e1", "e2", "e3", "e4", "e5"].map(str::to_owned).to_vec()));
     assert_eq!(world.forwarder.counts(vec!["app".to_owned()]).await.unwrap()["app"], ForwardCounts::default());
     assert_eq!(world.forwarder.pause("nobody", true).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// Fails when the time of a pause counts as one in which the destination failed, so that the first failure behind it disables
+/// it; or when what it asked for before (`Retry-After`) keeps it waiting once it is resumed, by another process too.
+#[tokio::test(start_paused = true)]
+async fn a_resumed_destination_begins_anew() {
+    let world = World::new().await;
+    world.add("app", spec("https://app.example/")).await;
+    let revision = world.row("app").await.revision;
+    for _ in 0..9 {
+        let why = Some("it answered 500".to_owned());
+        world.store.note_forward("app".to_owned(), why, revision, world.clock.now()).await.unwrap().unwrap();
+    }
+    world.forwarder.pause("app", true).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(6 * 86_400)).await;
+    world.net.plan("app.example", [Does::Says(429, "retry-after", "21600".to_owned())]);
+    world.deliver("acme", "e0", "a", None).await;
+    world.forwarder.pause("app", false).await.unwrap();
+    world.quiet().await;
+    let health = world.row("app").await.health;
+    assert_eq!((health.failures, health.disabled), (1, None));
+
+    world.deliver("acme", "e1", "a", None).await;
+    world.quiet().await;
+    assert_eq!(world.net.came("app.example").len(), 1, "it asked for six hours");
+    let other = world.other();
+    for paused in [true, false] {
+        other.forwarder.pause("app", paused).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        world.quiet().await;
+    }
+    assert_eq!(world.net.came("app.example").len(), 2, "somebody said that it may be asked again");
 }
 
 /// Fails when a pause and a disabling are one thing: when enabling resumes, resuming enables, or what waited for a paused

@@ -118,11 +118,18 @@ pub trait Connections: Send + Sync {
     async fn put_connection(&self, connection: Connection) -> Result<()>;
 
     /// Changes the state of a connection and nothing else of it, if it is still in the state that was seen: what somebody
-    /// else has written meanwhile stays. Its halt ends as [`Connections::put_connection`] says. Returns whether it was.
+    /// else has written meanwhile stays. In the same commit its events are halted from `halted` on, if that is given, or
+    /// else its halt ends as [`Connections::put_connection`] says. Returns whether it was.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
-    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool>;
+    async fn turn_connection(
+        &self,
+        id: ConnectionId,
+        seen: ConnectionState,
+        to: ConnectionState,
+        halted: Option<Timestamp>,
+    ) -> Result<bool>;
 
     /// Reads one connection.
     ///
@@ -194,5 +201,5 @@ pub async fn mark_needs_reconnect<S: Connections + ?Sized>(
         return store.refuse_credential(id.clone(), seen, reason.to_owned()).await.map(drop);
     }
     let lost = ConnectionState::NeedsReconnect { reason: reason.to_owned() };
-    store.turn_connection(id.clone(), ConnectionState::Active, lost).await.map(drop)
+    store.turn_connection(id.clone(), ConnectionState::Active, lost, None).await.map(drop)
 }

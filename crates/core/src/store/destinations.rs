@@ -265,8 +265,9 @@ pub trait Destinations: Send + Sync {
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).
     async fn disable_destination(&self, name: String, disabled: Option<Disabled>, of: Option<u64>) -> Result<bool>;
 
-    /// Pauses a destination from a moment on (one that is paused already keeps its own), or lets it go on. Returns whether
-    /// that changed anything.
+    /// Pauses a destination from a moment on (one that is paused already keeps its own), or lets it go on: what failed
+    /// before the pause counts no more then, since the time of a pause is none in which it failed. Returns whether that
+    /// changed anything.
     ///
     /// # Errors
     /// [`ErrorKind::Store`](crate::ErrorKind::Store), [`ErrorKind::Overloaded`](crate::ErrorKind::Overloaded).

@@ -179,14 +179,15 @@ impl EventPage {
         if by_itself { EventRow(i64::MIN) } else { EventRow(before.0.saturating_sub(LIST_WALKED)) }
     }
 
-    /// Makes a page of up to `limit` events from those found down to its lowest row; `oldest` is the lowest there is.
+    /// Makes a page of up to `limit` events from those found down to its lowest row; `below` is the highest row there is
+    /// under that.
     #[must_use]
-    pub fn of(events: Vec<StoredEvent>, limit: u32, lowest: EventRow, oldest: Option<EventRow>) -> Self {
+    pub fn of(events: Vec<StoredEvent>, limit: u32, below: Option<EventRow>) -> Self {
         let full = events.len() as u64 >= u64::from(limit);
         let next = if full {
             events.last().map(|event| event.row)
         } else {
-            oldest.filter(|oldest| *oldest < lowest).map(|_| lowest)
+            below.map(|below| EventRow(below.0.saturating_add(1)))
         };
         Self { events, next }
     }

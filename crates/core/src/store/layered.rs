@@ -127,7 +127,7 @@ delegate!(Records {
 });
 delegate!(Connections {
     fn put_connection(connection: Connection) -> ();
-    fn turn_connection(id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> bool;
+    fn turn_connection(id: ConnectionId, seen: ConnectionState, to: ConnectionState, halted: Option<Timestamp>) -> bool;
     fn connection(id: ConnectionId) -> Option<Connection>;
     fn connections(after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;
     fn connections_of(account: AccountKey, after: Option<ConnectionId>, limit: u32) -> Vec<Connection>;

@@ -693,10 +693,24 @@ impl Connections for MemoryStore {
         Ok(())
     }
 
-    async fn turn_connection(&self, id: ConnectionId, seen: ConnectionState, to: ConnectionState) -> Result<bool> {
+    async fn turn_connection(
+        &self,
+        id: ConnectionId,
+        seen: ConnectionState,
+        to: ConnectionState,
+        halted: Option<Timestamp>,
+    ) -> Result<bool> {
         let mut model = self.lock();
         let found = model.connections.get(&id).filter(|found| found.state == seen).cloned();
-        Ok(found.map(|found| model.put_connection(Connection { state: to, ..found })).is_some())
+        let Some(found) = found else { return Ok(false) };
+        model.put_connection(Connection { state: to, ..found });
+        if let Some(at) = halted {
+            model.halts.entry(Halt::Connection(id)).or_insert(at);
+        }
+        drop(model);
+        // Events that waited for its halt to end go on.
+        self.wake(Queue::Events).notify_one();
+        Ok(true)
     }
 
     async fn connection(&self, id: ConnectionId) -> Result<Option<Connection>> {

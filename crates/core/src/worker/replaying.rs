@@ -274,13 +274,17 @@ impl Inner {
         attempt: Attempt,
         stop: &watch::Receiver<bool>,
     ) -> Result<Finish, Stop> {
-        if died.is_some_and(|died| self.clock.now() >= died.until) {
+        if died.as_ref().is_some_and(|died| self.clock.now() >= died.until) {
             return Ok(Finish::followed_by(Vec::new()));
         }
         if attempt.number > attempt.max {
             return Err(Stop::Dead(WORKER_LOST.to_owned()));
         }
-        let Replaying { filter, mut progress, ends } = replay;
+        let Replaying { filter, mut progress, mut ends } = replay;
+        if died.is_some() {
+            // It was given up and is asked for again: what has come in since is meant too.
+            ends = Some(received_so_far(self.store.as_ref(), self.clock.now()).await?);
+        }
         let own = ends.map_or_else(|| filter.clone(), |ends| filter.clone().ending(ends));
         let mut steps = 0;
         for _ in 0..LOOKS_AT_ONCE {

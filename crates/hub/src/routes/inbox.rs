@@ -145,16 +145,11 @@ pub(crate) async fn turn_connection(
 ) -> Result<Connection, Unturned> {
     let id = ConnectionId::from(id);
     let halt = Halt::Connection(id.clone());
-    let mut halted = false;
     for _ in 0..TURNS_MAX {
         let connection = store.connection(id.clone()).await?.ok_or(Unturned::Missing)?;
-        let to = match (&connection.state, pause) {
-            (ConnectionState::Active, true) => {
-                // Events first: what is under way when it is paused has begun before.
-                halted |= store.halt(halt.clone(), now).await?;
-                ConnectionState::Paused
-            }
-            (ConnectionState::Paused, false) => ConnectionState::Active,
+        let (to, halted) = match (&connection.state, pause) {
+            (ConnectionState::Active, true) => (ConnectionState::Paused, Some(now)),
+            (ConnectionState::Paused, false) => (ConnectionState::Active, None),
             // Its events may have been paused by themselves; and what was begun and broke off is ended.
             (ConnectionState::Active, false) => {
                 store.resume(halt).await?;
@@ -165,19 +160,15 @@ pub(crate) async fn turn_connection(
                 return Ok(connection);
             }
             (ConnectionState::NeedsReconnect { .. } | ConnectionState::Disconnected, _) => {
-                if halted {
-                    store.resume(halt).await?;
-                }
                 return Err(Unturned::NotConnected);
             }
         };
-        if !store.turn_connection(id.clone(), connection.state, to).await? {
+        if !store.turn_connection(id.clone(), connection.state, to, halted).await? {
             continue;
         }
         // What else somebody has written of it meanwhile stays.
         let connection = store.connection(id).await?.ok_or(Unturned::Missing)?;
-        if !pause {
-            store.resume(halt).await?;
+        if connection.state == ConnectionState::Active {
             worker.connect(&connection).await?;
         }
         return Ok(connection);

@@ -1,6 +1,6 @@
 //! Connections and sealed credentials. Secrets come sealed and are stored as they come.
 
-use palisade_core::store::{AccountKey, Connection as Account, ConnectionState, Halt, SealedCredential};
+use palisade_core::store::{AccountKey, Connection as Account, ConnectionState, Halt, Queue, SealedCredential};
 use palisade_core::{ConnectionId, Error, ErrorKind, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -126,13 +126,26 @@ pub(super) fn put_credential(
     Ok(true)
 }
 
-/// Changes the state of a connection that is still in the one that was seen.
-pub(super) fn turn(tx: &Tx<'_>, id: &ConnectionId, seen: &ConnectionState, to: ConnectionState) -> Result<bool, Fault> {
+/// Changes the state of a connection that is still in the one that was seen, and halts its events if so asked.
+pub(super) fn turn(
+    tx: &mut Tx<'_>,
+    id: &ConnectionId,
+    seen: &ConnectionState,
+    to: ConnectionState,
+    halted: Option<Timestamp>,
+) -> Result<bool, Fault> {
     let mut turned = false;
     change(tx, id, |state| {
         turned = state == seen;
         turned.then_some(to)
     })?;
+    if turned {
+        if let Some(at) = halted {
+            halts::add(tx, &Halt::Connection(id.clone()), at)?;
+        }
+        // Events that waited for its halt to end go on.
+        tx.wake(Queue::Events);
+    }
     Ok(turned)
 }
 

@@ -139,7 +139,13 @@ pub(super) fn note(
 }
 
 pub(super) fn pause(tx: &Tx<'_>, name: &str, paused_at: Option<Timestamp>) -> Result<bool, Fault> {
-    let sql = "UPDATE palisade_destination SET paused_at = ?2 WHERE name = ?1 AND (paused_at IS NULL) <> (?2 IS NULL)";
+    let sql = match paused_at {
+        Some(_) => "UPDATE palisade_destination SET paused_at = ?2 WHERE name = ?1 AND paused_at IS NULL",
+        None => {
+            "UPDATE palisade_destination SET paused_at = ?2, failures = 0, failing_since = NULL, failed_at = NULL, \
+             reason = NULL WHERE name = ?1 AND paused_at IS NOT NULL"
+        }
+    };
     Ok(tx.prepare(sql)?.execute(params![name, paused_at.map(Timestamp::millis)])? > 0)
 }
 

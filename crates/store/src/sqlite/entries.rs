@@ -57,14 +57,17 @@ impl NewEntries {
         (!all.is_empty()).then_some(all)
     }
 
-    /// Enters records in whatever order: each with its row, its number and the number its row had before, if any.
+    /// Enters records in whatever order, each once: with its row, its number and the number its row had before, if any.
     pub(super) fn enter(&mut self, records: impl IntoIterator<Item = (i64, u64, Option<u64>)>) {
+        // Each comes once: only those of before can be of one of these.
+        let mut known = self.0.len();
         for (row, seq, before) in records {
             let mut before = before.unwrap_or(0).cast_signed();
             if before > 0
-                && let Some(known) = self.0.iter().position(|one| one.row == row)
+                && let Some(at) = self.0.iter().take(known).position(|one| one.row == row)
             {
-                before = self.0.remove(known).before;
+                before = self.0.remove(at).before;
+                known -= 1;
             }
             self.0.push(Entry { seq: seq.cast_signed(), row, before });
         }

@@ -650,9 +650,9 @@ pub(super) fn events(
         }
         found
     };
-    let mut oldest = connection.prepare_cached("SELECT min(id) FROM palisade_event")?;
-    let oldest = oldest.query_one([], |row| row.get::<_, Option<i64>>(0))?;
-    Ok(EventPage::of(found, limit, lowest, oldest.map(EventRow)))
+    let mut below = connection.prepare_cached("SELECT max(id) FROM palisade_event WHERE id < ?1")?;
+    let below = below.query_one([lowest.0], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(EventPage::of(found, limit, below.map(EventRow)))
 }
 
 /// Finds pending events by their jobs: each has an unfinished one. So a few old ones are found without walking all

@@ -223,7 +223,20 @@ pub async fn a_destination_is_paused_until_somebody_resumes_it(store: &dyn Store
     same(rows.first().map(|row| (row.revision, row.health.clone())), Some((2, fares)), "a pause changes neither");
     same(rows.get(1).map(|row| row.paused_at), Some(None), "the other one goes on");
     same((pause(None).await, paused_at().await), (true, None), "resumed");
+    ok(store.note_forward(name(), Some("why".to_owned()), 2, Timestamp(55)).await);
     pause(Some(60)).await;
+    let failures = async || ok(store.destinations().await).first().map(|row| row.health.failures);
+    same(failures().await, Some(1), "it failed");
+    ok(store.disable_destination(name(), Some(disabled(61, DisabledBy::Person)), None).await);
+    same(pause(None).await, true, "resumed, and disabled still");
+    let fares = DestinationHealth {
+        delivered_at: Some(Timestamp(50)),
+        disabled: Some(disabled(61, DisabledBy::Person)),
+        ..DestinationHealth::default()
+    };
+    let health = ok(store.destinations().await).first().map(|row| row.health.clone());
+    same(health, Some(fares), "what failed before the pause counts no more");
+    pause(Some(65)).await;
     ok(store.remove_destination(name()).await);
     ok(store.put_destination(new("app", "https://a.example/", &[]), 0, Timestamp(70)).await);
     same(paused_at().await, None, "one that is made anew is another one");

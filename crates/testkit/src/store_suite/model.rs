@@ -578,12 +578,13 @@ impl Model {
             1 => {
                 let state = |model: &Self| model.pick(&states).unwrap_or(ConnectionState::Active);
                 let (seen, to) = (state(self), state(self));
+                let halted = self.one_in(2).then_some(self.now());
                 let turn = (id.clone(), seen.clone(), to.clone());
                 let answers = both!(self, store => {
                     let (id, seen, to) = turn.clone();
-                    told(&store.turn_connection(id, seen, to).await)
+                    told(&store.turn_connection(id, seen, to, halted).await)
                 });
-                self.note(format!("turn_connection {id} {seen:?} {to:?}"), answers)
+                self.note(format!("turn_connection {id} {seen:?} {to:?} {halted:?}"), answers)
             }
             _ => {
                 let expected = self.below(3);

@@ -45,7 +45,8 @@ pub async fn a_state_is_changed_where_it_was_seen(store: &dyn Store) {
     let lost = |reason: &str| ConnectionState::NeedsReconnect { reason: reason.to_owned() };
     let (active, paused, gone) = (ConnectionState::Active, ConnectionState::Paused, ConnectionState::Disconnected);
     let turn = async |seen: &ConnectionState, to: &ConnectionState| {
-        ok(store.turn_connection("acme".into(), seen.clone(), to.clone()).await)
+        let halted = (*to == ConnectionState::Paused).then_some(Timestamp(1));
+        ok(store.turn_connection("acme".into(), seen.clone(), to.clone(), halted).await)
     };
     same(turn(&active, &paused).await, false, "there is none");
     let seen = super::grants::connection("acme");
@@ -58,7 +59,8 @@ pub async fn a_state_is_changed_where_it_was_seen(store: &dyn Store) {
     same(turn(&active, &gone).await, false, "it is paused by now");
     let state = async || ok(store.connection("acme".into()).await);
     same(state().await, Some(Connection { state: paused.clone(), ..written.clone() }), "the rest stays");
-    ok(store.halt(Halt::Connection("acme".into()), Timestamp(1)).await);
+    let halt = (Halt::Connection("acme".into()), Timestamp(1));
+    same(ok(store.halts(9).await), vec![halt], "its events wait since the same moment");
     same(turn(&paused, &active).await, true, "it was paused");
     same(ok(store.halts(9).await), Vec::new(), "and is in use again");
     same(turn(&active, &lost("one")).await, true, "it was active");

@@ -62,7 +62,13 @@ impl DestinationsModel {
 
     fn pause(&mut self, name: &str, paused_at: Option<Timestamp>) -> bool {
         let row = self.0.get_mut(name).filter(|row| row.paused_at.is_some() != paused_at.is_some());
-        row.map(|row| row.paused_at = paused_at).is_some()
+        let Some(row) = row else { return false };
+        row.paused_at = paused_at;
+        if paused_at.is_none() {
+            let (delivered_at, disabled) = (row.health.delivered_at, row.health.disabled.take());
+            row.health = DestinationHealth { delivered_at, disabled, ..DestinationHealth::default() };
+        }
+        true
     }
 
     fn disable(&mut self, name: &str, disabled: Option<Disabled>, of: Option<u64>) -> bool {

@@ -199,7 +199,8 @@ impl InboxModel {
         let walked = self.events.range(lowest.min(before)..before).rev();
         let found = walked.filter(|(_, stored)| state.is_none_or(|state| stored.state == state));
         let found = found.take(limit as usize).filter_map(|(row, _)| self.head(*row)).collect();
-        EventPage::of(found, limit, lowest, self.events.keys().next().copied())
+        let below = self.events.range(..lowest).next_back().map(|(row, _)| *row);
+        EventPage::of(found, limit, below)
     }
 
     pub(super) fn replay(&mut self, row: EventRow, now: Timestamp) -> Option<NewJob> {

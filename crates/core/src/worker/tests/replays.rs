@@ -41,7 +41,7 @@ async fn died(world: &World, key: &str) -> ReplayStatus {
 }
 
 /// Fails when a replay that was given up is told as one that came to its end, when it is lost, begins anew or stays given
-/// up when it is asked for again, or when its error is not told.
+/// up when it is asked for again, when it leaves out what came in meanwhile, or when its error is not told.
 #[tokio::test(start_paused = true)]
 async fn a_replay_that_was_given_up_says_so_and_goes_on_when_asked_again() {
     let (world, given) = handled().await;
@@ -54,11 +54,16 @@ async fn a_replay_that_was_given_up_says_so_and_goes_on_when_asked_again() {
     world.wait(Duration::from_secs(86_400)).await;
     world.quiet().await;
     assert_eq!(given.load(Ordering::SeqCst), 0, "not by itself");
+    // What comes in before it is asked for again is meant too.
+    let later = world.fake.put("t000", Some(1));
+    world.deliver(&[later]).await;
+    world.quiet().await;
+    assert_eq!(given.swap(0, Ordering::SeqCst), 1);
     assert_eq!(world.worker.replay(done()).await.unwrap(), key);
     let again = world.worker.replay_progress(&key).await.unwrap().unwrap();
     assert!(!again.died, "{again:?}");
     world.quiet().await;
-    assert_eq!(given.load(Ordering::SeqCst), 3);
+    assert_eq!(given.load(Ordering::SeqCst), 4);
     assert_eq!(world.worker.replay_progress(&key).await.unwrap(), None, "it has come to its end");
 }
 
