@@ -187,14 +187,17 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn cookie(headers: &HeaderMap) -> Option<&str> {
-    headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
+    cookies(headers)
+        .filter_map(|pair| pair.split_once('='))
         .find(|(name, _)| *name == COOKIE_NAME)
         .map(|(_, value)| value)
+}
+
+/// Returns the cookies of a request, each `name=value`. One that is no text, as another program of the same host may have
+/// set it, hides no other.
+pub(super) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let all = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    all.filter_map(|pair| std::str::from_utf8(pair).ok()).map(str::trim)
 }
 
 /// Returns the host and port the request was sent to.
@@ -331,6 +334,28 @@ mod tests {
         assert!(!session_holds(&token, &longer, Timestamp(999)));
         for garbage in ["", ".", "1000", "1000.", "x.y", "9223372036854775808.00"] {
             assert!(!session_holds(&token, garbage, Timestamp(0)), "{garbage}");
+        }
+    }
+
+    /// Fails when a cookie of another program on the host, which may be no text, or several headers of them hide the session's,
+    /// or when one whose name only ends alike is taken for it.
+    #[test]
+    fn the_session_is_found_among_other_cookies() {
+        let headers = |values: &[&[u8]]| {
+            let value = |bytes: &&[u8]| (COOKIE, HeaderValue::from_bytes(bytes).unwrap());
+            values.iter().map(value).collect::<HeaderMap>()
+        };
+        for (values, found) in [
+            (&[&b"palisade_session=1.a"[..]][..], Some("1.a")),
+            (&[b"theme=dark; palisade_session=1.a; b=2"], Some("1.a")),
+            (&[b"name=J\xf6rg; palisade_session=1.a"], Some("1.a")),
+            (&[b"\xaa;palisade_session=1.a;\xff=\xff"], Some("1.a")),
+            (&[b"a=\xf6", b"palisade_session=1.a"], Some("1.a")),
+            (&[b"not_palisade_session=1.a"], None),
+            (&[b"palisade_session"], None),
+            (&[], None),
+        ] {
+            assert_eq!(cookie(&headers(values)), found, "{values:?}");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, RawQuery, Request, State as Of};
-use axum::http::header::{COOKIE, HOST, HeaderMap, HeaderValue, LOCATION, SET_COOKIE};
+use axum::http::header::{HOST, HeaderMap, HeaderValue, LOCATION, SET_COOKIE};
 use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use maud::html;
@@ -123,8 +123,7 @@ pub(crate) async fn callback(
         Ok(flow) => flow,
         Err(problem) => return problem.into_response(),
     };
-    let cookies: Vec<&str> = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok()).collect();
-    let cookies = cookies.join("; ");
+    let cookies = admin::cookies(&headers).collect::<Vec<_>>().join("; ");
     let finish = {
         let shared = Arc::clone(&shared);
         async move {
