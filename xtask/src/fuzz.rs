@@ -35,9 +35,10 @@ const SECONDS: (u64, u64) = (5, 60);
 const LONG: u64 = 600;
 const USAGE: &str = "cargo xtask fuzz [NAME] [--seconds N]";
 
-/// A short run of every target in CI.
+/// A short run of every target in CI: the same walk each time, as far as the seconds go, so that what it breaks was broken by
+/// the change. Runs by hand go their own ways.
 pub(crate) fn ci() -> Step {
-    fuzz(None, SECONDS.0)
+    fuzz(None, SECONDS.0, Some(1))
 }
 
 /// `cargo xtask fuzz [NAME] [--seconds N]`.
@@ -51,10 +52,10 @@ pub(crate) fn command(args: &[String]) -> Step {
             name => only = Some(name),
         }
     }
-    fuzz(only, seconds.unwrap_or(SECONDS.1))
+    fuzz(only, seconds.unwrap_or(SECONDS.1), None)
 }
 
-fn fuzz(only: Option<&str>, seconds: u64) -> Step {
+fn fuzz(only: Option<&str>, seconds: u64, walk: Option<u32>) -> Step {
     let names: Vec<String> = targets()?.into_iter().filter(|name| only.is_none_or(|only| only == name)).collect();
     if names.is_empty() {
         return Err(format!("there is no such target: {} (see fuzz/targets)", only.unwrap_or_default()));
@@ -92,7 +93,7 @@ fn fuzz(only: Option<&str>, seconds: u64) -> Step {
     let mut broke = Vec::new();
     for some in names.chunks(at_once) {
         thread::scope(|scope| {
-            let start = |name| scope.spawn(move || try_one(name, &binaries.join(name), out, seconds));
+            let start = |name| scope.spawn(move || try_one(name, &binaries.join(name), out, seconds, walk));
             let running: Vec<_> = some.iter().map(String::as_str).map(start).collect();
             for one in running {
                 broke.extend(one.join().unwrap_or_else(|_| Err("fuzz: cannot run".to_owned())).err());
@@ -164,7 +165,7 @@ fn build(host: &str, out: &Path, profile: &str, only: Option<&str>) -> Step {
 }
 
 /// Runs a target over its seeds and what earlier runs found worth keeping. Fails with the input that broke it.
-fn try_one(name: &str, binary: &Path, out: &Path, seconds: u64) -> Step {
+fn try_one(name: &str, binary: &Path, out: &Path, seconds: u64, walk: Option<u32>) -> Step {
     let failed = |e: std::io::Error| format!("fuzz {name}: {e}");
     let (kept, broke) = (out.join("corpus").join(name), out.join("broke").join(name));
     fs::create_dir_all(out.join("broke")).and_then(|()| fs::create_dir_all(&kept)).map_err(failed)?;
@@ -177,6 +178,11 @@ fn try_one(name: &str, binary: &Path, out: &Path, seconds: u64) -> Step {
         .args(BOUNDS)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-exact_artifact_path={}", broke.display()));
+    if let Some(walk) = walk {
+        fuzzer.arg(format!("-seed={walk}"));
+    }
+    // Without a trace, so that what was asserted is among the last lines.
+    fuzzer.env("RUST_BACKTRACE", "0");
     let output = fuzzer.arg(&kept).current_dir(out).stdin(Stdio::null()).output().map_err(failed)?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
