@@ -136,8 +136,8 @@ fn select(path: &Path) -> usize {
     connection.execute_batch("PRAGMA cache_size = -16384").expect("the cache");
     let mut statement = connection
         .prepare(
-            "SELECT ext_id, data, seq, first_seen, changed_at, deleted, revised FROM palisade_record \
-             WHERE stream = 1 AND seq > ?1 ORDER BY seq LIMIT ?2",
+            "SELECT ext_id, data, f.seq, first_seen, changed_at, deleted, revised FROM palisade_feed f \
+             CROSS JOIN palisade_record r ON r.id = f.id WHERE f.stream = 1 AND f.seq > ?1 ORDER BY f.seq LIMIT ?2",
         )
         .expect("a statement");
     let (mut after, mut seen) = (0_i64, 0);
