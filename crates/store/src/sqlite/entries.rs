@@ -103,9 +103,9 @@ impl NewEntries {
 }
 
 /// Returns the newest entries of a stream.
-pub(super) fn new_of(tx: &Tx<'_>, stream: i64) -> Result<NewEntries, Fault> {
-    let found: Option<Option<Vec<u8>>> = tx
-        .prepare("SELECT feed_new FROM palisade_stream WHERE id = ?1")?
+pub(super) fn new_of(connection: &Connection, stream: i64) -> Result<NewEntries, Fault> {
+    let found: Option<Option<Vec<u8>>> = connection
+        .prepare_cached("SELECT feed_new FROM palisade_stream WHERE id = ?1")?
         .query_one([stream], |row| row.get(0))
         .optional()?;
     NewEntries::read(found.flatten().as_deref())
@@ -169,11 +169,7 @@ pub(super) fn rows_until(
     until: i64,
     mut each: impl FnMut(i64, i64) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let new: Option<Option<Vec<u8>>> = connection
-        .prepare_cached("SELECT feed_new FROM palisade_stream WHERE id = ?1")?
-        .query_one([stream], |row| row.get(0))
-        .optional()?;
-    let new = NewEntries::read(new.flatten().as_deref())?;
+    let new = new_of(connection, stream)?;
     let mut moved =
         connection.prepare_cached("SELECT id, seq FROM palisade_feed WHERE stream = ?1 AND seq <= ?2 ORDER BY seq")?;
     let mut rows = moved.query([stream, until])?;

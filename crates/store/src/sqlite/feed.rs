@@ -162,7 +162,7 @@ pub(super) fn compact(tx: &Tx<'_>, before: Timestamp, limit: u32) -> std::result
     let mut new = BTreeMap::new();
     for (stream, _) in &places {
         if !new.contains_key(stream) {
-            new.insert(*stream, entries::new_of(tx, *stream)?);
+            new.insert(*stream, entries::new_of(tx.connection(), *stream)?);
         }
     }
     seen::forget(tx, found.iter().map(|(id, stream, ..)| (*stream, *id)))?;

@@ -520,7 +520,7 @@ fn delete(tx: &Tx<'_>, stream: i64, gone: &[Live], read: Option<i64>, now: Times
         return Ok(());
     }
     // First: it may refuse, and then nothing may have been written.
-    let mut entries = entries::new_of(tx, stream)?;
+    let mut entries = entries::new_of(tx.connection(), stream)?;
     let count = i64::try_from(gone.len()).unwrap_or(i64::MAX);
     let (observed, head): (i64, i64) = tx
         .prepare(

@@ -23,6 +23,30 @@ async fn handled() -> (World, Arc<AtomicU32>) {
     (world, given)
 }
 
+/// A delivery of events that no handler wants.
+fn unwanted(received_at: Timestamp, numbers: std::ops::Range<i64>) -> NewDelivery {
+    let event = |n: i64| NewEvent {
+        id: format!("unwanted-{n}").into(),
+        kind: "nobody.asked".to_owned(),
+        subscription: None,
+        account: None,
+        created: None,
+        ordering_key: None,
+        payload: None,
+        wanted: false,
+        priority: 0,
+    };
+    NewDelivery {
+        endpoint: "conn".into(),
+        connection: "conn".into(),
+        provider: "fake".to_owned(),
+        received_at,
+        headers: Vec::new(),
+        body: Default::default(),
+        events: numbers.map(event).collect(),
+    }
+}
+
 fn done() -> ReplayFilter {
     ReplayFilter { state: Some(EventState::Done), ..ReplayFilter::default() }
 }
@@ -93,38 +117,17 @@ async fn what_was_given_up_is_told_as_long_as_ended_jobs_are_kept() {
 #[tokio::test(start_paused = true)]
 async fn a_replay_ends_with_what_was_here_when_it_was_asked_for() {
     let (world, given) = handled().await;
-    let delivery = |received_at, names: std::ops::Range<u32>| NewDelivery {
-        endpoint: "conn".into(),
-        connection: "conn".into(),
-        provider: "fake".to_owned(),
-        received_at,
-        headers: Vec::new(),
-        body: Default::default(),
-        events: names
-            .map(|n| NewEvent {
-                id: format!("evt-{n}").into(),
-                kind: "nobody.asked".to_owned(),
-                subscription: None,
-                account: None,
-                created: None,
-                ordering_key: None,
-                payload: None,
-                wanted: false,
-                priority: 0,
-            })
-            .collect(),
-    };
     let ignored = ReplayFilter { state: Some(EventState::Ignored), ..ReplayFilter::default() };
     let now = world.clock.now();
     // More than one job of a replay takes; the newest came while the clock was ahead.
-    world.store.inner.append(vec![delivery(now, 0..2_400)]).await.unwrap();
-    world.store.inner.append(vec![delivery(now.plus(Duration::from_secs(60)), 2_400..2_500)]).await.unwrap();
+    world.store.inner.append(vec![unwanted(now, 0..2_400)]).await.unwrap();
+    world.store.inner.append(vec![unwanted(now.plus(Duration::from_secs(60)), 2_400..2_500)]).await.unwrap();
     let key = world.worker.replay(ignored.clone()).await.unwrap();
     world.worker.step(Queue::Background).await.unwrap();
     let status = world.worker.replay_progress(&key).await.unwrap().expect("it is not at its end");
     assert_eq!(status.progress.replayed, 2_000);
     world.wait(Duration::from_secs(61)).await;
-    world.store.inner.append(vec![delivery(world.clock.now(), 2_500..2_700)]).await.unwrap();
+    world.store.inner.append(vec![unwanted(world.clock.now(), 2_500..2_700)]).await.unwrap();
     assert_eq!(world.worker.replay(ignored.clone()).await.unwrap(), key, "it is under way");
     world.quiet().await;
     assert_eq!(world.worker.replay_progress(&key).await.unwrap(), None, "it has come to its end");
@@ -145,26 +148,7 @@ async fn a_replay_ends_with_what_was_here_when_it_was_asked_for() {
 #[tokio::test(start_paused = true)]
 async fn a_replay_goes_on_behind_what_it_passes_over() {
     let (world, given) = handled().await;
-    let ignored = |n: i64| NewEvent {
-        id: format!("ignored-{n}").into(),
-        kind: "nobody.asked".to_owned(),
-        subscription: None,
-        account: None,
-        created: None,
-        ordering_key: None,
-        payload: None,
-        wanted: false,
-        priority: 0,
-    };
-    let delivery = NewDelivery {
-        endpoint: "conn".into(),
-        connection: "conn".into(),
-        provider: "fake".to_owned(),
-        received_at: world.clock.now(),
-        headers: Vec::new(),
-        body: Default::default(),
-        events: (0..REPLAY_WALKED * 5 / 2).map(ignored).collect(),
-    };
+    let delivery = unwanted(world.clock.now(), 0..REPLAY_WALKED * 5 / 2);
     world.store.inner.append(vec![delivery]).await.unwrap();
     let last = world.fake.put("t9", Some(1));
     world.deliver(&[last]).await;
